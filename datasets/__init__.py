@@ -1,0 +1,24 @@
+"""Where images come from: folders and the embedded synthetic set, the multi-resolution pyramid cache, batches.
+
+    source = open_source("photos", labels=False)
+    pyramid = open_pyramid(source, resolution=64, channels=3)
+    pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
+"""
+
+from .errors import DataError
+from .order import shuffled
+from .pyramid import Pyramid, cache_folder, open_pyramid
+from .sources import Format, Source, open_source
+from .synthetic import SyntheticShapes
+
+__all__ = [
+    "DataError",
+    "Format",
+    "Pyramid",
+    "Source",
+    "SyntheticShapes",
+    "cache_folder",
+    "open_pyramid",
+    "open_source",
+    "shuffled",
+]

@@ -1,0 +1,151 @@
+"""The embedded synthetic set: shape x colour x background, drawn by code at any resolution."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .sources import Format
+
+SHAPES = ("disc", "triangle", "cross", "ring")
+COLOURS = {"red": (220, 50, 47), "green": (70, 190, 70), "blue": (50, 90, 220), "yellow": (235, 200, 40)}
+BACKGROUNDS = {"dark": 24, "light": 236}
+MODES = tuple(product(SHAPES, COLOURS, BACKGROUNDS))
+
+
+class SyntheticShapes:
+    """Anti-aliased shapes of 32 modes, with continuous position, size and rotation; a function of (seed, index).
+
+    Image i has mode i % 32. Colours and backgrounds vary a little around their mode's.
+
+    Args:
+        count: how many images. seed: which ones. labelled: the shape is the class.
+    """
+
+    name = "synthetic"
+
+    def __init__(self, count: int = 10_000, seed: int = 0, labelled: bool = False):
+        self.count, self.seed = count, seed
+        self.classes = list(SHAPES) if labelled else []
+        self.labels = np.array([i % len(MODES) // 8 for i in range(count)], dtype=np.int64) if labelled else None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def describe(self, index: int) -> str:
+        return f"synthetic image {index}"
+
+    def fingerprint(self) -> str:
+        return f"{self.count}-{self.seed}" + ("-labelled" if self.classes else "")
+
+    def native_format(self) -> Format:
+        from .sources import Format
+
+        return Format(32, 3)
+
+    def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:
+        """uint8 [channels, resolution, resolution]; 1 channel is luma, 4 add the shape's coverage as alpha."""
+        rng = np.random.default_rng((self.seed, index))
+        shape, colour, background = MODES[index % len(MODES)]
+        radius = rng.uniform(0.22, 0.38)
+        centre = rng.uniform(radius, 1 - radius, 2)
+        angle = rng.uniform(0, 2 * np.pi)
+        paint = np.array(COLOURS[colour]) + rng.uniform(-16, 16, 3)
+        ground = BACKGROUNDS[background] + rng.uniform(-16, 16, 3)
+        coverage = cover(shape, resolution, centre, radius, angle)
+        rgb = ground[:, None, None] + (paint - ground)[:, None, None] * coverage
+        if channels in (1, 2):
+            rgb = np.tensordot([0.299, 0.587, 0.114], rgb, 1)[None]
+        if channels in (2, 4):
+            rgb = np.concatenate([rgb, 255 * coverage[None]])
+        return np.rint(rgb).clip(0, 255).astype(np.uint8)
+
+
+def cover(shape: str, resolution: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
+    """How much of each pixel the shape covers, [resolution, resolution] in [0, 1], by 4x4 or more samples a pixel."""
+    samples = resolution * max(4, 64 // resolution)
+    axis = (np.arange(samples) + 0.5) / samples
+    x, y = (axis[None, :] - centre[0]) / radius, (axis[:, None] - centre[1]) / radius
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    distance = np.hypot(u, v)
+    if shape == "disc":
+        inside = distance < 0.9
+    elif shape == "ring":
+        inside = (distance < 1) & (distance > 0.55)
+    elif shape == "triangle":
+        inside = (v > -0.5) & (np.abs(u) * np.sqrt(3) + v < 1)
+    else:
+        inside = (np.minimum(np.abs(u), np.abs(v)) < 0.26) & (np.maximum(np.abs(u), np.abs(v)) < 0.95)
+    block = samples // resolution
+    return inside.reshape(resolution, block, resolution, block).mean(axis=(1, 3))
+
+
+def classify(images: np.ndarray) -> np.ndarray:
+    """The mode that each image is nearest to: indices into MODES [N], for uint8 RGB images [N, 3, r, r].
+
+    The background's and the shape's brightness and colour are read off directly; the shape by its second, third and
+    fourth moments, which do not depend on position, size and rotation, compared with those of drawn images.
+    """
+    background, colour, coverage = separate(images)
+    moments = shape_moments(coverage)
+    centres, spread = shape_references(images.shape[-1])
+    shape = (((moments[:, None] - centres) / spread) ** 2).sum(axis=2).argmin(axis=1)
+    return (shape * len(COLOURS) + colour) * len(BACKGROUNDS) + background
+
+
+def separate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Background index [N], colour index [N] and the shape's coverage [N, r, r] in [0, 1]."""
+    x = images.astype(np.float64)
+    border = np.concatenate([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], axis=2)
+    ground = np.median(border, axis=2)
+    background = (ground.mean(axis=1) > sum(BACKGROUNDS.values()) / 2).astype(int)
+    paints = np.array(list(COLOURS.values()), float)
+    difference = x - ground[:, :, None, None]
+    strength = np.square(difference).sum(axis=1)
+    strong = strength >= 0.6 * strength.max(axis=(1, 2), keepdims=True)
+    mean = (x * strong[:, None]).sum(axis=(2, 3)) / strong.sum(axis=(1, 2))[:, None]
+    colour = np.square(mean[:, None] - paints).sum(axis=2).argmin(axis=1)
+    direction = mean - ground
+    size = np.square(direction).sum(axis=1)[:, None, None] + 1e-6
+    coverage = (difference * direction[:, :, None, None]).sum(axis=1) / size
+    return background, colour, np.where(coverage > 0.15, coverage, 0).clip(0, 1)
+
+
+def shape_moments(coverage: np.ndarray) -> np.ndarray:
+    """[N, 3]: second, three-fold and four-fold moments about the centre, free of size and rotation."""
+    n, r, _ = coverage.shape
+    grid = np.arange(r) + 0.5
+    mass = coverage.sum(axis=(1, 2)) + 1e-6
+    x = grid[None, None, :] - ((coverage * grid[None, None, :]).sum(axis=(1, 2)) / mass)[:, None, None]
+    y = grid[None, :, None] - ((coverage * grid[None, :, None]).sum(axis=(1, 2)) / mass)[:, None, None]
+    z = x + 1j * y
+    second = (coverage * (x**2 + y**2)).sum(axis=(1, 2)) / mass**2
+    third = np.abs((coverage * z**3).sum(axis=(1, 2))) / mass**2.5
+    fourth = np.abs((coverage * z**4).sum(axis=(1, 2))) / mass**3
+    return np.stack([second, third, fourth], axis=1)
+
+
+@lru_cache
+def shape_references(resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and deviations of each shape's moments at a resolution, [4, 3] both, from drawn images."""
+    drawn = SyntheticShapes(seed=1)
+    images = np.stack([drawn.image(i, resolution) for i in range(len(MODES) * 16)])
+    moments = shape_moments(separate(images)[2])
+    shape = np.arange(len(images)) % len(MODES) // (len(COLOURS) * len(BACKGROUNDS))
+    groups = [moments[shape == s] for s in range(len(SHAPES))]
+    return np.stack([g.mean(axis=0) for g in groups]), np.stack([g.std(axis=0) + 1e-6 for g in groups])
+
+
+def mode_coverage(images: np.ndarray) -> dict[str, float]:
+    """How many of the 32 modes the images show (at least a tenth of their fair share), and KL(images || data) in nats."""
+    counts = np.bincount(classify(images), minlength=len(MODES))
+    share = counts / counts.sum()
+    present = share[share > 0]
+    return {
+        "modes": int((share >= 0.1 / len(MODES)).sum()),
+        "modes_kl": float((present * np.log(present * len(MODES))).sum()),
+    }

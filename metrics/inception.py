@@ -1,0 +1,159 @@
+"""The 2015 TensorFlow Inception-v3 that FID and IS are defined on: uint8 images -> pool3 features and logits.
+
+Layer names are torchvision's. Batch norm is folded into the convolutions when the weights are loaded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BATCH_NORM_EPSILON = 0.001
+INPUT_SIZE = 299
+
+
+class Inception:
+    """Features and, where the weights hold the classifier, logits.
+
+    Args:
+        weights: state dict with NAME.conv.weight and NAME.bn.{weight,bias,running_mean,running_var} of 94 layers, and
+            fc.weight [1008, 2048] where there is a classifier.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], device: torch.device | str = "cpu"):
+        names = [name.removesuffix(".conv.weight") for name in weights if name.endswith(".conv.weight")]
+        self.device = torch.device(device)
+        self.layers = {name: tuple(t.to(self.device) for t in folded(weights, name)) for name in names}
+        classifier = weights.get("fc.weight")
+        self.classifier = None if classifier is None else classifier.to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 [N, C, H, W], 1 to 4 channels -> features [N, 2048], logits [N, 1008] without bias, or None."""
+        x = resize_tf1(as_rgb(images.to(self.device)).float())
+        features = self.pool3(((x - 128) / 128).contiguous(memory_format=torch.channels_last))
+        return features, None if self.classifier is None else features @ self.classifier.T
+
+    def conv(self, x: Tensor, name: str, stride: int = 1, same: bool = True) -> Tensor:
+        weight, bias = self.layers[name]
+        padding = [k // 2 for k in weight.shape[2:]] if same else 0
+        return F.relu_(F.conv2d(x, weight, bias, stride, padding))
+
+    def chain(self, x: Tensor, name: str, count: int) -> Tensor:
+        for i in range(1, count + 1):
+            x = self.conv(x, f"{name}_{i}")
+        return x
+
+    def pool3(self, x: Tensor) -> Tensor:
+        x = self.conv(x, "Conv2d_1a_3x3", stride=2, same=False)
+        x = self.conv(x, "Conv2d_2a_3x3", same=False)
+        x = F.max_pool2d(self.conv(x, "Conv2d_2b_3x3"), 3, 2)
+        x = self.conv(x, "Conv2d_3b_1x1")
+        x = F.max_pool2d(self.conv(x, "Conv2d_4a_3x3", same=False), 3, 2)
+        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+            x = self.mixed5(x, name)
+        x = self.mixed6a(x, "Mixed_6a")
+        for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+            x = self.mixed6(x, name)
+        x = self.mixed7a(x, "Mixed_7a")
+        x = self.mixed7(x, "Mixed_7b", average_pool)
+        x = self.mixed7(x, "Mixed_7c", lambda y: F.max_pool2d(y, 3, 1, 1))
+        return x.mean(dim=(2, 3))
+
+    def mixed5(self, x: Tensor, name: str) -> Tensor:
+        return torch.cat(
+            [
+                self.conv(x, f"{name}.branch1x1"),
+                self.chain(x, f"{name}.branch5x5", 2),
+                self.chain(x, f"{name}.branch3x3dbl", 3),
+                self.conv(average_pool(x), f"{name}.branch_pool"),
+            ],
+            dim=1,
+        )
+
+    def mixed6a(self, x: Tensor, name: str) -> Tensor:
+        double = self.chain(x, f"{name}.branch3x3dbl", 2)
+        return torch.cat(
+            [
+                self.conv(x, f"{name}.branch3x3", stride=2, same=False),
+                self.conv(double, f"{name}.branch3x3dbl_3", stride=2, same=False),
+                F.max_pool2d(x, 3, 2),
+            ],
+            dim=1,
+        )
+
+    def mixed6(self, x: Tensor, name: str) -> Tensor:
+        return torch.cat(
+            [
+                self.conv(x, f"{name}.branch1x1"),
+                self.chain(x, f"{name}.branch7x7", 3),
+                self.chain(x, f"{name}.branch7x7dbl", 5),
+                self.conv(average_pool(x), f"{name}.branch_pool"),
+            ],
+            dim=1,
+        )
+
+    def mixed7a(self, x: Tensor, name: str) -> Tensor:
+        single = self.conv(x, f"{name}.branch3x3_1")
+        triple = self.chain(x, f"{name}.branch7x7x3", 3)
+        return torch.cat(
+            [
+                self.conv(single, f"{name}.branch3x3_2", stride=2, same=False),
+                self.conv(triple, f"{name}.branch7x7x3_4", stride=2, same=False),
+                F.max_pool2d(x, 3, 2),
+            ],
+            dim=1,
+        )
+
+    def mixed7(self, x: Tensor, name: str, pool) -> Tensor:
+        single, double = self.conv(x, f"{name}.branch3x3_1"), self.chain(x, f"{name}.branch3x3dbl", 2)
+        return torch.cat(
+            [
+                self.conv(x, f"{name}.branch1x1"),
+                self.conv(single, f"{name}.branch3x3_2a"),
+                self.conv(single, f"{name}.branch3x3_2b"),
+                self.conv(double, f"{name}.branch3x3dbl_3a"),
+                self.conv(double, f"{name}.branch3x3dbl_3b"),
+                self.conv(pool(x), f"{name}.branch_pool"),
+            ],
+            dim=1,
+        )
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """3x3 means over the pixels that exist: TensorFlow leaves the padding out of the count."""
+    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    """A convolution and its batch norm as one convolution's kernel and bias."""
+    part = {key: weights[f"{name}.bn.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")}
+    scale = part["weight"] / torch.sqrt(part["running_var"] + BATCH_NORM_EPSILON)
+    kernel = weights[f"{name}.conv.weight"].double() * scale.view(-1, 1, 1, 1)
+    bias = part["bias"] - part["running_mean"] * scale
+    return kernel.float().contiguous(memory_format=torch.channels_last), bias.float()
+
+
+def as_rgb(images: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, 3, H, W]: one channel is repeated, an alpha channel left out."""
+    colours = images[:, :1] if images.shape[1] < 3 else images[:, :3]
+    return colours.expand(-1, 3, -1, -1)
+
+
+def resize_tf1(images: Tensor) -> Tensor:
+    """[N, C, H, W] -> [N, C, 299, 299], bilinear as TensorFlow 1 does it: no antialias, corners at pixel 0."""
+    rows, columns = (interpolation(side).to(images) for side in images.shape[2:])
+    return rows @ (images @ columns.T)
+
+
+def interpolation(side: int) -> Tensor:
+    """The matrix [299, side] that resizes one axis: output i stands at i * side / 299."""
+    position = np.arange(INPUT_SIZE, dtype=np.float32) * np.float32(side / INPUT_SIZE)
+    low = np.floor(position).astype(int)
+    weight = position - low
+    matrix = np.zeros((INPUT_SIZE, side), np.float32)
+    matrix[np.arange(INPUT_SIZE), low] += 1 - weight
+    matrix[np.arange(INPUT_SIZE), np.minimum(low + 1, side - 1)] += weight
+    return torch.from_numpy(matrix)

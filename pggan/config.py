@@ -1,0 +1,297 @@
+"""What a run is: every option with its unit, range and default, the presets, and the way to and from a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import open_source
+from metrics import METRICS
+
+PerStage = Mapping[int, float]
+
+
+class ConfigError(ValueError):
+    """An option that cannot be followed, in one sentence."""
+
+
+def option(help: str, default: Any = MISSING, default_text: str | None = None, **kwargs: Any) -> Any:
+    """A dataclass field that is also a command-line option.
+
+    kwargs: `parse` (text or plain value -> value), `choices`, `minimum`, `maximum`, `metavar`; `identity=False` for
+    options that may change when a run goes on, since they do not change what is trained.
+    """
+    shown = default if default_text is None else default_text
+    return field(default=default, metadata={"help": f"{help} (default: {format_value(shown)})", **kwargs})
+
+
+def format_value(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{resolution}:{v:g}" for resolution, v in value.items())
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
+    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def per_stage(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
+    """Parser of numbers for each stage: "16" or "4:128,32:64", each holding from its resolution on upwards."""
+
+    def parse(value: Any) -> dict[int, Any]:
+        if isinstance(value, Mapping):
+            pairs = list(value.items())
+        elif isinstance(value, str) and ":" in value:
+            pairs = [pair.split(":", 1) for pair in value.split(",")]
+        else:
+            pairs = [(4, value)]
+        try:
+            table = {int(resolution): number(kind, v) for resolution, v in pairs}
+        except (TypeError, ValueError):
+            raise ValueError(f"{value!r} is neither a number nor RESOLUTION:NUMBER pairs like 4:128,32:64") from None
+        if len(table) != len(pairs):
+            raise ValueError(f"{value!r} names a resolution twice")
+        if not all(minimum < v < float("inf") for v in table.values()):
+            raise ValueError(f"{value!r}: every number must be above {minimum}")
+        if 4 not in table:
+            raise ValueError(f"{value!r} does not say what holds at 4x4; begin with 4:")
+        return dict(sorted(table.items()))
+
+    return parse
+
+
+def number(kind: type, value: Any) -> Any:
+    """An int or a float from text or a plain value; 16.0 is an int, 16.5 is not."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    if kind is int and float(value) != int(float(value)):
+        raise ValueError(f"{value!r} is not a whole number")
+    return kind(float(value)) if kind is int else float(value)
+
+
+def metric_names(value: Any) -> tuple[str, ...]:
+    names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+    names = () if names in (("none",), ("",)) else names
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"{name!r} is not a metric; choose from {', '.join(METRICS)}, or none")
+    return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run's options, checked. The defaults are the paper's, as in the authors' second release on one GPU.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    data: str = option("folder of images (searched through all its subfolders), or the name of a set: synthetic", "")
+    out: str | None = option(
+        "run directory; the same command run again resumes it", None, "runs/DATA-RESOLUTION", identity=False
+    )
+    preset: str | None = option("start from these options instead of the defaults", None)
+    resume: str | None = option(
+        "checkpoint to start from in a new run directory, also with other options", None, metavar="CHECKPOINT"
+    )
+
+    # Images
+    resolution: int | None = option(
+        "final image size in pixels, a power of two from 4 to 1024", None, "the images' own, rounded down", parse=int
+    )
+    channels: int | None = option("image channels, 1 to 4", None, "the images' own", parse=int, minimum=1, maximum=4)
+    labels: bool = option("condition on class subfolders (AC-GAN)", False)
+    mirror: bool = option("mirror half of the real images", False)
+
+    # Networks (paper, table 2)
+    fmap_base: int = option("feature maps times resolution / 2, before the limit", 8192, parse=int, minimum=1)
+    fmap_decay: float = option("how fast feature maps fall with resolution", 1.0, parse=float, minimum=0, maximum=4)
+    fmap_max: int = option("limit on feature maps in any layer", 512, parse=int, minimum=1, maximum=8192)
+    latent_size: int | None = option("latent vector length", None, "as the first layer", parse=int, minimum=1)
+    mbstd_group: int = option("samples in a minibatch-stddev group", 4, parse=int, minimum=1)
+    fused_scale: bool = option("scale and convolve in one operation", True)
+
+    # Growth, in thousands of real images seen by the discriminator
+    fade_kimg: float = option("fading in each stage, in thousands of images", 600.0, parse=float, minimum=0)
+    stabilize_kimg: float = option("then stabilising it, in thousands of images", 600.0, parse=float, minimum=0.001)
+    total_kimg: float | None = option(
+        "the whole run, in thousands of images", None, "until the last stage has stabilised", parse=float, minimum=0.001,
+        identity=False,
+    )  # fmt: skip
+
+    # Optimisation
+    batch_size: PerStage = option(
+        "images per step, e.g. 16 or 4:128,32:64,128:16 from each resolution on",
+        "4:128,32:64,64:32,128:16,256:8,512:4", parse=per_stage(int),
+    )  # fmt: skip
+    lr: PerStage = option(
+        "Adam learning rate of both networks, a number or per resolution", "4:0.001,1024:0.0015",
+        parse=per_stage(float),
+    )  # fmt: skip
+    repeats: int = option("steps between two looks at the schedule", 4, parse=int, minimum=1, maximum=1000)
+    ema_decay: float = option("EMA of the generator, per step", 0.999, parse=float, minimum=0, maximum=1)
+    loss: str = option("adversarial loss", "wgan-gp", choices=("wgan-gp",))
+    gp_weight: float = option("lambda of the gradient penalty", 10.0, parse=float, minimum=0)
+    gp_target: float = option("gamma, the gradient norm aimed at", 1.0, parse=float, minimum=1e-6)
+    drift: float = option("epsilon, weight of the squared real scores", 0.001, parse=float, minimum=0)
+    label_weight: float = option("weight of the label terms", 1.0, parse=float, minimum=0)
+    max_skipped: int = option(
+        "stop after so many steps in a row with gradients that are not finite", 50, parse=int, minimum=1,
+        identity=False,
+    )  # fmt: skip
+
+    # Judging
+    metrics: tuple[str, ...] = option(
+        f"any of {','.join(METRICS)} at the end of every stage, or none", ("fid", "is", "swd"), parse=metric_names,
+        identity=False,
+    )  # fmt: skip
+    metric_images: int = option(
+        "images of each kind to judge by", 10000, parse=int, minimum=2, maximum=1_000_000, identity=False
+    )
+    metric_every_kimg: float | None = option(
+        "judge also every so many thousand images", None, "never", parse=float, minimum=0.001, identity=False
+    )
+    inception_weights: str | None = option(
+        "file of the 2015 Inception weights", None, "cache, download or installed package", metavar="FILE",
+        identity=False,
+    )  # fmt: skip
+
+    # Running
+    seed: int = option("seed of everything random", 0, parse=int, minimum=0, maximum=2**32 - 1)
+    tick_kimg: PerStage = option(
+        "thousands of images between log lines, samples and checkpoints, per resolution",
+        "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10", parse=per_stage(float),
+    )  # fmt: skip
+    device: str = option("auto, cpu, cuda or cuda:N", "auto", identity=False)
+    precision: str = option("arithmetic of the convolutions", "auto", choices=("auto", "fp32", "bf16"))
+    track: str = option(
+        "where numbers also go", "tensorboard", choices=("tensorboard", "wandb", "none"), identity=False
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: what config.json holds and checkpoints carry."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: {str(r): v for r, v in x.items()} if isinstance(x, Mapping) else x for k, x in values.items()}
+
+
+def checked(f: Field, value: Any) -> Any:
+    """The field's value, parsed and within its range, or ConfigError naming the option."""
+    name, rules = option_name(f), f.metadata
+    if value is None:
+        return None
+    try:
+        if f.type == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{value!r} is neither true nor false")
+        parse = rules.get("parse", lambda v: v)
+        value = number(parse, value) if parse in (int, float) else parse(value)
+        if f.type.startswith("str") and not isinstance(value, str):
+            raise ValueError(f"{value!r} is not text")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+    low, high = rules.get("minimum", float("-inf")), rules.get("maximum", float("inf"))
+    if parse in (int, float) and not (low <= value <= high and abs(value) != float("inf")):
+        raise ConfigError(f"{name}: {value} is outside the range from {low:g} to {high:g}")
+    if "choices" in rules and value not in rules["choices"]:
+        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(rules['choices'])}")
+    return value
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper-v1": {
+        "fade_kimg": 800, "stabilize_kimg": 800, "total_kimg": 19000,
+        "batch_size": "4:16,256:14,512:6,1024:3", "lr": 0.001, "mbstd_group": 16, "mirror": True,
+    },
+    "paper-v2": {
+        "fade_kimg": 600, "stabilize_kimg": 600, "total_kimg": 12000,
+        "batch_size": "4:128,32:64,64:32,128:16,256:8,512:4", "lr": "4:0.001,1024:0.0015",
+        "mirror": True,
+    },
+    "cifar10": {
+        "resolution": 32, "channels": 3, "fmap_base": 4096, "fmap_max": 128, "latent_size": 128, "batch_size": 16,
+        "fade_kimg": 400, "stabilize_kimg": 400, "total_kimg": 20000, "gp_target": 750, "mirror": False,
+    },
+    "lsun": {
+        "resolution": 256, "channels": 3, "fade_kimg": 800, "stabilize_kimg": 800, "total_kimg": 20000,
+        "batch_size": 16, "mirror": False,
+    },
+    "demo": {
+        "resolution": 32, "fmap_base": 1024, "fmap_max": 64, "batch_size": 16, "lr": 0.002,
+        "fade_kimg": 6, "stabilize_kimg": 6, "tick_kimg": 2, "metric_images": 256, "seed": 0,
+    },
+}  # fmt: skip
+
+
+def option_name(f: Field) -> str:
+    return "DATA" if f.name == "data" else "--" + f.name.replace("_", "-")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One command-line option for each field of TrainConfig."""
+    for f in fields(TrainConfig):
+        rules, name = f.metadata, option_name(f)
+        kwargs: dict[str, Any] = {"help": rules["help"].replace("%", "%%"), "default": None}
+        if f.name == "data":
+            parser.add_argument("data", nargs="?", metavar="DATA", help=kwargs["help"].split(" (default")[0])
+            continue
+        if f.type == "bool":
+            kwargs["action"] = argparse.BooleanOptionalAction
+        elif choices := tuple(PRESETS) if f.name == "preset" else rules.get("choices"):
+            kwargs |= {"choices": choices, "metavar": "|".join(choices)}
+        else:
+            kwargs["metavar"] = rules.get("metavar", f.name.upper())
+        parser.add_argument(name, **kwargs)
+
+
+def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainConfig:
+    """Defaults, then the preset, then the config file, then what was given (None: not given), then what the data says.
+
+    Tables of the defaults and presets are cut at the target resolution; the user's own are the growth controller's
+    to refuse.
+
+    Raises:
+        ConfigError: an unknown key or preset, or a value outside its range.
+        datasets.DataError: images that cannot be found.
+    """
+    chosen = read_config_file(config_file) if config_file else {}
+    chosen |= {k: v for k, v in given.items() if v is not None}
+    preset = chosen.get("preset")
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"--preset: {preset!r} is not one of {', '.join(PRESETS)}")
+    config = TrainConfig(**{**PRESETS.get(preset, {}), **chosen})
+    if not config.data:
+        raise ConfigError("DATA: name a folder of images, or 'synthetic' for the embedded set")
+    if config.resolution is None or config.channels is None:
+        native = open_source(config.data).native_format()
+        config = replace(
+            config,
+            resolution=config.resolution or native.resolution,
+            channels=config.channels or native.channels,
+        )
+    out = config.out or f"runs/{Path(config.data).resolve().name}-{config.resolution}"
+    return replace(config, out=out, **cut_tables(config, keep=chosen.keys()))
+
+
+def cut_tables(config: TrainConfig, keep: Any) -> dict[str, dict[int, Any]]:
+    tables = {f.name: getattr(config, f.name) for f in fields(config) if f.type == "PerStage" and f.name not in keep}
+    return {k: {r: v for r, v in table.items() if r <= config.resolution} for k, table in tables.items()}
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    try:
+        values = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"--config: {path} is not JSON: {error}") from None
+    known = {f.name for f in fields(TrainConfig)}
+    if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
+        what = f"has no option {unknown[0]!r}" if isinstance(values, dict) else "is not an object of options"
+        raise ConfigError(f"--config: {path} {what}")
+    return values

@@ -1,0 +1,134 @@
+"""The paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HE_GAIN = math.sqrt(2)
+LEAKINESS = 0.2
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, LEAKINESS)
+
+
+def upscale(x: Tensor) -> Tensor:
+    """[N,C,H,W] -> [N,C,2H,2W] by repeating pixels (paper, section 2)."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def downscale(x: Tensor) -> Tensor:
+    """[N,C,H,W] -> [N,C,H/2,W/2] by averaging 2x2 boxes (paper, section 2)."""
+    return F.avg_pool2d(x, 2)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Norms and statistics are computed in float32 under bfloat16 autocast; float64 stays float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Equalized(nn.Module):
+    """Weights drawn from N(0, 1) and scaled at run time by gain / sqrt(fan_in) (paper, section 4.1).
+
+    The bias starts at zero, is not scaled and is added after the product.
+    """
+
+    def __init__(self, weight_shape: tuple[int, ...], fan_in: int, biases: int, gain: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(weight_shape))
+        self.bias = nn.Parameter(torch.zeros(biases))
+        self.scale = gain / math.sqrt(fan_in)
+
+    def scaled_weight(self) -> Tensor:
+        return self.weight * self.scale
+
+
+class EqualizedLinear(Equalized):
+    """[N, inputs] -> [N, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, gain: float = HE_GAIN):
+        super().__init__((outputs, inputs), inputs, outputs, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.scaled_weight(), self.bias)
+
+
+class EqualizedLatent(Equalized):
+    """The generator's first dense layer, [N, inputs] -> [N, outputs, 4, 4], with one bias for each feature map."""
+
+    def __init__(self, inputs: int, outputs: int, gain: float = HE_GAIN / 4):
+        super().__init__((inputs, outputs, 4, 4), inputs, outputs, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x @ self.scaled_weight().flatten(1)
+        return x.view(-1, *self.weight.shape[1:]) + self.bias.view(-1, 1, 1)
+
+
+class EqualizedConv2d(Equalized):
+    """Same-size convolution, [N, inputs, H, W] -> [N, outputs, H, W]."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, gain: float = HE_GAIN):
+        super().__init__((outputs, inputs, kernel_size, kernel_size), inputs * kernel_size**2, outputs, gain)
+        self.padding = kernel_size // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.scaled_weight(), self.bias, padding=self.padding)
+
+
+def spread_over_four_shifts(kernel: Tensor) -> Tensor:
+    """[..., 3, 3] -> [..., 4, 4]: the kernel convolved with a 2x2 box of ones, which is what scaling by two adds to it."""
+    padded = F.pad(kernel, (1, 1, 1, 1))
+    return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]
+
+
+class FusedUpConv2d(EqualizedConv2d):
+    """`EqualizedConv2d(upscale(x))` as one transposed convolution, with 16 products per input pixel instead of 36."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = spread_over_four_shifts(self.scaled_weight().flip(2, 3)).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class FusedDownConv2d(EqualizedConv2d):
+    """`downscale(EqualizedConv2d(x))` as one strided convolution, with 16 products per output pixel instead of 36."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, spread_over_four_shifts(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
+
+
+class PixelNorm(nn.Module):
+    """Each pixel's feature vector divided by its root mean square over the channels (paper, section 4.2)."""
+
+    def __init__(self, epsilon: float = 1e-8):
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_square = at_least_float32(x).square().mean(dim=1, keepdim=True)
+        return x * torch.rsqrt(mean_square + self.epsilon).to(x.dtype)
+
+
+class MinibatchStdDev(nn.Module):
+    """One more feature map: the mean standard deviation over groups of samples (paper, section 3).
+
+    Samples i, i + N/group, i + 2N/group, ... form a group, as in the official code; the variance is biased.
+
+    Args:
+        group_size: samples in a group; a smaller batch is one group.
+    """
+
+    def __init__(self, group_size: int = 4, epsilon: float = 1e-8):
+        super().__init__()
+        self.group_size, self.epsilon = group_size, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        group = min(self.group_size, n)
+        if n % group:
+            raise ValueError(f"a batch of {n} cannot be split into minibatch-stddev groups of {group}; use a multiple")
+        y = at_least_float32(x).view(group, n // group, *x.shape[1:])
+        deviation = (y.var(dim=0, correction=0) + self.epsilon).sqrt().mean(dim=(1, 2, 3))
+        feature = deviation.to(x.dtype).repeat(group).view(n, 1, 1, 1).expand(n, 1, height, width)
+        return torch.cat([x, feature], dim=1)

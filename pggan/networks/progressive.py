@@ -1,0 +1,198 @@
+"""The progressive networks, whole from the start: every block exists, (resolution, alpha) says what runs."""
+
+import torch
+from torch import Tensor, nn
+
+from .layers import (
+    EqualizedConv2d,
+    EqualizedLatent,
+    EqualizedLinear,
+    FusedDownConv2d,
+    FusedUpConv2d,
+    MinibatchStdDev,
+    PixelNorm,
+    at_least_float32,
+    downscale,
+    leaky_relu,
+    upscale,
+)
+
+MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
+
+
+def check_resolution(resolution: int, largest: int = MAX_RESOLUTION) -> int:
+    """Return log2(resolution), or raise ValueError unless it is a power of two from 4 to `largest`."""
+    if resolution < MIN_RESOLUTION or resolution > largest or resolution & (resolution - 1):
+        raise ValueError(f"resolution {resolution} is not a power of two from {MIN_RESOLUTION} to {largest}")
+    return resolution.bit_length() - 1
+
+
+def feature_maps(stage: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> int:
+    """nf(stage); the block at resolution 2^r works with nf(r-1) feature maps (official code; paper, table 2)."""
+    return min(int(fmap_base / 2 ** (stage * fmap_decay)), fmap_max)
+
+
+def is_fading(alpha: float | Tensor) -> bool:
+    """The number 1 means a stabilised stage, whose lower path is not run; a tensor is always a fade."""
+    return isinstance(alpha, Tensor) or alpha != 1
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles the resolution: upscale, then twice 3x3 convolution, leaky ReLU, pixel norm."""
+
+    def __init__(self, inputs: int, outputs: int, fused_scale: bool):
+        super().__init__()
+        self.fused_scale = fused_scale
+        self.up = (FusedUpConv2d if fused_scale else EqualizedConv2d)(inputs, outputs)
+        self.conv = EqualizedConv2d(outputs, outputs)
+        self.norm = PixelNorm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x if self.fused_scale else upscale(x))
+        x = self.norm(leaky_relu(x))
+        return self.norm(leaky_relu(self.conv(x)))
+
+
+class DiscriminatorBlock(nn.Module):
+    """Halves the resolution: twice 3x3 convolution and leaky ReLU, with the 2x2 box inside or after the second.
+
+    With fused scaling the box filter comes before the second activation, without it after: so does the official code.
+    """
+
+    def __init__(self, inputs: int, outputs: int, fused_scale: bool):
+        super().__init__()
+        self.fused_scale = fused_scale
+        self.conv = EqualizedConv2d(inputs, inputs)
+        self.down = (FusedDownConv2d if fused_scale else EqualizedConv2d)(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = leaky_relu(self.down(leaky_relu(self.conv(x))))
+        return x if self.fused_scale else downscale(x)
+
+
+class Generator(nn.Module):
+    """The progressive generator (paper, table 2), every resolution from 4x4 to `resolution` in one network.
+
+    Args:
+        resolution: final image size in pixels, a power of two from 4 to 1024.
+        channels: image channels, 1 to 4.
+        label_size: number of classes, 0 for none.
+        latent_size: length of the latent vector; None means as many as feature maps at the input.
+        fmap_base, fmap_decay, fmap_max: feature maps of a stage, see `feature_maps`.
+        fused_scale: upscale and convolve in one operation (same function, fewer products).
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        channels: int = 3,
+        label_size: int = 0,
+        latent_size: int | None = None,
+        fmap_base: int = 8192,
+        fmap_decay: float = 1.0,
+        fmap_max: int = 512,
+        fused_scale: bool = True,
+    ):
+        super().__init__()
+        levels = check_resolution(resolution)
+        maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
+        self.resolution, self.channels, self.label_size = resolution, channels, label_size
+        self.latent_size = latent_size or maps[0]
+        self.norm = PixelNorm()
+        self.dense = EqualizedLatent(self.latent_size + label_size, maps[1])
+        self.conv = EqualizedConv2d(maps[1], maps[1])
+        self.blocks = nn.ModuleList(GeneratorBlock(maps[r - 2], maps[r - 1], fused_scale) for r in range(3, levels + 1))
+        self.to_rgb = nn.ModuleList(EqualizedConv2d(m, channels, kernel_size=1, gain=1) for m in maps[1:])
+
+    def forward(
+        self,
+        latents: Tensor,
+        labels: Tensor | None = None,
+        resolution: int | None = None,
+        alpha: float | Tensor = 1.0,
+    ) -> Tensor:
+        """Latents [N, latent_size] (and one-hot labels [N, label_size]) -> images [N, channels, r, r] around [-1, 1].
+
+        Args:
+            resolution: the stage to run, a power of two from 4 to the network's own (the default).
+            alpha: weight of the newest block's RGB image, in [0, 1]; the rest is the one below it, upscaled.
+                A 0-d tensor keeps one compiled graph through a whole fade; the number 1 skips the lower path.
+
+        Raises:
+            ValueError: a resolution the network does not have, or labels missing where it was built with them.
+        """
+        top = check_resolution(resolution or self.resolution, self.resolution) - 2
+        if self.label_size:
+            if labels is None:
+                raise ValueError(f"this generator is conditional: labels [N, {self.label_size}] are needed")
+            latents = torch.cat([latents, labels.to(latents.dtype)], dim=1)
+        x = self.norm(leaky_relu(self.dense(self.norm(latents))))
+        below = x = self.norm(leaky_relu(self.conv(x)))
+        for block in self.blocks[:top]:
+            below, x = x, block(x)
+        images = at_least_float32(self.to_rgb[top](x))
+        if top and is_fading(alpha):
+            images = torch.lerp(upscale(at_least_float32(self.to_rgb[top - 1](below))), images, alpha)
+        return images
+
+
+class Discriminator(nn.Module):
+    """The progressive discriminator (paper, table 2), with label logits beside the score where there are classes.
+
+    Args:
+        mbstd_group: samples in a minibatch-stddev group.
+        others: as for `Generator`.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        channels: int = 3,
+        label_size: int = 0,
+        fmap_base: int = 8192,
+        fmap_decay: float = 1.0,
+        fmap_max: int = 512,
+        fused_scale: bool = True,
+        mbstd_group: int = 4,
+    ):
+        super().__init__()
+        levels = check_resolution(resolution)
+        maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
+        self.resolution, self.channels, self.label_size = resolution, channels, label_size
+        self.from_rgb = nn.ModuleList(EqualizedConv2d(channels, m, kernel_size=1) for m in maps[1:])
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(maps[r - 1], maps[r - 2], fused_scale) for r in range(3, levels + 1)
+        )
+        self.mbstd = MinibatchStdDev(mbstd_group)
+        self.conv = EqualizedConv2d(maps[1] + 1, maps[1])
+        self.dense = EqualizedLinear(maps[1] * 16, maps[0])
+        self.output = EqualizedLinear(maps[0], 1 + label_size, gain=1)
+
+    def forward(
+        self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Images [N, channels, r, r] in [-1, 1] -> (scores [N], label logits [N, label_size]).
+
+        Args:
+            resolution: the stage to run; the images' own size, which is the default.
+            alpha: weight of the newest block's features, in [0, 1], as for `Generator.forward`.
+
+        Raises:
+            ValueError: images of another size, or a batch that the stddev group does not divide.
+        """
+        resolution = resolution or images.shape[-1]
+        top = check_resolution(resolution, self.resolution) - 2
+        if images.shape[1:] != (self.channels, resolution, resolution):
+            raise ValueError(
+                f"images are {list(images.shape)}, not [N, {self.channels}, {resolution}, {resolution}] as asked"
+            )
+        x = leaky_relu(self.from_rgb[top](images))
+        for level in range(top, 0, -1):
+            x = self.blocks[level - 1](x)
+            if level == top and is_fading(alpha):
+                lower = leaky_relu(self.from_rgb[top - 1](downscale(images)))
+                x = torch.lerp(at_least_float32(lower), at_least_float32(x), alpha)
+        x = leaky_relu(self.conv(self.mbstd(x)))
+        x = self.output(leaky_relu(self.dense(x.flatten(1))))
+        x = at_least_float32(x)
+        return x[:, 0], x[:, 1:]

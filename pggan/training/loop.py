@@ -1,0 +1,278 @@
+"""The training run: phase -> batch -> steps -> what is due (log, sample, checkpoint, evaluate)."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from checkpoints import RunDirectory
+from checkpoints.run_directory import read_lines
+from datasets import Pyramid, open_pyramid, open_source, shuffled
+from metrics import Suite
+
+from ..config import ConfigError, TrainConfig
+from .evaluation import Judge, generate
+from .growth import GrowthController, Phase, crosses
+from .losses import WGANGP
+from .plan import costs_per_image, print_stages, time_left
+from .resume import adopt, check_same_images, check_same_run
+from .state import TrainState, latents
+from .steps import Batch, Stepper
+from .tracking import Progress, Tracker, duration, say
+
+
+class TrainingStopped(RuntimeError):
+    """Training ended before its time, in one sentence."""
+
+
+def train(config: TrainConfig) -> None:
+    """Carry out a run, or go on with it where it was left.
+
+    Raises:
+        ConfigError, datasets.DataError, checkpoints.CheckpointError, metrics.MetricError: options or files that
+            cannot be used; nothing is written in the run directory then.
+        TrainingStopped: a signal (the state is saved), or gradients that stay non-finite.
+    """
+    Training(config).run()
+
+
+class Training:
+    def __init__(self, config: TrainConfig):
+        self.config, self.plan = config, GrowthController(config)
+        self.directory = RunDirectory(config.out)
+        self.device = choose_device(config.device)
+        if resuming := self.directory.exists():
+            check_same_run(self.directory, config)
+        source = open_source(config.data, config.labels)
+        self.fingerprint = source.fingerprint()
+        saved = self.directory.load_latest() if resuming else None
+        if saved:
+            check_same_images(saved, self.fingerprint, config)
+        self.signals = StopSignals()
+        suite = Suite(config.metrics, config.inception_weights, self.device, say)
+        self.pyramid = open_pyramid(source, config.resolution, config.channels)
+        self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check)
+        self.state = TrainState(config, len(self.pyramid.classes), self.device)
+        if saved:
+            self.state.load_state_dict(saved["state"])
+            say(f"resuming {self.directory.folder} at {self.state.images / 1000:g} kimg")
+        elif config.resume:
+            lines = adopt(self.state, config.resume, config, self.plan)
+            say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
+        loss = WGANGP(config.resolution, config.gp_weight, config.gp_target, config.drift, config.label_weight)
+        self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, use_bf16(config, self.device))
+        self.directory.create(config.to_dict())
+        self.directory.cut_logs(self.state.images)
+        self.tracker = Tracker(self.directory, config, self.state.images)
+        self.costs = costs_per_image(self.state.arguments)
+        self.tick_start = (time.perf_counter(), self.state.images)
+
+    def run(self) -> None:
+        state, plan = self.state, self.plan
+        progress = Progress(state.images, plan.total_images)
+        with self.signals:
+            try:
+                while True:
+                    self.finish_stage_and_judge()
+                    if state.images >= plan.total_images:
+                        break
+                    phase = plan.phase(state.images)
+                    self.train_until_next_look(phase)
+                    if self.ticks():
+                        self.tick(phase)
+                    progress.update(state.images, self.status(phase))
+                    self.signals.check()
+            except StopRequested as request:
+                self.save()
+                raise TrainingStopped(
+                    f"{request}: saved {self.directory.latest} at {state.images / 1000:g} kimg; the same command goes on"
+                ) from None
+            finally:
+                progress.close()
+                self.tracker.close()
+        print_stages(read_lines(self.directory.metrics), self.directory)
+
+    def train_until_next_look(self, phase: Phase) -> None:
+        """The steps between two looks at the schedule."""
+        state, start = self.state, time.perf_counter()
+        state.previous = state.images
+        for _ in range(self.config.repeats):
+            self.stepper.step(state, self.batch(phase), phase)
+        if self.plan.resets_optimizers(state.previous, state.images):
+            state.reset_optimizers()
+        state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
+        if (skipped := int(state.skipped_in_a_row.max())) >= self.config.max_skipped:
+            raise TrainingStopped(
+                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; the last "
+                f"good checkpoint is {self.directory.latest}; try a lower --lr, or --precision fp32"
+            )
+
+    def batch(self, phase: Phase) -> Batch:
+        """The next real images: a function of the seed and the images seen."""
+        indices = shuffled(self.config.seed, self.state.images, phase.batch_size, len(self.pyramid))
+        images = torch.from_numpy(self.pyramid.images(phase.resolution, indices))
+        labels = None if self.pyramid.labels is None else torch.from_numpy(self.pyramid.labels[indices])
+        return Batch(images, labels)
+
+    def ends_stage(self) -> bool:
+        return self.plan.ends_stage(self.state.previous, self.state.images)
+
+    def judges(self) -> bool:
+        every = self.config.metric_every_kimg
+        return self.ends_stage() or bool(every and crosses(self.state.previous, self.state.images, every * 1000))
+
+    def ticks(self) -> bool:
+        tick = self.plan.phase(self.state.previous).tick
+        return self.judges() or crosses(self.state.previous, self.state.images, tick)
+
+    def tick(self, phase: Phase) -> None:
+        """Log, draw samples, save."""
+        state = self.state
+        values = {name: value.item() / state.steps for name, value in state.sums.items()}
+        values["skipped"] = round(values["skipped"] * state.steps)
+        start, images = self.tick_start
+        speed = (state.images - images) / (time.perf_counter() - start)
+        line = {
+            "images": state.images,
+            "resolution": phase.resolution,
+            "alpha": phase.alpha,
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            "g_lr": phase.lr,
+            "d_lr": phase.lr,
+            "batch_size": phase.batch_size,
+            "images_per_second": round(speed, 2),
+            "seconds": round(sum(state.seconds.values()), 1),
+            "peak_memory_mb": round(peak_memory(self.device) / 2**20),
+        }
+        self.tracker.scalars(self.directory.log, line)
+        say(f"{self.status(phase)}  {speed:.1f} img/s  {self.remaining(phase, speed)}")
+        self.samples(phase)
+        state.clear_sums()
+        self.save()
+        self.tick_start = (time.perf_counter(), state.images)
+
+    def status(self, phase: Phase) -> str:
+        alpha = f" alpha {phase.alpha:.2f}" if phase.fading else ""
+        text = f"{phase.resolution}x{phase.resolution}{alpha} {self.state.images / 1000:.1f} kimg"
+        return text
+
+    def remaining(self, phase: Phase, speed: float) -> str:
+        stage, whole = time_left(self.plan, self.costs, self.state.images, phase.resolution, speed)
+        return f"stage {duration(stage)}, all {duration(whole)} left"
+
+    def samples(self, phase: Phase) -> None:
+        """A grid of the EMA generator's images of fixed latents, and once a stage one of reals."""
+        count = 64 if phase.resolution <= 128 else 16
+        z = latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
+        classes = len(self.pyramid.classes)
+        labels = torch.arange(count) % classes if classes else None
+        fakes = generate(self.state.G_ema, z, labels, phase.resolution, phase.alpha)
+        self.tracker.grid(f"fakes-{self.state.images:08d}", fakes.numpy(), self.state.images)
+        reals = f"reals-{phase.resolution:04d}"
+        if not (self.directory.samples / f"{reals}.png").exists():
+            indices = np.arange(min(count, len(self.pyramid)))
+            self.tracker.grid(reals, self.pyramid.images(phase.resolution, indices), self.state.images)
+
+    def save(self) -> None:
+        phase = self.plan.phase(self.state.previous)
+        self.directory.save(
+            {
+                "images": self.state.images,
+                "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
+                "config": self.config.to_dict(),
+                "networks": self.state.arguments,
+                "classes": self.pyramid.classes,
+                "data": self.fingerprint,
+                "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                "state": self.state.state_dict(),
+            }
+        )
+
+    def finish_stage_and_judge(self) -> None:
+        """What is due after the last tick, also where a killed process left it undone."""
+        if not self.judges():
+            return
+        state, phase = self.state, self.plan.phase(self.state.previous)
+        if self.ends_stage():
+            self.directory.keep_stage(phase.resolution)
+        if any(line["images"] == state.images for line in read_lines(self.directory.metrics)):
+            return
+        start = time.perf_counter()
+        results = self.judge(state.G_ema, phase.resolution, phase.alpha)
+        seconds = state.seconds.get(phase.resolution, 0.0)
+        line = {
+            "images": state.images,
+            "resolution": phase.resolution,
+            "alpha": phase.alpha,
+            "stage_end": self.ends_stage(),
+            "stage_seconds": round(seconds, 1),
+            "evaluation_seconds": round(time.perf_counter() - start, 1),
+            "metric_images": self.config.metric_images,
+            **results,
+        }
+        self.tracker.scalars(self.directory.metrics, line)
+        if results:
+            say("  " + "  ".join(f"{name.upper()} {value:.2f}" for name, value in results.items() if "_" not in name))
+        self.tick_start = (time.perf_counter(), state.images)
+
+
+class StopRequested(Exception):
+    """SIGINT or SIGTERM came; carries the signal's name."""
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __enter__(self) -> StopSignals:
+        self.old = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+        say(f"{self.received}: saving, then stopping (once more: stop at once)")
+
+    def check(self) -> None:
+        if self.received:
+            raise StopRequested(self.received)
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def use_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's memory where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,153 @@
+"""The plan of a run as a table: stages, batches, parameters, and what they will cost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from checkpoints import RunDirectory
+from datasets import open_source
+
+from ..config import TrainConfig
+from ..networks import Discriminator, Generator
+from .growth import GrowthController, Phase
+from .losses import WGANGP
+from .state import TrainState
+from .steps import Batch, Stepper
+from .tracking import duration
+
+
+def costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
+    """Floating-point operations of the convolutions and products for one image through G and D, by resolution."""
+    costs = {}
+    with torch.device("meta"), torch.no_grad():
+        generator, discriminator = Generator(**arguments["generator"]), Discriminator(**arguments["discriminator"])
+        latents = torch.zeros(1, generator.latent_size)
+        labels = torch.zeros(1, generator.label_size) if generator.label_size else None
+        for level in range(len(generator.to_rgb)):
+            with FlopCounterMode(display=False) as counter:
+                discriminator(generator(latents, labels, resolution=4 << level))
+            costs[4 << level] = counter.get_total_flops()
+    return costs
+
+
+def time_left(
+    plan: GrowthController, costs: dict[int, float], images: int, resolution: int, speed: float
+) -> tuple[float, float]:
+    """Seconds left in this stage and in the whole run, from the speed now (images/s at `resolution`)."""
+    stage = whole = 0.0
+    for row in plan.rows():
+        left = max(row.end - max(row.start, images), 0)
+        seconds = left / speed * costs[row.resolution] / costs[resolution]
+        whole += seconds
+        stage += seconds if row.resolution == resolution else 0
+    return stage, whole
+
+
+def print_plan(config: TrainConfig) -> None:
+    """The whole plan as a table, with estimates for this machine; trains a step or two to know its speed.
+
+    Raises:
+        ConfigError: a plan that cannot be carried out.
+    """
+    from .loop import choose_device, use_bf16
+
+    plan, device = GrowthController(config), choose_device(config.device)
+    state = TrainState(config, len(open_source(config.data, config.labels).classes), device)
+    costs = costs_per_image(state.arguments)
+    speed = measured_speed(config, state, costs, use_bf16(config, device))
+    rows = []
+    for row in plan.rows():
+        seconds = (row.end - row.start) * costs[row.resolution] / speed
+        rows.append(
+            [
+                f"{row.resolution}x{row.resolution}",
+                "fade in" if row.fading else "stabilise",
+                f"{row.start / 1000:g}",
+                f"{row.end / 1000:g}",
+                "0 -> 1" if row.fading else "1",
+                f"{row.batch_size:g}",
+                f"{row.lr:g}",
+                f"{used_parameters(state.G, row.resolution) / 1e6:.2f} + {used_parameters(state.D, row.resolution) / 1e6:.2f}",
+                f"{memory(state, row.resolution, row.batch_size) / 2**30:.2f}",
+                duration(seconds),
+            ]
+        )
+    header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million", "memory, GiB", "time"]
+    print(table(header, rows))
+    total = sum(costs[row.resolution] * (row.end - row.start) for row in plan.rows()) / speed
+    print(f"\nabout {duration(total)} of training on {device} in all, judging not counted; memory and time are estimates")
+
+
+def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool) -> float:
+    """Cost carried out in a second by real steps at the largest stage that takes about a second on a slow machine."""
+    batch = config.mbstd_group
+    affordable = [r for r, cost in costs.items() if cost * batch < 2e9] or [4]
+    resolution = max(affordable)
+    phase = Phase(resolution, 1.0, batch, 0.0, 1)
+    stepper = Stepper(WGANGP(config.resolution), config.seed, config.mirror, config.ema_decay, bf16)
+    images = torch.randint(256, (batch, config.channels, resolution, resolution), dtype=torch.uint8)
+    labels = torch.zeros(batch, dtype=torch.long) if state.G.label_size else None
+    for _ in range(3):
+        start = time.perf_counter()
+        stepper.step(state, Batch(images, labels), phase)
+        float(state.skipped_in_a_row.sum())  # waits for the device
+        seconds = time.perf_counter() - start
+    return costs[resolution] * batch / seconds
+
+
+def used_parameters(network: Generator | Discriminator, resolution: int) -> int:
+    """Parameters of the layers that run at a stage while it fades in."""
+    level = resolution.bit_length() - 3
+    heads = network.to_rgb if isinstance(network, Generator) else network.from_rgb
+    unused = [*network.blocks[level:], *heads[level + 1 :], *heads[: max(level - 1, 0)]]
+    count = sum(p.numel() for p in network.parameters())
+    return count - sum(p.numel() for module in unused for p in module.parameters())
+
+
+def memory(state: TrainState, resolution: int, batch: int) -> float:
+    """Bytes at the peak of a step: weights, EMA, gradients, Adam's moments and what autograd keeps."""
+    weights = sum(p.numel() for network in (state.G, state.D, state.G_ema) for p in network.parameters())
+    trained = used_parameters(state.G, resolution) + used_parameters(state.D, resolution)
+    return 4 * (weights + 3 * trained) + saved_bytes(state.arguments, resolution, state.D.mbstd.group_size) * batch
+
+
+def saved_bytes(arguments: dict[str, dict[str, Any]], resolution: int, batch: int) -> float:
+    """Bytes of float32 tensors that autograd keeps for one image of a discriminator step, counted without computing."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storages[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    held: list[torch.Tensor] = []
+    with torch.device("meta"):
+        network = Discriminator(**arguments["discriminator"])
+        images, mixing = torch.zeros(batch, network.channels, resolution, resolution), torch.zeros(batch, 1, 1, 1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            WGANGP(resolution).discriminator(network, images, images, mixing)
+    return sum(storages.values()) / batch
+
+
+def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:
+    """A finished run's stages from its metrics.jsonl, and where its last samples are."""
+    rows, start = [], 0
+    for line in (line for line in lines if line["stage_end"]):
+        count, seconds = line["images"] - start, line["stage_seconds"]
+        start = line["images"]
+        scores = [f"{line[name]:.2f}" if name in line else "-" for name in ("fid", "is", "swd")]
+        speed = f"{count / seconds:.1f}" if seconds else "-"
+        rows.append([f"{line['resolution']}x{line['resolution']}", str(count), f"{seconds:.0f}", speed, *scores])
+    print(table(["stage", "images", "seconds", "images/s", "FID", "IS", "SWD x1000"], rows))
+    if grids := sorted(run.samples.glob("fakes-*.png")):
+        print(f"\nfinal samples: {grids[-1]}")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows])

@@ -1,0 +1,105 @@
+"""The state of a run: what a checkpoint must hold and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import TrainConfig
+from ..networks import Discriminator, Generator
+
+PURPOSES = ("initial weights", "d latents", "g latents", "mixing", "mirror", "grid", "evaluation")
+
+
+def draws(seed: int, images: int, purpose: str) -> np.random.Generator:
+    """Random numbers that depend on the seed, the images seen and what they are for, and on nothing else."""
+    return np.random.default_rng((seed, images, PURPOSES.index(purpose)))
+
+
+def latents(seed: int, images: int, purpose: str, count: int, size: int) -> Tensor:
+    """[count, size] from the standard normal distribution."""
+    return torch.from_numpy(draws(seed, images, purpose).standard_normal((count, size), dtype=np.float32))
+
+
+def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of Generator and Discriminator."""
+    shared = {
+        "resolution": config.resolution,
+        "channels": config.channels,
+        "label_size": label_size,
+        "fmap_base": config.fmap_base,
+        "fmap_decay": config.fmap_decay,
+        "fmap_max": config.fmap_max,
+        "fused_scale": config.fused_scale,
+    }
+    return {
+        "generator": shared | {"latent_size": config.latent_size},
+        "discriminator": shared | {"mbstd_group": config.mbstd_group},
+    }
+
+
+class TrainState:
+    """Networks, EMA, optimizers and the images seen, on one device.
+
+    Attributes:
+        images: real images the discriminator has seen.
+        previous: the same before the last look at the schedule; (previous, images] is what was last trained.
+        sums: sums over the steps since the last log line. steps: how many.
+        skipped_in_a_row: steps just skipped for gradients that are not finite, [D, G], on the device.
+        seconds: time spent training each resolution.
+    """
+
+    def __init__(self, config: TrainConfig, label_size: int, device: torch.device):
+        self.arguments = network_arguments(config, label_size)
+        seed = int(draws(config.seed, 0, "initial weights").integers(2**62))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.G = Generator(**self.arguments["generator"])
+            self.D = Discriminator(**self.arguments["discriminator"])
+        self.G, self.D = (n.to(device, memory_format=torch.channels_last) for n in (self.G, self.D))
+        self.G_ema = copy.deepcopy(self.G).requires_grad_(False)
+        self.g_optimizer, self.d_optimizer = (
+            torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.0, 0.99), eps=1e-8, fused=True)
+            for n in (self.G, self.D)
+        )
+        self.device = device
+        self.images = self.previous = 0
+        self.skipped_in_a_row = torch.zeros(2, device=device)
+        self.seconds: dict[int, float] = {}
+        self.clear_sums()
+
+    def clear_sums(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.steps = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def reset_optimizers(self) -> None:
+        self.g_optimizer.state.clear()
+        self.d_optimizer.state.clear()
+
+    MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
+    PLAIN = ("images", "previous", "sums", "steps", "skipped_in_a_row", "seconds")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in self.MODULES} | {
+            name: getattr(self, name) for name in self.PLAIN
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.MODULES:
+            getattr(self, name).load_state_dict(state[name])
+        for name in self.PLAIN:
+            setattr(self, name, to_device(state[name], self.device))
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value

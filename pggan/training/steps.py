@@ -1,0 +1,104 @@
+"""One discriminator update, one generator update, the EMA: the hot path, with no wait for the device."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..networks.layers import downscale, upscale
+from .growth import Phase
+from .losses import WGANGP
+from .state import TrainState, draws, latents
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real images as they come from the pyramid, uint8 [N, C, r, r], with class indices [N] where there are classes."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Carries out steps on a state under one loss.
+
+    Args:
+        seed: of the latents, mixing factors and mirror flips. mirror: flip half of the reals.
+        ema_decay: per step. bf16: run convolutions and products in bfloat16.
+    """
+
+    loss: WGANGP
+    seed: int
+    mirror: bool
+    ema_decay: float
+    bf16: bool = False
+
+    def step(self, state: TrainState, batch: Batch, phase: Phase) -> None:
+        """Train D on reals and fakes, then G with fresh latents, then move the EMA; count the images."""
+        alpha = torch.tensor(phase.alpha, device=state.device) if phase.fading else 1.0
+        stage = {"resolution": phase.resolution, "alpha": alpha}
+        reals = self.prepare(batch.images.to(state.device, non_blocking=True), state.images, alpha)
+        labels = None if batch.labels is None else batch.labels.to(state.device, non_blocking=True)
+        generate = partial(self.fakes, state, labels=labels, **stage)
+        critic = partial(state.D, **stage)
+        with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
+            with torch.no_grad():
+                fakes = generate("d latents", len(reals))
+            mixing = draws(self.seed, state.images, "mixing").random((len(reals), 1, 1, 1), dtype=np.float32)
+            mixing = torch.from_numpy(mixing).to(state.device, non_blocking=True)
+            d_terms = self.loss.discriminator(critic, reals, fakes, mixing, labels)
+        d_skipped = update(state.D, state.d_optimizer, d_terms["d_loss"], phase.lr)
+        with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
+            g_terms = self.loss.generator(critic, generate("g latents", len(reals)), labels)
+        g_skipped = update(state.G, state.g_optimizer, g_terms["g_loss"], phase.lr)
+        update_ema(state.G_ema, state.G, self.ema_decay)
+
+        skipped = torch.stack([d_skipped, g_skipped])
+        state.skipped_in_a_row = (state.skipped_in_a_row + skipped) * skipped
+        state.add({k: v.detach() for k, v in (d_terms | g_terms).items()} | {"skipped": skipped.sum()})
+        state.steps += 1
+        state.images += len(reals)
+
+    def prepare(self, images: Tensor, seen: int, alpha: float | Tensor) -> Tensor:
+        """uint8 [N, C, r, r] -> float in [-1, 1], half of them mirrored, and faded like the fakes (official code)."""
+        reals = images.to(memory_format=torch.channels_last).float() / 127.5 - 1
+        if self.mirror:
+            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(len(reals)) < 0.5).to(reals.device)
+            reals = torch.where(flips.view(-1, 1, 1, 1), reals.flip(3), reals)
+        return fade(reals, alpha)
+
+    def fakes(self, state: TrainState, purpose: str, count: int, labels: Tensor | None, **stage) -> Tensor:
+        z = latents(self.seed, state.images, purpose, count, state.G.latent_size)
+        return state.G(z.to(state.device, non_blocking=True), one_hot(labels, state.G.label_size), **stage)
+
+
+def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
+    """Reals [N, C, r, r] mixed with their own lower resolution as the fakes are (official code)."""
+    return torch.lerp(upscale(downscale(reals)), reals, alpha) if isinstance(alpha, Tensor) else reals
+
+
+def one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
+    return None if labels is None else nn.functional.one_hot(labels, label_size).float()
+
+
+def update(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> Tensor:
+    """One optimizer step, left out as a whole where a gradient is not finite. Returns 1.0 where it was left out."""
+    parameters = list(network.parameters())
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    skipped = 1 - (norm.isfinite() & loss.isfinite()).float()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.grad_scale, optimizer.found_inf = None, skipped  # the fused kernel reads it on the device
+    optimizer.step()
+    return skipped
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay ema + (1 - decay) weights, after the generator's step (paper, section 5)."""
+    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)

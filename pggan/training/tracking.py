@@ -1,0 +1,142 @@
+"""Where numbers and pictures go: the console, JSON lines, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from checkpoints import RunDirectory
+from checkpoints.run_directory import append_line
+
+from ..config import TrainConfig
+
+
+class Tracker:
+    """Writes each tick's numbers, each evaluation's results and sample grids to every place asked for."""
+
+    def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
+        self.run = run
+        self.sinks: list[Any] = []
+        kinds: dict[str, Callable[..., Any]] = {"tensorboard": TensorBoard, "wandb": WandB}
+        if config.track in kinds:
+            try:
+                self.sinks.append(kinds[config.track](run, config, images))
+            except ImportError:
+                say(f"--track {config.track}: the package is not installed; going on without it")
+
+    def scalars(self, path: Path, values: dict[str, Any]) -> None:
+        """One line of log.jsonl or metrics.jsonl; must hold "images"."""
+        append_line(path, values)
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k != "images"}
+        for sink in self.sinks:
+            sink.scalars(path.stem, numbers, values["images"])
+
+    def grid(self, name: str, images: np.ndarray, seen: int) -> Path:
+        """uint8 images [N, C, r, r] as one PNG in samples/; returns its path."""
+        sheet = contact_sheet(images)
+        path = self.run.samples / f"{name}.png"
+        temporary = path.with_name(f".{path.name}")
+        sheet.save(temporary, format="PNG")
+        temporary.replace(path)
+        for sink in self.sinks:
+            sink.image(name.split("-")[0], np.asarray(sheet), seen)
+        return path
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+class TensorBoard:
+    def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=images)
+
+    def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(f"{group}/{name}", value, images)
+
+    def image(self, name: str, pixels: np.ndarray, images: int) -> None:
+        self.writer.add_image(name, pixels, images, dataformats="HWC" if pixels.ndim == 3 else "HW")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """Online where an API key is at hand, else offline; a resumed run goes on in the same W&B run."""
+
+    def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
+        import wandb
+
+        identity = run.folder / "wandb-id"
+        if not identity.exists():
+            identity.write_text(wandb.util.generate_id())
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        self.wandb = wandb
+        self.writer = wandb.init(
+            project="pggan", name=run.folder.name, id=identity.read_text().strip(), resume="allow", mode=mode,
+            dir=str(run.folder), config=config.to_dict(),
+        )  # fmt: skip
+
+    def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
+        self.writer.log({f"{group}/{k}": v for k, v in numbers.items()} | {"images": images}, step=images)
+
+    def image(self, name: str, pixels: np.ndarray, images: int) -> None:
+        self.writer.log({name: self.wandb.Image(pixels)}, step=images)
+
+    def close(self) -> None:
+        self.writer.finish()
+
+
+def contact_sheet(images: np.ndarray, side: int = 512) -> Image.Image:
+    """Images [N, C, r, r] in a near-square grid, small ones enlarged by whole factors to about `side` pixels."""
+    n, channels, height, width = images.shape
+    columns = int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
+    sheet[:n] = images
+    sheet = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    factor = max(side // (columns * width), 1)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+class Progress:
+    """A bar with kimg, stage, losses, speed and the time left, where somebody is watching; else only lines."""
+
+    def __init__(self, images: int, total: int):
+        self.bar = tqdm(
+            total=total, initial=images, unit="img", unit_scale=True, disable=None, dynamic_ncols=True, smoothing=0.05
+        )
+
+    def update(self, images: int, text: str) -> None:
+        self.bar.update(images - self.bar.n)
+        self.bar.set_postfix_str(text, refresh=False)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def say(line: str) -> None:
+    """A line on standard error, above the bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """As in 2d 3h, 5h 12m, 4m 05s, 31s."""
+    s = round(seconds)
+    if s >= 86400:
+        return f"{s // 86400}d {s % 86400 // 3600}h"
+    if s >= 3600:
+        return f"{s // 3600}h {s % 3600 // 60:02d}m"
+    return f"{s // 60}m {s % 60:02d}s" if s >= 60 else f"{s}s"

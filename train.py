@@ -1,0 +1,43 @@
+"""Train a progressive GAN on a folder of images.
+
+    python train.py photos                         the paper's schedule, up to the images' own resolution
+    python train.py photos --resolution 64 --preset paper-v1
+    python train.py synthetic --preset demo        the embedded set, minutes on a CPU
+    python train.py photos --dry-run               print the plan, with estimated memory and time
+
+The same command run again goes on where the run was left.
+"""
+
+import argparse
+import sys
+
+from checkpoints import CheckpointError
+from datasets import DataError
+from metrics import MetricError
+from pggan.config import ConfigError, add_options, resolve
+from pggan.training import TrainingStopped, print_plan, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--config", metavar="FILE", help="JSON file of options, such as a run's config.json")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
+    options = vars(parser.parse_args())
+    config_file, dry_run = options.pop("config"), options.pop("dry_run")
+    try:
+        config = resolve(options, config_file)
+        if dry_run:
+            print_plan(config)
+        else:
+            train(config)
+    except (ConfigError, DataError, CheckpointError, MetricError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingStopped as stopped:
+        print(f"train.py: {stopped}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
