@@ -50,6 +50,8 @@ class RunDirectory:
     def keep_stage(self, resolution: int) -> Path:
         """Keep the latest checkpoint under the stage's own name; the two share one file on disk where they can."""
         kept = self.stage(resolution)
+        if kept.exists() and kept.samefile(self.latest):
+            return kept
         temporary = kept.with_name(f".{kept.name}.writing")
         temporary.unlink(missing_ok=True)
         try:

@@ -1,8 +1,8 @@
 """Where images come from: folders and the embedded synthetic set, the multi-resolution pyramid cache, batches.
 
-    source = open_source("photos", labels=False)
-    pyramid = open_pyramid(source, resolution=64, channels=3)
-    pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
+source = open_source("photos", labels=False)
+pyramid = open_pyramid(source, resolution=64, channels=3)
+pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
 from .errors import DataError

@@ -17,6 +17,4 @@ def shuffled(seed: int, start: int, count: int, size: int) -> np.ndarray:
     """
     positions = np.arange(start, start + count)
     epochs, places = np.divmod(positions, size)
-    return np.concatenate(
-        [permutation(seed, int(epoch), size)[places[epochs == epoch]] for epoch in np.unique(epochs)]
-    )
+    return np.concatenate([permutation(seed, int(epoch), size)[places[epochs == epoch]] for epoch in np.unique(epochs)])

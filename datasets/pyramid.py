@@ -67,7 +67,8 @@ def open_pyramid(source: Source, resolution: int, channels: int, cache: Path | N
     Raises:
         DataError: too many images that cannot be read, none at all, or no room on the disk.
     """
-    folder = (cache or cache_folder()) / "datasets" / f"{source.name}-{resolution}x{channels}-{source.fingerprint()}-{LAYOUT}"
+    key = f"{source.name}-{resolution}x{channels}-{source.fingerprint()}-{LAYOUT}"
+    folder = (cache or cache_folder()) / "datasets" / key
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         check_space(folder.parent, len(source), resolution, channels)

@@ -130,7 +130,7 @@ class ImageFolder:
         with Image.open(self.paths[index]) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I;16") or image.mode == "I":
-                image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+                image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
             if "A" in MODES[channels]:
                 image = image.convert("RGBA" if channels == 4 else "LA")
             else:

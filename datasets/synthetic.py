@@ -117,7 +117,7 @@ def separate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def shape_moments(coverage: np.ndarray) -> np.ndarray:
     """[N, 3]: second, three-fold and four-fold moments about the centre, free of size and rotation."""
-    n, r, _ = coverage.shape
+    r = coverage.shape[-1]
     grid = np.arange(r) + 0.5
     mass = coverage.sum(axis=(1, 2)) + 1e-6
     x = grid[None, None, :] - ((coverage * grid[None, None, :]).sum(axis=(1, 2)) / mass)[:, None, None]
@@ -141,7 +141,7 @@ def shape_references(resolution: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mode_coverage(images: np.ndarray) -> dict[str, float]:
-    """How many of the 32 modes the images show (at least a tenth of their fair share), and KL(images || data) in nats."""
+    """How many of the 32 modes have a tenth of their fair share or more, and KL(images || data) in nats."""
     counts = np.bincount(classify(images), minlength=len(MODES))
     share = counts / counts.sum()
     present = share[share > 0]

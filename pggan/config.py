@@ -118,8 +118,8 @@ class TrainConfig:
     fade_kimg: float = option("fading in each stage, in thousands of images", 600.0, parse=float, minimum=0)
     stabilize_kimg: float = option("then stabilising it, in thousands of images", 600.0, parse=float, minimum=0.001)
     total_kimg: float | None = option(
-        "the whole run, in thousands of images", None, "until the last stage has stabilised", parse=float, minimum=0.001,
-        identity=False,
+        "the whole run, in thousands of images", None, "until the last stage has stabilised", parse=float,
+        minimum=0.001, identity=False,
     )  # fmt: skip
 
     # Optimisation
@@ -275,12 +275,12 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
             channels=config.channels or native.channels,
         )
     out = config.out or f"runs/{Path(config.data).resolve().name}-{config.resolution}"
-    return replace(config, out=out, **cut_tables(config, keep=chosen.keys()))
+    tables = [f.name for f in fields(config) if f.type == "PerStage" and f.name not in chosen]
+    return replace(config, out=out, **{name: cut(getattr(config, name), config.resolution) for name in tables})
 
 
-def cut_tables(config: TrainConfig, keep: Any) -> dict[str, dict[int, Any]]:
-    tables = {f.name: getattr(config, f.name) for f in fields(config) if f.type == "PerStage" and f.name not in keep}
-    return {k: {r: v for r, v in table.items() if r <= config.resolution} for k, table in tables.items()}
+def cut(table: PerStage, resolution: int) -> dict[int, Any]:
+    return {r: value for r, value in table.items() if r <= max(resolution, 4)}
 
 
 def read_config_file(path: str) -> dict[str, Any]:

@@ -36,9 +36,7 @@ PAPER_VALUES: dict[str, Any] = {  # official switches that these networks have i
 }
 
 
-def from_official(
-    variables: Mapping[str, np.ndarray], network: str, **static_kwargs: Any
-) -> Generator | Discriminator:
+def from_official(variables: Mapping[str, np.ndarray], network: str, **static_kwargs: Any) -> Generator | Discriminator:
     """Build a generator or discriminator holding the official weights.
 
     Args:

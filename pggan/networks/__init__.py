@@ -1,5 +1,6 @@
 """What is trained: the progressive generator and discriminator. Knows no optimizer and no file."""
 
 from .progressive import Discriminator, Generator
+from .sampling import generate, one_hot
 
-__all__ = ["Discriminator", "Generator"]
+__all__ = ["Discriminator", "Generator", "generate", "one_hot"]

@@ -78,7 +78,7 @@ class EqualizedConv2d(Equalized):
 
 
 def spread_over_four_shifts(kernel: Tensor) -> Tensor:
-    """[..., 3, 3] -> [..., 4, 4]: the kernel convolved with a 2x2 box of ones, which is what scaling by two adds to it."""
+    """[..., 3, 3] -> [..., 4, 4]: the kernel convolved with the 2x2 box that scaling by two amounts to."""
     padded = F.pad(kernel, (1, 1, 1, 1))
     return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]
 

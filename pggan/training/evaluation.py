@@ -12,9 +12,8 @@ from tqdm import tqdm
 from datasets import Pyramid
 from metrics import Suite
 
-from ..networks import Generator
+from ..networks import Generator, generate
 from .state import draws, latents
-from .steps import one_hot
 
 BATCH = 64
 
@@ -28,9 +27,7 @@ class Judge:
         check: called before every batch; may raise to break off.
     """
 
-    def __init__(
-        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None
-    ):
+    def __init__(self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None):
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
         self.real: dict[int, dict] = {}
 
@@ -39,7 +36,8 @@ class Judge:
         if not self.suite.metrics:
             return {}
         if resolution not in self.real:
-            reals = self.progress(self.real_batches(resolution), len(self.real_indices()), f"real {resolution}x{resolution}")
+            reals = self.real_batches(resolution)
+            reals = self.progress(reals, len(self.real_indices()), f"real {resolution}x{resolution}")
             self.real[resolution] = self.suite.describe(reals)
         fakes = self.fake_batches(generator, resolution, alpha)
         fake = self.suite.describe(self.progress(fakes, self.count, f"fake {resolution}x{resolution}"))
@@ -77,18 +75,3 @@ def evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:
         return None
     chosen = draws(seed, 1, "evaluation").integers(len(pyramid), size=count)
     return torch.from_numpy(pyramid.labels[chosen])
-
-
-@torch.no_grad()
-def generate(
-    generator: Generator, z: Tensor, labels: Tensor | None, resolution: int, alpha: float = 1.0
-) -> Tensor:
-    """uint8 images [N, C, r, r] on the CPU."""
-    device = next(generator.parameters()).device
-    conditions = None if labels is None else one_hot(labels, generator.label_size).to(device)
-    return to_uint8(generator(z.to(device), conditions, resolution=resolution, alpha=alpha)).cpu()
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded and clipped (official code)."""
-    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -15,11 +15,12 @@ import torch
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
-from datasets import Pyramid, open_pyramid, open_source, shuffled
+from datasets import open_pyramid, open_source, shuffled
 from metrics import Suite
 
 from ..config import ConfigError, TrainConfig
-from .evaluation import Judge, generate
+from ..networks import generate
+from .evaluation import Judge
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
 from .plan import costs_per_image, print_stages, time_left
@@ -92,9 +93,7 @@ class Training:
                     self.signals.check()
             except StopRequested as request:
                 self.save()
-                raise TrainingStopped(
-                    f"{request}: saved {self.directory.latest} at {state.images / 1000:g} kimg; the same command goes on"
-                ) from None
+                raise TrainingStopped(f"{request}: saved {self.directory.latest}; the same command goes on") from None
             finally:
                 progress.close()
                 self.tracker.close()
@@ -111,8 +110,8 @@ class Training:
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
         if (skipped := int(state.skipped_in_a_row.max())) >= self.config.max_skipped:
             raise TrainingStopped(
-                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; the last "
-                f"good checkpoint is {self.directory.latest}; try a lower --lr, or --precision fp32"
+                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; the "
+                f"last good checkpoint is {self.directory.latest}; try a lower --lr, or --precision fp32"
             )
 
     def batch(self, phase: Phase) -> Batch:
@@ -191,7 +190,7 @@ class Training:
                 "networks": self.state.arguments,
                 "classes": self.pyramid.classes,
                 "data": self.fingerprint,
-                "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
                 "state": self.state.state_dict(),
             }
         )

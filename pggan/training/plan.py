@@ -71,7 +71,7 @@ def print_plan(config: TrainConfig) -> None:
                 "0 -> 1" if row.fading else "1",
                 f"{row.batch_size:g}",
                 f"{row.lr:g}",
-                f"{used_parameters(state.G, row.resolution) / 1e6:.2f} + {used_parameters(state.D, row.resolution) / 1e6:.2f}",
+                " + ".join(f"{used_parameters(network, row.resolution) / 1e6:.2f}" for network in (state.G, state.D)),
                 f"{memory(state, row.resolution, row.batch_size) / 2**30:.2f}",
                 duration(seconds),
             ]
@@ -79,7 +79,7 @@ def print_plan(config: TrainConfig) -> None:
     header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million", "memory, GiB", "time"]
     print(table(header, rows))
     total = sum(costs[row.resolution] * (row.end - row.start) for row in plan.rows()) / speed
-    print(f"\nabout {duration(total)} of training on {device} in all, judging not counted; memory and time are estimates")
+    print(f"\nabout {duration(total)} of training on {device}, judging not counted; memory and time are estimates")
 
 
 def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool) -> float:

@@ -63,8 +63,7 @@ class TrainState:
         self.G, self.D = (n.to(device, memory_format=torch.channels_last) for n in (self.G, self.D))
         self.G_ema = copy.deepcopy(self.G).requires_grad_(False)
         self.g_optimizer, self.d_optimizer = (
-            torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.0, 0.99), eps=1e-8, fused=True)
-            for n in (self.G, self.D)
+            torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.0, 0.99), eps=1e-8, fused=True) for n in (self.G, self.D)
         )
         self.device = device
         self.images = self.previous = 0

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..networks import one_hot
 from ..networks.layers import downscale, upscale
 from .growth import Phase
 from .losses import WGANGP
@@ -78,10 +79,6 @@ class Stepper:
 def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
     """Reals [N, C, r, r] mixed with their own lower resolution as the fakes are (official code)."""
     return torch.lerp(upscale(downscale(reals)), reals, alpha) if isinstance(alpha, Tensor) else reals
-
-
-def one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
-    return None if labels is None else nn.functional.one_hot(labels, label_size).float()
 
 
 def update(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> Tensor:

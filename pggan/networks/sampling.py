@@ -1,0 +1,27 @@
+"""From latents to pictures."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .progressive import Generator
+
+
+def one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
+    """Class indices [N] -> float [N, label_size]; None stays None."""
+    return None if labels is None else F.one_hot(labels, label_size).float()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded and clipped (official code)."""
+    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.no_grad()
+def generate(
+    generator: Generator, latents: Tensor, labels: Tensor | None, resolution: int, alpha: float = 1.0
+) -> Tensor:
+    """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, r, r] on the CPU."""
+    device = next(generator.parameters()).device
+    labels = None if labels is None else one_hot(labels.to(device), generator.label_size)
+    return to_uint8(generator(latents.to(device), labels, resolution=resolution, alpha=alpha)).cpu()

@@ -1,0 +1,60 @@
+import json
+from dataclasses import fields
+
+import pytest
+
+from pggan.config import ConfigError, TrainConfig, resolve
+
+GIVEN = {"data": "synthetic", "resolution": 32, "channels": 3}
+
+
+def test_command_line_beats_file_beats_preset_beats_default(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"preset": "cifar10", "fade_kimg": 5, "seed": 7}))
+    config = resolve(GIVEN | {"seed": 8}, str(file))
+    assert (config.seed, config.fade_kimg, config.gp_target, config.repeats) == (8, 5, 750, 4)
+
+
+def test_a_resolved_config_loads_again_as_it_is(tmp_path):
+    config = resolve(GIVEN | {"preset": "paper-v2", "batch_size": "4:32,16:8", "metrics": "none"})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_dict()))
+    assert resolve({}, str(file)) == config
+
+
+def test_resolution_and_channels_come_from_the_data():
+    config = resolve({"data": "synthetic"})
+    assert (config.resolution, config.channels, config.out) == (32, 3, "runs/synthetic-32")
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("channels", "5"), ("channels", "x"), ("fmap_base", "0"), ("fmap_max", "-4"), ("latent_size", "0"),
+        ("batch_size", "0"), ("batch_size", "-4"), ("batch_size", "16.5"), ("batch_size", "4:16,4:8"),
+        ("batch_size", "8:16"), ("batch_size", "4:"), ("batch_size", ""), ("lr", "0"), ("lr", "nan"), ("lr", "inf"),
+        ("fade_kimg", "-1"), ("fade_kimg", "nan"), ("stabilize_kimg", "0"), ("total_kimg", "inf"), ("gp_target", "0"),
+        ("ema_decay", "1.5"), ("loss", "hinge"), ("metrics", "fid,beauty"), ("metric_images", "1"), ("seed", "-1"),
+        ("seed", "1e30"), ("precision", "fp8"), ("track", "paper"), ("preset", "mine"), ("mirror", "maybe"),
+        ("repeats", "0"), ("resolution", "32.5"), ("data", 3), ("lr", []),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_in_one_sentence_that_names_the_option(option, value):
+    with pytest.raises(ConfigError) as refusal:
+        resolve(GIVEN | {option: value})
+    text = str(refusal.value)
+    assert text.startswith(("--" + option.replace("_", "-"), "DATA")) and "\n" not in text
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", '{"learning_rate": 1}'])
+def test_a_bad_config_file_is_refused(tmp_path, text):
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="--config"):
+        resolve(GIVEN, str(file))
+    with pytest.raises(ConfigError, match="--config"):
+        resolve(GIVEN, str(tmp_path / "missing.json"))
+
+
+def test_every_option_says_its_default():
+    assert all("(default: " in f.metadata["help"] for f in fields(TrainConfig))

@@ -1,0 +1,131 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from pggan.config import resolve
+from pggan.networks.layers import downscale, upscale
+from pggan.training.growth import Phase
+from pggan.training.losses import WGANGP
+from pggan.training.state import TrainState, draws, latents
+from pggan.training.steps import Batch, Stepper, fade, update_ema
+
+OPTIONS = {"data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8}
+FADING = Phase(resolution=8, alpha=0.5, batch_size=8, lr=0.001, tick=1)
+
+
+def new_state(labels=0, **options):
+    return TrainState(resolve(OPTIONS | options), labels, torch.device("cpu"))
+
+
+def stepper(**options):
+    return Stepper(**{"loss": WGANGP(8), "seed": 0, "mirror": False, "ema_decay": 0.9} | options)
+
+
+def batch(labels=0, resolution=8):
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (8, 3, resolution, resolution), dtype=np.uint8))
+    return Batch(images, torch.arange(8) % labels if labels else None)
+
+
+def weights(network):
+    return [p.detach().clone() for p in network.parameters()]
+
+
+def test_a_step_trains_both_networks_moves_the_ema_and_counts_the_images():
+    state = new_state()
+    before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
+    stepper().step(state, batch(), FADING)
+    assert (state.images, state.steps) == (8, 1)
+    for name, old in before.items():
+        assert any(not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)), name
+    moved = zip(weights(state.G_ema), before["G_ema"], weights(state.G), strict=True)
+    assert all(torch.allclose(ema, 0.9 * old + 0.1 * new, atol=1e-6) for ema, old, new in moved)
+    assert {"d_loss", "g_loss", "real_score", "fake_score", "grad_norm", "skipped"} == state.sums.keys()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_steps_with_gradients_that_are_not_finite_are_left_out_and_counted(bad):
+    state = new_state()
+    with torch.no_grad():
+        state.D.output.bias.fill_(bad)
+    before, old = weights(state.D), weights(state.G)
+    for _ in range(3):
+        stepper().step(state, batch(), FADING)
+    assert state.skipped_in_a_row.tolist() == [3, 3] and state.sums["skipped"] == 6
+    assert all(torch.equal(a, b) or not b.isfinite().all() for a, b in zip(before, weights(state.D), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(old, weights(state.G), strict=True))
+    assert all(p.isfinite().all() for p in state.G_ema.parameters())
+    with torch.no_grad():
+        state.D.output.bias.zero_()
+    stepper().step(state, batch(), FADING)
+    assert state.skipped_in_a_row.tolist() == [0, 0]
+
+
+def test_a_step_depends_on_the_seed_and_the_images_seen_only():
+    first, second, other = new_state(), new_state(), new_state()
+    torch.manual_seed(1)
+    stepper().step(first, batch(), FADING)
+    torch.manual_seed(2)
+    stepper().step(second, batch(), FADING)
+    stepper(seed=1).step(other, batch(), FADING)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first.G), weights(second.G), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(first.G), weights(other.G), strict=True))
+
+
+def test_labels_train_the_classifier():
+    state = new_state(labels=4)
+    stepper().step(state, batch(labels=4), FADING)
+    assert state.D.output.weight.grad[1:].abs().sum() > 0
+
+
+def test_bf16_stays_close_to_fp32():
+    fp32, bf16 = new_state(), new_state()
+    stepper().step(fp32, batch(), FADING)
+    stepper(bf16=True).step(bf16, batch(), FADING)
+    for name in ("d_loss", "g_loss", "real_score", "grad_norm"):
+        assert bf16.sums[name].item() == pytest.approx(fp32.sums[name].item(), rel=0.05, abs=0.05)
+
+
+def test_reals_are_faded_like_the_fakes():
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(fade(x, torch.tensor(0.25)), 0.75 * upscale(downscale(x)) + 0.25 * x)
+    assert fade(x, 1.0) is x
+
+
+def test_reals_are_in_range_and_half_of_them_mirrored():
+    images = torch.arange(256, dtype=torch.uint8).view(64, 1, 2, 2)
+    plain = stepper().prepare(images, 0, 1.0)
+    assert plain.min() == -1 and plain.max() == 1
+    mirrored = stepper(mirror=True).prepare(images, 0, 1.0)
+    flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
+    assert 16 < sum(flipped) < 48
+    assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))
+
+
+def test_ema_forgets_by_its_decay():
+    a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    expected = 0.75 * a.weight.detach() + 0.25 * b.weight.detach()
+    update_ema(a, b, 0.75)
+    assert torch.allclose(a.weight, expected)
+
+
+def test_draws_differ_by_seed_images_and_purpose():
+    seen = {draws(s, i, p).random() for s in (0, 1) for i in (0, 8) for p in ("d latents", "g latents", "mixing")}
+    assert len(seen) == 12
+    assert torch.equal(latents(0, 8, "d latents", 4, 3), latents(0, 8, "d latents", 4, 3))
+
+
+def test_state_goes_through_state_dict_unchanged():
+    state, twin = new_state(), new_state(seed=5)
+    for _ in range(3):
+        stepper().step(state, batch(), FADING)
+    twin.load_state_dict(copy.deepcopy(state.state_dict()))
+    for s in (state, twin):
+        stepper().step(s, batch(), FADING)
+    for name in ("G", "D", "G_ema"):
+        assert all(
+            torch.equal(a, b) for a, b in zip(weights(getattr(state, name)), weights(getattr(twin, name)), strict=True)
+        )
+    assert state.images == twin.images and state.sums["d_loss"] == twin.sums["d_loss"]

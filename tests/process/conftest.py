@@ -1,0 +1,60 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+    synthetic --resolution 16 --fmap-base 64 --fmap-max 8 --batch-size 8 --fade-kimg 0.3 --stabilize-kimg 0.3
+    --tick-kimg 0.1 --metrics swd --metric-images 48 --metric-every-kimg 0.2 --track none --device cpu
+""".split()
+
+
+class Commands:
+    """Runs this project's commands as a user would, in a folder of their own, on one thread."""
+
+    def __init__(self, folder, cache):
+        self.folder = folder
+        threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        offline = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+        places = {"PGGAN_CACHE": str(cache), "TORCH_HOME": str(cache / "torch"), "PYTHONPATH": str(ROOT)}
+        self.environment = os.environ | threads | offline | places
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)], cwd=self.folder, env=self.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def run(self, *arguments, timeout=300):
+        process = self.start(*arguments)
+        process.out, process.err = process.communicate(timeout=timeout)
+        return process
+
+    def train(self, *arguments):
+        return self.run(ROOT / "train.py", *arguments)
+
+    def start_training(self, *arguments):
+        return self.start(ROOT / "train.py", *arguments)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def commands(tmp_path, cache):
+    return Commands(tmp_path, cache)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, cache):
+    """A tiny run, from start to end without a stop; the run directory."""
+    folder = tmp_path_factory.mktemp("finished")
+    process = Commands(folder, cache).train(*TINY, "--out", "run")
+    assert process.returncode == 0, process.err
+    (folder / "run" / "stdout").write_text(process.out)
+    return folder / "run"

@@ -1,0 +1,92 @@
+"""Real training processes, killed and stopped at random moments, end as one that was never stopped."""
+
+import json
+import random
+import signal
+import time
+
+import torch
+from conftest import TINY
+
+TIMES = {"images_per_second", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def without_times(path):
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines(path)]
+
+
+def assert_equal_bits(a, b, where="state"):
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal_bits(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), f"{where} differs"
+    else:
+        assert a == b, f"{where}: {a} and {b}"
+
+
+def assert_same_end(run, reference):
+    for name in ("latest.pt", "stage-0004.pt", "stage-0008.pt", "stage-0016.pt"):
+        ours, theirs = (
+            torch.load(folder / "checkpoints" / name, weights_only=True)["state"] for folder in (run, reference)
+        )
+        assert_equal_bits(ours | {"seconds": 0}, theirs | {"seconds": 0}, name)
+    for name in ("log.jsonl", "metrics.jsonl"):
+        assert without_times(run / name) == without_times(reference / name)
+    assert {p.name for p in run.rglob("*")} == {p.name for p in reference.rglob("*")} - {"stdout"}
+
+
+def stop_at_random_moment(process, run, how, rng):
+    """Wait until the process has logged something new and a moment more, then send the signal."""
+    before = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
+    while process.poll() is None:
+        log = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
+        if len(log.splitlines()) > len(before.splitlines()):
+            time.sleep(rng.uniform(0, 0.5))
+            process.send_signal(how)
+            break
+        time.sleep(0.01)
+    process.communicate(timeout=60)
+
+
+def test_killed_at_ten_random_moments_ends_bit_identical(commands, finished_run):
+    rng = random.Random(time.time_ns())
+    run, kills = commands.folder / "run", 0
+    tries = 0
+    while kills < 10:
+        tries += 1
+        assert tries <= 40, "the runs end before they can be killed"
+        process = commands.start_training(*TINY, "--out", "run")
+        stop_at_random_moment(process, run, signal.SIGKILL, rng)
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:  # finished first: begin another one
+            assert_same_end(run, finished_run)
+            run.rename(commands.folder / f"finished-{tries}")
+    process = commands.train(*TINY, "--out", "run")
+    assert process.returncode == 0, process.err
+    assert_same_end(run, finished_run)
+
+
+def test_stopped_by_sigterm_and_ctrl_c_saves_and_goes_on(commands, finished_run):
+    rng = random.Random(time.time_ns())
+    run = commands.folder / "run"
+    for how in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        process = commands.start_training(*TINY, "--out", "run")
+        stop_at_random_moment(process, run, how, rng)
+        assert process.returncode in (0, 1)
+    process = commands.train(*TINY, "--out", "run")
+    assert process.returncode == 0, process.err
+    assert_same_end(run, finished_run)
+
+
+def test_a_finished_run_stays_as_it_is(commands, finished_run):
+    before = {p: p.stat().st_mtime_ns for p in (finished_run / "checkpoints").iterdir()}
+    process = commands.train(*TINY, "--out", finished_run)
+    assert process.returncode == 0, process.err
+    assert before == {p: p.stat().st_mtime_ns for p in (finished_run / "checkpoints").iterdir()}
