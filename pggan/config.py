@@ -25,8 +25,8 @@ def option(help: str, default: Any = MISSING, default_text: str | None = None, *
     kwargs: `parse` (text or plain value -> value), `choices`, `minimum`, `maximum`, `metavar`; `identity=False` for
     options that may change when a run goes on, since they do not change what is trained.
     """
-    shown = default if default_text is None else default_text
-    return field(default=default, metadata={"help": f"{help} (default: {format_value(shown)})", **kwargs})
+    shown = format_value(default) if default_text is None else default_text
+    return field(default=default, metadata={"help": help, "default": shown, **kwargs})
 
 
 def format_value(value: Any) -> str:
@@ -35,7 +35,11 @@ def format_value(value: Any) -> str:
         return ",".join(f"{resolution}:{v:g}" for resolution, v in value.items())
     if isinstance(value, tuple):
         return ",".join(value) or "none"
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
 
 
 def per_stage(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
@@ -102,7 +106,7 @@ class TrainConfig:
     resolution: int | None = option(
         "final image size in pixels, a power of two from 4 to 1024", None, "the images' own, rounded down", parse=int
     )
-    channels: int | None = option("image channels, 1 to 4", None, "the images' own", parse=int, minimum=1, maximum=4)
+    channels: int | None = option("image channels", None, "the images' own", parse=int, minimum=1, maximum=4)
     labels: bool = option("condition on class subfolders (AC-GAN)", False)
     mirror: bool = option("mirror half of the real images", False)
 
@@ -232,21 +236,42 @@ def option_name(f: Field) -> str:
     return "DATA" if f.name == "data" else "--" + f.name.replace("_", "-")
 
 
+def help_text(f: Field) -> str:
+    """What the option does, its range and its default."""
+    low, high = f.metadata.get("minimum"), f.metadata.get("maximum")
+    bounds = "" if low is None else f"at least {low:g}; " if high is None else f"{low:g} to {high:g}; "
+    return f"{f.metadata['help']} ({bounds}default: {f.metadata['default']})"
+
+
+GROUPS = {  # the first option of each group in --help
+    "out": "the run",
+    "resolution": "images",
+    "fmap_base": "networks (paper, table 2)",
+    "fade_kimg": "growth, in thousands of real images that the discriminator has seen (kimg)",
+    "batch_size": "optimisation",
+    "metrics": "judging",
+    "seed": "running",
+}
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One command-line option for each field of TrainConfig."""
+    group: Any = parser
     for f in fields(TrainConfig):
         rules, name = f.metadata, option_name(f)
-        kwargs: dict[str, Any] = {"help": rules["help"].replace("%", "%%"), "default": None}
+        kwargs: dict[str, Any] = {"help": help_text(f), "default": None}
         if f.name == "data":
-            parser.add_argument("data", nargs="?", metavar="DATA", help=kwargs["help"].split(" (default")[0])
+            parser.add_argument("data", nargs="?", metavar="DATA", help=rules["help"])
             continue
+        if f.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[f.name])
         if f.type == "bool":
             kwargs["action"] = argparse.BooleanOptionalAction
         elif choices := tuple(PRESETS) if f.name == "preset" else rules.get("choices"):
             kwargs |= {"choices": choices, "metavar": "|".join(choices)}
         else:
-            kwargs["metavar"] = rules.get("metavar", f.name.upper())
-        parser.add_argument(name, **kwargs)
+            kwargs["metavar"] = rules.get("metavar", "N" if f.name != "out" else "FOLDER")
+        group.add_argument(name, **kwargs)
 
 
 def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainConfig:

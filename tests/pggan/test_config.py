@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from pggan.config import ConfigError, TrainConfig, resolve
+from pggan.config import ConfigError, TrainConfig, help_text, resolve
 
 GIVEN = {"data": "synthetic", "resolution": 32, "channels": 3}
 
@@ -57,4 +57,4 @@ def test_a_bad_config_file_is_refused(tmp_path, text):
 
 
 def test_every_option_says_its_default():
-    assert all("(default: " in f.metadata["help"] for f in fields(TrainConfig))
+    assert all("default: " in help_text(f) for f in fields(TrainConfig))

@@ -1,0 +1,167 @@
+"""train.py as a user meets it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+
+SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.1", "--stabilize-kimg", "0.1"]
+
+
+def refused(process, *says, code=2):
+    assert process.returncode == code, process.err
+    assert "Traceback" not in process.err and process.err.startswith(("train.py: ", "usage: "))
+    assert all(text in process.err for text in says), process.err
+
+
+def draw_folder(folder, count=24, size=(20, 20), mode="RGB"):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        target = folder / f"class{i % 2}"
+        target.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(target / f"{i}.png")
+
+
+def test_a_run_leaves_what_it_promises(finished_run):
+    names = {str(p.relative_to(finished_run)) for p in finished_run.rglob("*")}
+    assert {
+        "config.json", "log.jsonl", "metrics.jsonl", "checkpoints/latest.pt", "checkpoints/stage-0004.pt",
+        "checkpoints/stage-0008.pt", "checkpoints/stage-0016.pt", "samples/reals-0004.png", "samples/reals-0016.png",
+    } <= names  # fmt: skip
+    log = [json.loads(line) for line in (finished_run / "log.jsonl").read_text().splitlines()]
+    wanted = {
+        "images", "resolution", "alpha", "d_loss", "g_loss", "real_score", "fake_score", "grad_norm", "g_lr", "d_lr",
+        "images_per_second", "peak_memory_mb", "skipped",
+    }  # fmt: skip
+    assert all(wanted <= line.keys() for line in log)
+    assert [line["images"] for line in log] == sorted({line["images"] for line in log})
+    assert len(list((finished_run / "samples").glob("fakes-*.png"))) == len(log)
+    metrics = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["resolution"] for line in metrics if line["stage_end"]] == [4, 8, 16]
+    assert all(np.isfinite(line["swd"]) for line in metrics)
+    table = (finished_run / "stdout").read_text()
+    assert "16x16" in table and "SWD" in table and "final samples: " in table
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(commands):
+    process = commands.train(*TINY, "--dry-run")
+    assert process.returncode == 0, process.err
+    assert "fade in" in process.out and "stabilise" in process.out and "16x16" in process.out
+    assert list(commands.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (["--resolution", "24"], "--resolution"),
+        (["--batch-size", "4:8,64:4"], "--batch-size: there is no stage 64"),
+        (["--batch-size", "10"], "--mbstd-group"),
+        (["--total-kimg", "0.5"], "--total-kimg"),
+        (["--metrics", "fid,luck"], "--metrics"),
+        (["--device", "abacus"], "--device"),
+        (["--resume", "missing.pt"], "missing.pt does not exist"),
+        (["--config", "missing.json"], "--config"),
+        (["--inception-weights", "missing.pth", "--metrics", "fid"], "missing.pth"),
+        (["--loss", "hope"], "--loss"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence_and_nothing_is_written(commands, options, says):
+    refused(commands.train(*TINY, *options), says)
+    assert list(commands.folder.iterdir()) == []
+
+
+def test_data_that_is_not_there_is_refused(commands):
+    refused(commands.train("nowhere", "--resolution", "8"), "nowhere does not exist")
+    (commands.folder / "empty").mkdir()
+    refused(commands.train("empty", "--resolution", "8"), "holds no images")
+
+
+def test_another_config_is_refused_with_what_differs(commands):
+    assert commands.train(*SHORT, "--out", "run").returncode == 0
+    before = (commands.folder / "run" / "config.json").read_text()
+    refused(commands.train(*SHORT, "--out", "run", "--lr", "0.5", "--mirror"), "--lr", "0.5", "--mirror", "--resume")
+    assert (commands.folder / "run" / "config.json").read_text() == before
+
+
+def test_the_runs_own_config_file_starts_the_same_run(commands):
+    assert commands.train(*SHORT, "--out", "one").returncode == 0
+    assert commands.train("--config", "one/config.json", "--out", "two").returncode == 0
+    a, b = (
+        torch.load(commands.folder / run / "checkpoints" / "latest.pt", weights_only=True) for run in ("one", "two")
+    )
+    assert all(torch.equal(a["state"]["G"][name], b["state"]["G"][name]) for name in a["state"]["G"])
+
+
+def test_a_stage_checkpoint_starts_a_run_to_a_higher_resolution(commands, finished_run):
+    stage = finished_run / "checkpoints" / "stage-0008.pt"
+    process = commands.train(*TINY, "--resolution", "32", "--out", "higher", "--resume", stage, "--lr", "0.0005")
+    assert process.returncode == 0, process.err
+    assert "--resolution: 16 -> 32" in process.err and "--lr" in process.err and "0.9" in process.err
+    lines = [json.loads(x) for x in (commands.folder / "higher" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["resolution"] for line in lines if line["stage_end"]] == [16, 32]
+    first = torch.load(commands.folder / "higher" / "checkpoints" / "stage-0016.pt", weights_only=True)
+    assert first["images"] > torch.load(stage, weights_only=True)["images"]
+
+
+def test_a_longer_plan_goes_on_from_the_last_checkpoint(commands, finished_run):
+    last = finished_run / "checkpoints" / "latest.pt"
+    process = commands.train(*TINY, "--out", "longer", "--resume", last, "--total-kimg", "1.8")
+    assert process.returncode == 0, process.err
+    assert torch.load(commands.folder / "longer" / "checkpoints" / "latest.pt", weights_only=True)["images"] >= 1800
+
+
+def test_a_checkpoint_of_other_networks_is_refused(commands, finished_run):
+    last = finished_run / "checkpoints" / "latest.pt"
+    refused(commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"), "fmap_max 8, not 4")
+    assert not (commands.folder / "other").exists()
+
+
+def test_gradients_that_stay_non_finite_end_the_run_with_the_reason(commands):
+    process = commands.train(*SHORT, "--out", "run", "--lr", "1e37", "--max-skipped", "6")
+    refused(process, "not finite", "latest.pt", code=1)
+
+
+@pytest.mark.parametrize("mode, channels", [("L", 1), ("RGBA", 3)])
+def test_folders_of_non_square_images_of_any_channels_train(commands, mode, channels):
+    draw_folder(commands.folder / "art", size=(33, 20), mode=mode)
+    (commands.folder / "art" / "notes.txt").write_text("not an image")
+    process = commands.train("art", *SHORT[1:], "--out", "run")
+    assert process.returncode == 0, process.err
+    assert json.loads((commands.folder / "run" / "config.json").read_text())["channels"] == channels
+
+
+def test_class_folders_become_labels(commands):
+    draw_folder(commands.folder / "art")
+    process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
+    assert process.returncode == 0, process.err
+    saved = torch.load(commands.folder / "run" / "checkpoints" / "latest.pt", weights_only=True)
+    assert saved["classes"] == ["class0", "class1"]
+
+
+def test_changed_images_are_noticed(commands):
+    draw_folder(commands.folder / "art")
+    assert commands.train("art", *SHORT[1:], "--out", "run").returncode == 0
+    (commands.folder / "art" / "class0" / "0.png").unlink()
+    refused(commands.train("art", *SHORT[1:], "--out", "run"), "have changed since this run began")
+
+
+def test_tensorboard_is_written_by_default(commands):
+    process = commands.train(*SHORT, "--track", "tensorboard", "--out", "run")
+    assert process.returncode == 0, process.err
+    assert list((commands.folder / "run" / "tensorboard").glob("events*"))
+
+
+def test_wandb_goes_offline_without_asking_and_a_resumed_run_continues(commands):
+    pytest.importorskip("wandb")
+    commands.environment.pop("WANDB_API_KEY", None)
+    commands.environment["HOME"] = str(commands.folder)  # no key in ~/.netrc
+    for total in ("0.3", "0.5"):
+        process = commands.train(*SHORT, "--track", "wandb", "--out", "run", "--total-kimg", total)
+        assert process.returncode == 0, process.err
+    offline = list((commands.folder / "run" / "wandb").glob("offline-run-*"))
+    identity = (commands.folder / "run" / "wandb-id").read_text()
+    assert len(offline) == 2 and all(folder.name.endswith(identity) for folder in offline)
