@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from .errors import DataError
@@ -65,14 +64,17 @@ def open_pyramid(source: Source, resolution: int, channels: int, cache: Path | N
     It is built beside its final place and moved there whole, so an interrupted build leaves nothing half-done.
 
     Raises:
-        DataError: too many images that cannot be read, none at all, or no room on the disk.
+        DataError: too many images that cannot be read, none at all, no room on the disk, or a cache not to be written.
     """
     key = f"{source.name}-{resolution}x{channels}-{source.fingerprint()}-{LAYOUT}"
     folder = (cache or cache_folder()) / "datasets" / key
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        check_space(folder.parent, len(source), resolution, channels)
-        building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            check_space(folder.parent, len(source), resolution, channels)
+            building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+        except OSError as error:
+            raise DataError(f"{folder.parent} cannot be written ({error.strerror}); set PGGAN_CACHE") from None
         try:
             build(source, resolution, channels, building)
             try:
@@ -106,8 +108,8 @@ def build(source: Source, resolution: int, channels: int, folder: Path) -> None:
     def decode(index: int) -> None:
         try:
             image = source.image(index, resolution, channels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            bad[index] = str(error).split("\n")[0]
+        except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+            bad[index] = (str(error) or type(error).__name__).split("\n")[0]
             return
         for r, level in pyramid_levels(image):
             levels[r][index] = level

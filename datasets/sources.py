@@ -105,8 +105,12 @@ class ImageFolder:
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=12)
         for path in self.paths:
-            stat = path.stat()
-            digest.update(f"{path.relative_to(self.folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            try:
+                stat = path.stat()
+                version = f"{stat.st_size}\0{stat.st_mtime_ns}"
+            except OSError:  # a broken link: an image that cannot be read, like any other
+                version = "missing"
+            digest.update(f"{path.relative_to(self.folder)}\0{version}\n".encode())
         digest.update("\0".join(self.classes).encode())
         return digest.hexdigest()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors import MetricError
+
 
 class FeatureStatistics:
     """Count, sum and sum of outer products of features, accumulated in float64.
@@ -33,7 +35,9 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> Tensor:
-        """Unbiased, [D, D]."""
+        """Unbiased, [D, D]. Raises MetricError for fewer than two images."""
+        if self.count < 2:
+            raise MetricError(f"FID needs at least 2 images of each kind, not {self.count}")
         mean = self.mean
         return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
 

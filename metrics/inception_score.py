@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,13 @@ class Logits:
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
-    """Mean and (biased) deviation over `splits` of exp(E KL(p(y|x) || p(y))), from logits [N, classes]."""
+    """Mean and (biased) deviation over `splits` of exp(E KL(p(y|x) || p(y))), from logits [N, classes].
+
+    Fewer images than splits are a split each.
+    """
     scores = []
-    for part in logits.log_softmax(dim=1).tensor_split(splits):
-        marginal = part.exp().mean(dim=0).log()
+    for part in logits.log_softmax(dim=1).tensor_split(min(splits, len(logits))):
+        marginal = part.logsumexp(dim=0) - math.log(len(part))
         scores.append((part.exp() * (part - marginal)).sum(dim=1).mean().exp())
     scores = torch.stack(scores)
     return scores.mean().item(), scores.std(correction=0).item()

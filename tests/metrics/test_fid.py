@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from metrics import MetricError
+from metrics.fid import FID, FeatureStatistics, frechet_distance
+
+
+def random_covariance(rng, dimensions):
+    root = rng.standard_normal((dimensions, dimensions))
+    return torch.from_numpy(root @ root.T / dimensions)
+
+
+def statistics(*batches):
+    result = FeatureStatistics()
+    for batch in batches:
+        result.update(torch.as_tensor(batch))
+    return result
+
+
+def test_with_equal_covariances_it_is_the_squared_distance_of_the_means():
+    rng = np.random.default_rng(0)
+    covariance, (mean1, mean2) = random_covariance(rng, 16), torch.from_numpy(rng.standard_normal((2, 16)))
+    distance = frechet_distance(mean1, covariance, mean2, covariance)
+    assert distance == pytest.approx((mean1 - mean2).square().sum().item(), rel=1e-9)
+
+
+def test_with_commuting_covariances_it_is_the_distance_of_the_deviations():
+    rng = np.random.default_rng(1)
+    mean, (deviations1, deviations2) = torch.zeros(8).double(), torch.from_numpy(rng.uniform(0.1, 3, (2, 8)))
+    distance = frechet_distance(mean, deviations1.square().diag(), mean, deviations2.square().diag())
+    assert distance == pytest.approx((deviations1 - deviations2).square().sum().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_scipys_matrix_root(seed):
+    rng = np.random.default_rng(seed)
+    real, fake = rng.standard_normal((500, 24)), 0.3 + rng.standard_normal((400, 24)) @ rng.standard_normal((24, 24))
+    c1, c2 = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    root = scipy.linalg.sqrtm(c1 @ c2).real
+    expected = np.square(real.mean(0) - fake.mean(0)).sum() + np.trace(c1 + c2 - 2 * root)
+    assert FID().compare(statistics(real), statistics(fake))["fid"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "dimensions"), [(200, 32), (20, 64), (2, 64)])
+def test_same_features_are_at_no_distance(count, dimensions):
+    features = np.random.default_rng(2).uniform(0, 3, (count, dimensions))
+    assert 0 <= FID().compare(statistics(features), statistics(features))["fid"] < 1e-6
+
+
+def test_singular_covariances_give_a_finite_symmetric_distance():
+    rng = np.random.default_rng(3)
+    few, others = statistics(rng.uniform(0, 1, (10, 64))), statistics(rng.uniform(0, 2, (15, 64)))
+    there, back = FID().compare(few, others)["fid"], FID().compare(others, few)["fid"]
+    assert np.isfinite(there) and there > 1 and there == pytest.approx(back, rel=1e-6)
+
+
+def test_identical_images_on_both_sides_leave_the_distance_of_the_means():
+    assert FID().compare(statistics(np.zeros((5, 8))), statistics(np.ones((5, 8))))["fid"] == pytest.approx(8)
+
+
+@pytest.mark.parametrize("split", [[1000], [1, 999], [300, 300, 400], [1] * 1000])
+def test_statistics_do_not_depend_on_the_batches(split):
+    features = np.random.default_rng(4).normal(5, 2, (1000, 12)).astype(np.float32)
+    kept = statistics(*np.split(features, np.cumsum(split)[:-1]))
+    assert kept.count == 1000
+    np.testing.assert_allclose(kept.mean, features.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(kept.covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=0, atol=1e-10)
+
+
+def test_one_image_is_refused():
+    with pytest.raises(MetricError, match="at least 2 images of each kind, not 1"):
+        FID().compare(statistics(np.ones((1, 4))), statistics(np.ones((5, 4))))

