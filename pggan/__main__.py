@@ -11,8 +11,8 @@ from datasets import DataError, open_pyramid, open_source
 from metrics import MetricError, Suite
 
 from .config import ConfigError, metric_names
+from .training.device import choose_device
 from .training.evaluation import Judge
-from .training.loop import choose_device
 from .use import load
 
 EXAMPLES = """examples:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import resource
-import signal
-import sys
 import time
 from typing import Any
 
@@ -18,16 +15,20 @@ from checkpoints.run_directory import read_lines
 from datasets import open_pyramid, open_source, shuffled
 from metrics import Suite
 
-from ..config import ConfigError, TrainConfig
+from ..config import TrainConfig
 from ..networks import generate
+from .device import choose_device, peak_memory, use_bf16
 from .evaluation import Judge
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
 from .plan import costs_per_image, print_stages, time_left
 from .resume import adopt, check_same_images, check_same_run
+from .signals import StopRequested, StopSignals
 from .state import TrainState, latents
 from .steps import Batch, Stepper
 from .tracking import Progress, Tracker, duration, say
+
+SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm"}
 
 
 class TrainingStopped(RuntimeError):
@@ -75,6 +76,7 @@ class Training:
         self.tracker = Tracker(self.directory, config, self.state.images)
         self.costs = costs_per_image(self.state.arguments)
         self.tick_start = (time.perf_counter(), self.state.images)
+        self.recent = ""
 
     def run(self) -> None:
         state, plan = self.state, self.plan
@@ -89,7 +91,7 @@ class Training:
                     self.train_until_next_look(phase)
                     if self.ticks():
                         self.tick(phase)
-                    progress.update(state.images, self.status(phase))
+                    progress.update(state.images, f"{status(phase, state.images)}  {self.recent}")
                     self.signals.check()
             except StopRequested as request:
                 self.save()
@@ -109,9 +111,11 @@ class Training:
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
         if (skipped := int(state.skipped_in_a_row.max())) >= self.config.max_skipped:
+            latest = self.directory.latest
+            saved = f"the last good checkpoint is {latest}" if latest.exists() else "nothing was saved yet"
             raise TrainingStopped(
-                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; the "
-                f"last good checkpoint is {self.directory.latest}; try a lower --lr, or --precision fp32"
+                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; "
+                f"{saved}; try a lower --lr, or --precision fp32"
             )
 
     def batch(self, phase: Phase) -> Batch:
@@ -152,20 +156,19 @@ class Training:
             "peak_memory_mb": round(peak_memory(self.device) / 2**20),
         }
         self.tracker.scalars(self.directory.log, line)
-        say(f"{self.status(phase)}  {speed:.1f} img/s  {self.remaining(phase, speed)}")
+        self.recent = self.recent_text(line, speed, phase)
+        say(f"{status(phase, state.images)}  {self.recent}")
         self.samples(phase)
         state.clear_sums()
         self.save()
         self.tick_start = (time.perf_counter(), state.images)
 
-    def status(self, phase: Phase) -> str:
-        alpha = f" alpha {phase.alpha:.2f}" if phase.fading else ""
-        text = f"{phase.resolution}x{phase.resolution}{alpha} {self.state.images / 1000:.1f} kimg"
-        return text
-
-    def remaining(self, phase: Phase, speed: float) -> str:
+    def recent_text(self, line: dict[str, Any], speed: float, phase: Phase) -> str:
+        """Losses, gradient norm, speed and the time left."""
+        losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line[name] is not None]
         stage, whole = time_left(self.plan, self.costs, self.state.images, phase.resolution, speed)
-        return f"stage {duration(stage)}, all {duration(whole)} left"
+        left = f"left {duration(stage)} in this stage, {duration(whole)} in all"
+        return "  ".join([*losses, f"{speed:.1f} img/s", left])
 
     def samples(self, phase: Phase) -> None:
         """A grid of the EMA generator's images of fixed latents, and once a stage one of reals."""
@@ -215,6 +218,7 @@ class Training:
             "stage_seconds": round(seconds, 1),
             "evaluation_seconds": round(time.perf_counter() - start, 1),
             "metric_images": self.config.metric_images,
+            "metric_reals": min(self.config.metric_images, len(self.pyramid)),
             **results,
         }
         self.tracker.scalars(self.directory.metrics, line)
@@ -223,55 +227,7 @@ class Training:
         self.tick_start = (time.perf_counter(), state.images)
 
 
-class StopRequested(Exception):
-    """SIGINT or SIGTERM came; carries the signal's name."""
-
-
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once."""
-
-    def __init__(self) -> None:
-        self.received: str | None = None
-
-    def __enter__(self) -> StopSignals:
-        self.old = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
-
-    def handle(self, number: int, frame: Any) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        say(f"{self.received}: saving, then stopping (once more: stop at once)")
-
-    def check(self) -> None:
-        if self.received:
-            raise StopRequested(self.received)
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def use_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU's memory where there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def status(phase: Phase, images: int) -> str:
+    """As in "16x16 alpha 0.25 12.5 kimg"."""
+    alpha = f" alpha {phase.alpha:.2f}" if phase.fading else ""
+    return f"{phase.resolution}x{phase.resolution}{alpha} {images / 1000:.1f} kimg"

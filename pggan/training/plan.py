@@ -13,6 +13,7 @@ from datasets import open_source
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator
+from .device import choose_device, use_bf16
 from .growth import GrowthController, Phase
 from .losses import WGANGP
 from .state import TrainState
@@ -53,8 +54,6 @@ def print_plan(config: TrainConfig) -> None:
     Raises:
         ConfigError: a plan that cannot be carried out.
     """
-    from .loop import choose_device, use_bf16
-
     plan, device = GrowthController(config), choose_device(config.device)
     state = TrainState(config, len(open_source(config.data, config.labels).classes), device)
     costs = costs_per_image(state.arguments)
@@ -137,7 +136,7 @@ def saved_bytes(arguments: dict[str, dict[str, Any]], resolution: int, batch: in
 def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:
     """A finished run's stages from its metrics.jsonl, and where its last samples are."""
     rows, start = [], 0
-    for line in (line for line in lines if line["stage_end"]):
+    for line in {line["resolution"]: line for line in lines if line["stage_end"]}.values():
         count, seconds = line["images"] - start, line["stage_seconds"]
         start = line["images"]
         scores = [f"{line[name]:.2f}" if name in line else "-" for name in ("fid", "is", "swd")]

@@ -1,0 +1,38 @@
+"""Which device and which arithmetic a run uses, and how much memory it took."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from ..config import ConfigError, TrainConfig
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def use_bf16(config: TrainConfig, device: torch.device) -> bool:
+    """auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU's memory where there is one, else of the process; 0 on Windows, which does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,37 @@
+"""SIGINT and SIGTERM: save, then stop."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from .tracking import say
+
+
+class StopRequested(Exception):
+    """SIGINT or SIGTERM came; carries the signal's name."""
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __enter__(self) -> StopSignals:
+        self.old = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+    def handle(self, number: int, frame: Any) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+        say(f"{self.received}: saving, then stopping (once more: stop at once)")
+
+    def check(self) -> None:
+        if self.received:
+            raise StopRequested(self.received)
