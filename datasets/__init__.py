@@ -5,15 +5,17 @@ pyramid = open_pyramid(source, resolution=64, channels=3)
 pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
-from .errors import DataError
+from .base import DataError, Format, Source
 from .order import shuffled
 from .pyramid import Pyramid, cache_folder, open_pyramid
-from .sources import Format, Source, open_source
-from .synthetic import SyntheticShapes
+from .sources import open_source
+from .synthetic import SMALLEST_CLASSIFIED, ModeCounts, SyntheticShapes
 
 __all__ = [
+    "SMALLEST_CLASSIFIED",
     "DataError",
     "Format",
+    "ModeCounts",
     "Pyramid",
     "Source",
     "SyntheticShapes",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .errors import DataError
-from .sources import Source
+from .base import DataError, Source
 
 LAYOUT = 1
 MAX_BAD_SHARE = 0.01
@@ -45,6 +45,12 @@ class Pyramid:
     def __len__(self) -> int:
         return len(self.levels[4])
 
+    def digest(self) -> str:
+        """Stands for the images themselves, by their 4x4 versions and labels: the same for a copy of them."""
+        digest = hashlib.blake2b(self.levels[4].tobytes(), digest_size=12)
+        digest.update(b"" if self.labels is None else self.labels.tobytes())
+        return digest.hexdigest()
+
     def images(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 [len(indices), channels, resolution, resolution]."""
         return self.levels[resolution][np.asarray(indices)]
@@ -72,7 +78,8 @@ def open_pyramid(source: Source, resolution: int, channels: int, cache: Path | N
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             check_space(folder.parent, len(source), resolution, channels)
-            building = Path(tempfile.mkdtemp(prefix="building-", dir=folder.parent))
+            building = folder.with_name(f"building-{secrets.token_hex(8)}")
+            building.mkdir()
         except OSError as error:
             raise DataError(f"{folder.parent} cannot be written ({error.strerror}); set PGGAN_CACHE") from None
         try:

@@ -4,53 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import DataError
+from .base import DataError, Format, Source
 from .synthetic import SyntheticShapes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-
-
-@dataclass(frozen=True)
-class Format:
-    """What images are by themselves: the largest power of two that the smaller sides allow, and their channels."""
-
-    resolution: int
-    channels: int
-
-
-class Source(Protocol):
-    """A set of images.
-
-    Attributes:
-        name: for file names and messages. classes: their names, [] where there are none.
-        labels: class indices [len], int64, or None.
-    """
-
-    name: str
-    classes: list[str]
-    labels: np.ndarray | None
-
-    def __len__(self) -> int: ...
-
-    def fingerprint(self) -> str:
-        """Changes when the images do; does not decode them."""
-
-    def native_format(self) -> Format: ...
-
-    def image(self, index: int, resolution: int, channels: int) -> np.ndarray:
-        """uint8 [channels, resolution, resolution]. Raises OSError or ValueError for an image that cannot be read."""
-
-    def describe(self, index: int) -> str:
-        """The image's name in messages."""
 
 
 def open_source(data: str, labels: bool = False) -> Source:
@@ -75,8 +38,8 @@ class ImageFolder:
     """
 
     def __init__(self, folder: Path, labels: bool = False):
-        if not folder.is_dir():
-            what = "is a file, not a folder" if folder.exists() else "does not exist"
+        if not os.path.isdir(folder):
+            what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
             raise DataError(f"{folder} {what}; name a folder of images, or 'synthetic' for the embedded set")
         self.folder, self.name = folder, folder.resolve().name
         self.paths = sorted(self._find(folder))
@@ -93,8 +56,14 @@ class ImageFolder:
 
     @staticmethod
     def _find(folder: Path):
-        for parent, _, names in os.walk(folder):
-            yield from (Path(parent, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+        seen = set()
+        for parent, folders, names in os.walk(folder, followlinks=True):
+            if (real := os.path.realpath(parent)) in seen:  # a link back up
+                folders.clear()
+                continue
+            seen.add(real)
+            visible = (name for name in names if not name.startswith("."))
+            yield from (Path(parent, name) for name in visible if Path(name).suffix.lower() in SUFFIXES)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -110,39 +79,52 @@ class ImageFolder:
                 version = f"{stat.st_size}\0{stat.st_mtime_ns}"
             except OSError:  # a broken link: an image that cannot be read, like any other
                 version = "missing"
-            digest.update(f"{path.relative_to(self.folder)}\0{version}\n".encode())
-        digest.update("\0".join(self.classes).encode())
+            digest.update(f"{path.relative_to(self.folder)}\0{version}\n".encode("utf-8", "surrogateescape"))
+        digest.update("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def native_format(self) -> Format:
-        sides, bands = [], Counter()
+        sides: dict[Path, int] = {}
+        modes = set()
         for path in self.paths:
             try:
                 with Image.open(path) as image:
-                    sides.append(min(image.size))
-                    bands["L" if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16") else "RGB"] += 1
+                    sides[path] = min(image.size)
+                    modes.add(image.mode.split(";")[0])
             except (OSError, ValueError, Image.DecompressionBombError):
                 continue
         if not sides:
             raise DataError(f"none of the {len(self.paths)} images in {self.folder} can be read")
-        smallest = min(sides)
-        if smallest < 4:
-            raise DataError(f"{self.folder} holds images smaller than 4x4; give --resolution, or remove them")
-        return Format(min(1 << (smallest.bit_length() - 1), 1024), 3 if bands["RGB"] else 1)
+        smallest = min(sides, key=sides.get)
+        if sides[smallest] < 4:
+            raise DataError(f"{smallest} is smaller than 4x4 pixels; remove it, or give --resolution")
+        resolution = min(1 << (sides[smallest].bit_length() - 1), 1024)
+        return Format(resolution, 1 if modes <= {"1", "L", "LA", "La", "I"} else 3)
 
     def image(self, index: int, resolution: int, channels: int) -> np.ndarray:
         with Image.open(self.paths[index]) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16") or image.mode == "I":
-                image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            if "A" in MODES[channels]:
-                image = image.convert("RGBA" if channels == 4 else "LA")
-            else:
-                if image.has_transparency_data:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                image = image.convert(MODES[channels])
-            if image.size != (resolution, resolution):
-                image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
-            pixels = np.asarray(image)
+            image = with_channels(eight_bits(ImageOps.exif_transpose(file)), channels)
+        if image.size != (resolution, resolution):
+            image = ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image)
         return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grayscale as 8-bit; other modes as they are. Raises ValueError for what has no known range."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("32-bit grayscale has no range of its own; convert it to 8 or 16 bits")
+    return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
+
+
+def with_channels(image: Image.Image, channels: int) -> Image.Image:
+    """The image in the mode for so many channels; transparency that has no channel is laid on white."""
+    if image.mode in ("LAB", "HSV", "YCbCr"):  # Pillow converts these to RGB only
+        image = image.convert("RGB")
+    if "A" not in MODES[channels] and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(MODES[channels])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .sources import Format
+from .base import Format
 
 SHAPES = ("disc", "triangle", "cross", "ring")
 COLOURS = {"red": (220, 50, 47), "green": (70, 190, 70), "blue": (50, 90, 220), "yellow": (235, 200, 40)}
 BACKGROUNDS = {"dark": 24, "light": 236}
 MODES = tuple(product(SHAPES, COLOURS, BACKGROUNDS))
+SMALLEST_CLASSIFIED = 8  # smaller images do not show their shape
 
 
 class SyntheticShapes:
@@ -43,8 +42,6 @@ class SyntheticShapes:
         return f"{self.count}-{self.seed}" + ("-labelled" if self.classes else "")
 
     def native_format(self) -> Format:
-        from .sources import Format
-
         return Format(32, 3)
 
     def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:
@@ -140,12 +137,39 @@ def shape_references(resolution: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([g.mean(axis=0) for g in groups]), np.stack([g.std(axis=0) + 1e-6 for g in groups])
 
 
+class ModeCounts:
+    """Which modes a set of images shows, counted batch by batch."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(len(MODES), int)
+
+    def update(self, images: np.ndarray) -> None:
+        """images: uint8 RGB [N, 3, r, r]."""
+        self.counts += np.bincount(classify(images), minlength=len(MODES))
+
+    def counting(self, batches):
+        """The same batches (arrays or tensors), counted as they pass."""
+        for batch in batches:
+            self.update(np.asarray(batch))
+            yield batch
+
+    def coverage(self) -> dict[str, float]:
+        """How many of the 32 "modes" have a tenth of their fair share or more; "modes_kl", KL(images || data) in nats.
+
+        {} where nothing was counted.
+        """
+        if not self.counts.any():
+            return {}
+        share = self.counts / self.counts.sum()
+        present = share[share > 0]
+        return {
+            "modes": int((share >= 0.1 / len(MODES)).sum()),
+            "modes_kl": float((present * np.log(present * len(MODES))).sum()),
+        }
+
+
 def mode_coverage(images: np.ndarray) -> dict[str, float]:
-    """How many of the 32 modes have a tenth of their fair share or more, and KL(images || data) in nats."""
-    counts = np.bincount(classify(images), minlength=len(MODES))
-    share = counts / counts.sum()
-    present = share[share > 0]
-    return {
-        "modes": int((share >= 0.1 / len(MODES)).sum()),
-        "modes_kl": float((present * np.log(present * len(MODES))).sum()),
-    }
+    """`ModeCounts.coverage` of images [N, 3, r, r]."""
+    counts = ModeCounts()
+    counts.update(images)
+    return counts.coverage()

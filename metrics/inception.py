@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .errors import MetricError
+
 BATCH_NORM_EPSILON = 0.001
 INPUT_SIZE = 299
 
@@ -20,12 +22,18 @@ class Inception:
     Args:
         weights: state dict with NAME.conv.weight and NAME.bn.{weight,bias,running_mean,running_var} of 94 layers, and
             fc.weight [1008, 2048] where there is a classifier.
+
+    Raises:
+        MetricError: weights missing.
     """
 
     def __init__(self, weights: dict[str, Tensor], device: torch.device | str = "cpu"):
         names = [name.removesuffix(".conv.weight") for name in weights if name.endswith(".conv.weight")]
         self.device = torch.device(device)
-        self.layers = {name: tuple(t.to(self.device) for t in folded(weights, name)) for name in names}
+        try:
+            self.layers = {name: tuple(t.to(self.device) for t in folded(weights, name)) for name in names}
+        except KeyError as error:
+            raise MetricError(f"the Inception weights are incomplete: they have no {error}") from None
         classifier = weights.get("fc.weight")
         self.classifier = None if classifier is None else classifier.to(self.device)
 

@@ -41,13 +41,9 @@ class PatchDescriptors:
         image = torch.arange(n).repeat_interleave(PATCHES_PER_IMAGE)
         return windows[image, :, y, x].reshape(len(image), -1)
 
-    def count(self, side: int) -> int:
-        return sum(len(patches) for patches in self.levels[side])
-
-    def normalized(self, side: int, count: int | None = None) -> Tensor:
-        """The first `count` (or all) patches of a level, each channel of them with mean 0 and deviation 1."""
-        patches = torch.cat(self.levels[side])[:count]
-        patches = patches.view(len(patches), self.channels, -1)
+    def normalized(self, side: int) -> Tensor:
+        """All patches of a level, each channel shifted and scaled to mean 0 and deviation 1 over all of them."""
+        patches = torch.cat(self.levels[side]).view(-1, self.channels, self.levels[side][0].shape[1] // self.channels)
         mean = patches.mean(dim=(0, 2), keepdim=True, dtype=torch.float64)
         deviation = (patches - mean.float()).square().mean(dim=(0, 2), keepdim=True, dtype=torch.float64).sqrt()
         return ((patches - mean.float()) / deviation.float().clamp_min(1e-8)).flatten(1)
@@ -96,22 +92,18 @@ def quantiles(projections: np.ndarray, count: int) -> np.ndarray:
     """Each row [directions, n] sorted, and repeated evenly to `count` values where there are fewer."""
     projections.sort(axis=1)
     n = projections.shape[1]
-    return projections if n == count else projections[:, (np.arange(count) + 0.5).astype(int) * n // count]
+    return projections if n == count else projections[:, ((np.arange(count) + 0.5) * n / count).astype(int)]
 
 
 class SWD:
-    """Distance x 1000 for each level ("swd_32") and their mean ("swd"), as the paper reports it.
-
-    Of sets of different sizes, the larger one's first images are compared: the distance depends on their number.
-    """
+    """Distance x 1000 for each level ("swd_32") and their mean ("swd"), as the paper reports it."""
 
     needs = "images"
     accumulator = PatchDescriptors
 
     def compare(self, real: PatchDescriptors, fake: PatchDescriptors) -> dict[str, float]:
-        levels = {}
-        for side in real.levels:
-            count = min(real.count(side), fake.count(side))
-            distance = sliced_wasserstein(real.normalized(side, count), fake.normalized(side, count))
-            levels[f"swd_{side}"] = 1000 * distance
+        levels = {
+            f"swd_{side}": 1000 * sliced_wasserstein(real.normalized(side), fake.normalized(side))
+            for side in real.levels
+        }
         return {"swd": float(np.mean(list(levels.values())))} | levels

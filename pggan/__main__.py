@@ -50,7 +50,7 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="generated images, and at most as many real ones (default: %(default)s)",
     )  # fmt: skip
     p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
-    p.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
+    p.add_argument("--seed", type=seed, default=0, help="of the latents, 0 or more (default: %(default)s)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print one line of JSON")
     p.set_defaults(run=evaluate)
@@ -60,6 +60,13 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 2:
         raise argparse.ArgumentTypeError(f"{value} is too few; at least 2 are needed")
+    return value
+
+
+def seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
     return value
 
 
@@ -79,6 +86,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     suite = Suite(names, arguments.inception_weights, device)
     judge = Judge(pyramid, suite, arguments.num_images, arguments.seed)
     results = judge(trained.generator, trained.resolution, trained.alpha)
+    if not results:
+        raise MetricError(f"none of {', '.join(names) or 'no metrics'} can be computed here")
     report = {
         "checkpoint": str(path),
         "images": trained.images,

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from .progressive import Generator
 
+PIXELS_AT_ONCE = 64 * 128**2
+
 
 def one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
     """Class indices [N] -> float [N, label_size]; None stays None."""
@@ -21,7 +23,11 @@ def to_uint8(images: Tensor) -> Tensor:
 def generate(
     generator: Generator, latents: Tensor, labels: Tensor | None, resolution: int, alpha: float = 1.0
 ) -> Tensor:
-    """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, r, r] on the CPU."""
+    """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, r, r] on the CPU, a bounded number at a time."""
     device = next(generator.parameters()).device
-    labels = None if labels is None else one_hot(labels.to(device), generator.label_size)
-    return to_uint8(generator(latents.to(device), labels, resolution=resolution, alpha=alpha)).cpu()
+    labels = one_hot(labels, generator.label_size)
+    images = []
+    for part in range(0, len(latents), at_once := max(PIXELS_AT_ONCE // resolution**2, 1)):
+        z, y = (None if t is None else t[part : part + at_once].to(device) for t in (latents, labels))
+        images.append(to_uint8(generator(z, y, resolution=resolution, alpha=alpha)).cpu())
+    return torch.cat(images)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import Pyramid
+from datasets import SMALLEST_CLASSIFIED, ModeCounts, Pyramid
 from metrics import Suite
 
 from ..networks import Generator, generate
@@ -25,10 +25,15 @@ class Judge:
         pyramid: the real images. count: images of each kind; at most as many reals as there are.
         seed: of the latents, which are the same at every stage.
         check: called before every batch; may raise to break off.
+        count_modes: also say how many of the embedded set's modes the images show.
     """
 
-    def __init__(self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None):
+    def __init__(
+        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None,
+        count_modes: bool = False,
+    ):  # fmt: skip
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
+        self.count_modes = count_modes
         self.real: dict[int, dict] = {}
 
     def __call__(self, generator: Generator, resolution: int, alpha: float) -> dict[str, float]:
@@ -38,15 +43,18 @@ class Judge:
         if resolution not in self.real:
             reals = self.real_batches(resolution)
             reals = self.progress(reals, len(self.real_indices()), f"real {resolution}x{resolution}")
-            self.real[resolution] = self.suite.describe(reals)
+            self.real = {resolution: self.suite.describe(reals)}  # one stage at a time: descriptions can be large
+        modes = ModeCounts()
         fakes = self.fake_batches(generator, resolution, alpha)
+        if self.count_modes and resolution >= SMALLEST_CLASSIFIED:
+            fakes = modes.counting(fakes)
         fake = self.suite.describe(self.progress(fakes, self.count, f"fake {resolution}x{resolution}"))
-        return self.suite.compare(self.real[resolution], fake)
+        return self.suite.compare(self.real[resolution], fake) | modes.coverage()
 
     def real_indices(self) -> np.ndarray:
         """The same images at every stage, drawn without repetition."""
         size = len(self.pyramid)
-        return np.sort(draws(self.seed, 0, "evaluation").permutation(size)[: self.count])
+        return np.sort(draws(self.seed, 0, "judged reals").permutation(size)[: self.count])
 
     def real_batches(self, resolution: int) -> Iterator[Tensor]:
         indices = self.real_indices()
@@ -73,5 +81,5 @@ def evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:
     """Class indices [count] drawn from the data's own, or None."""
     if pyramid.labels is None:
         return None
-    chosen = draws(seed, 1, "evaluation").integers(len(pyramid), size=count)
+    chosen = draws(seed, 0, "judged labels").integers(len(pyramid), size=count)
     return torch.from_numpy(pyramid.labels[chosen])

@@ -66,6 +66,12 @@ class GrowthController:
                 f"has faded in after {reached / 1000:g}; raise it, or lower --fade-kimg and --stabilize-kimg"
             )
         self.total_images = total
+        group = config.repeats * max(config.batch_size.values())
+        if self.top and self.stage_length < group:
+            raise ConfigError(
+                f"--fade-kimg, --stabilize-kimg: a stage of {self.stage_length} images would be skipped by steps of "
+                f"{group} (batch size times --repeats); make stages longer"
+            )
         for option, table in (("batch-size", config.batch_size), ("lr", config.lr), ("tick-kimg", config.tick_kimg)):
             for resolution in table:
                 if resolution not in self.resolutions:

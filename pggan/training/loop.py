@@ -7,7 +7,6 @@ import platform
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from checkpoints import RunDirectory
@@ -22,7 +21,7 @@ from .evaluation import Judge
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
 from .plan import costs_per_image, print_stages, time_left
-from .resume import adopt, check_same_images, check_same_run
+from .resume import adopt, check_fits, same_run
 from .signals import StopRequested, StopSignals
 from .state import TrainState, latents
 from .steps import Batch, Stepper
@@ -48,26 +47,24 @@ def train(config: TrainConfig) -> None:
 
 class Training:
     def __init__(self, config: TrainConfig):
+        self.directory, saved = RunDirectory(config.out), None
+        if self.directory.exists():
+            config, saved = same_run(self.directory, config), self.directory.load_latest()
         self.config, self.plan = config, GrowthController(config)
-        self.directory = RunDirectory(config.out)
         self.device = choose_device(config.device)
-        if resuming := self.directory.exists():
-            check_same_run(self.directory, config)
-        source = open_source(config.data, config.labels)
-        self.fingerprint = source.fingerprint()
-        saved = self.directory.load_latest() if resuming else None
-        if saved:
-            check_same_images(saved, self.fingerprint, config)
         self.signals = StopSignals()
         suite = Suite(config.metrics, config.inception_weights, self.device, say)
-        self.pyramid = open_pyramid(source, config.resolution, config.channels)
-        self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check)
+        self.pyramid = open_pyramid(open_source(config.data, config.labels), config.resolution, config.channels)
+        if saved:
+            check_fits(saved, self.pyramid.digest(), config, self.plan)
+        shapes = config.data == "synthetic" and config.channels == 3
+        self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check, shapes)
         self.state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
             self.state.load_state_dict(saved["state"])
             say(f"resuming {self.directory.folder} at {self.state.images / 1000:g} kimg")
         elif config.resume:
-            lines = adopt(self.state, config.resume, config, self.plan)
+            lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         loss = WGANGP(config.resolution, config.gp_weight, config.gp_target, config.drift, config.label_weight)
         self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, use_bf16(config, self.device))
@@ -96,6 +93,12 @@ class Training:
             except StopRequested as request:
                 self.save()
                 raise TrainingStopped(f"{request}: saved {self.directory.latest}; the same command goes on") from None
+            except torch.OutOfMemoryError:
+                phase = plan.phase(state.previous)
+                raise TrainingStopped(
+                    f"out of memory at {status(phase, state.images)}: give a --batch-size below {phase.batch_size} for "
+                    f"{phase.resolution}, with --out ANOTHER --resume {self.directory.latest}"
+                ) from None
             finally:
                 progress.close()
                 self.tracker.close()
@@ -115,7 +118,7 @@ class Training:
             saved = f"the last good checkpoint is {latest}" if latest.exists() else "nothing was saved yet"
             raise TrainingStopped(
                 f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; "
-                f"{saved}; try a lower --lr, or --precision fp32"
+                f"{saved}; to go on with a lower --lr, or --precision fp32, give --out ANOTHER --resume CHECKPOINT"
             )
 
     def batch(self, phase: Phase) -> Batch:
@@ -180,7 +183,7 @@ class Training:
         self.tracker.grid(f"fakes-{self.state.images:08d}", fakes.numpy(), self.state.images)
         reals = f"reals-{phase.resolution:04d}"
         if not (self.directory.samples / f"{reals}.png").exists():
-            indices = np.arange(min(count, len(self.pyramid)))
+            indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
             self.tracker.grid(reals, self.pyramid.images(phase.resolution, indices), self.state.images)
 
     def save(self) -> None:
@@ -192,7 +195,7 @@ class Training:
                 "config": self.config.to_dict(),
                 "networks": self.state.arguments,
                 "classes": self.pyramid.classes,
-                "data": self.fingerprint,
+                "data": self.pyramid.digest(),
                 "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
                 "state": self.state.state_dict(),
             }

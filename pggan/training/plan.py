@@ -135,14 +135,19 @@ def saved_bytes(arguments: dict[str, dict[str, Any]], resolution: int, batch: in
 
 def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:
     """A finished run's stages from its metrics.jsonl, and where its last samples are."""
+    ends = {line["resolution"]: line for line in lines if line["stage_end"]}
+    scores = {"fid": "FID", "is": "IS", "swd": "SWD x1000"}
+    if any("modes" in line for line in ends.values()):
+        scores["modes"] = "modes of 32"
     rows, start = [], 0
-    for line in {line["resolution"]: line for line in lines if line["stage_end"]}.values():
+    for resolution, line in ends.items():
         count, seconds = line["images"] - start, line["stage_seconds"]
         start = line["images"]
-        scores = [f"{line[name]:.2f}" if name in line else "-" for name in ("fid", "is", "swd")]
+        numbers = [line.get(name, "-") for name in scores]
+        numbers = [f"{number:.2f}" if isinstance(number, float) else str(number) for number in numbers]
         speed = f"{count / seconds:.1f}" if seconds else "-"
-        rows.append([f"{line['resolution']}x{line['resolution']}", str(count), f"{seconds:.0f}", speed, *scores])
-    print(table(["stage", "images", "seconds", "images/s", "FID", "IS", "SWD x1000"], rows))
+        rows.append([f"{resolution}x{resolution}", str(count), f"{seconds:.0f}", speed, *numbers])
+    print(table(["stage", "images", "seconds", "images/s", *scores.values()], rows))
     if grids := sorted(run.samples.glob("fakes-*.png")):
         print(f"\nfinal samples: {grids[-1]}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from checkpoints import CheckpointError, RunDirectory, load
@@ -24,28 +24,35 @@ def differences(old: dict[str, Any], new: TrainConfig, identity_only: bool = Fal
     return lines
 
 
-def check_same_run(run: RunDirectory, config: TrainConfig) -> None:
-    """Refuse to go on with a run under options that would make it another one.
+def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
+    """The options to go on with a run: those given, and where it started from.
 
     Raises:
-        ConfigError: with the options that differ.
+        ConfigError: options that would make it another run, with what differs.
     """
-    if lines := differences(run.read_config(), config, identity_only=True):
+    old = run.read_config()
+    if config.resume not in (None, old.get("resume")):
+        raise ConfigError(f"--resume: {run.folder} has begun already, from {old.get('resume')}; give another --out")
+    if lines := differences(old, config, identity_only=True):
         raise ConfigError(
             f"{run.folder} is a run with other options:\n" + "\n".join(lines) + "\n"
             f"give the same ones to go on with it, or --out ANOTHER --resume {run.latest} to start a new run from it"
         )
+    return replace(config, resume=old.get("resume"))
 
 
-def check_same_images(saved: dict[str, Any], fingerprint: str, config: TrainConfig) -> None:
-    if saved["data"] != fingerprint:
+def check_fits(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
+    """Refuse to go on with other images, or to an end that is past."""
+    if plan.total_images <= saved["state"]["previous"]:
+        raise ConfigError(f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} thousand images")
+    if saved["data"] != content:
         raise ConfigError(
             f"the images in {config.data} have changed since this run began; bring back the old ones, or start a new "
             f"run from its checkpoint with --out ANOTHER --resume {config.out}/checkpoints/latest.pt"
         )
 
 
-def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthController) -> list[str]:
+def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]) -> list[str]:
     """Start a new run from a checkpoint, also of a lower target resolution or another plan.
 
     Returns:
@@ -70,9 +77,12 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
             content[name] = getattr(state, name).state_dict()
     state.load_state_dict(content)
     lines = differences(saved["config"], config)
+    if saved["classes"] != classes:
+        lines.append(f"  classes: {', '.join(saved['classes'])} -> {', '.join(classes)}")
     stage = saved["stage"]
     now = plan.phase(state.previous)
-    if (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
+    same_pace = all(saved["config"][name] == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
+    if not same_pace or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
         state.images = plan.position(stage["resolution"], stage["alpha"])
         lines.append(f"  counting on from {state.images / 1000:g} kimg, where this plan is at that stage")
     if grown or plan.resets_optimizers(state.previous, state.images):

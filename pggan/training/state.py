@@ -11,8 +11,19 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator
+from ..networks.progressive import feature_maps
 
-PURPOSES = ("initial weights", "d latents", "g latents", "mixing", "mirror", "grid", "evaluation")
+PURPOSES = (
+    "initial weights",
+    "d latents",
+    "g latents",
+    "mixing",
+    "mirror",
+    "grid",
+    "evaluation",
+    "judged reals",
+    "judged labels",
+)
 
 
 def draws(seed: int, images: int, purpose: str) -> np.random.Generator:
@@ -27,6 +38,7 @@ def latents(seed: int, images: int, purpose: str, count: int, size: int) -> Tens
 
 def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[str, Any]]:
     """Keyword arguments of Generator and Discriminator."""
+    shape = (config.fmap_base, config.fmap_decay, config.fmap_max)
     shared = {
         "resolution": config.resolution,
         "channels": config.channels,
@@ -37,7 +49,7 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
         "fused_scale": config.fused_scale,
     }
     return {
-        "generator": shared | {"latent_size": config.latent_size},
+        "generator": shared | {"latent_size": config.latent_size or feature_maps(0, *shape)},
         "discriminator": shared | {"mbstd_group": config.mbstd_group},
     }
 

@@ -1,4 +1,4 @@
-"""One discriminator update, one generator update, the EMA: the hot path, with no wait for the device."""
+"""One discriminator update, one generator update, the EMA: the hot path; nothing is read back from the device."""
 
 from dataclasses import dataclass
 from functools import partial

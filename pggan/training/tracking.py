@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import netrc
 import os
+import secrets
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from checkpoints import RunDirectory
-from checkpoints.run_directory import append_line
+from checkpoints.run_directory import append_line, write_text
 
 from ..config import TrainConfig
 
@@ -58,11 +61,12 @@ class TensorBoard:
     def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=images)
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=images + 1)
 
     def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
         for name, value in numbers.items():
             self.writer.add_scalar(f"{group}/{name}", value, images)
+        self.writer.flush()
 
     def image(self, name: str, pixels: np.ndarray, images: int) -> None:
         self.writer.add_image(name, pixels, images, dataformats="HWC" if pixels.ndim == 3 else "HW")
@@ -79,13 +83,17 @@ class WandB:
 
         identity = run.folder / "wandb-id"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id())
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+            write_text(identity, secrets.token_hex(4))
         self.wandb = wandb
-        self.writer = wandb.init(
-            project="pggan", name=run.folder.name, id=identity.read_text().strip(), resume="allow", mode=mode,
-            dir=str(run.folder), config=config.to_dict(),
+        start = partial(
+            wandb.init, project="pggan", name=run.folder.name, id=identity.read_text(), resume="allow",
+            dir=str(run.folder), config=config.to_dict(), settings=wandb.Settings(init_timeout=30),
         )  # fmt: skip
+        try:
+            self.writer = start(mode=os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline"))
+        except wandb.errors.Error as error:
+            say(f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); going on offline")
+            self.writer = start(mode="offline")
 
     def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
         self.writer.log({f"{group}/{k}": v for k, v in numbers.items()} | {"images": images}, step=images)
@@ -95,6 +103,15 @@ class WandB:
 
     def close(self) -> None:
         self.writer.finish()
+
+
+def has_wandb_key() -> bool:
+    """Whether somebody has logged in on this machine, or given a key."""
+    try:
+        logged_in = netrc.netrc().authenticators("api.wandb.ai")
+    except (OSError, netrc.NetrcParseError):
+        logged_in = None
+    return bool(os.environ.get("WANDB_API_KEY") or logged_in)
 
 
 def contact_sheet(images: np.ndarray, side: int = 512) -> Image.Image:

@@ -3,7 +3,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from datasets import SyntheticShapes
+from datasets import ModeCounts, SyntheticShapes
 from datasets.synthetic import BACKGROUNDS, COLOURS, MODES, SHAPES, classify, mode_coverage
 
 
@@ -89,6 +89,13 @@ def test_missing_and_rare_modes_are_counted():
     assert without_twelve == pytest.approx({"modes": 20, "modes_kl": np.log(32 / 20)}, abs=0.02)
     rare = mode_coverage(np.concatenate([drawn(320, 32)[modes < 31]] * 4 + [drawn(32, 32)[31:]]))
     assert rare["modes"] == 31
+
+
+def test_modes_are_counted_batch_by_batch():
+    images, counts = drawn(320, 32)[:70], ModeCounts()
+    assert counts.coverage() == {}
+    passed = list(counts.counting(np.split(images, [30, 64])))
+    assert (np.concatenate(passed) == images).all() and counts.coverage() == mode_coverage(images)
 
 
 def noise():

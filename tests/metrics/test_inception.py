@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from metrics import MetricError
 from metrics.inception import Inception, as_rgb, average_pool, folded, resize_tf1
 from metrics.weights import package_file, read_package
 
@@ -49,6 +50,11 @@ def test_folded_layer_is_the_convolution_and_its_batch_norm():
 
 def test_average_pool_leaves_the_padding_out_of_the_count():
     assert torch.equal(average_pool(torch.ones(1, 1, 4, 5)), torch.ones(1, 1, 4, 5))
+
+
+def test_incomplete_weights_are_refused():
+    with pytest.raises(MetricError, match=r"incomplete: they have no 'a\.bn\.\w+'"):
+        Inception({"a.conv.weight": torch.zeros(1)})
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_resolution_and_channels_come_from_the_data():
         ("fade_kimg", "-1"), ("fade_kimg", "nan"), ("stabilize_kimg", "0"), ("total_kimg", "inf"), ("gp_target", "0"),
         ("ema_decay", "1.5"), ("loss", "hinge"), ("metrics", "fid,beauty"), ("metric_images", "1"), ("seed", "-1"),
         ("seed", "1e30"), ("precision", "fp8"), ("track", "paper"), ("preset", "mine"), ("mirror", "maybe"),
-        ("repeats", "0"), ("resolution", "32.5"), ("data", 3), ("lr", []),
+        ("repeats", "0"), ("resolution", "32.5"), ("data", 3), ("lr", []), ("preset", ["demo"]),
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_in_one_sentence_that_names_the_option(option, value):
@@ -44,6 +44,14 @@ def test_values_out_of_range_are_refused_in_one_sentence_that_names_the_option(o
         resolve(GIVEN | {option: value})
     text = str(refusal.value)
     assert text.startswith(("--" + option.replace("_", "-"), "DATA")) and "\n" not in text
+
+
+@pytest.mark.parametrize("option", ["seed", "batch_size", "mirror", "loss", "metrics"])
+def test_null_in_a_config_file_is_refused_where_a_value_is_needed(tmp_path, option):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({option: None}))
+    with pytest.raises(ConfigError, match=option.replace("_", "-")):
+        resolve(GIVEN, str(file))
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]", '{"learning_rate": 1}'])

@@ -42,8 +42,11 @@ def assert_same_end(run, reference):
     assert {p.name for p in run.rglob("*")} == {p.name for p in reference.rglob("*")} - {"stdout"}
 
 
-def stop_at_random_moment(process, run, how, rng):
-    """Wait until the process has logged something new and a moment more, then send the signal."""
+def stop_at_random_moment(process, run, how, rng, from_the_start=False):
+    """Wait until the process has logged something new (or not even that), and a moment more; then send the signal."""
+    if from_the_start:
+        time.sleep(rng.uniform(0, 5))
+        process.send_signal(how)
     before = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
     while process.poll() is None:
         log = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
@@ -52,7 +55,7 @@ def stop_at_random_moment(process, run, how, rng):
             process.send_signal(how)
             break
         time.sleep(0.01)
-    process.communicate(timeout=60)
+    return process.communicate(timeout=60)[1]
 
 
 def test_killed_at_ten_random_moments_ends_bit_identical(commands, finished_run):
@@ -63,7 +66,7 @@ def test_killed_at_ten_random_moments_ends_bit_identical(commands, finished_run)
         tries += 1
         assert tries <= 40, "the runs end before they can be killed"
         process = commands.start_training(*TINY, "--out", "run")
-        stop_at_random_moment(process, run, signal.SIGKILL, rng)
+        stop_at_random_moment(process, run, signal.SIGKILL, rng, from_the_start=kills < 2)
         kills += process.returncode == -signal.SIGKILL
         if process.returncode == 0:  # finished first: begin another one
             assert_same_end(run, finished_run)
@@ -75,11 +78,14 @@ def test_killed_at_ten_random_moments_ends_bit_identical(commands, finished_run)
 
 def test_stopped_by_sigterm_and_ctrl_c_saves_and_goes_on(commands, finished_run):
     rng = random.Random(time.time_ns())
-    run = commands.folder / "run"
+    run, stopped = commands.folder / "run", 0
     for how in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         process = commands.start_training(*TINY, "--out", "run")
-        stop_at_random_moment(process, run, how, rng)
-        assert process.returncode in (0, 1)
+        errors = stop_at_random_moment(process, run, how, rng)
+        if process.returncode != 0:  # not at its end already
+            stopped += 1
+            assert process.returncode == 1 and f"{how.name}: saved" in errors and "Traceback" not in errors
+    assert stopped >= 2
     process = commands.train(*TINY, "--out", "run")
     assert process.returncode == 0, process.err
     assert_same_end(run, finished_run)
@@ -87,6 +93,8 @@ def test_stopped_by_sigterm_and_ctrl_c_saves_and_goes_on(commands, finished_run)
 
 def test_a_finished_run_stays_as_it_is(commands, finished_run):
     before = {p: p.stat().st_mtime_ns for p in (finished_run / "checkpoints").iterdir()}
+    numbers = [lines(finished_run / name) for name in ("log.jsonl", "metrics.jsonl")]
     process = commands.train(*TINY, "--out", finished_run)
     assert process.returncode == 0, process.err
+    assert numbers == [lines(finished_run / name) for name in ("log.jsonl", "metrics.jsonl")]
     assert before == {p: p.stat().st_mtime_ns for p in (finished_run / "checkpoints").iterdir()}

@@ -1,6 +1,7 @@
 """train.py as a user meets it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +119,25 @@ def test_a_checkpoint_of_other_networks_is_refused(commands, finished_run):
     last = finished_run / "checkpoints" / "latest.pt"
     refused(commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"), "fmap_max 8, not 4")
     assert not (commands.folder / "other").exists()
+
+
+def test_a_run_that_began_cannot_be_given_another_start(commands, finished_run):
+    assert commands.train(*SHORT, "--out", "run").returncode == 0
+    last = finished_run / "checkpoints" / "latest.pt"
+    refused(commands.train(*SHORT, "--out", "run", "--resume", last), "--resume", "another --out")
+
+
+def test_an_end_that_is_past_is_refused(commands):
+    assert commands.train(*SHORT, "--out", "run").returncode == 0
+    refused(commands.train(*SHORT, "--out", "run", "--total-kimg", "0.21"), "--total-kimg", "already seen")
+
+
+def test_a_copy_of_the_images_is_the_same_set(commands):
+    draw_folder(commands.folder / "art")
+    assert commands.train("art", *SHORT[1:], "--out", "run").returncode == 0
+    shutil.copytree(commands.folder / "art", commands.folder / "copy", copy_function=shutil.copyfile)
+    process = commands.train("copy", *SHORT[1:], "--out", "run", "--total-kimg", "0.4")
+    assert process.returncode == 0, process.err
 
 
 def test_gradients_that_stay_non_finite_end_the_run_with_the_reason(commands):
