@@ -115,10 +115,10 @@ class Training:
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
         if (skipped := int(state.skipped_in_a_row.max())) >= self.config.max_skipped:
             latest = self.directory.latest
-            saved = f"the last good checkpoint is {latest}" if latest.exists() else "nothing was saved yet"
+            start = f"--resume {latest}, the last good checkpoint" if latest.exists() else "nothing was saved yet"
             raise TrainingStopped(
-                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; "
-                f"{saved}; to go on with a lower --lr, or --precision fp32, give --out ANOTHER --resume CHECKPOINT"
+                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; try a "
+                f"lower --lr, or --precision fp32, in another --out ({start})"
             )
 
     def batch(self, phase: Phase) -> Batch:
