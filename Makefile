@@ -1,4 +1,4 @@
-# make demo: set up, train on the embedded synthetic set to 32x32, print a table of the stages (about 10 minutes)
+# make demo: set up, train on the embedded synthetic set to 32x32, print a table of the stages (about 12 minutes)
 # make test: set up, run the tests
 # make check: lint and format
 PYTHON ?= python3
