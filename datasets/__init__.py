@@ -9,17 +9,18 @@ from .base import DataError, Format, Source
 from .order import shuffled
 from .pyramid import Pyramid, cache_folder, open_pyramid
 from .sources import open_source
-from .synthetic import SMALLEST_CLASSIFIED, ModeCounts, SyntheticShapes
+from .synthetic import MODES, SMALLEST_CLASSIFIED, SyntheticShapes, classify
 
 __all__ = [
+    "MODES",
     "SMALLEST_CLASSIFIED",
     "DataError",
     "Format",
-    "ModeCounts",
     "Pyramid",
     "Source",
     "SyntheticShapes",
     "cache_folder",
+    "classify",
     "open_pyramid",
     "open_source",
     "shuffled",

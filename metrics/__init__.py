@@ -1,6 +1,6 @@
-"""FID, Inception Score and sliced Wasserstein distance over batches of uint8 images.
+"""FID, IS, KID, SWD, MS-SSIM, precision and recall over batches of uint8 images.
 
-Knows nothing of GANs: two sets of images in, numbers out.
+Knows nothing of GANs: two sets of images in, numbers out. `python -m metrics REAL GENERATED` from the command line.
 
     suite = Suite(("fid", "swd"), device="cpu")
     real = suite.describe(real_batches)      # iterables of uint8 [N, C, H, W]
@@ -8,6 +8,8 @@ Knows nothing of GANs: two sets of images in, numbers out.
     suite.compare(real, fake)                # {"fid": ..., "swd": ...}
 """
 
+from .cache import default_folder
+from .modes import ModeCoverage
 from .suite import METRICS, MetricError, Suite
 
-__all__ = ["METRICS", "MetricError", "Suite"]
+__all__ = ["METRICS", "MetricError", "ModeCoverage", "Suite", "default_folder"]

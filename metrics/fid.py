@@ -3,64 +3,57 @@
 from __future__ import annotations
 
 import torch
+from scipy.linalg import lapack
 from torch import Tensor
 
 from .errors import MetricError
+from .features import FeatureStatistics
 
-
-class FeatureStatistics:
-    """Count, sum and sum of outer products of features, accumulated in float64.
-
-    Attributes:
-        count: features seen.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: Tensor | None = None
-        self.outer: Tensor | None = None
-
-    def update(self, features: Tensor) -> None:
-        """features: [N, D]."""
-        x = features.cpu().double()
-        if self.total is None:
-            self.total, self.outer = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])
-        self.count += len(x)
-        self.total += x.sum(dim=0)
-        self.outer += x.T @ x
-
-    @property
-    def mean(self) -> Tensor:
-        return self.total / self.count
-
-    @property
-    def covariance(self) -> Tensor:
-        """Unbiased, [D, D]. Raises MetricError for fewer than two images."""
-        if self.count < 2:
-            raise MetricError(f"FID needs at least 2 images of each kind, not {self.count}")
-        mean = self.mean
-        return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+DIMENSIONS = 2048
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
-    """|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians, float64.
-
-    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2), here as the roots of the eigenvalues
-    of the symmetric A^T C2 A with C1 = A A^T: no complex numbers, no NaN, also for singular covariances.
-    """
-    values, vectors = torch.linalg.eigh(covariance1)
-    kept = values > values.max().clamp_min(0) * 1e-13
-    root = vectors[:, kept] * values[kept].sqrt()
-    trace_of_root = torch.linalg.eigvalsh(root.T @ covariance2 @ root).clamp_min(0).sqrt().sum()
+    """|m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)) of two Gaussians, float64."""
+    trace_of_root = trace_of_product_root(square_root(covariance1), covariance2)
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * trace_of_root
     return distance.clamp_min(0).item()
 
 
-class FID:
-    """See `frechet_distance`; accumulators hold features' statistics."""
+def square_root(covariance: Tensor) -> Tensor:
+    """A [D, rank] with A A^T = C, by Cholesky's method with pivots: C may be singular.
 
-    needs = "features"
-    accumulator = FeatureStatistics
+    Raises:
+        MetricError: not a covariance: not finite, or of negative diagonal.
+    """
+    if not covariance.isfinite().all() or (covariance.diagonal() < 0).any():
+        raise MetricError("these statistics are not those of features: the covariance is not finite or not positive")
+    factor, pivots, rank, _ = lapack.dpstrf(covariance.numpy(), lower=1)
+    root = torch.empty(covariance.shape[0], rank, dtype=torch.float64)
+    root[torch.from_numpy(pivots).long() - 1] = torch.from_numpy(factor[:, :rank]).tril()
+    return root
+
+
+def trace_of_product_root(root1: Tensor, covariance2: Tensor) -> float:
+    """Tr (C1 C2)^(1/2) with C1 = A A^T: the roots of the eigenvalues of the symmetric A^T C2 A.
+
+    No complex numbers and no NaN, also for singular covariances.
+    """
+    return torch.linalg.eigvalsh(root1.T @ covariance2 @ root1).clamp_min(0).sqrt().sum().item()
+
+
+class FID:
+    """See `frechet_distance`."""
+
+    keeps = FeatureStatistics
+
+    def check(self, real: int, fake: int) -> str | None:
+        if min(real, fake) < 2:
+            raise MetricError(f"FID needs at least 2 images of each kind, not {min(real, fake)}")
+        if min(real, fake) < DIMENSIONS:
+            return (
+                f"FID of {min(real, fake)} images, fewer than its {DIMENSIONS} dimensions, is far above that of "
+                "many: compare it only with FIDs of as many images"
+            )
 
     def compare(self, real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
-        return {"fid": frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)}
+        return {"fid": frechet_distance(*real.moments(), *fake.moments())}

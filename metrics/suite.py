@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .cache import Cache, content
 from .errors import MetricError
 from .fid import FID
+from .fid_infinity import FIDInfinity
 from .inception import Inception
 from .inception_score import IS
+from .kid import KID
+from .msssim import MSSSIM
+from .prdc import PRDC
 from .swd import SWD
 from .weights import load_weights
 
-METRICS = {"fid": FID, "is": IS, "swd": SWD}
-INCEPTION_BATCH = 32
+# A metric keeps an accumulator, which takes "features", "logits" or "images" batch by batch, and compares two of them.
+METRICS = {"fid": FID, "fid_inf": FIDInfinity, "is": IS, "kid": KID, "prdc": PRDC, "swd": SWD, "msssim": MSSSIM}
+VERSION = 1  # of the numbers: raised whenever one of them changes
+INCEPTION_BATCH = {"cpu": 32, "cuda": 256}
+
+
+@dataclass
+class Description:
+    """What the metrics keep of a set of images.
+
+    Attributes:
+        count: of images. shape: theirs, [C, H, W]. kept: accumulators by the constructor that made them.
+    """
+
+    count: int = 0
+    shape: tuple[int, ...] = ()
+    kept: dict[Any, Any] = field(default_factory=dict)
 
 
 class Suite:
@@ -26,7 +47,8 @@ class Suite:
 
     Args:
         names: keys of METRICS. weights: see `metrics.weights.load_weights`. device: where Inception runs.
-        say: told what is not available.
+        resize: "tf1", "pytorch-fid" or "clean", see `metrics.preprocess`. precision: "fp32" or "bf16".
+        more: other metrics by name. cache: folder of `remembered`. say: told what is not available.
 
     Raises:
         MetricError: an unknown metric, or a weights file that was named but cannot be used.
@@ -37,49 +59,122 @@ class Suite:
         names: Iterable[str],
         weights: str | Path | None = None,
         device: torch.device | str = "cpu",
+        *,
+        resize: str = "tf1",
+        precision: str = "fp32",
+        more: dict[str, Any] | None = None,
+        cache: Path | None = None,
         say: Callable[[str], Any] = lambda line: print(line, file=sys.stderr),
     ):
-        self.metrics = {}
-        self.inception = None
+        names = list(names)
         for name in names:
             if name not in METRICS:
                 raise MetricError(f"{name!r} is not a metric; choose from {', '.join(METRICS)}")
-            self.metrics[name] = METRICS[name]()
-        wants = {name: m.needs for name, m in self.metrics.items() if m.needs in ("features", "logits")}
+        self.metrics = {name: METRICS[name]() for name in names} | (more or {})
+        self.cache, self.say, self.inception = cache and Cache(cache), say, None
+        takes = {name: metric.keeps().takes for name, metric in self.metrics.items()}
+        wants = [name for name in self.metrics if takes[name] != "images"]
         if not wants:
             return
         try:
-            self.inception = Inception(load_weights(weights), device)
+            self.inception = Inception(load_weights(weights), device, resize, precision)
         except MetricError as error:
-            if weights is not None:
+            if weights is not None or precision != "fp32":
                 raise
             say(f"{' and '.join(wants).upper()} not available: {error}")
-        for name, needs in wants.items():
+        for name in wants:
             if self.inception is None:
                 del self.metrics[name]
-            elif needs == "logits" and self.inception.classifier is None:
+            elif takes[name] == "logits" and self.inception.classifier is None:
                 say(
                     f"{name.upper()} not available: these Inception weights hold features only, without the "
                     f"classifier; give the canonical file with --inception-weights"
                 )
                 del self.metrics[name]
 
-    def describe(self, batches: Iterable[Tensor]) -> dict[str, Any]:
-        """What each metric keeps of a set of images, from uint8 batches [N, C, H, W]."""
-        kept = {name: metric.accumulator() for name, metric in self.metrics.items()}
-        uses_inception = any(metric.needs != "images" for metric in self.metrics.values())
+    def check(self, real: int, fake: int) -> None:
+        """Refuse, with MetricError, numbers of images that a metric cannot work with; say where they are too few."""
+        for metric in self.metrics.values():
+            if warning := metric.check(real, fake):
+                self.say(warning)
+
+    def how(self) -> dict[str, Any]:
+        """What two numbers must have in common to be comparable, beside the numbers of images."""
+        network = self.inception and {
+            "resize": self.inception.resize,
+            "precision": self.inception.precision,
+            "weights": self.inception.checksum,
+        }
+        return {"metrics_version": VERSION} | (network or {})
+
+    def describe(self, batches: Iterable[Tensor]) -> Description:
+        """What each metric keeps of a set of images, from uint8 batches [N, C, H, W], all of one C, H, W.
+
+        Raises:
+            MetricError: images of different shapes, or of one that a metric cannot work with.
+        """
+        return self._describe(batches, {metric.keeps: metric.keeps() for metric in self.metrics.values()})
+
+    def _describe(self, batches: Iterable[Tensor], kept: dict[Any, Any]) -> Description:
+        result = Description(kept=kept)
+        uses_inception = any(accumulator.takes != "images" for accumulator in kept.values())
         for batch in batches:
-            for images in batch.split(INCEPTION_BATCH):
+            for images in batch.split(INCEPTION_BATCH[self.inception.device.type] if uses_inception else len(batch)):
+                shape = tuple(images.shape[1:])
+                if result.count and shape != result.shape:
+                    raise MetricError(f"images of one set have different shapes: {result.shape} and {shape}")
+                result.count, result.shape = result.count + len(images), shape
                 given = {"images": images}
                 if uses_inception:
                     given["features"], given["logits"] = self.inception(images)
-                for name, metric in self.metrics.items():
-                    kept[name].update(given[metric.needs])
-        return kept
+                for accumulator in kept.values():
+                    accumulator.update(given[accumulator.takes])
+        return result
 
-    def compare(self, real: dict[str, Any], fake: dict[str, Any]) -> dict[str, float]:
-        """Results by name, "fid", "is", "is_std", "swd", "swd_32", ..., of two descriptions."""
+    def remembered(self, make_batches: Callable[[], Iterable[Tensor]]) -> Description:
+        """`describe`, with what comes from Inception's features looked up in the cache, or put there.
+
+        Args:
+            make_batches: called once or twice; gives the same batches each time.
+        """
+        storable = {m.keeps for m in self.metrics.values() if hasattr(m.keeps, "from_arrays")}
+        if self.cache is None or not storable:
+            return self.describe(make_batches())
+        digest, count, shape = content(make_batches())
+        keys = {keeps: {"images": digest, "what": keeps.name, **self.how()} for keeps in storable}
+        stored = {keeps: self.cache.load(key) for keeps, key in keys.items()}
+        found = {keeps: keeps.from_arrays(arrays) for keeps, arrays in stored.items() if arrays is not None}
+        missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found}
+        if not missing:
+            return Description(count, shape, found)
+        result = self._describe(make_batches(), missing)
+        for keeps in storable - found.keys():
+            try:
+                self.cache.save(keys[keeps], result.kept[keeps].arrays())
+            except OSError as error:
+                self.say(f"cannot keep the features of the real images in {self.cache.folder}: {error.strerror}")
+        result.kept |= found
+        return result
+
+    def compare(self, real: Description, fake: Description) -> dict[str, float]:
+        """Results by name, "fid", "is", "is_std", "swd", "swd_32", ..., of two descriptions.
+
+        Raises:
+            MetricError: images of different shapes, or too few.
+        """
+        if real.shape != fake.shape:
+            raise MetricError(
+                f"the images have different shapes, {shape_name(real.shape)} and {shape_name(fake.shape)}: "
+                "resize one set to the size of the other first"
+            )
         results: dict[str, float] = {}
-        for name, metric in self.metrics.items():
-            results |= metric.compare(real[name], fake[name])
+        for metric in self.metrics.values():
+            results |= metric.compare(real.kept[metric.keeps], fake.kept[metric.keeps])
         return results
+
+
+def shape_name(shape: tuple[int, ...]) -> str:
+    """ "32x48 RGB" of (3, 48, 32)."""
+    channels, height, width = shape
+    kinds = {1: "grayscale", 3: "RGB", 4: "RGBA"}
+    return f"{width}x{height} {kinds.get(channels, f'of {channels} channels')}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .errors import MetricError
 
 PATCHES_PER_IMAGE = 128
 PATCH = 7
@@ -19,24 +23,30 @@ class PatchDescriptors:
 
     Levels go from the images' own size down to 16; images smaller than that are one level. The official patch of
     7x7 shrinks to the largest odd one below the level's size, where that is smaller (3x3 in a 4x4 image).
+    128 patches of 7x7 are 75 KB of each RGB image and level.
     """
 
+    takes = "images"
+
     def __init__(self, seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed
+        self.rngs: dict[int, np.random.Generator] = {}
         self.levels: dict[int, list[Tensor]] = {}
         self.channels = 0
 
     def update(self, images: Tensor) -> None:
-        """images: uint8 [N, C, r, r], r a power of two."""
-        self.channels = images.shape[1]
+        """images: uint8 [N, C, r, r]. Raises MetricError where r is not a power of two from 4 on."""
+        _, self.channels, height, width = images.shape
+        if height != width or height < 4 or height & (height - 1):
+            raise MetricError(f"SWD is of square images of 4, 8, 16, ... pixels a side, not {width}x{height}")
         for level in laplacian_pyramid(images.cpu().float()):
             self.levels.setdefault(level.shape[-1], []).append(self._patches(level))
 
     def _patches(self, level: Tensor) -> Tensor:
         n, side = len(level), level.shape[-1]
         patch = min(PATCH, side - 1)
-        corners = self.rng.integers(0, side - patch + 1, (2, n * PATCHES_PER_IMAGE))
-        y, x = (torch.from_numpy(c) for c in corners)
+        rng = self.rngs.setdefault(side, np.random.default_rng((self.seed, side)))
+        y, x = torch.from_numpy(rng.integers(0, side - patch + 1, (n * PATCHES_PER_IMAGE, 2))).T
         windows = level.unfold(2, patch, 1).unfold(3, patch, 1)  # [N, C, rows, columns, patch, patch]
         image = torch.arange(n).repeat_interleave(PATCHES_PER_IMAGE)
         return windows[image, :, y, x].reshape(len(image), -1)
@@ -80,26 +90,30 @@ def sliced_wasserstein(a: Tensor, b: Tensor, seed: int = 0) -> float:
     """Mean distance of sorted projections of a and b [N, D] onto 4 x 128 random directions."""
     rng = np.random.default_rng(seed)
     distances = []
-    for _ in range(DIRECTION_REPEATS):
-        directions = rng.standard_normal((DIRECTIONS, a.shape[1])).astype(np.float32)
-        directions = torch.from_numpy(directions / np.linalg.norm(directions, axis=1, keepdims=True))
-        sorted_a, sorted_b = (quantiles((directions @ x.T).numpy(), max(len(a), len(b))) for x in (a, b))
-        distances.append(np.abs(sorted_a - sorted_b).mean(dtype=np.float64))
+    with ThreadPoolExecutor() as threads:
+        for _ in range(DIRECTION_REPEATS):
+            directions = rng.standard_normal((DIRECTIONS, a.shape[1])).astype(np.float32)
+            directions = torch.from_numpy(directions / np.linalg.norm(directions, axis=1, keepdims=True))
+            projections = [(directions @ x.T).numpy() for x in (a, b)]
+            list(threads.map(np.ndarray.sort, [row for p in projections for row in p]))
+            repeated_a, repeated_b = (repeated(p, max(len(a), len(b))) for p in projections)
+            distances.append(np.abs(repeated_a - repeated_b).mean(dtype=np.float64))
     return float(np.mean(distances))
 
 
-def quantiles(projections: np.ndarray, count: int) -> np.ndarray:
-    """Each row [directions, n] sorted, and repeated evenly to `count` values where there are fewer."""
-    projections.sort(axis=1)
-    n = projections.shape[1]
-    return projections if n == count else projections[:, ((np.arange(count) + 0.5) * n / count).astype(int)]
+def repeated(rows: np.ndarray, count: int) -> np.ndarray:
+    """Each row [n] repeated evenly to `count` values where there are fewer."""
+    n = rows.shape[1]
+    return rows if n == count else rows[:, ((np.arange(count) + 0.5) * n / count).astype(int)]
 
 
 class SWD:
     """Distance x 1000 for each level ("swd_32") and their mean ("swd"), as the paper reports it."""
 
-    needs = "images"
-    accumulator = PatchDescriptors
+    keeps = PatchDescriptors
+
+    def check(self, real: int, fake: int) -> None:
+        pass
 
     def compare(self, real: PatchDescriptors, fake: PatchDescriptors) -> dict[str, float]:
         levels = {

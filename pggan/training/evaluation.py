@@ -9,13 +9,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import SMALLEST_CLASSIFIED, ModeCounts, Pyramid
-from metrics import Suite
+from datasets import MODES, SMALLEST_CLASSIFIED, Pyramid, classify
+from metrics import ModeCoverage, Suite
+from metrics.suite import Description
 
 from ..networks import Generator, generate
 from .state import draws, latents
 
 BATCH = 64
+
+
+def modes_of_embedded_set(data: str, channels: int) -> dict[str, ModeCoverage]:
+    """For `Suite`'s `more`: the modes of "synthetic" in RGB can be told, those of other data cannot."""
+    known = data == "synthetic" and channels == 3
+    return {"modes": ModeCoverage(classify, len(MODES), SMALLEST_CLASSIFIED)} if known else {}
 
 
 class Judge:
@@ -25,31 +32,33 @@ class Judge:
         pyramid: the real images. count: images of each kind; at most as many reals as there are.
         seed: of the latents, which are the same at every stage.
         check: called before every batch; may raise to break off.
-        count_modes: also say how many of the embedded set's modes the images show.
+
+    Raises:
+        MetricError: too few images for one of the metrics.
     """
 
     def __init__(
-        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None,
-        count_modes: bool = False,
+        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None
     ):  # fmt: skip
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
-        self.count_modes = count_modes
-        self.real: dict[int, dict] = {}
+        self.real: dict[int, Description] = {}
+        if suite.metrics:
+            suite.check(len(self.real_indices()), count)
 
     def __call__(self, generator: Generator, resolution: int, alpha: float) -> dict[str, float]:
         """Results by name, as in `metrics.Suite.compare`; {} where no metric is wanted or available."""
         if not self.suite.metrics:
             return {}
         if resolution not in self.real:
-            reals = self.real_batches(resolution)
-            reals = self.progress(reals, len(self.real_indices()), f"real {resolution}x{resolution}")
-            self.real = {resolution: self.suite.describe(reals)}  # one stage at a time: descriptions can be large
-        modes = ModeCounts()
+            total = len(self.real_indices())
+
+            def reals() -> Iterator[Tensor]:
+                return self.progress(self.real_batches(resolution), total, f"real {resolution}x{resolution}")
+
+            self.real = {resolution: self.suite.remembered(reals)}  # one stage at a time: descriptions can be large
         fakes = self.fake_batches(generator, resolution, alpha)
-        if self.count_modes and resolution >= SMALLEST_CLASSIFIED:
-            fakes = modes.counting(fakes)
         fake = self.suite.describe(self.progress(fakes, self.count, f"fake {resolution}x{resolution}"))
-        return self.suite.compare(self.real[resolution], fake) | modes.coverage()
+        return self.suite.compare(self.real[resolution], fake)
 
     def real_indices(self) -> np.ndarray:
         """The same images at every stage, drawn without repetition."""

@@ -12,12 +12,12 @@ import torch
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
 from datasets import open_pyramid, open_source, shuffled
-from metrics import Suite
+from metrics import Suite, default_folder
 
 from ..config import TrainConfig
 from ..networks import generate
 from .device import choose_device, peak_memory, use_bf16
-from .evaluation import Judge
+from .evaluation import Judge, modes_of_embedded_set
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
 from .plan import costs_per_image, print_stages, time_left
@@ -53,12 +53,10 @@ class Training:
         self.config, self.plan = config, GrowthController(config)
         self.device = choose_device(config.device)
         self.signals = StopSignals()
-        suite = Suite(config.metrics, config.inception_weights, self.device, say)
         self.pyramid = open_pyramid(open_source(config.data, config.labels), config.resolution, config.channels)
         if saved:
             check_fits(saved, self.pyramid.digest(), config, self.plan)
-        shapes = config.data == "synthetic" and config.channels == 3
-        self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check, shapes)
+        self.judge = Judge(self.pyramid, self.suite(), config.metric_images, config.seed, self.signals.check)
         self.state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
             self.state.load_state_dict(saved["state"])
@@ -130,6 +128,13 @@ class Training:
 
     def ends_stage(self) -> bool:
         return self.plan.ends_stage(self.state.previous, self.state.images)
+
+    def suite(self) -> Suite:
+        config = self.config
+        more = modes_of_embedded_set(config.data, config.channels) if config.metrics else {}
+        return Suite(
+            config.metrics, config.inception_weights, self.device, more=more, cache=default_folder(), say=say
+        )  # fmt: skip
 
     def judges(self) -> bool:
         every = self.config.metric_every_kimg
@@ -222,6 +227,7 @@ class Training:
             "evaluation_seconds": round(time.perf_counter() - start, 1),
             "metric_images": self.config.metric_images,
             "metric_reals": min(self.config.metric_images, len(self.pyramid)),
+            **self.judge.suite.how(),
             **results,
         }
         self.tracker.scalars(self.directory.metrics, line)

@@ -2,9 +2,11 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 
-from datasets import ModeCounts, SyntheticShapes
-from datasets.synthetic import BACKGROUNDS, COLOURS, MODES, SHAPES, classify, mode_coverage
+from datasets import SyntheticShapes
+from datasets.synthetic import BACKGROUNDS, COLOURS, MODES, SHAPES, classify
+from metrics import ModeCoverage
 
 
 @lru_cache
@@ -75,6 +77,14 @@ def test_the_nearest_mode_is_the_right_one(resolution):
     assert (classify(drawn(320, resolution)) == np.arange(320) % 32).mean() >= 0.99
 
 
+def mode_coverage(images):
+    coverage = ModeCoverage(classify, len(MODES), 8)
+    data, shown = coverage.keeps(), coverage.keeps()
+    data.update(torch.from_numpy(drawn(320, 32)))
+    shown.update(torch.from_numpy(np.ascontiguousarray(images)))
+    return coverage.compare(data, shown)
+
+
 def test_the_data_cover_all_modes():
     assert mode_coverage(drawn(320, 32, seed=5)) == pytest.approx({"modes": 32, "modes_kl": 0}, abs=0.01)
 
@@ -89,13 +99,6 @@ def test_missing_and_rare_modes_are_counted():
     assert without_twelve == pytest.approx({"modes": 20, "modes_kl": np.log(32 / 20)}, abs=0.02)
     rare = mode_coverage(np.concatenate([drawn(320, 32)[modes < 31]] * 4 + [drawn(32, 32)[31:]]))
     assert rare["modes"] == 31
-
-
-def test_modes_are_counted_batch_by_batch():
-    images, counts = drawn(320, 32)[:70], ModeCounts()
-    assert counts.coverage() == {}
-    passed = list(counts.counting(np.split(images, [30, 64])))
-    assert (np.concatenate(passed) == images).all() and counts.coverage() == mode_coverage(images)
 
 
 def noise():

@@ -4,7 +4,8 @@ import scipy.linalg
 import torch
 
 from metrics import MetricError
-from metrics.fid import FID, FeatureStatistics, frechet_distance
+from metrics.features import FeatureStatistics
+from metrics.fid import FID, frechet_distance, square_root, trace_of_product_root
 
 
 def random_covariance(rng, dimensions):
@@ -65,10 +66,42 @@ def test_statistics_do_not_depend_on_the_batches(split):
     features = np.random.default_rng(4).normal(5, 2, (1000, 12)).astype(np.float32)
     kept = statistics(*np.split(features, np.cumsum(split)[:-1]))
     assert kept.count == 1000
-    np.testing.assert_allclose(kept.mean, features.mean(0, dtype=np.float64), rtol=1e-12)
-    np.testing.assert_allclose(kept.covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=0, atol=1e-10)
+    mean, covariance = kept.moments()
+    np.testing.assert_allclose(mean, features.mean(0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(features.astype(np.float64), rowvar=False), rtol=0, atol=1e-10)
 
 
 def test_one_image_is_refused():
     with pytest.raises(MetricError, match="at least 2 images of each kind, not 1"):
+        FID().check(1, 5)
+    with pytest.raises(MetricError, match="at least 2 images of each kind, not 1"):
         FID().compare(statistics(np.ones((1, 4))), statistics(np.ones((5, 4))))
+
+
+@pytest.mark.parametrize(("count", "dimensions", "rank"), [(100, 32, 32), (10, 32, 9), (1, 8, 0)])
+def test_square_root_of_any_covariance(count, dimensions, rank):
+    features = np.random.default_rng(5).standard_normal((count, dimensions))
+    covariance = torch.from_numpy(np.cov(features, rowvar=False, bias=True))
+    root = square_root(covariance)
+    assert root.shape == (dimensions, rank)
+    torch.testing.assert_close(root @ root.T, covariance, rtol=0, atol=1e-12)
+
+
+def test_trace_of_the_root_is_that_of_scipys_for_covariances_of_low_rank():
+    rng = np.random.default_rng(6)
+    c1, c2 = (torch.from_numpy(np.cov(rng.standard_normal((n, 12)), rowvar=False)) for n in (6, 30))
+    expected = np.sqrt(np.linalg.eigvals(c1.numpy() @ c2.numpy()).real.clip(0)).sum()
+    assert trace_of_product_root(square_root(c1), c2) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0])
+def test_what_is_no_covariance_is_refused(wrong):
+    covariance = torch.eye(4).double()
+    covariance[2, 2] = wrong
+    with pytest.raises(MetricError, match="not finite or not positive"):
+        frechet_distance(torch.zeros(4).double(), covariance, torch.zeros(4).double(), torch.eye(4).double())
+
+
+def test_fewer_images_than_dimensions_are_warned_of():
+    assert "FID of 2047 images" in FID().check(5000, 2047)
+    assert FID().check(2048, 2048) is None

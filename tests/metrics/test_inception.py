@@ -5,36 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metrics import MetricError
-from metrics.inception import Inception, as_rgb, average_pool, folded, resize_tf1
+from metrics import MetricError, inception
+from metrics.inception import Inception, average_pool, folded
+from metrics.preprocess import inception_input
 from metrics.weights import package_file, read_package
 
 
 def images(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
-
-
-@pytest.mark.parametrize("size", [(4, 4), (5, 7), (32, 32), (299, 299), (64, 600)])
-def test_resize_is_tensorflow_1_bilinear(size):
-    source = images(2, 3, *size).float()
-    ours = resize_tf1(source)
-    assert ours.shape == (2, 3, 299, 299)
-    rng = np.random.default_rng(1)
-    places = [(0, 0), (0, 298), (298, 0), (298, 298), *rng.integers(0, 299, (500, 2)).tolist()]
-    for row, column in places:
-        y, x = row * size[0] / 299, column * size[1] / 299
-        top, left = int(y), int(x)
-        bottom, right = min(top + 1, size[0] - 1), min(left + 1, size[1] - 1)
-        upper = source[..., top, left] * (1 - x + left) + source[..., top, right] * (x - left)
-        lower = source[..., bottom, left] * (1 - x + left) + source[..., bottom, right] * (x - left)
-        expected = upper * (1 - y + top) + lower * (y - top)
-        torch.testing.assert_close(ours[..., row, column], expected, rtol=0, atol=0.03)
-
-
-def test_as_rgb_repeats_one_channel_and_leaves_alpha_out():
-    source = images(2, 4, 5, 6)
-    for channels, taken in ((1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (4, [0, 1, 2])):
-        assert torch.equal(as_rgb(source[:, :channels]), source[:, taken])
 
 
 def test_folded_layer_is_the_convolution_and_its_batch_norm():
@@ -70,7 +48,7 @@ def test_features_agree_with_the_packages_own_network(package):
     batch = torch.stack([*images(2, 3, 32, 32), torch.from_numpy(smooth).byte(), images(3, 1, 1).expand(3, 32, 32)])
     features, logits = Inception(read_package(package))(batch)
     with torch.inference_mode():
-        theirs = torch.jit.load(package)((resize_tf1(batch.float()) - 128) / 128)
+        theirs = torch.jit.load(package)(inception_input(batch))
     assert logits is None and features.shape == (4, 2048)
     assert ((features - theirs).norm(dim=1) / theirs.norm(dim=1)).max() < 1e-3
     assert (theirs[:, None] - theirs).norm(dim=2)[~torch.eye(4, dtype=torch.bool)].min() > 1e-2 * theirs.norm()
@@ -80,3 +58,28 @@ def test_logits_are_the_classifiers_without_bias(package):
     weights = read_package(package) | {"fc.weight": torch.randn(1008, 2048, generator=torch.Generator().manual_seed(0))}
     features, logits = Inception(weights)(images(2, 1, 16, 16))
     torch.testing.assert_close(logits, F.linear(features, weights["fc.weight"]))
+
+
+def test_bf16_features_are_close_and_come_as_float32(package):
+    weights, batch = read_package(package), images(8, 3, 32, 32)
+    exact, _ = Inception(weights)(batch)
+    try:
+        rounded, _ = Inception(weights, precision="bf16")(batch)
+    except MetricError as error:
+        pytest.skip(str(error))
+    difference = ((rounded - exact).norm(dim=1) / exact.norm(dim=1)).mean()
+    assert rounded.dtype == torch.float32 and 1e-4 < difference < 0.03
+
+
+def test_a_processor_that_cannot_compute_in_bf16_is_refused_in_one_sentence(package, monkeypatch):
+    monkeypatch.setattr(inception, "BF16_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(MetricError, match="cpu cannot compute in bf16: use --precision fp32"):
+        Inception(read_package(package), precision="bf16")
+
+
+def test_the_checksum_is_that_of_the_trunks_numbers_alone(package):
+    weights = read_package(package)
+    with_classifier = weights | {"fc.weight": torch.zeros(1008, 2048)}
+    changed = weights | {"Mixed_6d.branch_pool.conv.weight": weights["Mixed_6d.branch_pool.conv.weight"] * 1.001}
+    checksums = [Inception(w).checksum for w in (weights, with_classifier, changed)]
+    assert checksums[0] == checksums[1] != checksums[2]

@@ -4,28 +4,34 @@ import pytest
 import torch
 
 from metrics import METRICS, MetricError, Suite, suite
+from metrics.features import Features, FeatureStatistics
 from metrics.weights import HOW_TO
 
 
-def images(count, seed=0):
-    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+def images(count, seed=0, side=16, channels=3):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, side, side), generator=generator, dtype=torch.uint8)
 
 
 @pytest.fixture
 def inception(monkeypatch):
     """Put a stand-in for Inception in place, with the classifier given; returns the sizes of the batches it gets."""
 
-    def install(classifier):
+    def install(classifier=None):
         sizes = []
 
-        def network(batch):
-            sizes.append(len(batch))
-            features = batch.float().mean(dim=(2, 3))
-            return features, None if classifier is None else features @ classifier.T
+        class Network:
+            def __init__(self, weights, device, resize, precision):
+                self.resize, self.precision, self.device = resize, precision, torch.device(device)
+                self.classifier, self.checksum = classifier, "checksum"
 
-        network.classifier = classifier
+            def __call__(self, batch):
+                sizes.append(len(batch))
+                features = batch.float().mean(dim=(2, 3))
+                return features, None if self.classifier is None else features @ self.classifier.T
+
         monkeypatch.setattr(suite, "load_weights", lambda path: {})
-        monkeypatch.setattr(suite, "Inception", lambda weights, device: network)
+        monkeypatch.setattr(suite, "Inception", Network)
         return sizes
 
     return install
@@ -57,7 +63,7 @@ def test_without_weights_a_file_that_was_named_is_an_error(no_weights):
 
 
 def test_with_the_trunk_alone_is_is_said_to_be_missing_and_not_computed(inception):
-    inception(None)
+    inception()
     lines = []
     judge = Suite(["fid", "is", "swd"], say=lines.append)
     assert len(lines) == 1 and lines[0].startswith("IS not available") and "\n" not in lines[0]
@@ -65,21 +71,121 @@ def test_with_the_trunk_alone_is_is_said_to_be_missing_and_not_computed(inceptio
     assert list(results) == ["fid", "swd", "swd_16"] and all(map(math.isfinite, results.values()))
 
 
-def test_with_the_classifier_every_metric_is_computed(inception):
+def test_one_feature_pass_feeds_every_metric(inception):
     sizes = inception(torch.eye(3))
     judge = Suite(METRICS, say=pytest.fail)
+    judge.metrics["kid"].subset_size = 50
     real, fake = ([images(40), images(30, 1)], [images(40, 2), images(30, 3)])
     results = judge.compare(judge.describe(real), judge.describe(fake))
-    assert set(results) == {"fid", "is", "is_std", "swd", "swd_16"} and all(map(math.isfinite, results.values()))
+    assert set(results) == {
+        "fid", "fid_inf", "fid_inf_error", "is", "is_std", "kid", "kid_std", "precision", "recall", "density",
+        "coverage", "swd", "swd_16", "msssim", "msssim_real",
+    }  # fmt: skip
+    assert all(map(math.isfinite, results.values()))
     assert sizes == [32, 8, 30] * 2
 
 
 def test_swd_alone_does_not_look_for_weights(monkeypatch):
     monkeypatch.setattr(suite, "load_weights", lambda path: pytest.fail("looked for weights"))
-    assert list(Suite(["swd"]).metrics) == ["swd"]
+    assert list(Suite(["swd", "msssim"]).metrics) == ["swd", "msssim"]
 
 
 @pytest.mark.parametrize("names", [["fdi"], ["swd", "FID"]])
 def test_an_unknown_metric_is_refused(names):
-    with pytest.raises(MetricError, match="is not a metric; choose from fid, is, swd"):
+    with pytest.raises(MetricError, match="is not a metric; choose from fid, fid_inf, is, kid"):
         Suite(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "says"),
+    [("fid", 1, "at least 2"), ("kid", 999, "--kid-subset-size"), ("prdc", 5, "more than 5"), ("fid_inf", 999, "1000"),
+     ("msssim", 1, "at least 2")],
+)  # fmt: skip
+def test_too_few_images_are_refused_before_the_work(inception, name, count, says):
+    inception()
+    judge = Suite([name])
+    for real, fake in ((count, 5000), (5000, count)):
+        with pytest.raises(MetricError, match=says):
+            judge.check(real, fake)
+    judge.check(count + 1, count + 1)
+
+
+def test_sets_of_different_shapes_are_refused():
+    judge = Suite(["swd"])
+    real = judge.describe([images(2)])
+    for others in (images(2, side=32), images(2, channels=1)):
+        with pytest.raises(MetricError, match=r"different shapes, 16x16 RGB and (32x32 RGB|16x16 grayscale)"):
+            judge.compare(real, judge.describe([others]))
+    with pytest.raises(MetricError, match="one set have different shapes"):
+        judge.describe([images(2), images(2, side=32)])
+
+
+class TestRemembered:
+    names = ("fid", "kid", "swd")
+
+    def judge(self, cache, **options):
+        judge = Suite(self.names, cache=cache, say=pytest.fail, **options)
+        judge.metrics["kid"].subset_size = 4
+        return judge
+
+    def test_the_features_come_from_the_cache_and_the_numbers_are_the_same(self, inception, tmp_path):
+        sizes = inception()
+        fake = self.judge(None).describe([images(40, 1)])
+        plain = self.judge(tmp_path).compare(self.judge(None).describe([images(40)]), fake)
+        for _ in range(2):
+            sizes.clear()
+            judge = self.judge(tmp_path)
+            assert judge.compare(judge.remembered(lambda: [images(40)]), fake) == plain
+        assert sizes == []
+        assert sorted(p.name.split("-")[0] for p in tmp_path.iterdir()) == ["features", "statistics"]
+
+    def test_a_metric_that_is_new_is_computed_beside_what_is_there(self, inception, tmp_path):
+        sizes = inception()
+        Suite(["fid"], cache=tmp_path).remembered(lambda: [images(40)])
+        sizes.clear()
+        description = self.judge(tmp_path).remembered(lambda: [images(40)])
+        assert sizes == [32, 8] and {FeatureStatistics, Features} < description.kept.keys()
+
+    @pytest.mark.parametrize("change", ["a pixel", "the order", "the resize", "the precision", "one more"])
+    def test_anything_that_matters_makes_it_another_set(self, inception, tmp_path, change):
+        sizes = inception()
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        sizes.clear()
+        other, options = images(20), {}
+        if change == "a pixel":
+            other[7, 1, 2, 3] ^= 1
+        elif change == "the order":
+            other = other.flip(0)
+        elif change == "one more":
+            other = torch.cat([other, other[:1]])
+        else:
+            options = {"resize": "clean"} if change == "the resize" else {"precision": "bf16"}
+        self.judge(tmp_path, **options).remembered(lambda: [other])
+        assert sizes == [len(other)]
+
+    def test_the_batches_do_not_matter(self, inception, tmp_path):
+        sizes = inception()
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        sizes.clear()
+        self.judge(tmp_path).remembered(lambda: images(20).split(7))
+        assert sizes == []
+
+    @pytest.mark.parametrize("damage", [b"", b"PK", None])
+    def test_a_damaged_file_is_computed_anew(self, inception, tmp_path, damage):
+        sizes = inception()
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        for path in tmp_path.iterdir():
+            whole = path.read_bytes()
+            path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+        sizes.clear()
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        assert sizes == [20]
+
+    def test_a_folder_that_cannot_be_written_is_said_and_the_work_goes_on(self, inception, tmp_path):
+        inception()
+        (tmp_path / "file").touch()
+        lines = []
+        judge = Suite(["fid"], cache=tmp_path / "file" / "cache", say=lines.append)
+        assert judge.remembered(lambda: [images(20)]).count == 20
+        assert len(lines) == 1 and lines[0].startswith("cannot keep the features")

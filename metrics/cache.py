@@ -1,0 +1,65 @@
+"""What was computed of a set of images, kept on disk under the content of the images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+def default_folder() -> Path:
+    """$PGGAN_CACHE/metrics, or ~/.cache/pggan/metrics."""
+    return Path(os.environ.get("PGGAN_CACHE") or Path.home() / ".cache" / "pggan") / "metrics"
+
+
+def content(batches: Iterable[Tensor]) -> tuple[str, int, tuple[int, ...]]:
+    """Digest of all pixels in their order, number of images and the last one's [C, H, W]."""
+    digest, count, shape = hashlib.blake2b(digest_size=16), 0, ()
+    for images in batches:
+        count, shape = count + len(images), tuple(images.shape[1:])
+        digest.update(np.ascontiguousarray(images.cpu().numpy()))
+    digest.update(repr(shape).encode())
+    return digest.hexdigest(), count, shape
+
+
+class Cache:
+    """Files of arrays in a folder, each written whole or not at all; a file that cannot be read counts as missing."""
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+
+    def path(self, key: dict[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        return self.folder / f"{key['what']}-{digest}.npz"
+
+    def load(self, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
+        try:
+            with np.load(self.path(key), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def save(self, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Raises OSError where the folder cannot be written."""
+        save_arrays(self.path(key), arrays)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            np.savez(file, **arrays)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        finally:
+            Path(file.name).unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+from metrics import prdc
+from metrics.prdc import precision_recall_density_coverage
+
+
+def plain(real, fake):
+    """By the definitions, every distance at once, in float64."""
+
+    def distance(a, b):
+        return np.linalg.norm(a[:, None] - b[None], axis=2)
+
+    def radius(x, k):
+        return np.sort(distance(x, x), axis=1)[:, k]
+
+    d = distance(fake, real)
+    return {
+        "precision": (d <= radius(real, 3)).any(axis=1).mean(),
+        "recall": (radius(fake, 3) >= d.T).any(axis=1).mean(),
+        "density": (d <= radius(real, 5)).sum() / (5 * len(fake)),
+        "coverage": (d.min(axis=0) <= radius(real, 5)).mean(),
+    }
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(60, 60, 0), (80, 50, 1.0), (40, 90, 2.0)])
+@pytest.mark.parametrize("at_once", [1 << 25, 100])
+def test_agrees_with_the_definitions_whatever_the_slices(monkeypatch, n, m, shift, at_once):
+    monkeypatch.setattr(prdc, "DISTANCES_AT_ONCE", at_once)
+    rng = np.random.default_rng(n)
+    real, fake = rng.normal(0, 1, (n, 5)), rng.normal(shift, 1, (m, 5))
+    ours = precision_recall_density_coverage(torch.from_numpy(real).float(), torch.from_numpy(fake).float())
+    assert ours == pytest.approx(plain(real, fake))
+
+
+def test_the_same_set_is_perfect_and_a_far_one_worthless():
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    same = precision_recall_density_coverage(x, x)
+    assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
+    assert set(precision_recall_density_coverage(x, x + 100).values()) == {0}
+
+
+def test_a_collapsed_generator_is_precise_but_recalls_and_covers_little():
+    g = torch.Generator().manual_seed(1)
+    real = torch.randn(200, 4, generator=g)
+    fake = real[:1] + 0.01 * torch.randn(200, 4, generator=g)
+    result = precision_recall_density_coverage(real, fake)
+    assert result["precision"] == 1 and result["recall"] < 0.05 and result["coverage"] < 0.1
