@@ -15,8 +15,6 @@ from .cache import save_arrays
 from .errors import MetricError
 from .features import FeatureStatistics
 
-UNKNOWN = "unknown"
-
 
 class StoredStatistics(NamedTuple):
     """Mean and covariance read from a file, in place of a `FeatureStatistics`.
@@ -52,13 +50,13 @@ def holds_statistics(path: str | os.PathLike) -> bool:
         return False
 
 
-def read_statistics(path: str | os.PathLike, how_names: tuple[str, ...]) -> StoredStatistics:
+def read_statistics(path: str | os.PathLike) -> StoredStatistics:
     """Raises MetricError for a file that is damaged or holds something else."""
     try:
         with np.load(path, allow_pickle=False) as file:
             mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
             count = int(file["num_images"]) if "num_images" in file.files else None
-            how = {name: file[name].item() for name in how_names if name in file.files}
+            how = {name: file[name].item() for name in file.files if name not in ("mu", "sigma", "num_images")}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise MetricError(f"cannot read statistics from {path}: {error}") from None
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -58,3 +59,10 @@ def finished_run(tmp_path_factory, cache):
     assert process.returncode == 0, process.err
     (folder / "run" / "stdout").write_text(process.out)
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def some_images():
+    """64 training and 64 test images of CIFAR-10, uint8 [64, 3, 32, 32] each."""
+    with np.load(ROOT / "tests" / "golden" / "cifar10_64.npz") as file:
+        return {split: file[split] for split in ("train", "test")}

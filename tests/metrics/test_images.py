@@ -1,0 +1,178 @@
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metrics import MetricError
+from metrics.images import ImageSet
+
+
+def pixels(count, side=8, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def folder_of(folder, images):
+    for i, image in enumerate(images):
+        path = folder / f"{i % 3}" / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def in_folder_order(images):
+    return np.concatenate([images[k::3] for k in range(3)])
+
+
+def read(path, count=None):
+    return torch.cat(list(ImageSet(path, count).batches())).permute(0, 2, 3, 1).numpy()
+
+
+def test_a_folder_is_searched_through_its_subfolders(tmp_path):
+    images = pixels(130)
+    folder = folder_of(tmp_path, images)
+    (folder / "notes.txt").write_text("no image")
+    assert (read(folder) == in_folder_order(images)).all()
+
+
+def test_a_zip_is_read_in_place(tmp_path):
+    images = pixels(70)
+    folder = folder_of(tmp_path / "images", images)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for path in folder.rglob("*.png"):
+            archive.write(path, path.relative_to(folder))
+    assert (read(tmp_path / "images.zip") == in_folder_order(images)).all()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_the_array_of_an_npz_is_read_in_slices(tmp_path, save):
+    images = pixels(200)
+    save(tmp_path / "images.npz", y=np.arange(200), x=images)
+    assert (read(tmp_path / "images.npz") == images).all()
+    whole = ImageSet(tmp_path / "images.npz")
+    assert all(torch.equal(a, b) for a, b in zip(whole.batches(), whole.batches(), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (5, 8, 8, 1), (5, 8, 8, 4)])
+def test_gray_and_rgba_arrays_become_rgb(tmp_path, shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images)
+    expected = images[..., :3] if shape[-1] == 4 else np.repeat(images.reshape(5, 8, 8, 1), 3, axis=3)
+    assert (read(tmp_path / "images.npz") == expected).all()
+
+
+@pytest.mark.parametrize("count", [1, 64, 199, 200])
+def test_so_many_are_drawn_by_a_fixed_seed_in_their_order(tmp_path, count):
+    images = pixels(200)
+    np.savez(tmp_path / "images.npz", images)
+    chosen = np.sort(np.random.RandomState(2020).choice(200, count, replace=False))
+    assert (read(tmp_path / "images.npz", count) == images[chosen]).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA", "CMYK", "1"])
+def test_every_mode_of_8_bits_is_read_as_rgb(tmp_path, mode):
+    suffix = "tif" if mode == "CMYK" else "png"
+    image = Image.fromarray(pixels(1)[0]).convert(mode)
+    image.save(tmp_path / f"image.{suffix}")
+    assert (read(tmp_path)[0] == np.asarray(image.convert("RGB"))).all()
+
+
+def two_sizes(folder):
+    folder_of(folder, pixels(2))
+    Image.fromarray(pixels(1, 9)[0]).save(folder / "z.png")
+    return "images of different sizes: .*0000.png is 8x8 and .*z.png is 9x9"
+
+
+def broken_image(folder):
+    folder_of(folder, pixels(3))
+    whole = (folder / "1" / "0001.png").read_bytes()
+    (folder / "1" / "0001.png").write_bytes(whole[:60])
+    return r"cannot read .*0001\.png"
+
+
+def not_an_image(folder):
+    (folder / "a.png").write_text("hello")
+    return r"cannot read .*a\.png: no image"
+
+
+def of_16_bits(folder):
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep.png")
+    return r"deep\.png has more than 8 bits"
+
+
+def a_bomb(folder):
+    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
+    return r"cannot read .*bomb\.png: Image size .* exceeds limit"
+
+
+@pytest.mark.parametrize("make", [two_sizes, broken_image, not_an_image, of_16_bits, a_bomb])
+def test_images_that_cannot_be_judged_are_named(tmp_path, make):
+    says = make(tmp_path)
+    with pytest.raises(MetricError, match=says) as error:
+        read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def missing(folder):
+    return folder / "nowhere", "does not exist"
+
+
+def empty(folder):
+    return folder, "holds no images"
+
+
+def a_text(folder):
+    (folder / "a.txt").write_text("hello")
+    return folder / "a.txt", "not a folder of images, a zip or an .npz"
+
+
+def a_zip_of_texts(folder):
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "hello")
+    return folder / "a.zip", "holds no images"
+
+
+def a_truncated_npz(folder):
+    np.savez(folder / "a.npz", pixels(100))
+    whole = (folder / "a.npz").read_bytes()
+    (folder / "a.npz").write_bytes(whole[: len(whole) // 2])
+    return folder / "a.npz", "truncated"
+
+
+def floats(folder):
+    np.savez(folder / "a.npz", x=np.zeros((5, 8, 8, 3), np.float32))
+    return folder / "a.npz", r"one uint8 array of images .* not x float32\[5, 8, 8, 3\]"
+
+
+def two_arrays(folder):
+    np.savez(folder / "a.npz", pixels(2), pixels(3))
+    return folder / "a.npz", "one uint8 array of images"
+
+
+def objects(folder):
+    np.savez(folder / "a.npz", np.array([{"a": 1}], dtype=object))
+    return folder / "a.npz", "one uint8 array of images"
+
+
+@pytest.mark.parametrize("make", [missing, empty, a_text, a_zip_of_texts, a_truncated_npz, floats, two_arrays, objects])
+def test_what_holds_no_images_is_refused(tmp_path, make):
+    path, says = make(tmp_path)
+    with pytest.raises(MetricError, match=says) as error:
+        ImageSet(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_npz_whose_data_are_damaged_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", pixels(100, 32))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(MetricError, match="truncated or damaged"):
+        read(tmp_path / "a.npz")
+
+
+def test_more_images_than_there_are_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", pixels(5))
+    with pytest.raises(MetricError, match="holds 5 images, and 6 were asked for"):
+        ImageSet(tmp_path / "a.npz", 6)

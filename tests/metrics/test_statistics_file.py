@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from metrics import MetricError
+from metrics.features import FeatureStatistics
+from metrics.fid import FID
+from metrics.statistics_file import holds_statistics, read_statistics, write_statistics
+
+HOW = {"metrics_version": 1, "resize": "tf1"}
+
+
+@pytest.fixture
+def statistics():
+    kept = FeatureStatistics()
+    kept.update(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
+    return kept
+
+
+def test_what_is_written_is_read_and_serves_fid(statistics, tmp_path):
+    path = tmp_path / "made" / "a.npz"
+    write_statistics(path, statistics, HOW)
+    stored = read_statistics(path)
+    assert holds_statistics(path) and stored.count == 50 and stored.how == HOW
+    assert all(torch.equal(a, b) for a, b in zip(stored.moments(), statistics.moments(), strict=True))
+    assert FID().compare(stored, statistics)["fid"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_format_is_that_of_pytorch_fid(statistics, tmp_path):
+    write_statistics(tmp_path / "a.npz", statistics, HOW)
+    with np.load(tmp_path / "a.npz") as file:  # as pytorch-fid reads it
+        mean, covariance = file["mu"][:], file["sigma"][:]
+    assert mean.shape == (8,) and covariance.shape == (8, 8) and covariance.dtype == np.float64
+    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance)  # as pytorch-fid writes it
+    stored = read_statistics(tmp_path / "theirs.npz")
+    assert stored.count is None and stored.how == {} and stored.mean.tolist() == mean.tolist()
+
+
+def test_images_are_no_statistics(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8))
+    (tmp_path / "b.npz").write_text("hello")
+    assert not any(holds_statistics(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz"))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mu": np.zeros((2, 2)), "sigma": np.eye(2)},
+        {"mu": np.zeros(3), "sigma": np.eye(2)},
+        {"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)},
+        {"mu": np.array(["a", "b"]), "sigma": np.eye(2)},
+        {"mu": np.array([{}, {}], dtype=object), "sigma": np.eye(2)},
+        {"mu": np.zeros(2), "sigma": np.eye(2), "num_images": np.array("many")},
+    ],
+)
+def test_a_file_of_something_else_is_refused_in_one_sentence(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(MetricError, match=r"a\.npz") as error:
+        read_statistics(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
+
+
+def test_a_place_that_cannot_be_written_is_said(statistics, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MetricError, match="cannot write"):
+        write_statistics(tmp_path / "file" / "a.npz", statistics, HOW)
