@@ -87,24 +87,33 @@ def enlarge(images: Tensor) -> Tensor:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, seed: int = 0) -> float:
-    """Mean distance of sorted projections of a and b [N, D] onto 4 x 128 random directions."""
+    """Mean distance of sorted projections of a [N, D] and b [M, D] onto 4 x 128 random directions."""
     rng = np.random.default_rng(seed)
-    distances = []
+    projected = [torch.empty(DIRECTIONS, len(x)) for x in (a, b)]
+    distances: list[float] = []
     with ThreadPoolExecutor() as threads:
         for _ in range(DIRECTION_REPEATS):
             directions = rng.standard_normal((DIRECTIONS, a.shape[1])).astype(np.float32)
             directions = torch.from_numpy(directions / np.linalg.norm(directions, axis=1, keepdims=True))
-            projections = [(directions @ x.T).numpy() for x in (a, b)]
-            list(threads.map(np.ndarray.sort, [row for p in projections for row in p]))
-            repeated_a, repeated_b = (repeated(p, max(len(a), len(b))) for p in projections)
-            distances.append(np.abs(repeated_a - repeated_b).mean(dtype=np.float64))
+            for x, rows in zip((a, b), projected, strict=True):
+                torch.mm(directions, x.T, out=rows)
+            distances += threads.map(wasserstein, *(rows.numpy() for rows in projected))
     return float(np.mean(distances))
 
 
-def repeated(rows: np.ndarray, count: int) -> np.ndarray:
-    """Each row [n] repeated evenly to `count` values where there are fewer."""
-    n = rows.shape[1]
-    return rows if n == count else rows[:, ((np.arange(count) + 0.5) * n / count).astype(int)]
+def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of the sorted a [N] and b [M], which are left sorted."""
+    a.sort()
+    b.sort()
+    count = max(len(a), len(b))
+    difference = repeated(a, count) - repeated(b, count)
+    return float(np.abs(difference, out=difference).mean(dtype=np.float64))
+
+
+def repeated(values: np.ndarray, count: int) -> np.ndarray:
+    """Values [n] repeated evenly to `count` where there are fewer."""
+    n = len(values)
+    return values if n == count else values[((np.arange(count) + 0.5) * n / count).astype(int)]
 
 
 class SWD:

@@ -139,8 +139,8 @@ def test_in_one_dimension_it_is_the_wasserstein_distance_also_of_unequal_numbers
 
 
 def test_the_smaller_of_two_sets_is_repeated_evenly():
-    assert repeated(np.array([[0.0, 1.0, 2.0]]), 4).tolist() == [[0, 1, 1, 2]]
-    assert repeated(np.array([[3.0, 5.0]]), 6).tolist() == [[3, 3, 3, 5, 5, 5]]
+    assert repeated(np.array([0.0, 1.0, 2.0]), 4).tolist() == [0, 1, 1, 2]
+    assert repeated(np.array([3.0, 5.0]), 6).tolist() == [3, 3, 3, 5, 5, 5]
 
 
 def test_a_shift_in_the_plane_counts_by_its_mean_projection():

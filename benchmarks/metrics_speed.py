@@ -1,0 +1,212 @@
+"""Speed of the metrics beside the field's tools, in turns in one process.
+
+    python benchmarks/metrics_speed.py IMAGES --out benchmarks/results/metrics-speed
+
+IMAGES: a folder, zip or .npz of real images. Needs tests/requirements.txt and the 2015 Inception weights.
+Writes speed.json and speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from metrics import MetricError  # noqa: E402
+from metrics.features import FeatureStatistics  # noqa: E402
+from metrics.fid import FID  # noqa: E402
+from metrics.images import ImageSet  # noqa: E402
+from metrics.inception import Inception  # noqa: E402
+from metrics.swd import PatchDescriptors, sliced_wasserstein  # noqa: E402
+from metrics.weights import load_weights  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", metavar="IMAGES")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--num-images", type=int, default=256, help="for Inception, each turn (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="of Inception (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    images = torch.cat(list(ImageSet(arguments.images, max(arguments.num_images, 2048)).batches()))
+    device = torch.device(arguments.device)
+    rows, features = inception_rows(images[: arguments.num_images], device, arguments.batch, arguments.turns)
+    rows += swd_rows(images[:2048], arguments.turns)
+    rows += trace_rows(arguments.turns)
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "hardware": f"{platform.processor() or platform.machine()}, {cpu_name()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads" + (f", {torch.cuda.get_device_name()}" if device.type == "cuda" else ""),
+        "torch": torch.__version__,
+        "rows": rows,
+        "features_off": features,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
+    (arguments.out / "speed.md").write_text(markdown(report))
+    print(markdown(report))
+
+
+def in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Seconds of each job by name: every job once a turn, after one turn that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in tqdm(range(turns + 1), desc=what):
+        for name, job in jobs.items():
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            job()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def row(what: str, name: str, seconds: list[float], peer: float, rate: float | None = None) -> dict:
+    """`peer`: the faster peer's median seconds."""
+    median = statistics.median(seconds)
+    return {"what": what, "who": name, "seconds": seconds, "per_second": rate and rate / median, "ratio": peer / median}
+
+
+def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns: int) -> tuple[list[dict], dict]:
+    weights = load_weights()
+    networks = {"ours, fp32": Inception(weights, device)}
+    try:
+        networks["ours, bf16"] = Inception(weights, device, precision="bf16")
+    except MetricError as error:
+        print(error)
+    peers = peer_networks(weights, device)
+    batches = images.split(batch)
+    jobs = {name: lambda n=network: [n(b) for b in batches] for name, network in (networks | peers).items()}
+    seconds = in_turns("Inception", jobs, turns)
+    fastest_peer = min(statistics.median(seconds[name]) for name in peers)
+    rows = [row("Inception features", name, s, fastest_peer, len(images)) for name, s in seconds.items()]
+    return rows, features_off(networks, batches)
+
+
+def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
+    import pytorch_fid.inception
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | weights
+    file = Path(os.environ.get("TMPDIR", "/tmp")) / f"inception-{os.getpid()}.pth"
+    torch.save(state, file)
+    fidelity = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(device)
+    file.unlink()
+    pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state
+    pytorch = pytorch_fid.inception.InceptionV3([3]).eval().to(device)
+
+    @torch.inference_mode()
+    def run_fidelity(x):
+        return fidelity(x.to(device))[0]
+
+    @torch.inference_mode()
+    def run_pytorch(x):
+        return pytorch((x.float() / 255).to(device))[0]
+
+    return {"torch-fidelity": run_fidelity, "pytorch-fid": run_pytorch}
+
+
+def features_off(networks: dict[str, Inception], batches: tuple[torch.Tensor, ...]) -> dict[str, float]:
+    """How far bf16 is from fp32: of the features, and of the FID between the halves of the images."""
+    features = {name: torch.cat([network(b)[0].cpu() for b in batches]) for name, network in networks.items()}
+    if len(features) < 2:
+        return {}
+    exact, rounded = features.values()
+    fids = []
+    for x in (exact, rounded):
+        halves = FeatureStatistics(), FeatureStatistics()
+        for kept, half in zip(halves, x.tensor_split(2), strict=True):
+            kept.update(half)
+        fids.append(FID().compare(*halves)["fid"])
+    off = ((rounded - exact).norm(dim=1) / exact.norm(dim=1)).mean().item()
+    return {"bf16_features_relative": off, "fid_halves_fp32": fids[0], "fid_halves_bf16": fids[1]}
+
+
+def swd_rows(images: torch.Tensor, turns: int) -> list[dict]:
+    """The distance of one level's descriptors, beside the official code's way with NumPy."""
+    halves = []
+    for half in images.tensor_split(2):
+        kept = PatchDescriptors()
+        kept.update(half)
+        halves.append(kept.normalized(images.shape[-1]))
+    arrays = [half.numpy() for half in halves]
+
+    def plain() -> float:
+        rng, distances = np.random.default_rng(0), []
+        for _ in range(4):
+            directions = rng.standard_normal((arrays[0].shape[1], 128)).astype(np.float32)
+            directions /= np.linalg.norm(directions, axis=0)
+            projected = [np.sort(np.matmul(a, directions), axis=0) for a in arrays]
+            distances.append(np.abs(projected[0] - projected[1]).mean())
+        return float(np.mean(distances))
+
+    jobs = {"ours": lambda: sliced_wasserstein(*halves), "NumPy, along the first axis": plain}
+    seconds = in_turns("SWD", jobs, turns)
+    peer = statistics.median(seconds["NumPy, along the first axis"])
+    return [row(f"SWD of 2 x {len(arrays[0])} patches", name, s, peer) for name, s in seconds.items()]
+
+
+def trace_rows(turns: int) -> list[dict]:
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(0)
+    spectrum = np.logspace(0, -2, 2048)
+    kept = []
+    for _ in range(2):
+        kept.append(FeatureStatistics())
+        kept[-1].update(torch.from_numpy(rng.standard_normal((5000, 2048)) * spectrum))
+    c1, c2 = (k.moments()[1].numpy() for k in kept)
+    jobs = {"ours": lambda: FID().compare(*kept), "scipy.linalg.sqrtm": lambda: sqrtm(c1 @ c2)}
+    seconds = in_turns("trace", jobs, turns)
+    peer = statistics.median(seconds["scipy.linalg.sqrtm"])
+    return [row("FID of 2048-d statistics", name, s, peer) for name, s in seconds.items()]
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return "unknown CPU"
+
+
+def markdown(report: dict) -> str:
+    lines = [
+        f"`{report['command']}`, {report['date']}, {report['hardware']}, torch {report['torch']}",
+        "",
+        "| | | median seconds | a second | faster peer / this |",
+        "|---|---|---|---|---|",
+    ]
+    for r in report["rows"]:
+        rate = f"{r['per_second']:.1f}" if r["per_second"] else ""
+        median = statistics.median(r["seconds"])
+        lines.append(f"| {r['what']} | {r['who']} | {median:.3f} | {rate} | {r['ratio']:.2f} |")
+    off = report["features_off"]
+    if off:
+        lines += ["", ", ".join(f"{name.replace('_', ' ')} {value:.5g}" for name, value in off.items())]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
