@@ -10,9 +10,9 @@ from datasets import DataError
 from metrics import MetricError
 
 from .config import ConfigError
-from .use import evaluate, sample
+from .use import evaluate, fade, grow, interpolate, sample
 
-COMMANDS = (sample, evaluate)  # each with add_parser(commands), in the order of --help
+COMMANDS = (sample, interpolate, grow, fade, evaluate)  # each with add_parser(commands), in the order of --help
 
 
 def main() -> None:

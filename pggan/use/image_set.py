@@ -45,9 +45,10 @@ def write_image_set(path: Path, batches: Iterator[Batch], count: int, classes: l
     with the class indices as StyleGAN reads them. An .npz holds arr_0, uint8 [N, r, r, C], and with labels arr_1,
     int64 [N], as guided-diffusion's evaluation reads them.
     """
-    if path.suffix == ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         write_npz(path, batches, count)
-    elif path.suffix == ".zip":
+    elif suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in files(batches, classes, made_by):
                 archive.writestr(zipfile.ZipInfo(name), data)
