@@ -10,9 +10,10 @@ from datasets import DataError
 from metrics import MetricError
 
 from .config import ConfigError
-from .use import evaluate, fade, grow, interpolate, sample
+from .use import compare, evaluate, fade, grow, info, interpolate, nearest, project, sample, upscale
 
-COMMANDS = (sample, interpolate, grow, fade, evaluate)  # each with add_parser(commands), in the order of --help
+# each with add_parser(commands), in the order of --help
+COMMANDS = (sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info)
 
 
 def main() -> None:

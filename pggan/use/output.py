@@ -14,7 +14,7 @@ from checkpoints import newest
 from ..config import ConfigError
 from .trained import Trained
 
-INDEX = "dataset.json"  # in every folder that `sample` writes, and how it knows one of its own
+INDEX, FOUND = "dataset.json", "found.json"  # one is in every folder that these commands write, with "made_by"
 
 
 class Output:
@@ -28,7 +28,7 @@ class Output:
     """
 
     def __init__(self, path: Path, force: bool, suffixes: tuple[str, ...]):
-        self.path, self.suffix = path, path.suffix.lower()
+        self.path, self.suffix = path, "" if suffixes == ("",) else path.suffix.lower()
         if self.suffix not in suffixes:
             known = [suffix for suffix in suffixes if suffix]
             folder = ", or a folder without a suffix" if "" in suffixes else ""
@@ -44,11 +44,14 @@ class Output:
             raise ConfigError(f"--out: {path} is a file, not a folder; name something new")
 
     def is_ours(self) -> bool:
-        """Whether a folder is empty, or one that `sample` wrote."""
-        try:
-            return not any(self.path.iterdir()) or "made_by" in json.loads((self.path / INDEX).read_text())
-        except (OSError, ValueError, TypeError):
-            return False
+        """Whether a folder is empty, or one that these commands wrote."""
+        for name in (INDEX, FOUND):
+            try:
+                if "made_by" in json.loads((self.path / name).read_text()):
+                    return True
+            except (OSError, ValueError, TypeError):
+                continue
+        return not any(self.path.iterdir())
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -75,12 +78,17 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def run_folder(checkpoint: Path) -> Path | None:
+    """The run directory that a checkpoint file lies in, or None."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+
+
 def default_path(checkpoint: str, trained: Trained, command: str, *parts: str, suffix: str) -> Path:
     """As in RUN/outputs/sample-32x32-72kimg-seeds-0-63.png; beside a checkpoint that lies in no run directory."""
     file = newest(checkpoint)
-    inside_run = file.parent.name == "checkpoints"
-    folder = file.parent.parent if inside_run else file.parent
+    folder = run_folder(file)
+    origin = [] if folder else [file.stem]
     alpha = [f"alpha-{trained.alpha:g}"] if trained.alpha != 1 else []
     stage = [f"{trained.resolution}x{trained.resolution}", f"{round(trained.images / 1000)}kimg", *alpha]
-    names = [command, *([] if inside_run else [file.stem]), *stage, *(part for part in parts if part)]
-    return folder / "outputs" / ("-".join(names).replace("/", "_") + suffix)
+    name = "-".join([command, *origin, *stage, *(part for part in parts if part)]).replace("/", "_")
+    return (folder or file.parent) / "outputs" / (name + suffix)
