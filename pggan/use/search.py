@@ -29,7 +29,7 @@ PIXELS_AT_ONCE = 2**20
 LEARNING_RATE = 0.2
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
-Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] around [-1, 1] -> [N]
+Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> [N]
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,10 @@ def on_sphere(latents: Tensor) -> Tensor:
 
 
 def images(trained: Trained, latents: Tensor, labels: Tensor | None) -> Tensor:
-    """[N, C, r, r] around [-1, 1], with gradients."""
+    """[N, C, r, r] clipped to [-1, 1], as they are seen; gradients pass as if they were not."""
     hot = one_hot(labels, trained.generator.label_size)
-    return trained.generator(latents, hot, resolution=trained.resolution, alpha=trained.alpha)
+    whole = trained.generator(latents, hot, resolution=trained.resolution, alpha=trained.alpha)
+    return whole + (whole.clamp(-1, 1) - whole).detach()
 
 
 def read_image(path: Path, channels: int) -> Image.Image:

@@ -47,9 +47,9 @@ class Trained:
             ValueError: a stage this checkpoint has not reached, or alpha outside [0, 1].
         """
         resolution = resolution or self.resolution
-        check_resolution(resolution)
         if resolution > self.resolution:
             raise ValueError(f"{resolution}x{resolution} is not trained: this checkpoint is at {self.resolution}")
+        check_resolution(resolution, self.generator.resolution)
         if alpha is None:
             alpha = self.alpha if resolution == self.resolution else 1.0
         if not 0 <= alpha <= 1:
@@ -136,6 +136,8 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             [str(name) for name in content.get("classes", [])],
             dict(content["config"]),
         ).at()
+        if len(trained.classes) != generator.label_size:
+            raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {str(error).splitlines()[0]}") from None
     return trained
