@@ -32,7 +32,7 @@ from .output import Output, default_path
 from .trained import Trained
 
 BATCH = 64
-MAX_SIDE = 16384  # of a grid, in pixels
+MAX_GRID, MAX_SIDE = 10000, 16384  # images in a grid, pixels across it
 
 TEXT = """\
 Draw images by seeds: as one grid, or as a set of files.
@@ -101,10 +101,10 @@ def chosen_classes(trained: Trained, text: str | None) -> list[int]:
 
 def check_grid(count: int, resolution: int) -> None:
     side = (count**0.5 + 1) * resolution
-    if side > MAX_SIDE:
+    if count > MAX_GRID or side > MAX_SIDE:
         raise ConfigError(
-            f"--out: a grid of {count} images of {resolution}x{resolution} would be {side:.0f} pixels wide, more than "
-            f"{MAX_SIDE}; name a folder, a .zip or an .npz"
+            f"--out: {count} images of {resolution}x{resolution} are too many for a grid; name a folder, a .zip or an "
+            ".npz, or take fewer"
         )
 
 

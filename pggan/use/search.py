@@ -26,7 +26,7 @@ from .trained import Trained
 
 CANDIDATES = 64  # random latents for each search, which begins at the best
 PIXELS_AT_ONCE = 2**20
-LEARNING_RATE = 0.2
+LEARNING_RATE = 0.4  # as PULSE
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> [N]
