@@ -37,13 +37,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    run = RunDirectory(arguments.folder)
-    grids = sorted(run.samples.glob("fakes-*.png"))
+    directory = RunDirectory(arguments.folder)
+    grids = sorted(directory.samples.glob("fakes-*.png"))
     if not grids:
-        raise CheckpointError(f"{run.folder} holds no samples/fakes-*.png; name a run directory")
-    stages = {line["images"]: line for line in read_lines(run.log)}
+        raise CheckpointError(f"{directory.folder} holds no samples/fakes-*.png; name a run directory")
+    stages = {line["images"]: line for line in read_lines(directory.log)}
     last = grids[-1].stem.removeprefix("fakes-").lstrip("0")
-    path = arguments.out or run.folder / "outputs" / f"grow-{last}.mp4"
+    path = arguments.out or directory.folder / "outputs" / f"grow-{last}.mp4"
     output = Output(path, arguments.force, SUFFIXES)
     check_film(output.suffix)
     pauses = HOLD * arguments.fps

@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> None:
     path = checkpoints.newest(arguments.checkpoint)
     trained, content = load(path), checkpoints.load(path)
     folder = run_folder(path)
-    run = None if folder is None else RunDirectory(folder)
-    judged = [] if run is None else [line for line in read_lines(run.metrics) if line["images"] <= trained.images]
+    directory = None if folder is None else RunDirectory(folder)
+    judged = [] if directory is None else [line for line in read_lines(directory.metrics) if line["images"] <= trained.images]
     if arguments.json:
         plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
         print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))
@@ -46,11 +46,11 @@ def run(arguments: argparse.Namespace) -> None:
     print("\n".join(checkpoints.describe(path, content)))
     if whole := planned(trained.config):
         print(f"planned {whole / 1000:g} kimg, of which {trained.images / whole:.0%} done")
-    if run is not None:
-        print("kept    " + ", ".join(sorted(file.name for file in run.checkpoints.glob("*.pt"))))
+    if directory is not None:
+        print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
         if any(line["stage_end"] for line in judged):
             print("\nmetrics at the end of each stage")
-            print_stages(judged, run)
+            print_stages(judged, directory)
 
 
 def planned(config: dict[str, Any]) -> int | None:
