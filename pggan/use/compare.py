@@ -18,6 +18,7 @@ from .evaluate import add_judging, judged
 from .film import captioned
 from .options import Commands, add_command, add_seeds
 from .output import Output
+from .sample import check_grid
 from .trained import Trained, load
 
 GAP = 16  # pixels between two grids
@@ -48,7 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("compare: name two or more runs or checkpoints")
     output = Output(arguments.out, arguments.force, (".png",))
     device = choose_device(arguments.device)
-    grids = pictures([load(path, device) for path in arguments.checkpoints], arguments.seeds)
+    models = [load(path, device) for path in arguments.checkpoints]
+    check_grid(len(arguments.seeds), max(model.resolution for model in models))
+    grids = pictures(models, arguments.seeds)
     if arguments.metrics != "none":
         results = [judged(path, arguments) for path in arguments.checkpoints]
         print("\n".join(map(json.dumps, results)) if arguments.json else side_by_side(arguments.checkpoints, results))

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import newest
-from datasets import open_pyramid, open_source
+from datasets import Pyramid, Source, open_pyramid, open_source
 from metrics import MetricError, Suite
 
 from ..config import ConfigError, metric_names
 from ..training.device import choose_device
 from ..training.evaluation import Judge
 from .options import Commands, add_checkpoint, add_command, add_device, whole_number
-from .trained import load
+from .trained import Trained, load
 
 EXAMPLES = """\
   python -m pggan evaluate runs/faces-128                      the newest checkpoint, on the run's own images
@@ -56,6 +56,19 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name:<12}{value:.4f}" if isinstance(value, float) else f"{name:<12}{value}")
 
 
+def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
+    """The real images named, or those the checkpoint was trained on; with labels where the generator has classes.
+
+    Raises:
+        ConfigError, datasets.DataError: none are named, or they cannot be used.
+    """
+    data = data or trained.config.get("data")
+    if not isinstance(data, str):
+        raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
+    source = open_source(data, labels=bool(trained.classes))
+    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels)
+
+
 def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
     """The checkpoint's stage and its metrics, by name. `options` are those of `add_judging`.
 
@@ -69,9 +82,7 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
         raise ConfigError(f"--metrics: {error}") from None
     path = newest(checkpoint)
     trained = load(path, device)
-    config = trained.config
-    source = open_source(options.data or config["data"], labels=bool(trained.classes))
-    pyramid = open_pyramid(source, config["resolution"], config["channels"])
+    _, pyramid = real_images(trained, options.data)
     if pyramid.classes != trained.classes:
         raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
     suite = Suite(names, options.inception_weights, device)

@@ -46,7 +46,7 @@ def write_film(path: Path, frames: Iterator[Image.Image], count: int, fps: int) 
     if count * 3 * first.width * first.height > MEMORY:
         raise ConfigError(
             f"--out: {count} frames of {first.width}x{first.height} are too many for {path.suffix[1:]}; "
-            "name an .mp4, or take fewer --frames"
+            "name an .mp4, or take fewer"
         )
     options = {"quality": 90} if path.suffix.lower() == ".webp" else {}
     first.save(path, save_all=True, append_images=frames, duration=round(1000 / fps), loop=0, **options)

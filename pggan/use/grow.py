@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 from checkpoints import CheckpointError, RunDirectory
 from checkpoints.run_directory import read_lines
 
+from ..training.tracking import samples_in_grid
 from .film import SUFFIXES, add_fps, captioned, check_film, write_film
 from .options import Commands, add_command, add_out
 from .output import Output
@@ -38,7 +40,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     directory = RunDirectory(arguments.folder)
-    grids = sorted(directory.samples.glob("fakes-*.png"))
+    grids = sorted(p for p in directory.samples.glob("fakes-*.png") if p.stem.removeprefix("fakes-").isdecimal())
     if not grids:
         raise CheckpointError(f"{directory.folder} holds no samples/fakes-*.png; name a run directory")
     stages = {line["images"]: line for line in read_lines(directory.log)}
@@ -54,15 +56,31 @@ def run(arguments: argparse.Namespace) -> None:
 def frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) -> Iterator[Image.Image]:
     """Every grid at the size of the last one, with its stage and kimg under it; the last one `pauses` times more."""
     size = read(grids[-1]).size
+    kept = samples_in_grid(max((line["resolution"] for line in stages.values()), default=4))
     shrink = -(-max(size) // MAX_SIDE)
     for path in grids:
-        # whole cells at both sizes: nearest repeats or drops whole pixels
-        picture = read(path).resize(size, Image.Resampling.NEAREST).reduce(shrink)
-        seen = int(path.stem.removeprefix("fakes-"))
-        frame = captioned(picture, caption(seen, stages.get(seen)))
+        picture, seen = read(path), int(path.stem.removeprefix("fakes-"))
+        line = stages.get(seen)
+        if line and (there := samples_in_grid(line["resolution"])) > kept:
+            picture = first_of(picture, there, kept)
+        # every grid has the same cells, of powers of two: nearest repeats whole pixels
+        picture = picture.resize(size, Image.Resampling.NEAREST).reduce(shrink)
+        frame = captioned(picture, caption(seen, line))
         yield frame
     for _ in range(pauses):
         yield frame
+
+
+def first_of(sheet: Image.Image, count: int, kept: int) -> Image.Image:
+    """A square grid of the first `kept` of a square grid of `count` images."""
+    columns, new_columns = math.isqrt(count), math.isqrt(kept)
+    cell = sheet.width // columns
+    page = Image.new(sheet.mode, (new_columns * cell, new_columns * cell))
+    for i in range(kept):
+        left, top = i % columns * cell, i // columns * cell
+        part = sheet.crop((left, top, left + cell, top + cell))
+        page.paste(part, (i % new_columns * cell, i // new_columns * cell))
+    return page
 
 
 def read(path: Path) -> Image.Image:

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     trained, content = load(path), checkpoints.load(path)
     folder = run_folder(path)
     directory = None if folder is None else RunDirectory(folder)
-    judged = [] if directory is None else [line for line in read_lines(directory.metrics) if line["images"] <= trained.images]
+    lines = [] if directory is None else read_lines(directory.metrics)
+    judged = [line for line in lines if line["images"] <= trained.images]
     if arguments.json:
         plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
         print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))

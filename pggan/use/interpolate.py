@@ -26,6 +26,8 @@ from .options import (
 )
 from .output import Output, default_path
 
+MAX_FRAMES = 100_000  # nearly an hour
+
 TEXT = """\
 Film a walk through the latents of seeds, in the order given, along great circles: the generator normalises its
 latents, so only their direction counts, and a straight line between two would rush through its middle.
@@ -58,6 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     trained, seeds = open_trained(arguments), arguments.seeds
     if len(seeds) < 2:
         raise ConfigError("--seeds: a walk needs at least two seeds")
+    if len(seeds) * arguments.frames > MAX_FRAMES:
+        raise ConfigError(f"--frames: {len(seeds)} times {arguments.frames} are more than {MAX_FRAMES} in all")
     label = trained.labels(seeds[:1])
     if arguments.label is not None:
         label = torch.tensor([class_index(trained, arguments.label)])

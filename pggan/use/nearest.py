@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import Pyramid, Source, open_pyramid, open_source
+from datasets import Pyramid, Source
 from metrics.inception import Inception
 from metrics.weights import load_weights
 
@@ -18,6 +18,7 @@ from ..config import ConfigError
 from ..training.device import choose_device
 from ..training.state import draws
 from ..training.tracking import contact_sheet
+from .evaluate import real_images
 from .options import (
     Commands,
     add_checkpoint,
@@ -75,8 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     output = Output(path, arguments.force, (".png",))
     if len(seeds) > MAX_ROWS:
         raise ConfigError(f"--seeds: {len(seeds)} are too many to look at; take at most {MAX_ROWS}")
-    source = open_source(arguments.data or trained.config["data"], labels=bool(trained.classes))
-    pyramid = open_pyramid(source, trained.config["resolution"], trained.config["channels"])
+    source, pyramid = real_images(trained, arguments.data)
     chosen = np.sort(draws(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
     if len(chosen) <= arguments.neighbours:
         raise ConfigError(f"--neighbours: {arguments.neighbours} need more real images than {len(chosen)}")

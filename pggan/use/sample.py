@@ -103,7 +103,7 @@ def check_grid(count: int, resolution: int) -> None:
     side = (count**0.5 + 1) * resolution
     if count > MAX_GRID or side > MAX_SIDE:
         raise ConfigError(
-            f"--out: {count} images of {resolution}x{resolution} are too many for a grid; name a folder, a .zip or an "
+            f"{count} images of {resolution}x{resolution} are too many for a grid; name a folder, a .zip or an "
             ".npz, or take fewer"
         )
 

@@ -3,7 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pggan.training.tracking import contact_sheet
 from pggan.use.film import captioned, write_film
+from pggan.use.grow import first_of
 from pggan.use.interpolate import slerp, walk
 
 
@@ -54,6 +56,12 @@ def test_a_film_holds_its_frames(tmp_path, suffix):
     for frame, picture in zip(frames, pictures, strict=True):
         assert frame.size == (32, 48)
         assert np.abs(np.asarray(frame, int) - np.asarray(picture, int)).mean() < 8
+
+
+def test_growing_to_fewer_larger_samples_keeps_the_first_ones():
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
+    many, few = contact_sheet(images), contact_sheet(images[:16])
+    assert np.array_equal(first_of(many, 64, 16).resize(few.size, Image.Resampling.NEAREST), few)
 
 
 def test_a_caption_is_below_the_picture():
