@@ -94,16 +94,25 @@ class Trained:
         device = next(self.generator.parameters()).device
         at_once = 1 if device.type == "cpu" else max(PIXELS_AT_ONCE // self.resolution**2, 1)
         parts = []
-        for start in range(0, len(latents), at_once):
-            z, y = (None if t is None else t[start : start + at_once] for t in (latents, labels))
-            hot = one_hot(None if y is None else y.to(device), self.generator.label_size)
-            features = self.generator.features(z.to(device), hot)
-            if truncation != 1:
-                means = [self.mean_features(label) for label in ([None] if y is None else y.tolist())]
-                features = torch.lerp(torch.cat(means).expand_as(features), features, truncation)
-            parts.append(to_uint8(self.generator.images(features, self.resolution, self.alpha)).cpu())
+        threads = torch.get_num_threads()
+        if device.type == "cpu":  # the number of threads changes bits, and many wait for one another at single images
+            torch.set_num_threads(1)
+        try:
+            for start in range(0, len(latents), at_once):
+                z, y = (None if t is None else t[start : start + at_once] for t in (latents, labels))
+                parts.append(self.draw_batch(z.to(device), None if y is None else y.to(device), truncation))
+        finally:
+            torch.set_num_threads(threads)
         empty = torch.zeros(0, self.generator.channels, self.resolution, self.resolution, dtype=torch.uint8)
         return torch.cat(parts) if parts else empty
+
+    def draw_batch(self, latents: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
+        """As `draw`, all at once, from and with tensors on the generator's device."""
+        features = self.generator.features(latents, one_hot(labels, self.generator.label_size))
+        if truncation != 1:
+            means = [self.mean_features(label) for label in ([None] if labels is None else labels.tolist())]
+            features = torch.lerp(torch.cat(means).expand_as(features), features, truncation)
+        return to_uint8(self.generator.images(features, self.resolution, self.alpha)).cpu()
 
     def mean_features(self, label: int | None) -> Tensor:
         """The first layer's feature maps averaged over latents, [1, nf(1), 4, 4]."""
