@@ -1,7 +1,7 @@
 """Progressive Growing of GANs (Karras, Aila, Laine, Lehtinen, ICLR 2018, arXiv 1710.10196).
 
-trained = pggan.load("runs/faces-128")
-images = trained.sample(16, seed=0)     # uint8 [16, 3, 128, 128]
+G = pggan.load("runs/faces-128")
+images = G.sample(16, seed=0)     # uint8 [16, 3, 128, 128]
 """
 
 from .networks import Discriminator, Generator

@@ -121,13 +121,20 @@ class Generator(nn.Module):
         Raises:
             ValueError: a resolution the network does not have, or labels missing where it was built with them.
         """
-        top = check_resolution(resolution or self.resolution, self.resolution) - 2
+        return self.images(self.features(latents, labels), resolution, alpha)
+
+    def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The first layer's feature maps [N, nf(1), 4, 4], after pixel norm; arguments and errors as for `forward`."""
         if self.label_size:
             if labels is None:
                 raise ValueError(f"this generator is conditional: labels [N, {self.label_size}] are needed")
             latents = torch.cat([latents, labels.to(latents.dtype)], dim=1)
-        x = self.norm(leaky_relu(self.dense(self.norm(latents))))
-        below = x = self.norm(leaky_relu(self.conv(x)))
+        return self.norm(leaky_relu(self.dense(self.norm(latents))))
+
+    def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
+        """The rest of `forward`, from the first layer's feature maps on."""
+        top = check_resolution(resolution or self.resolution, self.resolution) - 2
+        below = x = self.norm(leaky_relu(self.conv(features)))
         for block in self.blocks[:top]:
             below, x = x, block(x)
         images = at_least_float32(self.to_rgb[top](x))

@@ -25,7 +25,7 @@ from .resume import adopt, check_fits, same_run
 from .signals import StopRequested, StopSignals
 from .state import TrainState, latents
 from .steps import Batch, Stepper
-from .tracking import Progress, Tracker, duration, say
+from .tracking import Progress, Tracker, duration, samples_in_grid, say
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm"}
 
@@ -180,7 +180,7 @@ class Training:
 
     def samples(self, phase: Phase) -> None:
         """A grid of the EMA generator's images of fixed latents, and once a stage one of reals."""
-        count = 64 if phase.resolution <= 128 else 16
+        count = samples_in_grid(phase.resolution)
         z = latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
         classes = len(self.pyramid.classes)
         labels = torch.arange(count) % classes if classes else None

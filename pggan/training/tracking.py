@@ -114,10 +114,15 @@ def has_wandb_key() -> bool:
     return bool(os.environ.get("WANDB_API_KEY") or logged_in)
 
 
-def contact_sheet(images: np.ndarray, side: int = 512) -> Image.Image:
-    """Images [N, C, r, r] in a near-square grid, small ones enlarged by whole factors to about `side` pixels."""
+def samples_in_grid(resolution: int) -> int:
+    """How many fixed latents a run draws at every tick; fewer large ones, which are the first of the many."""
+    return 64 if resolution <= 128 else 16
+
+
+def contact_sheet(images: np.ndarray, side: int = 512, columns: int | None = None) -> Image.Image:
+    """Images [N, C, r, r] in a grid, near-square by default, small ones enlarged by whole factors to about `side`."""
     n, channels, height, width = images.shape
-    columns = int(np.ceil(np.sqrt(n)))
+    columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
     sheet[:n] = images

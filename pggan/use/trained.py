@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import checkpoints
 
-from ..networks import Generator, generate
+from ..networks import Generator, one_hot
+from ..networks.progressive import check_resolution
+from ..networks.sampling import PIXELS_AT_ONCE, to_uint8
+
+LATENTS_FOR_MEAN = 2000
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The EMA generator of a checkpoint, at the stage it was saved in.
+    """The EMA generator of a checkpoint, at a stage: by default the one it was saved in.
 
     Attributes:
         resolution, alpha: that stage. images: real images seen. classes: their names, [] where there are none.
@@ -29,18 +35,93 @@ class Trained:
     images: int
     classes: list[str]
     config: dict[str, Any]
+    means: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def sample(self, count: int, seed: int = 0, labels: Tensor | None = None) -> Tensor:
-        """uint8 images [count, C, resolution, resolution].
+    def at(self, resolution: int | None = None, alpha: float | None = None) -> Trained:
+        """The same generator at another stage, stabilised (alpha 1) unless said otherwise.
+
+        The RGB layer of a lower stage is as it was when that stage faded out, the layers below it went on training:
+        for a stage as it was in its time, load its own checkpoint.
+
+        Raises:
+            ValueError: a stage this checkpoint has not reached, or alpha outside [0, 1].
+        """
+        resolution = resolution or self.resolution
+        if resolution > self.resolution:
+            raise ValueError(f"{resolution}x{resolution} is not trained: this checkpoint is at {self.resolution}")
+        check_resolution(resolution, self.generator.resolution)
+        if alpha is None:
+            alpha = self.alpha if resolution == self.resolution else 1.0
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha {alpha:g} is outside the range from 0 to 1")
+        return replace(self, resolution=resolution, alpha=float(alpha))
+
+    def sample(self, count: int, seed: int = 0, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """uint8 images [count, C, resolution, resolution] of the seeds seed, seed + 1, ..., seed + count - 1.
 
         Args:
-            labels: class indices [count] of a conditional generator; None draws them evenly at random.
+            labels: class indices [count] of a conditional generator; None takes each seed's own, see `labels`.
+            truncation: see `draw`.
         """
-        random = torch.Generator().manual_seed(seed)
-        latents = torch.randn(count, self.generator.latent_size, generator=random)
-        if self.classes and labels is None:
-            labels = torch.randint(len(self.classes), (count,), generator=random)
-        return generate(self.generator, latents, labels, self.resolution, self.alpha)
+        seeds = range(seed, seed + count)
+        return self.draw(self.latents(seeds), self.labels(seeds) if labels is None else labels, truncation)
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """Standard normal latents [len(seeds), L], each drawn from its seed alone."""
+        size = self.generator.latent_size
+        drawn = [np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds]
+        return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, size)
+
+    def labels(self, seeds: Sequence[int]) -> Tensor | None:
+        """Class indices [len(seeds)], each class as likely as another, each drawn from its seed alone; or None."""
+        if not self.classes:
+            return None
+        return torch.tensor([int(np.random.default_rng((seed, 1)).integers(len(self.classes))) for seed in seeds])
+
+    @torch.no_grad()
+    def draw(self, latents: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
+        """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, resolution, resolution] on the CPU.
+
+        On a CPU an image has the same bits whatever else is drawn with it; on a GPU the batch may move a few pixels
+        by one grey level.
+
+        Args:
+            truncation: psi in [0, 1]; below 1 images are more typical and less varied. These generators have no
+                mapping network, and pixel norm undoes any scaling of the latent, so the first layer's feature maps
+                are moved towards their mean (for a conditional generator, their mean for the label): what StyleGAN
+                (Karras et al. 2019, section 2) does to W. At 0 all images are the same.
+        """
+        device = next(self.generator.parameters()).device
+        at_once = 1 if device.type == "cpu" else max(PIXELS_AT_ONCE // self.resolution**2, 1)
+        parts = []
+        threads = torch.get_num_threads()
+        if device.type == "cpu":  # the number of threads changes bits, and many wait for one another at single images
+            torch.set_num_threads(1)
+        try:
+            for start in range(0, len(latents), at_once):
+                z, y = (None if t is None else t[start : start + at_once] for t in (latents, labels))
+                parts.append(self.draw_batch(z.to(device), None if y is None else y.to(device), truncation))
+        finally:
+            torch.set_num_threads(threads)
+        empty = torch.zeros(0, self.generator.channels, self.resolution, self.resolution, dtype=torch.uint8)
+        return torch.cat(parts) if parts else empty
+
+    def draw_batch(self, latents: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
+        """As `draw`, all at once, from and with tensors on the generator's device."""
+        features = self.generator.features(latents, one_hot(labels, self.generator.label_size))
+        if truncation != 1:
+            means = [self.mean_features(label) for label in ([None] if labels is None else labels.tolist())]
+            features = torch.lerp(torch.cat(means).expand_as(features), features, truncation)
+        return to_uint8(self.generator.images(features, self.resolution, self.alpha)).cpu()
+
+    def mean_features(self, label: int | None) -> Tensor:
+        """The first layer's feature maps averaged over latents, [1, nf(1), 4, 4]."""
+        if label not in self.means:
+            z = self.latents(range(LATENTS_FOR_MEAN)).to(next(self.generator.parameters()).device)
+            y = None if label is None else torch.full((len(z),), label, device=z.device)
+            features = self.generator.features(z, one_hot(y, self.generator.label_size))
+            self.means[label] = features.mean(dim=0, keepdim=True)
+        return self.means[label]
 
 
 def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained:
@@ -52,17 +133,20 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     path = checkpoints.newest(path)
     content = checkpoints.load(path)
     try:
-        generator = Generator(**content["networks"]["generator"])
-        generator.load_state_dict(content["state"]["G_ema"])
+        with torch.device("meta"):
+            generator = Generator(**content["networks"]["generator"])
+        generator.load_state_dict(content["state"]["G_ema"], assign=True)
         stage = content["stage"]
         trained = Trained(
             generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
-            stage["resolution"],
-            stage["alpha"],
-            content["images"],
-            content.get("classes", []),
-            content["config"],
-        )
+            int(stage["resolution"]),
+            float(stage["alpha"]),
+            int(content["images"]),
+            [str(name) for name in content.get("classes", [])],
+            dict(content["config"]),
+        ).at()
+        if len(trained.classes) != generator.label_size:
+            raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {str(error).splitlines()[0]}") from None
     return trained

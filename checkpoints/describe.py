@@ -1,0 +1,54 @@
+"""What a checkpoint holds, in lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .file import CheckpointError
+
+
+def describe(path: Path, content: dict[str, Any]) -> list[str]:
+    """Stage, images seen, classes, versions, tensors, networks and options of a loaded checkpoint.
+
+    Raises:
+        CheckpointError: parts of it are of another kind than this project writes.
+    """
+    try:
+        return list(lines(path, content))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{path} is damaged, or no checkpoint of this project") from None
+
+
+def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
+    stage = content["stage"]
+    moment = "stabilising" if stage["alpha"] == 1 else f"fading in, alpha {stage['alpha']:.3f}"
+    yield f"{path}  ({path.stat().st_size / 1e6:.1f} MB)"
+    yield f"seen    {content['images'] / 1000:g} kimg"
+    yield f"stage   {stage['resolution']}x{stage['resolution']}, {moment}"
+    if content.get("classes"):
+        yield f"classes {', '.join(content['classes'])}"
+    yield "made by " + ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items())
+    yield "holds"
+    for name, part in content["state"].items():
+        tensors = list(tensors_in(part))
+        if tensors:
+            numbers = sum(t.numel() for t in tensors)
+            yield f"  {name:<18}{len(tensors):>4} tensors {numbers:>12,} numbers"
+    yield "networks"
+    for name, arguments in content["networks"].items():
+        yield f"  {name}: " + ", ".join(f"{key} {value}" for key, value in arguments.items())
+    yield "options"
+    for key, value in content["config"].items():
+        yield f"  {key}: {value}"
+
+
+def tensors_in(part: Any) -> Iterator[torch.Tensor]:
+    if isinstance(part, torch.Tensor):
+        yield part
+    elif isinstance(part, dict):
+        for value in part.values():
+            yield from tensors_in(value)

@@ -1,0 +1,89 @@
+"""python -m pggan compare: runs or checkpoints side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..config import ConfigError
+from ..training.device import choose_device
+from ..training.plan import table
+from ..training.tracking import contact_sheet
+from .evaluate import add_judging, judged
+from .film import captioned
+from .options import Commands, add_command, add_seeds
+from .output import Output
+from .sample import check_grid
+from .trained import Trained, load
+
+GAP = 16  # pixels between two grids
+
+TEXT = """\
+Judge two or more runs or checkpoints, each at the stage it was saved in, and draw the same latents with each side by
+side. Networks with latents of one length then answer the same questions; others share only the seeds.
+"""
+EXAMPLES = """\
+  python -m pggan compare runs/faces-a runs/faces-b
+  python -m pggan compare runs/faces-128/checkpoints/stage-00*.pt --metrics none --seeds 0-15 --out stages.png
+  python -m pggan compare a.pt b.pt --data faces --num-images 50000 --metrics fid --json
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    p = add_command(commands, "compare", run, "metrics and images of two or more, side by side", TEXT, EXAMPLES)
+    p.add_argument("checkpoints", nargs="+", metavar="RUN_OR_CHECKPOINT", help="two or more")
+    add_seeds(p, "0-35")
+    add_judging(p)
+    p.add_argument("--json", action="store_true", help="print one line of JSON for each")
+    p.add_argument("--out", type=Path, default="compare.png", help="a .png of the images (default: %(default)s)")
+    p.add_argument("--force", action="store_true", help="overwrite what is there")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if len(arguments.checkpoints) < 2:
+        raise ConfigError("compare: name two or more runs or checkpoints")
+    output = Output(arguments.out, arguments.force, (".png",))
+    device = choose_device(arguments.device)
+    models = [load(path, device) for path in arguments.checkpoints]
+    check_grid(len(arguments.seeds), max(model.resolution for model in models))
+    grids = pictures(models, arguments.seeds)
+    if arguments.metrics != "none":
+        results = [judged(path, arguments) for path in arguments.checkpoints]
+        print("\n".join(map(json.dumps, results)) if arguments.json else side_by_side(arguments.checkpoints, results))
+    with output.writing() as temporary:
+        joined(grids, arguments.checkpoints).save(temporary)
+
+
+def side_by_side(names: list[str], results: list[dict[str, Any]]) -> str:
+    """Metrics as rows, checkpoints as columns."""
+    rows = []
+    for name in dict.fromkeys(key for result in results for key in result if key != "checkpoint"):
+        values = [result.get(name, "-") for result in results]
+        rows.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)])
+    return table(["", *names], rows)
+
+
+def pictures(models: list[Trained], seeds: list[int]) -> list[Image.Image]:
+    """A grid of the same seeds for each model, all of one size, small images enlarged by repeating pixels."""
+    largest = max(model.resolution for model in models)
+    grids = []
+    for model in models:
+        images = model.draw(model.latents(seeds), model.labels(seeds)).numpy()
+        factor = largest // model.resolution
+        grids.append(contact_sheet(np.repeat(np.repeat(images, factor, axis=2), factor, axis=3)).convert("RGB"))
+    return grids
+
+
+def joined(grids: list[Image.Image], names: list[str]) -> Image.Image:
+    """Grids in a row, with their names under them."""
+    grids = [captioned(grid, name) for grid, name in zip(grids, names, strict=True)]
+    width, height = grids[0].size
+    page = Image.new("RGB", (len(grids) * (width + GAP) - GAP, height), "white")
+    for i, grid in enumerate(grids):
+        page.paste(grid, (i * (width + GAP), 0))
+    return page

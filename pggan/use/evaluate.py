@@ -1,0 +1,101 @@
+"""python -m pggan evaluate: judge what was saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from checkpoints import newest
+from datasets import Pyramid, Source, open_pyramid, open_source
+from metrics import MetricError, Suite
+
+from ..config import ConfigError, metric_names
+from ..training.device import choose_device
+from ..training.evaluation import Judge
+from .options import Commands, add_checkpoint, add_command, add_device, whole_number
+from .trained import Trained, load
+
+EXAMPLES = """\
+  python -m pggan evaluate runs/faces-128                      the newest checkpoint, on the run's own images
+  python -m pggan evaluate runs/faces-128/checkpoints/stage-0064.pt --num-images 50000
+  python -m pggan evaluate latest.pt --data faces --metrics fid --json
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    p = add_command(
+        commands, "evaluate", run, "compute metrics of a checkpoint",
+        "Compute metrics of a checkpoint's EMA generator, at the stage it was saved in.", EXAMPLES,
+    )  # fmt: skip
+    add_checkpoint(p)
+    add_judging(p)
+    p.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def add_judging(p: argparse.ArgumentParser) -> None:
+    """The options of `judged`."""
+    p.add_argument("--data", metavar="IMAGES", help="real images: a folder or a set's name (default: the run's own)")
+    p.add_argument("--metrics", default="fid,is,swd", help="any of fid,is,swd (default: %(default)s)")
+    p.add_argument(
+        "--num-images", type=whole_number(2), default=10000, metavar="N",
+        help="generated images, and at most as many real ones (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
+    p.add_argument("--seed", type=whole_number(0), default=0, help="of the latents, 0 or more (default: %(default)s)")
+    add_device(p)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    report = judged(arguments.checkpoint, arguments)
+    if arguments.json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            print(f"{name:<12}{value:.4f}" if isinstance(value, float) else f"{name:<12}{value}")
+
+
+def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
+    """The real images named, or those the checkpoint was trained on; with labels where the generator has classes.
+
+    Raises:
+        ConfigError, datasets.DataError: none are named, or they cannot be used.
+    """
+    data = data or trained.config.get("data")
+    if not isinstance(data, str):
+        raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
+    source = open_source(data, labels=bool(trained.classes))
+    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels)
+
+
+def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The checkpoint's stage and its metrics, by name. `options` are those of `add_judging`.
+
+    Raises:
+        ConfigError, MetricError, datasets.DataError, checkpoints.CheckpointError: what cannot be judged.
+    """
+    device = choose_device(options.device)
+    try:
+        names = metric_names(options.metrics)
+    except ValueError as error:
+        raise ConfigError(f"--metrics: {error}") from None
+    path = newest(checkpoint)
+    trained = load(path, device)
+    _, pyramid = real_images(trained, options.data)
+    if pyramid.classes != trained.classes:
+        raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
+    suite = Suite(names, options.inception_weights, device)
+    judge = Judge(pyramid, suite, options.num_images, options.seed)
+    results = judge(trained.generator, trained.resolution, trained.alpha)
+    if not results:
+        raise MetricError(f"none of {', '.join(names) or 'no metrics'} can be computed here")
+    return {
+        "checkpoint": str(path),
+        "images": trained.images,
+        "resolution": trained.resolution,
+        "alpha": trained.alpha,
+        "num_images": options.num_images,
+        "num_reals": min(options.num_images, len(pyramid)),
+        **results,
+    }

@@ -1,0 +1,62 @@
+"""python -m pggan info: what a checkpoint is, and how its run went."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import checkpoints
+from checkpoints import RunDirectory
+from checkpoints.run_directory import read_lines
+
+from ..config import ConfigError, TrainConfig
+from ..training.growth import GrowthController
+from ..training.plan import print_stages
+from .options import Commands, add_checkpoint, add_command
+from .output import run_folder
+from .trained import load
+
+TEXT = """\
+Say what a checkpoint is: stage, images seen, networks and their sizes, options, versions; and from its run directory,
+what else is there and the metrics so far.
+"""
+EXAMPLES = """\
+  python -m pggan info runs/faces-128
+  python -m pggan info runs/faces-128/checkpoints/stage-0064.pt --json
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    p = add_command(commands, "info", run, "say what a checkpoint is", TEXT, EXAMPLES)
+    add_checkpoint(p)
+    p.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    path = checkpoints.newest(arguments.checkpoint)
+    trained, content = load(path), checkpoints.load(path)
+    folder = run_folder(path)
+    directory = None if folder is None else RunDirectory(folder)
+    lines = [] if directory is None else read_lines(directory.metrics)
+    judged = [line for line in lines if line["images"] <= trained.images]
+    if arguments.json:
+        plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
+        print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))
+        return
+    print("\n".join(checkpoints.describe(path, content)))
+    if whole := planned(trained.config):
+        print(f"planned {whole / 1000:g} kimg, of which {trained.images / whole:.0%} done")
+    if directory is not None:
+        print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
+        if any(line["stage_end"] for line in judged):
+            print("\nmetrics at the end of each stage")
+            print_stages(judged, directory)
+
+
+def planned(config: dict[str, Any]) -> int | None:
+    """Images of the whole run, or None where the options are not those of a run of this version."""
+    try:
+        return GrowthController(TrainConfig(**config)).total_images
+    except (TypeError, ConfigError):
+        return None

@@ -1,0 +1,122 @@
+"""python -m pggan sample: a grid of images, or as many files of them as wanted."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from tqdm import tqdm
+
+from checkpoints import newest
+
+from ..config import ConfigError
+from ..training.tracking import contact_sheet
+from .image_set import SUFFIXES, Batch, write_image_set
+from .options import (
+    MAX_SEEDS,
+    Commands,
+    add_checkpoint,
+    add_command,
+    add_device,
+    add_out,
+    add_seeds,
+    add_stage,
+    add_truncation,
+    class_index,
+    open_trained,
+    seed_text,
+    whole_number,
+)
+from .output import Output, default_path
+from .trained import Trained
+
+BATCH = 64
+MAX_GRID, MAX_SIDE = 10000, 16384  # images in a grid, pixels across it
+
+TEXT = """\
+Draw images by seeds: as one grid, or as a set of files.
+
+With --labels each seed is drawn with each label; without, a conditional generator draws each seed's label from the
+seed. A folder or zip has a subfolder for each class and a dataset.json with the labels: train.py takes the folder with
+--labels, StyleGAN's training the zip. An .npz holds arr_0 (uint8 [N, height, width, channels]) and arr_1 (labels).
+"""
+EXAMPLES = """\
+  python -m pggan sample runs/faces-128                                      a grid of seeds 0 to 63
+  python -m pggan sample runs/faces-128 --seeds 3,8,20-29 --truncation 0.7 --out best.png
+  python -m pggan sample runs/faces-128 --resolution 64 --alpha 0.5          half way through the fade to 64x64
+  python -m pggan sample runs/digits-32 --seeds 0-9 --labels all             a row for a seed, a column for a class
+  python -m pggan sample runs/digits-32 --count 10000 --out more-digits      a data set: a folder, x.zip or x.npz
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    p = add_command(commands, "sample", run, "draw images: a grid, or a data set of any size", TEXT, EXAMPLES)
+    add_checkpoint(p)
+    which = p.add_mutually_exclusive_group()
+    add_seeds(which, "0-63")
+    which.add_argument("--count", type=whole_number(1, MAX_SEEDS), metavar="N", help="the seeds from 0 to N - 1")
+    p.add_argument("--labels", metavar="LIST", help="classes by name or index from 0, as in cat,dog; or all")
+    add_truncation(p)
+    add_stage(p)
+    add_out(p, "a .png for a grid; a folder, .zip or .npz for a set of images")
+    add_device(p)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    trained = open_trained(arguments)
+    seeds = arguments.seeds if arguments.count is None else list(range(arguments.count))
+    classes = chosen_classes(trained, arguments.labels)
+    name = [f"seeds-{seed_text(seeds)}", f"labels-{arguments.labels}" if classes else ""]
+    name.append(f"psi-{arguments.truncation:g}" if arguments.truncation != 1 else "")
+    path = arguments.out or default_path(arguments.checkpoint, trained, "sample", *name, suffix=".png")
+    output = Output(path, arguments.force, (".png", *SUFFIXES))
+    count = len(seeds) * max(len(classes), 1)
+    if output.suffix == ".png":
+        check_grid(count, trained.resolution)
+    batches = drawn(trained, seeds, classes, arguments.truncation)
+    with output.writing() as temporary:
+        if output.suffix == ".png":
+            images = torch.cat([torch.from_numpy(batch.images) for batch in batches])
+            contact_sheet(images.numpy(), columns=len(classes) if len(classes) > 1 else None).save(temporary)
+        else:
+            made_by = {
+                "checkpoint": str(newest(arguments.checkpoint)),
+                "images_seen": trained.images,
+                "resolution": trained.resolution,
+                "alpha": trained.alpha,
+                "truncation": arguments.truncation,
+            }
+            write_image_set(temporary, batches, count, trained.classes, made_by)
+
+
+def chosen_classes(trained: Trained, text: str | None) -> list[int]:
+    """Class indices of --labels; [] where each seed is to have its own."""
+    if text is None:
+        return []
+    if text == "all" and trained.classes:
+        return list(range(len(trained.classes)))
+    return [class_index(trained, part) for part in text.split(",")]
+
+
+def check_grid(count: int, resolution: int) -> None:
+    side = (count**0.5 + 1) * resolution
+    if count > MAX_GRID or side > MAX_SIDE:
+        raise ConfigError(
+            f"{count} images of {resolution}x{resolution} are too many for a grid; name a folder, a .zip or an "
+            ".npz, or take fewer"
+        )
+
+
+def drawn(trained: Trained, seeds: list[int], classes: list[int], truncation: float) -> Iterator[Batch]:
+    """The images of every seed with every class, some at a time."""
+    each = [seed for seed in seeds for _ in classes or [None]]
+    with tqdm(total=len(each), desc="drawing", unit="image", disable=None, leave=False) as bar:
+        for start in range(0, len(each), BATCH):
+            part = each[start : start + BATCH]
+            labels = trained.labels(part)
+            if classes:
+                labels = torch.tensor([classes[i % len(classes)] for i in range(start, start + len(part))])
+            images = trained.draw(trained.latents(part), labels, truncation)
+            yield Batch(images.numpy(), part, None if labels is None else labels.tolist())
+            bar.update(len(part))

@@ -1,0 +1,184 @@
+"""Latents whose images meet a demand: gradient descent on the sphere that the generator's latents lie on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config import ConfigError
+from ..networks import one_hot
+from ..training.tracking import contact_sheet
+from .image_set import to_picture
+from .options import add_device, add_out, add_stage, class_index, whole_number
+from .output import FOUND
+from .trained import Trained
+
+CANDIDATES = 64  # random latents for each search, which begins at the best
+PIXELS_AT_ONCE = 2**20
+LEARNING_RATE = 0.4  # as PULSE
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> [N]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Latents [N, L], their labels [N] or None, their uint8 images [N, C, r, r]; the lowest loss first."""
+
+    latents: Tensor
+    labels: Tensor | None
+    images: Tensor
+
+
+def add_search(p: argparse.ArgumentParser, searches: int, steps: int) -> None:
+    p.add_argument(
+        "--searches", type=whole_number(1, 1000), default=searches, metavar="N",
+        help="searches, each from its own random start (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument(
+        "--steps", type=whole_number(1, 100000), default=steps, metavar="N",
+        help="gradient steps of each search (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--seed", type=whole_number(0), default=0, help="of the starts, 0 or more (default: %(default)s)")
+    p.add_argument("--label", metavar="CLASS", help="name or index (default: that of each search's best start)")
+    add_stage(p, alpha=False)
+    add_out(p, "a folder")
+    add_device(p)
+
+
+def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found:
+    """Carry out the searches that the options of `add_search` ask for."""
+    device = next(trained.generator.parameters()).device
+    seeds = range(arguments.seed, arguments.seed + arguments.searches * CANDIDATES)
+    latents, labels = trained.latents(seeds), trained.labels(seeds)
+    if arguments.label is not None:
+        labels = torch.full((len(seeds),), class_index(trained, arguments.label))
+    at_once = max(PIXELS_AT_ONCE // trained.resolution**2, 1)
+    found, found_labels, losses = [], [], []
+    total = arguments.searches * (CANDIDATES + arguments.steps)
+    with tqdm(total=total, desc="searching", unit="image", disable=None, leave=False) as bar:
+        for first in range(0, arguments.searches, at_once):
+            part = slice(first * CANDIDATES, min(first + at_once, arguments.searches) * CANDIDATES)
+            z, y = latents[part].to(device), None if labels is None else labels[part].to(device)
+            z, y = best_starts(trained, loss, z, y, at_once, bar)
+            z, values = descend(trained, loss, z, y, arguments.steps, bar)
+            found.append(z.cpu())
+            losses.append(values.cpu())
+            found_labels += [] if y is None else [y.cpu()]
+    order = torch.cat(losses).argsort()
+    z = torch.cat(found)[order]
+    y = torch.cat(found_labels)[order] if found_labels else None
+    return Found(z, y, trained.draw(z, y))
+
+
+def best_starts(
+    trained: Trained, loss: Loss, latents: Tensor, labels: Tensor | None, at_once: int, bar: tqdm
+) -> tuple[Tensor, Tensor | None]:
+    """The lowest loss of every CANDIDATES latents in a row: [n * CANDIDATES, L] -> [n, L], with its label."""
+    values = []
+    with torch.no_grad():
+        for start in range(0, len(latents), at_once):
+            y = None if labels is None else labels[start : start + at_once]
+            values.append(loss(images(trained, latents[start : start + at_once], y)))
+            bar.update(len(values[-1]))
+    best = torch.cat(values).view(-1, CANDIDATES).argmin(dim=1)
+    chosen = best + CANDIDATES * torch.arange(len(best), device=best.device)
+    return latents[chosen], None if labels is None else labels[chosen]
+
+
+def descend(
+    trained: Trained, loss: Loss, latents: Tensor, labels: Tensor | None, steps: int, bar: tqdm
+) -> tuple[Tensor, Tensor]:
+    """Adam on latents [n, L], put back on the sphere after every step; the best of the way, and its loss [n]."""
+    z = on_sphere(latents.clone()).requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=LEARNING_RATE)
+    best, best_loss = z.detach().clone(), torch.full((len(z),), float("inf"), device=z.device)
+    for step in range(steps + 1):
+        values = loss(images(trained, z, labels))
+        better = values.detach() < best_loss
+        best[better], best_loss[better] = z.detach()[better], values.detach()[better]
+        if step == steps:
+            break
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.zero_grad()
+        values.sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            z.copy_(on_sphere(z))
+        bar.update(len(z))
+        bar.set_postfix_str(f"loss {best_loss.min():.4f}", refresh=False)
+    return best, best_loss
+
+
+def on_sphere(latents: Tensor) -> Tensor:
+    """Root mean square 1, as the generator's own pixel norm makes them."""
+    return latents * latents.square().mean(dim=1, keepdim=True).rsqrt()
+
+
+def images(trained: Trained, latents: Tensor, labels: Tensor | None) -> Tensor:
+    """[N, C, r, r] clipped to [-1, 1], as they are seen; gradients pass as if they were not."""
+    hot = one_hot(labels, trained.generator.label_size)
+    whole = trained.generator(latents, hot, resolution=trained.resolution, alpha=trained.alpha)
+    return whole + (whole.clamp(-1, 1) - whole).detach()
+
+
+def read_image(path: Path, channels: int) -> Image.Image:
+    """An image file, turned as its EXIF data says, in the mode for so many channels.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise ConfigError(f"{path} has more than 8 bits a channel; convert it to 8")
+            return ImageOps.exif_transpose(file).convert(MODES[channels])
+    except OSError as error:  # Pillow's own for a file that is no image is one too
+        raise ConfigError(f"{path} cannot be read: {error.strerror or 'it is no image that Pillow knows'}") from None
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """uint8 [C, H, W]."""
+    pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def root_mean_square(differences: Tensor) -> Tensor:
+    """[N, ...] -> [N]."""
+    return differences.flatten(1).square().mean(dim=1).sqrt()
+
+
+def decibels(error: float) -> float:
+    """PSNR of a root mean square error in grey levels of 255."""
+    return 20 * math.log10(255 / max(error, 1e-3))
+
+
+def write_found(folder: Path, given: Tensor, found: Found, errors: list[float], made_by: dict[str, Any]) -> None:
+    """image-00.png and so on, side-by-side.png with what was given first, latents.npz, and the errors in found.json."""
+    folder.mkdir()
+    names = [f"image-{i:02d}.png" for i in range(len(found.images))]
+    for name, image in zip(names, found.images.numpy(), strict=True):
+        to_picture(image).save(folder / name)
+    factor = found.images.shape[-1] // given.shape[-1]
+    large = given.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+    sheet = torch.cat([large[None], found.images]).numpy()
+    contact_sheet(sheet, columns=min(len(sheet), 5)).save(folder / "side-by-side.png")
+    arrays = {"latents": found.latents.numpy()} | ({} if found.labels is None else {"labels": found.labels.numpy()})
+    np.savez(folder / "latents.npz", **arrays)
+    rows = [
+        {"file": n, "rms_error": round(e, 3), "psnr": round(decibels(e), 2)} for n, e in zip(names, errors, strict=True)
+    ]
+    (folder / FOUND).write_text(json.dumps({"made_by": made_by, "images": rows}, indent=2) + "\n")

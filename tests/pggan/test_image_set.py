@@ -1,0 +1,107 @@
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import open_pyramid, open_source
+from pggan.config import ConfigError
+from pggan.use.image_set import class_folders, write_image_set
+from pggan.use.output import Output
+from pggan.use.sample import drawn
+
+
+def write(path, model, count=20, classes=()):
+    batches = drawn(model, list(range(count)), list(classes), 1.0)
+    write_image_set(path, batches, count * max(len(classes), 1), model.classes, {"checkpoint": "a.pt"})
+
+
+def test_a_labelled_folder_is_what_training_reads(labelled, tmp_path):
+    write(tmp_path / "set", labelled)
+    source = open_source(str(tmp_path / "set"), labels=True)
+    assert source.classes == ["cat", "dog", "owl"] and len(source) == 20
+    pyramid = open_pyramid(source, 16, 1, tmp_path / "cache")
+    ours = labelled.labels(range(20))
+    order = sorted(range(20), key=lambda i: (int(ours[i]), i))
+    assert pyramid.labels.tolist() == ours[order].tolist()
+    assert np.array_equal(pyramid.images(16, range(20)), labelled.sample(20).numpy()[order])
+
+
+def test_a_zip_is_what_stylegan_reads(labelled, tmp_path):
+    write(tmp_path / "set.zip", labelled)
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        index = json.loads(archive.read("dataset.json"))
+        labels = dict(index["labels"])
+        pictures = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        assert sorted(labels) == pictures and len(pictures) == 20
+        for name in pictures:
+            seed = int(name[-12:-4])
+            with archive.open(name) as file:
+                assert np.array_equal(np.asarray(Image.open(file)), labelled.sample(1, seed=seed)[0, 0].numpy())
+            assert labels[name] == labelled.labels([seed])[0]
+
+
+@pytest.mark.parametrize("count", [1, 64, 70])
+def test_an_npz(labelled, trained, tmp_path, count):
+    write(tmp_path / "set.npz", labelled, count)
+    with np.load(tmp_path / "set.npz") as arrays:
+        assert np.array_equal(arrays["arr_0"], labelled.sample(count).permute(0, 2, 3, 1).numpy())
+        assert np.array_equal(arrays["arr_1"], labelled.labels(range(count)).numpy())
+    write(tmp_path / "plain.npz", trained, 2)
+    with np.load(tmp_path / "plain.npz") as arrays:
+        assert arrays.files == ["arr_0"] and arrays["arr_0"].shape == (2, 16, 16, 3)
+
+
+def test_without_labels_there_are_none(trained, tmp_path):
+    write(tmp_path / "set", trained, 3)
+    assert json.loads((tmp_path / "set" / "dataset.json").read_text())["labels"] is None
+    assert sorted(p.name for p in (tmp_path / "set").glob("*.png")) == [f"seed{i:08d}.png" for i in range(3)]
+
+
+def test_each_seed_with_each_class(labelled):
+    (batch,) = drawn(labelled, [4, 9], [2, 0], 1.0)
+    assert batch.seeds == [4, 4, 9, 9] and batch.labels == [2, 0, 2, 0]
+    assert np.array_equal(batch.images[3:], labelled.draw(labelled.latents([9]), torch.tensor([0])).numpy())
+
+
+def test_class_names_that_are_no_file_names_become_numbers():
+    assert class_folders(["cat", "dog"]) == ["cat", "dog"]
+    for names in (["../up", "b"], ["a/b", "b"], ["", "b"], [".", "b"], ["Cat", "cat"], ["a\0", "b"], ["C:", "b"]):
+        assert class_folders(names) == ["00000", "00001"]
+
+
+def test_nothing_that_exists_is_overwritten_without_force(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_text("old")
+    with pytest.raises(ConfigError, match="--force"):
+        Output(file, False, (".png",))
+    with pytest.raises(ValueError), Output(file, True, (".png",)).writing() as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    with Output(file, True, (".png",)).writing() as temporary:
+        temporary.write_text("new")
+    assert file.read_text() == "new"
+
+
+def test_force_replaces_only_folders_that_were_written_here(labelled, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "me.jpg").write_text("dear")
+    with pytest.raises(ConfigError, match="other things"):
+        Output(photos, True, ("",))
+    for count in (5, 2):
+        with Output(tmp_path / "set", True, ("",)).writing() as temporary:
+            write(temporary, labelled, count)
+    assert len(list((tmp_path / "set").rglob("*.png"))) == 2
+    with pytest.raises(ConfigError, match="--force"):
+        Output(tmp_path / "set", False, ("",))
+    assert {p.name for p in tmp_path.iterdir()} == {"photos", "set"}
+
+
+@pytest.mark.parametrize("name, suffixes", [("a.jpg", (".png",)), ("a", (".mp4", ".gif")), ("a.rar", (".zip", ""))])
+def test_other_endings_are_refused(tmp_path, name, suffixes):
+    with pytest.raises(ConfigError, match="does not end in"):
+        Output(tmp_path / name, False, suffixes)

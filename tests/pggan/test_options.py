@@ -1,0 +1,54 @@
+import argparse
+
+import pytest
+
+from pggan.config import ConfigError
+from pggan.use.options import class_index, fraction, seed_list, seed_text, whole_number
+
+
+@pytest.mark.parametrize(
+    "text, seeds",
+    [("0-3", [0, 1, 2, 3]), ("7", [7]), ("3,8,20-22", [3, 8, 20, 21, 22]), ("5-5", [5]), ("9,2", [9, 2])],
+)
+def test_seeds(text, seeds):
+    assert seed_list(text) == seeds
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("9-3", "3-9"),
+        ("1,2,1", "twice"),
+        ("0-4,3", "twice"),
+        ("", "neither"),
+        ("a-b", "neither"),
+        ("-3", "neither"),
+        ("1-", "neither"),
+        ("1.5", "neither"),
+        ("4294967296", "too large"),
+        ("0-4000000000", "more than"),
+        (",".join(f"{i}000000-{i}999998" for i in range(2)), "more than"),
+    ],
+)
+def test_seeds_that_cannot_be_meant(text, says):
+    with pytest.raises(argparse.ArgumentTypeError, match=says):
+        seed_list(text)
+
+
+def test_seeds_in_file_names():
+    assert [seed_text(seed_list(text)) for text in ("4", "0-63", "3,8,9")] == ["4", "0-63", "3,8,9"]
+    assert seed_text(list(range(0, 200, 2))) == "100-from-0"
+
+
+def test_numbers_have_ranges():
+    assert whole_number(2, 9)("9") == 9 and fraction("0.5") == 0.5
+    for parse, text in ((whole_number(2, 9), "1"), (whole_number(2, 9), "x"), (fraction, "1.1"), (fraction, "nan")):
+        with pytest.raises(argparse.ArgumentTypeError):
+            parse(text)
+
+
+def test_classes_by_name_or_number(labelled, trained):
+    assert [class_index(labelled, text) for text in ("dog", "2")] == [1, 2]
+    for model, text, says in ((labelled, "cow", "cat, dog, owl"), (labelled, "3", "3"), (trained, "cat", "without")):
+        with pytest.raises(ConfigError, match=says):
+            class_index(model, text)
