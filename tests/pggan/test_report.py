@@ -3,6 +3,7 @@
 import json
 import math
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from pggan.use.report import write_report
 from pggan.use.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, chart, ticks
 from pggan.use.report.pictures import LARGEST_FILE, data_uri, spread
 
-CONFIG = {"data": "photos", "resolution": 8, "channels": 3, "fade_kimg": 1, "stabilize_kimg": 1, "batch_size": "8", "lr": 0.001,
-          "tick_kimg": 0.25}  # fmt: skip
+CONFIG = {
+    "data": "photos", "resolution": 8, "channels": 3, "fade_kimg": 1, "stabilize_kimg": 1, "batch_size": "8",
+    "lr": 0.001, "tick_kimg": 0.25,
+}  # fmt: skip
 VOID = {"meta", "img", "input", "br", "path", "rect", "line", "circle"}
 
 
@@ -93,7 +96,7 @@ def test_everything_the_run_has_is_in_the_page(run):
     for number in ("123.2", "87.12", "41.5", "20.75"):  # four digits
         assert number in page.text
     assert len(page.all("img")) == 12 + 2 and len({a["src"] for a in page.all("img")}) == 14
-    assert [a["value"] for a in page.all("progress")] == ["1.0", "1.0", "1.0"]
+    assert [float(a["value"]) for a in page.all("progress")] == [1, 1, 1]
     assert "fade in" in page.text and "finished" in page.text
     assert "No measure of mode coverage was logged" in page.text
     assert [a["data-stage"] for a in page.all("div") if "data-stage" in a] == ["4x4", "8x8"]
@@ -222,7 +225,7 @@ def test_long_runs_show_a_bounded_number_of_grids():
     numbers = list(range(1, 1001))
     chosen = spread(numbers, {100, 400, 1000}, 40)
     assert len(chosen) == 40 and chosen == sorted(chosen) and {100, 400, 1000} <= set(chosen)
-    assert max(b - a for a, b in zip(chosen, chosen[1:], strict=False)) < 60
+    assert max(b - a for a, b in pairwise(chosen)) < 60
     assert spread([1, 2, 3], {3}, 40) == [1, 2, 3]
     assert spread(numbers, set(numbers), 40) == numbers[-40:]
 
