@@ -13,7 +13,7 @@ from metrics import MetricError, Suite
 from .config import ConfigError, metric_names
 from .training.device import choose_device
 from .training.evaluation import Judge
-from .use import load, report
+from .use import explore, load, report
 
 EXAMPLES = """examples:
   python -m pggan evaluate runs/faces-128                      the newest checkpoint, on the run's own images
@@ -27,6 +27,7 @@ def main() -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_evaluate(commands)
     report.add_parser(commands)
+    explore.add_parser(commands)
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
