@@ -16,6 +16,7 @@ from checkpoints import newest
 from ..config import ConfigError
 from ..networks import folded
 from ..training.device import choose_device
+from .interpolate import slerp
 from .options import MAX_SEED, Commands, add_checkpoint, add_command, add_device, whole_number
 from .trained import Trained, load
 
@@ -89,7 +90,7 @@ def picture(trained: Trained, view: View) -> bytes:
     a, b = trained.latents([view.seed, view.towards])
     labels = torch.tensor([view.label]) if trained.classes else None
     stage = trained.at(view.resolution, view.alpha)
-    (image,) = stage.draw(slerp(a, b, view.walk)[None], labels, view.truncation).numpy()
+    (image,) = stage.draw(slerp(a, b, torch.tensor([view.walk])), labels, view.truncation).numpy()
     pixels = image.transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)
