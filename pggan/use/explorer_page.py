@@ -17,6 +17,13 @@ from .trained import Trained
 STYLE = """
   .picture { image-rendering: pixelated; width: 100%; border-radius: 6px; }
   .nicegui-content { max-width: 1100px; margin: 0 auto; }
+  .frame { flex: 1 1 320px; max-width: 640px; position: sticky; top: 0; z-index: 1; }
+  .controls { flex: 1 1 320px; }
+  @media (max-width: 700px) {
+    .frame { background: inherit; flex-basis: 100%; }
+    .picture { width: min(100%, 42vh); }
+    .nicegui-content, .nicegui-content > .nicegui-row { background: inherit; }
+  }
 """
 
 
@@ -40,10 +47,10 @@ class Page:
         self.drawing = self.outdated = False
         ui.add_css(STYLE)
         with ui.row(wrap=True).classes("w-full items-start gap-8"):
-            with ui.column().classes("grow").style("flex-basis: 320px; max-width: 640px"):
+            with ui.column().classes("frame gap-1"):
                 self.image = ui.element("img").classes("picture").props('alt="generated image" id=picture')
                 self.caption = ui.label().props("id=caption").classes("text-sm")
-            with ui.column().classes("grow gap-1").style("flex-basis: 320px"):
+            with ui.column().classes("controls gap-1"):
                 ui.label(title).classes("text-lg")
                 self.controls()
         ui.timer(0, self.refresh, once=True)
@@ -70,9 +77,11 @@ class Page:
 
     def slider(self, label: str, name: str, largest: float, step: float) -> None:
         with ui.row(wrap=False).classes("w-full items-center"):
-            ui.label(label).classes("w-24 text-sm")
+            ui.label(label).classes("w-20 shrink-0 text-sm")
             slider = ui.slider(min=0, max=largest, step=step, on_change=self.refresh)
-            slider.bind_value(self.view, name).props(f'aria-label="{label}"').classes("grow")
+            slider.bind_value(self.view, name).props(f'aria-label="{label}"').classes("grow mx-2")
+            shown = ui.label().classes("w-20 shrink-0 text-sm text-right")
+            shown.bind_text_from(self.view, name, lambda value: value_text(name, value))
 
     async def refresh(self) -> None:
         self.outdated = True
@@ -101,6 +110,13 @@ class Page:
     async def download(self) -> None:
         view = self.view.checked(self.trained)
         ui.download.content(await self.artist.draw(view), view.file_name(self.trained), "image/png")
+
+
+def value_text(name: str, value: float | None) -> str:
+    """As in 16x16 for a stage, 0.75."""
+    if value is None:
+        return ""
+    return f"{4 << int(value)}x{4 << int(value)}" if name == "level" else f"{value:g}"
 
 
 def serve(trained: Trained, title: str, port: int, open_browser: bool) -> None:
