@@ -137,6 +137,7 @@ def checkpoint(tmp_path):
 def explorer(commands, checkpoint):
     """The address of a running explorer."""
     pytest.importorskip("nicegui", reason="needs NiceGUI: pip install nicegui")
+    commands.environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would take it for a test of its own
     process = commands.start("-m", "pggan", "explore", checkpoint, "--no-open", "--device", "cpu")
     ready, _, _ = select.select([process.stdout], [], [], 60)
     line = process.stdout.readline() if ready else ""
