@@ -155,6 +155,11 @@ def picture(page):
     return page.locator("#picture").get_attribute("src")
 
 
+def slider(page, name):
+    """What takes the keys of a slider."""
+    return page.get_by_label(name, exact=True).and_(page.get_by_role("slider")).locator("[tabindex]")
+
+
 def wait_for_another(page, old):
     page.wait_for_function("old => document.querySelector('#picture').src !== old", arg=old, timeout=10_000)
     return picture(page)
@@ -170,9 +175,8 @@ def test_every_control_of_the_explorer_changes_the_picture(explorer, open_page):
         ("alpha", "ArrowLeft"),
         ("walk", "ArrowRight"),
     ):
-        slider = page.get_by_label(name, exact=True).and_(page.get_by_role("slider"))
         for _ in range(20):
-            slider.press(key)
+            slider(page, name).press(key)
         now = wait_for_another(page, now)
     page.locator("label", has=page.locator("#label")).or_(page.locator(".q-select")).first.click()
     page.get_by_role("option", name="dog").click()
@@ -180,7 +184,7 @@ def test_every_control_of_the_explorer_changes_the_picture(explorer, open_page):
     page.get_by_role("button", name="random").click()
     now = wait_for_another(page, now)
     for _ in range(2):
-        page.get_by_label("stage", exact=True).press("ArrowLeft")
+        slider(page, "stage").press("ArrowLeft")
     wait_for_another(page, now)
     page.wait_for_function("document.querySelector('#picture').naturalWidth === 4")
     assert "4x4" in page.locator("#caption").inner_text()
