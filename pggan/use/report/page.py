@@ -44,9 +44,9 @@ CURVES = (
 )  # fmt: skip
 PLAIN = {"images", "resolution", "seconds", "batch_size", *(key for _, _, names in CURVES for key in names)}
 METRICS = {
-    "fid": "FID, lower is better",
+    "fid": "lower is better",
     "is": "Inception Score, higher is better",
-    "kid": "KID, lower is better",
+    "kid": "lower is better",
     "swd": "sliced Wasserstein distance x 1000, lower is better",
 }
 COVERAGE = {
