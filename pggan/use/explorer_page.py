@@ -119,12 +119,25 @@ def value_text(name: str, value: float | None) -> str:
     return f"{4 << int(value)}x{4 << int(value)}" if name == "level" else f"{value:g}"
 
 
+async def announce(port: int) -> None:
+    """Print the address once it answers; NiceGUI's own start handlers run a moment before it listens."""
+    for _ in range(600):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            print(f"http://127.0.0.1:{port}/  (Ctrl-C ends)", flush=True)
+            return
+
+
 def serve(trained: Trained, title: str, port: int, open_browser: bool) -> None:
     """Show the page on 127.0.0.1 until Ctrl-C."""
     artist = Artist(trained)
     # A page elsewhere whose name leads to this machine is not to look in.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    app.on_startup(lambda: print(f"http://127.0.0.1:{port}/  (Ctrl-C ends)", flush=True))
+    app.on_startup(announce(port))
     ui.run(
         lambda: Page(artist, title), host="127.0.0.1", port=port, title=title, show=open_browser, reload=False,
         dark=None, show_welcome_message=False,
