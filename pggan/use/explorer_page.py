@@ -137,7 +137,7 @@ def serve(trained: Trained, title: str, port: int, open_browser: bool) -> None:
     artist = Artist(trained)
     # A page elsewhere whose name leads to this machine is not to look in.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    app.on_startup(announce(port))
+    app.on_startup(lambda: announce(port))
     ui.run(
         lambda: Page(artist, title), host="127.0.0.1", port=port, title=title, show=open_browser, reload=False,
         dark=None, show_welcome_message=False,
