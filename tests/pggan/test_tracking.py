@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     track(tmp_path, "wandb", (100, 200))
+    time.sleep(1)  # W&B names the parts of a run by the second they began in
     run = track(tmp_path, "wandb", (300,), resumed_at=200)
     segments = sorted((run.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
     messages = [list(records(path)) for path in segments]
