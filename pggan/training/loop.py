@@ -107,9 +107,9 @@ class Training:
 
     def report(self) -> None:
         """The run as a page; a run that has come to its end is never spoilt by what goes wrong here."""
-        from ..use.report import write_report  # stands on this package
-
         try:
+            from ..use.report import write_report  # stands on this package
+
             print(f"report: {write_report(self.directory.folder)}")
         except Exception as error:
             say(f"no report.html: {type(error).__name__}: {error}")

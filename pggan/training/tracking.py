@@ -65,7 +65,7 @@ def is_number(value: Any) -> bool:
 
 def stage_table(run: RunDirectory) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of what was measured at the end of each stage so far."""
-    ends = [line for line in read_lines(run.metrics) if line["stage_end"]]
+    ends = [line for line in read_lines(run.metrics) if line.get("stage_end")]
     columns = list(dict.fromkeys(key for line in ends for key in line if key not in ("alpha", "stage_end")))
     return columns, [[line.get(key) for key in columns] for line in ends]
 
@@ -97,7 +97,8 @@ class TensorBoard:
 
 def markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join("" if cell is None else str(cell) for cell in line) + " |" for line in lines)
+    texts = [["" if cell is None else str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in texts)
 
 
 class WandB:

@@ -48,6 +48,16 @@ def test_tensorboard_shows_one_run_against_images_seen(tmp_path):
     assert table == ["| images | resolution | fid |", "| --- | --- | --- |", "| 200 | 4 | 50.0 |", "| 300 | 6 | 75.0 |"]
 
 
+def whole_records(path):
+    """All messages of a run that has ended; W&B's own process may still be writing the last ones."""
+    for _ in range(100):
+        found = list(records(path))
+        if found and found[-1].HasField("exit"):
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"{path} does not come to its end")
+
+
 def records(path):
     """The protocol messages of an offline W&B run (a LevelDB log: blocks of 32 KiB, records in one or more parts)."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -73,7 +83,7 @@ def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
     time.sleep(1)  # W&B names the parts of a run by the second they began in
     run = track(tmp_path, "wandb", (300,), resumed_at=200)
     segments = sorted((run.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
-    messages = [list(records(path)) for path in segments]
+    messages = [whole_records(path) for path in segments]
     runs = [message.run for part in messages for message in part if message.HasField("run")]
     assert [(r.run_id, r.display_name) for r in runs] == [((run.folder / "wandb-id").read_text(), "faces")] * 2
     options = {item.key: json.loads(item.value_json) for item in runs[0].config.update}

@@ -24,7 +24,7 @@ from .charts import Axis, Chart, Line, chart, number, short
 from .pictures import data_uri, grids, spread
 from .run import Run, read_run
 
-GRIDS, ROWS, COLUMNS = 40, 64, 40  # at most so many of each in the page
+GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200  # at most so many of each in the page
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
 DETAIL = re.compile(r"_(std|[0-9]+)$")  # deviations and pyramid levels: in the table only
 BESIDES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
@@ -125,12 +125,12 @@ def contents(run: Run) -> dict[str, Any]:
             ]
         ),
         "turn": turning_point(run.metrics),
-        "covers": any(key in COVERAGE for key in scores),
+        "covers": not {"modes", "recall", "coverage", "ms_ssim"}.isdisjoint(scores),
         "columns": metric_columns(run.metrics),
         "judged": judged_rows(run),
         "stages": stages,
         "missing": missing,
-        "options": {key: option_text(value) for key, value in config.items()},
+        "options": {key[:100]: option_text(value) for key, value in list(config.items())[:OPTIONS]},
         "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ class Run:
     config: dict[str, Any]
     log: list[Line]
     metrics: list[Line]
-    versions: dict[str, Any]
+    versions: dict[str, str]
     rows: list[Row]
 
     @property
@@ -54,7 +54,8 @@ def read_run(folder: str | Path) -> Run:
     if not log:
         raise CheckpointError(f"{directory.log} has no line yet: there is nothing to report before the first tick")
     try:
-        versions = {name: str(version) for name, version in load(directory.latest)["versions"].items()}
+        saved = list(load(directory.latest)["versions"].items())
+        versions = {str(name)[:100]: str(version)[:100] for name, version in saved[:20]}
     except (CheckpointError, KeyError, AttributeError):
         versions = {}
     return Run(directory, config, log, read_log(directory.metrics), versions, plan_rows(config))
