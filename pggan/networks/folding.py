@@ -15,7 +15,7 @@ def folded(generator: Generator) -> Generator:
     The same function, for drawing only: the copy is not trained, saved or loaded. For single images of the paper's
     widths on a CPU the working out takes more than half of the time.
     """
-    generator = copy.deepcopy(generator).requires_grad_(False)
+    generator = copy.deepcopy(generator).requires_grad_(False).to(memory_format=torch.contiguous_format)
     for module in list(generator.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, EqualizedConv2d):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from nicegui import app, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from .explore import MAX_SEED, View, picture, top_level
+from .explore import MAX_SEED, View, picture, prepared, top_level
 from .trained import Trained
 
 STYLE = """
@@ -31,8 +31,8 @@ class Artist:
     """Draws for all pages, one picture at a time, always by the same thread: torch keeps its workers warm for it."""
 
     def __init__(self, trained: Trained):
-        self.trained = trained
         self.thread = ThreadPoolExecutor(max_workers=1)
+        self.trained = self.thread.submit(prepared, trained).result()
 
     async def draw(self, view: View) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self.thread, picture, self.trained, view)
