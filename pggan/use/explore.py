@@ -101,8 +101,8 @@ def picture(trained: Trained, view: View) -> bytes:
 def prepared(trained: Trained) -> Trained:
     """The same generator, quick at single images and warm, for the calling thread.
 
-    Narrow networks and busy machines are quicker with one of torch's threads, wide ones with all: what is quicker at the
-    start stays.
+    Narrow networks and busy machines are quicker with one of torch's threads, wide networks with all: what is quicker
+    at the start stays.
     """
     trained = replace(trained, generator=folded(trained.generator))
     view = View(level=top_level(trained), alpha=0.5, truncation=0.5).checked(trained)
