@@ -80,7 +80,7 @@ class Page:
             ui.label(label).classes("w-20 shrink-0 text-sm")
             slider = ui.slider(min=0, max=largest, step=step, on_change=self.refresh)
             slider.bind_value(self.view, name).props(f'aria-label="{label}"').classes("grow mx-2")
-            shown = ui.label().classes("w-20 shrink-0 text-sm text-right")
+            shown = ui.label().classes("w-16 shrink-0 text-sm text-right")
             shown.bind_text_from(self.view, name, lambda value: value_text(name, value))
 
     async def refresh(self) -> None:
