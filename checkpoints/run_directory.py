@@ -97,5 +97,5 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -10,10 +10,10 @@ from datasets import DataError
 from metrics import MetricError
 
 from .config import ConfigError
-from .use import compare, evaluate, fade, grow, info, interpolate, nearest, project, sample, upscale
+from .use import compare, evaluate, explore, fade, grow, info, interpolate, nearest, project, report, sample, upscale
 
 # each with add_parser(commands), in the order of --help
-COMMANDS = (sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info)
+COMMANDS = (sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore)
 
 
 def main() -> None:

@@ -86,9 +86,11 @@ def spread_over_four_shifts(kernel: Tensor) -> Tensor:
 class FusedUpConv2d(EqualizedConv2d):
     """`EqualizedConv2d(upscale(x))` as one transposed convolution, with 16 products per input pixel instead of 36."""
 
+    def kernel(self) -> Tensor:
+        return spread_over_four_shifts(self.scaled_weight().flip(2, 3)).transpose(0, 1)
+
     def forward(self, x: Tensor) -> Tensor:
-        kernel = spread_over_four_shifts(self.scaled_weight().flip(2, 3)).transpose(0, 1)
-        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=2, padding=1)
 
 
 class FusedDownConv2d(EqualizedConv2d):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 
 import torch
@@ -20,6 +21,13 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """As in "NVIDIA H200" or "CPU x86_64, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def use_bf16(config: TrainConfig, device: torch.device) -> bool:

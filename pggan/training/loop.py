@@ -16,7 +16,7 @@ from metrics import Suite, default_folder
 
 from ..config import TrainConfig
 from ..networks import generate
-from .device import choose_device, peak_memory, use_bf16
+from .device import choose_device, device_name, peak_memory, use_bf16
 from .evaluation import Judge, modes_of_embedded_set
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
@@ -101,6 +101,16 @@ class Training:
                 progress.close()
                 self.tracker.close()
         print_stages(read_lines(self.directory.metrics), self.directory)
+        self.report()
+
+    def report(self) -> None:
+        """The run as a page; a run that has come to its end is never spoilt by what goes wrong here."""
+        try:
+            from ..use.report import write_report  # stands on this package
+
+            print(f"report: {write_report(self.directory.folder)}")
+        except Exception as error:
+            say(f"no report.html: {type(error).__name__}: {error}")
 
     def train_until_next_look(self, phase: Phase) -> None:
         """The steps between two looks at the schedule."""
@@ -201,7 +211,11 @@ class Training:
                 "networks": self.state.arguments,
                 "classes": self.pyramid.classes,
                 "data": self.pyramid.digest(),
-                "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+                "versions": {
+                    "python": platform.python_version(),
+                    "torch": str(torch.__version__),
+                    "device": device_name(self.device),
+                },
                 "state": self.state.state_dict(),
             }
         )

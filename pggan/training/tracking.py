@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from checkpoints import RunDirectory
-from checkpoints.run_directory import append_line, write_text
+from checkpoints.run_directory import append_line, read_lines, write_text
 
-from ..config import TrainConfig
+from ..config import TrainConfig, format_value
 
 
 class Tracker:
@@ -37,9 +37,11 @@ class Tracker:
     def scalars(self, path: Path, values: dict[str, Any]) -> None:
         """One line of log.jsonl or metrics.jsonl; must hold "images"."""
         append_line(path, values)
-        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k != "images"}
+        numbers = {k: v for k, v in values.items() if is_number(v) and k != "images"}
         for sink in self.sinks:
             sink.scalars(path.stem, numbers, values["images"])
+            if values.get("stage_end"):
+                sink.stages(*stage_table(self.run), values["images"])
 
     def grid(self, name: str, images: np.ndarray, seen: int) -> Path:
         """uint8 images [N, C, r, r] as one PNG in samples/; returns its path."""
@@ -57,11 +59,26 @@ class Tracker:
             sink.close()
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def stage_table(run: RunDirectory) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of what was measured at the end of each stage so far."""
+    ends = [line for line in read_lines(run.metrics) if line.get("stage_end")]
+    columns = list(dict.fromkeys(key for line in ends for key in line if key not in ("alpha", "stage_end")))
+    return columns, [[line.get(key) for key in columns] for line in ends]
+
+
 class TensorBoard:
+    """Scalars and pictures with images seen as the step; config and stages as text. Steps after `images` are purged."""
+
     def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=images + 1)
+        options = [[name, format_value(getattr(config, name))] for name in config.to_dict()]
+        self.writer.add_text("config", markdown_table(["option", "value"], options), images)
 
     def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
         for name, value in numbers.items():
@@ -71,12 +88,24 @@ class TensorBoard:
     def image(self, name: str, pixels: np.ndarray, images: int) -> None:
         self.writer.add_image(name, pixels, images, dataformats="HWC" if pixels.ndim == 3 else "HW")
 
+    def stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
+        self.writer.add_text("stages", markdown_table(columns, rows), images)
+
     def close(self) -> None:
         self.writer.close()
 
 
+def markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    texts = [["" if cell is None else str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in texts)
+
+
 class WandB:
-    """Online where an API key is at hand, else offline; a resumed run goes on in the same W&B run."""
+    """The same in Weights & Biases: online where an API key is at hand, else offline for `wandb sync`.
+
+    A resumed run goes on in the same W&B run; steps that were logged before a kill are kept as they are.
+    """
 
     def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
         import wandb
@@ -86,7 +115,7 @@ class WandB:
             write_text(identity, secrets.token_hex(4))
         self.wandb = wandb
         start = partial(
-            wandb.init, project="pggan", name=run.folder.name, id=identity.read_text(), resume="allow",
+            wandb.init, project="pggan", name=run.folder.resolve().name, id=identity.read_text(), resume="allow",
             dir=str(run.folder), config=config.to_dict(), settings=wandb.Settings(init_timeout=30),
         )  # fmt: skip
         try:
@@ -94,12 +123,17 @@ class WandB:
         except wandb.errors.Error as error:
             say(f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); going on offline")
             self.writer = start(mode="offline")
+        self.writer.define_metric("images", hidden=True)
+        self.writer.define_metric("*", step_metric="images")
 
     def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
         self.writer.log({f"{group}/{k}": v for k, v in numbers.items()} | {"images": images}, step=images)
 
     def image(self, name: str, pixels: np.ndarray, images: int) -> None:
-        self.writer.log({name: self.wandb.Image(pixels)}, step=images)
+        self.writer.log({name: self.wandb.Image(pixels), "images": images}, step=images)
+
+    def stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
+        self.writer.log({"stages": self.wandb.Table(columns=columns, data=rows), "images": images}, step=images)
 
     def close(self) -> None:
         self.writer.finish()

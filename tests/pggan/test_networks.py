@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pggan import Discriminator, Generator
-from pggan.networks import generate
+from pggan.networks import folded, generate
 from pggan.networks.layers import (
     EqualizedConv2d,
     FusedDownConv2d,
@@ -131,3 +131,17 @@ def test_generate_rounds_and_clips():
         for value, pixel in ((-9.0, 0), (-1.0, 0), (0.0, 128), (1.0, 255), (9.0, 255)):
             generator.to_rgb[0].bias.fill_(value)
             assert (generate(generator, torch.randn(2, 2), None, 4) == pixel).all()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_folded_generator_draws_the_same(fused):
+    generator = Generator(**SMALL, label_size=2, fused_scale=fused)
+    latents, labels = torch.randn(3, generator.latent_size), torch.eye(2)[[0, 1, 1]]
+    for resolution, alpha in ((4, 1.0), (16, 1.0), (16, 0.25)):
+        expected = generator(latents, labels, resolution=resolution, alpha=alpha)
+        assert torch.allclose(
+            folded(generator)(latents, labels, resolution=resolution, alpha=alpha), expected, atol=1e-5
+        )
+    with torch.no_grad():
+        generator.blocks[0].up.weight.zero_()  # the copy is a copy
+    assert folded(generator).blocks[0].up.weight.abs().sum() == 0 != generator.conv.weight.abs().sum()

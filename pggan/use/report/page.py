@@ -1,0 +1,245 @@
+"""The report page: what its template shows."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from tqdm import tqdm
+
+from checkpoints import CheckpointError
+from checkpoints.run_directory import write_text
+
+from ...config import format_value
+from ...training.growth import Row
+from ...training.tracking import duration
+from .charts import Axis, Chart, Line, chart, number, short
+from .pictures import data_uri, grids, spread
+from .run import Run, read_run
+
+GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200  # at most so many of each in the page
+BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
+DETAIL = re.compile(r"_(std|[0-9]+)$")  # deviations and pyramid levels: in the table only
+BESIDES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
+
+# What is known of the numbers a run may log: (title, note, {key: label}).
+CURVES = (
+    ("Losses", "as minimised; Wasserstein losses have no zero to reach",
+     {"d_loss": "discriminator", "g_loss": "generator"}),
+    ("Critic scores", "the discriminator's mean output", {"real_score": "real images", "fake_score": "generated"}),
+    ("Gradient norm", "of the critic by its input; the penalty pulls it to the dashed line",
+     {"grad_norm": "mean norm"}),
+    ("Alpha", "weight of the newest block: from 0 to 1 in every fade", {"alpha": "alpha"}),
+    ("Speed", "real images per second, without judging", {"images_per_second": "images/s"}),
+    ("Learning rate", "of Adam", {"d_lr": "discriminator", "g_lr": "generator"}),
+    ("Memory", "at the peak, in MB", {"peak_memory_mb": "MB"}),
+    ("Skipped steps", "left out since a gradient was not finite; 0 in a healthy run", {"skipped": "steps"}),
+)  # fmt: skip
+PLAIN = {"images", "resolution", "seconds", "batch_size", *(key for _, _, names in CURVES for key in names)}
+METRICS = {
+    "fid": "lower is better",
+    "is": "Inception Score, higher is better",
+    "kid": "lower is better",
+    "swd": "sliced Wasserstein distance x 1000, lower is better",
+}
+COVERAGE = {
+    "modes": "kinds of image shown, of 32; more is better",
+    "modes_kl": "KL divergence to the data's share of each kind, in nats; 0 is balanced",
+    "recall": "share of the real images within reach of the generated; 1 is best",
+    "coverage": "share of real images with a generated neighbour; 1 is best",
+    "precision": "share of the generated images within reach of the real; 1 is best",
+    "density": "generated images in dense real regions; 1 is as in the data",
+    "ms_ssim": "likeness between generated images; far above the reals' means few modes",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sample grid. source: data URI. line, scores: what was logged at it."""
+
+    source: str
+    images: int
+    line: Line
+    scores: str
+
+
+def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page, at most about 20 MB, and return where (by default report.html in the run directory).
+
+    Raises:
+        CheckpointError: see `read_run`; or the page cannot be written.
+    """
+    run = read_run(folder)
+    path = Path(out or run.directory.folder / "report.html")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"short": short, "cell": cell, "label": label, "side": side}
+    page = environment.get_template("page.html").render(contents(run), ids=itertools.count(), next=next)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page.encode("utf-8", "replace").decode())  # JSON can hold what UTF-8 cannot
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def contents(run: Run) -> dict[str, Any]:
+    """What the template shows."""
+    axis, config = Axis(run.log), run.config
+    target = number(config.get("gp_target"))
+    curves = [
+        chart(title, note, names, run.log, axis, target if "grad_norm" in names else None)
+        for title, note, names in CURVES
+    ]
+    others = [key for key in numeric_keys(run.log) if key not in PLAIN]
+    scores = [key for key in numeric_keys(run.metrics) if not DETAIL.search(key) and key not in BESIDES]
+    stages, missing = sample_stages(run)
+    return {
+        "name": run.directory.folder.resolve().name,
+        "run": run,
+        "final": judged_rows(run)[-1] if run.metrics else None,
+        "total": run.rows[-1].end if run.rows else None,
+        "seconds": seconds_text(run.log[-1].get("seconds")),
+        "plan": [plan_row(row, run) for row in run.rows],
+        "curves": present([*curves, *(chart(label(key), "", {key: label(key)}, run.log, axis) for key in others)]),
+        "scores": present(
+            chart(label(key), METRICS.get(key, ""), {key: label(key)}, run.metrics, axis, apart=True)
+            for key in scores
+            if key not in COVERAGE
+        ),
+        "signals": present(
+            [
+                chart("Score gap", "real minus generated; growing while FID worsens: the critic learns images by heart",
+                      {"gap": "real - generated"}, [gap(line) for line in run.log], axis),
+                *(chart(label(key), COVERAGE[key], {key: label(key)}, run.metrics, axis, apart=True)
+                  for key in scores if key in COVERAGE),
+            ]
+        ),
+        "turn": turning_point(run.metrics),
+        "covers": not {"modes", "recall", "coverage", "ms_ssim"}.isdisjoint(scores),
+        "columns": metric_columns(run.metrics),
+        "judged": judged_rows(run),
+        "stages": stages,
+        "missing": missing,
+        "options": {key[:100]: option_text(value) for key, value in list(config.items())[:OPTIONS]},
+        "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }  # fmt: skip
+
+
+def present(charts: Iterable[Chart | None]) -> list[Chart]:
+    return [c for c in charts if c]
+
+
+def numeric_keys(lines: Sequence[Line]) -> list[str]:
+    keys = dict.fromkeys(key for line in lines for key in line if number(line[key]) is not None)
+    return [key for key in keys if key not in BOOKKEEPING][:COLUMNS]
+
+
+def gap(line: Line) -> Line:
+    real, fake = number(line.get("real_score")), number(line.get("fake_score"))
+    return line if real is None or fake is None else {**line, "gap": real - fake}
+
+
+def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
+    """The best and the last FID of the last resolution, where it was judged there more than once at alpha 1."""
+    if not metrics:
+        return None
+    last = metrics[-1].get("resolution")
+    stable = [line for line in metrics if line.get("resolution") == last and line.get("alpha") == 1]
+    judged = [(fid, line["images"] / 1000) for line in stable if (fid := number(line.get("fid"))) is not None]
+    if len(judged) < 2:
+        return None
+    (best, kimg), (final, end) = min(judged), judged[-1]
+    return {"best": best, "kimg": kimg, "final": final, "end": end}
+
+
+def plan_row(row: Row, run: Run) -> dict[str, Any]:
+    """A row of the plan and how it went: share done, training time, median speed."""
+    ticks = [line for line in run.log if row.start < line["images"] <= row.end]
+    speeds = sorted(v for line in ticks if (v := number(line.get("images_per_second"))) is not None)
+    before = [line for line in run.log if line["images"] <= row.start]
+    times = [number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks)]
+    return {
+        "row": row,
+        "done": min(max((run.seen - row.start) / (row.end - row.start), 0), 1),
+        "time": seconds_text(times[1] - times[0]) if ticks and None not in times else "",
+        "speed": short(speeds[len(speeds) // 2]) if speeds else "",
+    }
+
+
+def seconds_text(value: Any) -> str:
+    seconds = number(value)
+    return duration(seconds) if seconds is not None and 0 <= seconds < 1e10 else ""
+
+
+def metric_columns(metrics: Sequence[Line]) -> list[str]:
+    keys = dict.fromkeys(key for line in metrics for key in line)
+    shown = [key for key in keys if key not in BOOKKEEPING and not (key.endswith("_std") and key[:-4] in keys)]
+    return sorted(shown, key=lambda key: key in BESIDES)[:COLUMNS]
+
+
+def label(key: str) -> str:
+    """As in FID, SWD 16, modes kl."""
+    text = key.replace("_", " ")[:60]
+    return text.upper() if text.split(" ")[0] in METRICS else text
+
+
+def judged_rows(run: Run) -> list[Line]:
+    """Each stage's end, and the newest evaluation."""
+    return [line for line in run.metrics if line.get("stage_end") or line is run.metrics[-1]][-ROWS:]
+
+
+def cell(line: Line, key: str) -> str:
+    """A value of a table, with its standard deviation where there is one."""
+    value, deviation = line.get(key), number(line.get(f"{key}_std"))
+    if number(value) is None:
+        return "" if value is None or isinstance(value, (dict, list)) else str(value)[:40]
+    return short(value) + ("" if deviation is None else f" ± {short(deviation)}")
+
+
+def side(resolution: Any) -> str:
+    return f"{resolution}x{resolution}" if isinstance(resolution, int) else "?"
+
+
+def option_text(value: Any) -> str:
+    text = format_value(tuple(map(str, value)) if isinstance(value, list) else value if not isinstance(value, dict)
+                        else {k: v for k, v in value.items() if number(v) is not None})  # fmt: skip
+    return text if len(text) <= 400 else text[:400] + "..."
+
+
+def sample_stages(run: Run) -> tuple[list[dict[str, Any]], int]:
+    """Sample grids grouped by resolution, each group beside its real images; and how many could not be read."""
+    fakes, reals = (grids(run.directory.samples, kind) for kind in ("fakes", "reals"))
+    ticks = [line["images"] for line in run.log]
+    lines = {images: run.log[min(bisect_left(ticks, images), len(ticks) - 1)] for images in fakes}
+    ends = {lines[images].get("resolution"): images for images in fakes}
+    chosen = spread(list(fakes), set(ends.values()), GRIDS)
+    scores = {line["images"]: headline(line) for line in run.metrics}
+    stages: dict[Any, dict[str, Any]] = {}
+    missing = 0
+    for images in tqdm(chosen, desc="report", unit="grid", disable=None, leave=False):
+        resolution = lines[images].get("resolution")
+        if resolution not in stages:
+            real = reals.get(resolution) if isinstance(resolution, int) else None
+            source = data_uri(real) if real else None
+            missing += bool(real and not source)
+            stages[resolution] = {"resolution": resolution, "real": source, "grids": []}
+        if source := data_uri(fakes[images]):
+            stages[resolution]["grids"].append(Grid(source, images, lines[images], scores.get(images, "")))
+        else:
+            missing += 1
+    return [stage for stage in stages.values() if stage["grids"]], missing
+
+
+def headline(line: Line) -> str:
+    """As in "FID 88.5, SWD 18.4"."""
+    return ", ".join(f"{k.upper()} {short(line[k])}" for k in METRICS if number(line.get(k)) is not None)

@@ -1,0 +1,52 @@
+"""What the explorer draws, without its page."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pggan.networks import Generator
+from pggan.use import Trained
+from pggan.use.explore import View, picture, prepared
+
+
+def trained(channels=3, classes=()):
+    torch.manual_seed(1)
+    network = Generator(16, channels, len(classes), fmap_base=64, fmap_max=8)
+    return Trained(network.requires_grad_(False), 16, 1.0, 1000, list(classes), {})
+
+
+def pixels(model, view):
+    return np.asarray(Image.open(io.BytesIO(picture(model, view.checked(model))))).astype(int)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_prepared_generators_picture_is_the_sample_of_the_seed(channels):
+    model = trained(channels)
+    (expected,) = model.sample(1, seed=5).numpy().astype(int)
+    found = pixels(prepared(model), View(seed=5, level=2)).reshape(16, 16, channels)
+    assert np.abs(found - expected.transpose(1, 2, 0)).max() <= 1
+
+
+def test_a_walk_leads_from_one_seed_to_the_other():
+    model = trained(classes=("cat", "dog"))
+    there = pixels(model, View(seed=3, towards=9, walk=1, level=2, label=1))
+    assert np.abs(there - pixels(model, View(seed=9, level=2, label=1))).max() <= 1
+    assert np.abs(there - pixels(model, View(seed=9, level=2, label=0))).max() > 1
+
+
+@pytest.mark.parametrize("value", [None, -1, 1e300, float("nan"), "9", [], 0.5])
+def test_whatever_a_page_sends_can_be_drawn(value):
+    model = trained(classes=("cat", "dog"))
+    view = View(*[value] * 7)
+    assert pixels(model, view).shape[2] == 3
+    assert view.checked(model).file_name(model).endswith(".png")
+
+
+def test_a_picture_is_saved_under_what_it_shows():
+    model = trained(classes=("cat", "dog"))
+    assert View(level=2).checked(model).file_name(model) == "seed-0-label-0-16x16.png"
+    view = View(3, 8, 0.25, 0.7, 1, 0.5, 1)
+    assert view.checked(model).file_name(model) == "seed-3-to-8-at-0.25-label-1-psi-0.7-8x8-alpha-0.5.png"

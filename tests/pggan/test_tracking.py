@@ -1,0 +1,103 @@
+"""TensorBoard and Weights & Biases show the run that log.jsonl and metrics.jsonl hold, also after a resume."""
+
+import json
+import struct
+import time
+
+import numpy as np
+import pytest
+
+from checkpoints import RunDirectory
+from pggan.config import resolve
+from pggan.training.tracking import Tracker
+
+GRID = np.full((4, 3, 8, 8), 200, np.uint8)
+
+
+def track(folder, kind, moments, resumed_at=0):
+    """A run's tracking, from its start or from a resume on: log, grid, and at 200 and 300 images a stage's end."""
+    config = resolve({"data": "synthetic", "resolution": 8, "channels": 3, "track": kind, "lr": 0.25})
+    run = RunDirectory(folder / "faces")
+    run.create(config.to_dict())
+    run.cut_logs(resumed_at)
+    tracker = Tracker(run, config, resumed_at)
+    for images in moments:
+        tracker.scalars(run.log, {"images": images, "d_loss": images / 8, "g_loss": None})
+        tracker.grid(f"fakes-{images:08d}", GRID, images)
+        if images in (200, 300):
+            line = {"images": images, "resolution": images // 50, "alpha": 1.0, "stage_end": True, "fid": images / 4}
+            tracker.scalars(run.metrics, line)
+    tracker.close()
+    return run
+
+
+def test_tensorboard_shows_one_run_against_images_seen(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    track(tmp_path, "tensorboard", (100, 200))
+    track(tmp_path, "tensorboard", (300, 400), resumed_at=200)  # then killed, its latest checkpoint still that of 200
+    run = track(tmp_path, "tensorboard", (300, 400, 500), resumed_at=200)
+    events = accumulator.EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("log/d_loss")] == [(i, i / 8) for i in range(100, 501, 100)]
+    assert [(e.step, e.value) for e in events.Scalars("metrics/fid")] == [(200, 50.0), (300, 75.0)]
+    assert "metrics/stage_end" not in events.Tags()["scalars"] and "log/g_loss" not in events.Tags()["scalars"]
+    assert [e.step for e in events.Images("fakes")] == [100, 200, 300, 400, 500]
+    config, stages = (events.Tensors(f"{name}/text_summary")[-1] for name in ("config", "stages"))
+    assert "| lr | 4:0.25 |" in config.tensor_proto.string_val[0].decode()
+    table = stages.tensor_proto.string_val[0].decode().splitlines()
+    assert table == ["| images | resolution | fid |", "| --- | --- | --- |", "| 200 | 4 | 50.0 |", "| 300 | 6 | 75.0 |"]
+
+
+def whole_records(path):
+    """All messages of a run that has ended; W&B's own process may still be writing the last ones."""
+    for _ in range(100):
+        found = list(records(path))
+        if found and found[-1].HasField("exit"):
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"{path} does not come to its end")
+
+
+def records(path):
+    """The protocol messages of an offline W&B run (a LevelDB log: blocks of 32 KiB, records in one or more parts)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, message = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        message += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(message)
+            message = b""
+
+
+def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    track(tmp_path, "wandb", (100, 200))
+    time.sleep(1)  # W&B names the parts of a run by the second they began in
+    run = track(tmp_path, "wandb", (300,), resumed_at=200)
+    segments = sorted((run.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    messages = [whole_records(path) for path in segments]
+    runs = [message.run for part in messages for message in part if message.HasField("run")]
+    assert [(r.run_id, r.display_name) for r in runs] == [((run.folder / "wandb-id").read_text(), "faces")] * 2
+    options = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
+    assert options["lr"] == {"4": 0.25} and options["data"] == "synthetic"
+    metrics = [message.metric for message in messages[0] if message.HasField("metric")]
+    assert ("*", "images") in [(m.glob_name, m.step_metric) for m in metrics]
+    history = {}
+    for message in (m.history for part in messages for m in part if m.HasField("history")):
+        items = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in message.item}
+        assert message.step.num == items["images"]
+        history[items["images"]] = items
+    assert {images: items["log/d_loss"] for images, items in history.items()} == {100: 12.5, 200: 25.0, 300: 37.5}
+    assert (history[200]["metrics/fid"], history[300]["metrics/fid"]) == (50.0, 75.0)
+    assert all(items["fakes/_type"] == "image-file" for items in history.values())
+    (table,) = segments[1].parent.glob("files/media/table/*.json")
+    content = json.loads(table.read_text())
+    assert content == {"columns": ["images", "resolution", "fid"], "data": [[200, 4, 50], [300, 6, 75]]}

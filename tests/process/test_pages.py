@@ -1,0 +1,234 @@
+"""The report and the explorer in a real browser, as far as one is installed here."""
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import checkpoints
+import pggan
+from pggan.networks import Generator
+
+NETWORK = {"resolution": 16, "channels": 3, "label_size": 2, "fmap_base": 64, "fmap_max": 8}
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    with playwright.sync_playwright() as p:
+        names = ("chromium", "chromium-browser", "google-chrome")
+        path = next(filter(None, map(shutil.which, names)), p.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip("needs Chromium: apt-get install chromium, or playwright install chromium")
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = p.chromium.launch(executable_path=path, args=sandbox)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens an address; at the end there has been no error, and no request to anywhere else."""
+    contexts, complaints = [], []
+
+    def open_page(address, **options):
+        contexts.append(browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        own = (address, address.replace("http:", "ws:"), "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(own) else complaints.append(f"asked for {r.url}"))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def visible(page, selector):
+    return [e for e in page.query_selector_all(selector) if e.is_visible()]
+
+
+@pytest.fixture
+def report(finished_run):
+    """The page that training wrote at its end."""
+    return (finished_run / "report.html").as_uri()
+
+
+def test_the_slider_goes_through_training(report, open_page):
+    page = open_page(report)
+    slider, caption = page.locator("#slider"), page.locator("#caption")
+    assert caption.inner_text().startswith("generated: 16x16, alpha 1, 1.504 kimg")
+    assert [len(visible(page, s)) for s in (".fakes img", ".reals img")] == [1, 1]
+    last = visible(page, ".fakes img")[0].get_attribute("src")
+    slider.focus()
+    slider.press("Home")
+    assert caption.inner_text().startswith("generated: 4x4, alpha 1, 0.128 kimg")
+    slider.press("ArrowRight")
+    assert "0.224 kimg" in caption.inner_text()
+    (shown,) = visible(page, ".fakes img")
+    assert shown.get_attribute("src") != last and shown.evaluate("image => image.naturalWidth") > 100
+    page.get_by_role("button", name="8x8", exact=True).click()
+    assert caption.inner_text().startswith("generated: 8x8") and [len(visible(page, ".fakes img"))] == [1]
+
+
+def test_curves_are_read_by_pointer_and_keys(report, open_page):
+    page = open_page(report)
+    charts = page.locator(".chart")
+    assert charts.count() >= 8
+    before = charts.nth(0).locator(".at").inner_text()
+    charts.nth(0).locator("svg").first.hover(position={"x": 60, "y": 60})
+    early = charts.nth(0).locator(".at").inner_text()
+    assert early != before and charts.nth(1).locator(".at").inner_text() == early
+    charts.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    assert charts.nth(0).locator(".at").inner_text() != early
+
+
+def test_the_report_fits_a_phone_and_follows_dark_mode(report, open_page):
+    phone = open_page(report, viewport={"width": 375, "height": 800}, color_scheme="dark")
+    assert phone.evaluate("document.documentElement.scrollWidth") == 375
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = phone.evaluate(background)
+    phone.emulate_media(color_scheme="light")
+    assert dark != phone.evaluate(background)
+
+
+def test_print_shows_every_stage(report, open_page):
+    page = open_page(report, color_scheme="dark")
+    page.emulate_media(media="print")
+    assert [len(visible(page, s)) for s in (".fakes img", ".reals img", "#slider")] == [3, 3, 0]
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_the_report_is_legible_without_scripts(report, open_page):
+    page = open_page(report, java_script_enabled=False)
+    assert len(visible(page, ".fakes img")) == 3 and not visible(page, "#slider")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """An untrained conditional generator to 16x16."""
+    torch.manual_seed(0)
+    path = tmp_path / "latest.pt"
+    checkpoints.save(
+        path,
+        {
+            "images": 1000, "stage": {"resolution": 16, "alpha": 1.0}, "config": {"data": "pets"},
+            "networks": {"generator": NETWORK}, "classes": ["<b>cat</b>", "dog"],
+            "state": {"G_ema": Generator(**NETWORK).state_dict()},
+        },
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def explorer(commands, checkpoint):
+    """The address of a running explorer."""
+    pytest.importorskip("nicegui", reason="needs NiceGUI: pip install nicegui")
+    commands.environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would take it for a test of its own
+    process = commands.start("-m", "pggan", "explore", checkpoint, "--no-open", "--device", "cpu")
+    ready, _, _ = select.select([process.stdout], [], [], 60)
+    line = process.stdout.readline() if ready else ""
+    address = re.match(r"http://127\.0\.0\.1:\d+/", line)
+    if not address:
+        process.kill()
+        pytest.fail(f"no address: {line} {process.communicate()[1]}")
+    yield address[0]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in (0, 130) and "Traceback" not in errors, errors
+
+
+def picture(page):
+    return page.locator("#picture").get_attribute("src")
+
+
+def slider(page, name):
+    """What takes the keys of a slider."""
+    return page.get_by_label(name, exact=True).and_(page.get_by_role("slider")).locator("[tabindex]")
+
+
+def wait_for_another(page, old):
+    page.wait_for_function("old => document.querySelector('#picture').src !== old", arg=old, timeout=10_000)
+    return picture(page)
+
+
+def test_every_control_of_the_explorer_changes_the_picture(explorer, open_page):
+    page = open_page(explorer)
+    page.wait_for_selector("#picture[src]")
+    now = picture(page)
+    for name, key in (
+        ("seed", "ArrowRight"),
+        ("truncation", "ArrowLeft"),
+        ("alpha", "ArrowLeft"),
+        ("walk", "ArrowRight"),
+    ):
+        for _ in range(20):
+            slider(page, name).press(key)
+        now = wait_for_another(page, now)
+    page.locator("label", has=page.locator("#label")).or_(page.locator(".q-select")).first.click()
+    page.get_by_role("option", name="dog").click()
+    now = wait_for_another(page, now)
+    page.get_by_role("button", name="random").click()
+    now = wait_for_another(page, now)
+    for _ in range(2):
+        slider(page, "stage").press("ArrowLeft")
+    wait_for_another(page, now)
+    page.wait_for_function("document.querySelector('#picture').naturalWidth === 4")
+    assert "4x4" in page.locator("#caption").inner_text()
+
+
+def test_a_download_is_the_sample_of_that_seed(explorer, open_page, checkpoint):
+    page = open_page(explorer)
+    page.wait_for_selector("#picture[src]")
+    page.get_by_label("seed", exact=True).and_(page.get_by_role("spinbutton")).fill("4000000")
+    page.wait_for_function("document.querySelector('#caption').textContent.includes('seed 4000000')")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "seed-4000000-label-0-16x16.png"
+    pixels = np.asarray(Image.open(download.value.path())).astype(int)
+    (expected,) = pggan.load(checkpoint).sample(1, seed=4000000, labels=torch.tensor([0])).numpy()
+    assert np.abs(pixels - expected.transpose(1, 2, 0)).max() <= 1
+
+
+def test_nobody_else_can_reach_the_explorer(explorer):
+    port = int(explorer.rsplit(":")[-1].strip("/"))
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    if os.uname().sysname == "Linux":  # where 127.0.0.2 is another address of this machine
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+def test_a_port_in_use_is_said(commands, checkpoint):
+    pytest.importorskip("nicegui", reason="needs NiceGUI: pip install nicegui")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = commands.run("-m", "pggan", "explore", checkpoint, "--port", taken.getsockname()[1], "--no-open")
+    assert (
+        process.returncode == 2 and process.err.startswith("python -m pggan: --port") and "Traceback" not in process.err
+    )
+
+
+def test_without_nicegui_one_sentence_says_what_to_install(commands, checkpoint):
+    blocked = commands.folder / "blocked"
+    blocked.mkdir()
+    (blocked / "nicegui.py").write_text("raise ImportError('No module named nicegui')")
+    commands.environment["PYTHONPATH"] += os.pathsep + str(blocked)
+    commands.environment["PYTHONPATH"] = os.pathsep.join(commands.environment["PYTHONPATH"].split(os.pathsep)[::-1])
+    process = commands.run("-m", "pggan", "explore", checkpoint, "--no-open")
+    assert process.returncode == 2 and "pip install nicegui" in process.err and "Traceback" not in process.err
