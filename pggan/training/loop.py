@@ -54,7 +54,10 @@ class Training:
         self.device = choose_device(config.device)
         self.signals = StopSignals()
         suite = Suite(config.metrics, config.inception_weights, self.device, say)
-        self.pyramid = open_pyramid(open_source(config.data, config.labels), config.resolution, config.channels)
+        self.pyramid = open_pyramid(
+            open_source(config.data, config.labels), config.resolution, config.channels, fit=config.fit,
+            background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
+        )  # fmt: skip
         if saved:
             check_fits(saved, self.pyramid.digest(), config, self.plan)
         shapes = config.data == "synthetic" and config.channels == 3
