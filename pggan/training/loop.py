@@ -18,13 +18,14 @@ from ..config import TrainConfig
 from ..networks import generate
 from .device import choose_device, peak_memory, use_bf16
 from .evaluation import Judge
+from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
 from .plan import costs_per_image, print_stages, time_left
 from .resume import adopt, check_fits, same_run
 from .signals import StopRequested, StopSignals
 from .state import TrainState, latents
-from .steps import Batch, Stepper
+from .steps import Stepper
 from .tracking import Progress, Tracker, duration, say
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm"}
@@ -71,11 +72,12 @@ class Training:
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         loss = WGANGP(config.resolution, config.gp_weight, config.gp_target, config.drift, config.label_weight)
         self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, use_bf16(config, self.device))
+        self.feeder = Feeder(self.pyramid, config.seed, self.device)
         self.directory.create(config.to_dict())
         self.directory.cut_logs(self.state.images)
         self.tracker = Tracker(self.directory, config, self.state.images)
         self.costs = costs_per_image(self.state.arguments)
-        self.tick_start = (time.perf_counter(), self.state.images)
+        self.start_tick()
         self.recent = ""
 
     def run(self) -> None:
@@ -112,7 +114,7 @@ class Training:
         state, start = self.state, time.perf_counter()
         state.previous = state.images
         for _ in range(self.config.repeats):
-            self.stepper.step(state, self.batch(phase), phase)
+            self.stepper.step(state, self.feeder.batch(state.images, phase), phase)
         if self.plan.resets_optimizers(state.previous, state.images):
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
@@ -123,13 +125,6 @@ class Training:
                 f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; try a "
                 f"lower --lr, or --precision fp32, in another --out ({start})"
             )
-
-    def batch(self, phase: Phase) -> Batch:
-        """The next real images: a function of the seed and the images seen."""
-        indices = shuffled(self.config.seed, self.state.images, phase.batch_size, len(self.pyramid))
-        images = torch.from_numpy(self.pyramid.images(phase.resolution, indices))
-        labels = None if self.pyramid.labels is None else torch.from_numpy(self.pyramid.labels[indices])
-        return Batch(images, labels)
 
     def ends_stage(self) -> bool:
         return self.plan.ends_stage(self.state.previous, self.state.images)
@@ -148,7 +143,8 @@ class Training:
         values = {name: value.item() / state.steps for name, value in state.sums.items()}
         values["skipped"] = round(values["skipped"] * state.steps)
         start, images = self.tick_start
-        speed = (state.images - images) / (time.perf_counter() - start)
+        elapsed = time.perf_counter() - start
+        speed = (state.images - images) / elapsed
         line = {
             "images": state.images,
             "resolution": phase.resolution,
@@ -158,6 +154,7 @@ class Training:
             "d_lr": phase.lr,
             "batch_size": phase.batch_size,
             "images_per_second": round(speed, 2),
+            "loader_share": round(self.feeder.waited / elapsed, 4),
             "seconds": round(sum(state.seconds.values()), 1),
             "peak_memory_mb": round(peak_memory(self.device) / 2**20),
         }
@@ -167,7 +164,10 @@ class Training:
         self.samples(phase)
         state.clear_sums()
         self.save()
-        self.tick_start = (time.perf_counter(), state.images)
+        self.start_tick()
+
+    def start_tick(self) -> None:
+        self.tick_start, self.feeder.waited = (time.perf_counter(), self.state.images), 0.0
 
     def recent_text(self, line: dict[str, Any], speed: float, phase: Phase) -> str:
         """Losses, gradient norm, speed and the time left."""
@@ -230,7 +230,7 @@ class Training:
         self.tracker.scalars(self.directory.metrics, line)
         if results:
             say("  " + "  ".join(f"{name.upper()} {value:.2f}" for name, value in results.items() if "_" not in name))
-        self.tick_start = (time.perf_counter(), state.images)
+        self.start_tick()
 
 
 def status(phase: Phase, images: int) -> str:

@@ -8,7 +8,7 @@ import time
 import torch
 from conftest import TINY
 
-TIMES = {"images_per_second", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
+TIMES = {"images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
 
 
 def lines(path):
