@@ -21,26 +21,30 @@ def level_file(resolution: int) -> str:
 
 
 def pyramid_levels(images: np.ndarray) -> Iterator[np.ndarray]:
-    """uint8 [N, C, r, r] from the images' own size down to 4, averaging 2x2 boxes of unrounded values.
+    """uint8 [N, C, r, r] from the images' own size down to 4: means of 2^k x 2^k pixels, rounded half to even.
 
-    The arithmetic of the official dataset tool: float32 all the way down, each level rounded to even by itself.
+    What the official dataset tool writes: it averages 2x2 boxes of unrounded float32 values and rounds each level by
+    itself, and those floats are exact. Here the same in whole numbers, sums of pixels, which is four times as fast.
     """
-    exact = images
     yield images
-    while exact.shape[-1] > 4:
-        rows = np.add(exact[:, :, 0::2], exact[:, :, 1::2], dtype=np.float32)  # exact: at most 24 bits down to 4x4
-        exact = (rows[..., 0::2] + rows[..., 1::2]) * np.float32(0.25)
-        yield np.rint(exact).astype(np.uint8)
+    total, bits = images.astype(np.uint16), 0
+    while total.shape[-1] > 4:
+        if bits == 8:  # 4^4 pixels of 255 are the most that 16 bits hold
+            total = total.astype(np.uint32)
+        rows = total[:, :, 0::2] + total[:, :, 1::2]
+        total, bits = rows[..., 0::2] + rows[..., 1::2], bits + 2
+        odd = (total >> bits) & 1
+        yield ((total + odd + ((1 << (bits - 1)) - 1)) >> bits).astype(np.uint8)
 
 
 def sums(levels: Sequence[np.ndarray]) -> np.ndarray:
     """A checksum of each image over all its levels, uint64 [N], never 0."""
     found = np.empty(len(levels[0]), np.uint64)
     for i in range(len(found)):
-        digest = hashlib.blake2b(digest_size=8)
+        digest = hashlib.sha1(usedforsecurity=False)
         for level in levels:
             digest.update(np.ascontiguousarray(level[i]))
-        found[i] = int.from_bytes(digest.digest(), "little") or 1
+        found[i] = int.from_bytes(digest.digest()[:8], "little") or 1
     return found
 
 

@@ -60,10 +60,6 @@ class Pyramid:
         """uint8 [len(indices), channels, resolution, resolution]."""
         return self.levels[resolution][self.rows[np.asarray(indices)]]
 
-    def level(self, resolution: int) -> np.ndarray:
-        """All images of one resolution in memory, uint8 [len, channels, resolution, resolution]."""
-        return self.images(resolution, np.arange(len(self)))
-
     def damage(self) -> list[int]:
         """Indices of images that are not as they were written, or whose levels do not follow from the largest one."""
         wrong = []

@@ -121,6 +121,20 @@ class TrainConfig:
     labels: bool = option("condition on classes (AC-GAN): class subfolders, dataset.json or the set's own", False)
     mirror: bool = option("mirror half of the real images", False)
 
+    # Sets of few images
+    augment: str = option(
+        "augmentation of all that the discriminator sees: differentiable, or that with an adaptive probability", "none",
+        choices=("none", "diffaug", "ada"),
+    )  # fmt: skip
+    ada_target: float = option("overfitting signal that ada aims at", 0.6, parse=float, minimum=0, maximum=1)
+    ada_kimg: float = option(
+        "thousands of images in which ada may go from no augmentation to all", 500.0, parse=float, minimum=0.001
+    )
+    holdout: float | None = option(
+        "share of the images never trained on, to see overfitting by", None, "5% of 200 to 9,999 images, else none",
+        parse=percentage, metavar="N%",
+    )  # fmt: skip
+
     # Networks (paper, table 2)
     fmap_base: int = option("feature maps times resolution / 2, before the limit", 8192, parse=int, minimum=1)
     fmap_decay: float = option("how fast feature maps fall with resolution", 1.0, parse=float, minimum=0, maximum=4)
@@ -266,6 +280,7 @@ def help_text(f: Field) -> str:
 GROUPS = {  # the first option of each group in --help
     "out": "the run",
     "resolution": "images",
+    "augment": "sets of few images",
     "fmap_base": "networks (paper, table 2)",
     "fade_kimg": "growth, in thousands of real images that the discriminator has seen (kimg)",
     "batch_size": "optimisation",

@@ -6,6 +6,7 @@ import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,19 +19,23 @@ SHARE = 0.25  # of the memory that is free may be taken for a level
 
 
 class Feeder:
-    """Batches of real images as a function of the seed and the images seen.
+    """Batches of some of the real images as a function of the seed and the images seen.
 
     The level of a stage is held on the GPU where it takes at most a quarter of the memory free there, else in main
     memory under the same rule, else it is read from its map. What does not lie where it is used is gathered by a
     thread one step ahead.
 
+    Args:
+        chosen: indices of the images to walk through (default: all).
+
     Attributes:
         waited: seconds that `batch` has taken, in all.
     """
 
-    def __init__(self, pyramid: Pyramid, seed: int, device: torch.device):
+    def __init__(self, pyramid: Pyramid, seed: int, device: torch.device, chosen: np.ndarray | None = None):
         self.pyramid, self.seed, self.device = pyramid, seed, device
-        self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels)
+        self.chosen = np.arange(len(pyramid)) if chosen is None else chosen
+        self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.chosen])
         self.resolution, self.level = 0, None
         self.thread = ThreadPoolExecutor(1, "feeder")
         self.ahead: tuple[tuple[int, int, int], Future[Batch]] | None = None
@@ -54,20 +59,20 @@ class Feeder:
         if self.ahead:
             self.ahead[1].result()
         self.resolution, self.level, self.ahead = resolution, None, None
-        needed = len(self.pyramid) * self.pyramid.channels * resolution**2
+        needed = len(self.chosen) * self.pyramid.channels * resolution**2
         on_device = self.device.type == "cuda" and needed <= SHARE * torch.cuda.mem_get_info(self.device)[0]
         if on_device or needed <= SHARE * free_memory():
-            level = torch.from_numpy(self.pyramid.level(resolution))
+            level = torch.from_numpy(self.pyramid.images(resolution, self.chosen))
             self.level = level.to(self.device) if on_device else level
 
     def gather(self, images: int, count: int, resolution: int) -> Batch:
-        indices = shuffled(self.seed, images, count, len(self.pyramid))
-        chosen = torch.from_numpy(indices)
+        order = shuffled(self.seed, images, count, len(self.chosen))
+        places = torch.from_numpy(order)
         if self.level is None:
-            found = torch.from_numpy(self.pyramid.images(resolution, indices))
+            found = torch.from_numpy(self.pyramid.images(resolution, self.chosen[order]))
         else:
-            found = self.level[chosen.to(self.level.device)]
-        return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[chosen]))
+            found = self.level[places.to(self.level.device)]
+        return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[places]))
 
     def pinned(self, tensor: Tensor) -> Tensor:
         """In memory that a GPU reads by itself, so that copying does not hold up the loop."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import platform
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
@@ -16,6 +18,7 @@ from metrics import Suite
 
 from ..config import TrainConfig
 from ..networks import generate
+from .augment import Augmentation, split
 from .device import choose_device, peak_memory, use_bf16
 from .evaluation import Judge
 from .feeding import Feeder
@@ -28,7 +31,7 @@ from .state import TrainState, latents
 from .steps import Stepper
 from .tracking import Progress, Tracker, duration, say
 
-SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm"}
+SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
 
 
 class TrainingStopped(RuntimeError):
@@ -71,8 +74,12 @@ class Training:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         loss = WGANGP(config.resolution, config.gp_weight, config.gp_target, config.drift, config.label_weight)
-        self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, use_bf16(config, self.device))
-        self.feeder = Feeder(self.pyramid, config.seed, self.device)
+        augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
+        bf16 = use_bf16(config, self.device)
+        self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, bf16, augment)
+        trained, held_out = split(config, len(self.pyramid))
+        self.feeder = Feeder(self.pyramid, config.seed, self.device, trained)
+        self.held_out = Feeder(self.pyramid, config.seed, self.device, held_out) if len(held_out) else None
         self.directory.create(config.to_dict())
         self.directory.cut_logs(self.state.images)
         self.tracker = Tracker(self.directory, config, self.state.images)
@@ -113,8 +120,10 @@ class Training:
         """The steps between two looks at the schedule."""
         state, start = self.state, time.perf_counter()
         state.previous = state.images
+        held_out = self.held_out_images(phase)
         for _ in range(self.config.repeats):
-            self.stepper.step(state, self.feeder.batch(state.images, phase), phase)
+            self.stepper.step(state, self.feeder.batch(state.images, phase), phase, held_out)
+            held_out = None
         if self.plan.resets_optimizers(state.previous, state.images):
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
@@ -125,6 +134,14 @@ class Training:
                 f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; try a "
                 f"lower --lr, or --precision fp32, in another --out ({start})"
             )
+
+    def held_out_images(self, phase: Phase) -> Tensor | None:
+        """Images that are never trained on, at most a batch of them, in whole minibatch-stddev groups."""
+        if self.held_out is None:
+            return None
+        group = min(self.config.mbstd_group, phase.batch_size)
+        count = min(phase.batch_size, len(self.held_out.chosen)) // group * group
+        return self.held_out.batch(self.state.images, replace(phase, batch_size=count)).images
 
     def ends_stage(self) -> bool:
         return self.plan.ends_stage(self.state.previous, self.state.images)
@@ -142,6 +159,11 @@ class Training:
         state = self.state
         values = {name: value.item() / state.steps for name, value in state.sums.items()}
         values["skipped"] = round(values["skipped"] * state.steps)
+        if "held_out_score" in values:
+            seen, held_out, faked = (values.pop(f"{name}_score") for name in ("seen", "held_out", "faked"))
+            values["overfitting"] = (seen - held_out) / (seen - faked) if seen != faked else 0.0
+        if self.config.augment == "ada":
+            values["augment_p"] = float(state.augment_p)
         start, images = self.tick_start
         elapsed = time.perf_counter() - start
         speed = (state.images - images) / elapsed
@@ -171,7 +193,7 @@ class Training:
 
     def recent_text(self, line: dict[str, Any], speed: float, phase: Phase) -> str:
         """Losses, gradient norm, speed and the time left."""
-        losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line[name] is not None]
+        losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line.get(name) is not None]
         stage, whole = time_left(self.plan, self.costs, self.state.images, phase.resolution, speed)
         left = f"left {duration(stage)} in this stage, {duration(whole)} in all"
         return "  ".join([*losses, f"{speed:.1f} img/s", left])

@@ -85,7 +85,7 @@ def test_the_pyramid_of_the_largest_level_is_what_the_official_tool_wrote_for_th
     pyramid = open_pyramid(source, 32, 3)
     for r in (4, 8, 16, 32):
         stored = np.stack([np.asarray(source.picture(i, r, 3)).transpose(2, 0, 1) for i in range(12)])
-        assert stored.shape[-1] == r and (pyramid.level(r) == stored).all()
+        assert stored.shape[-1] == r and (pyramid.images(r, range(12)) == stored).all()
 
 
 def test_labels_are_the_one_hot_rows(tmp_path):
