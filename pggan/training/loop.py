@@ -80,6 +80,8 @@ class Training:
         trained, held_out = split(config, len(self.pyramid))
         self.feeder = Feeder(self.pyramid, config.seed, self.device, trained)
         self.held_out = Feeder(self.pyramid, config.seed, self.device, held_out) if len(held_out) else None
+        if self.held_out:
+            say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
         self.directory.create(config.to_dict())
         self.directory.cut_logs(self.state.images)
         self.tracker = Tracker(self.directory, config, self.state.images)
