@@ -23,14 +23,15 @@ BATCH_BYTES = 1 << 21
 
 
 def build(
-    source: Source, prepare: Preparation, folder: Path, allow_upscale: bool, max_bad: float, workers: int | None
-) -> None:
-    """Make the cache `folder`; what an interruption left in its building place is not decoded again.
+    source: Source, stamp: str, prepare: Preparation, folder: Path, allow_upscale: bool, max_bad: float,
+    workers: int | None,
+) -> None:  # fmt: skip
+    """Make the cache `folder` of images with this stamp; what an interruption left is not decoded again.
 
     Raises:
         DataError: as `open_pyramid` says. OSError: a folder that cannot be written.
     """
-    building, stamp = building_folder(folder), source.stamp()
+    building = building_folder(folder)
     building.mkdir(parents=True, exist_ok=True)
     check_space(building, len(source), prepare)
     try:

@@ -42,11 +42,15 @@ def opened(arguments: Namespace) -> tuple[Source, Preparation]:
     return source, prepared(arguments, source)
 
 
+def cache_path(source: Source, prepare: Preparation) -> Path:
+    return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), source.stamp())
+
+
 def plan(arguments: Namespace) -> int:
     source = open_source(arguments.data, arguments.labels)
     found = survey(source)
     prepare = prepared(arguments, source, found)
-    folder = cache_folder() / "datasets" / cache_key(source, prepare, cache_folder())
+    folder = cache_path(source, prepare)
     place = next(p for p in folder.parents if p.exists())
     needed, free = cache_bytes(len(source), prepare), shutil.disk_usage(place).free
     small = int((found.limiting_sides(arguments.fit) < prepare.resolution).sum())
@@ -173,7 +177,7 @@ def grid(arguments: Namespace) -> int:
 
 def verify(arguments: Namespace) -> int:
     source, prepare = opened(arguments)
-    folder = cache_folder() / "datasets" / cache_key(source, prepare, cache_folder())
+    folder = cache_path(source, prepare)
     if not folder.exists():
         raise DataError(f"there is no cache of {arguments.data} as it is now; python -m datasets build makes one")
     pyramid = Pyramid(folder)

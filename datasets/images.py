@@ -82,16 +82,26 @@ class Preparation:
         """uint8 [channels, resolution, resolution]."""
         ImageOps.exif_transpose(picture, in_place=True)
         image = with_channels(eight_bits(picture), self.channels, self.background)
-        size = (self.resolution, self.resolution)
-        if image.size != size:
-            if self.fit == "pad":
-                image = ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=self.padding())
-            elif self.fit == "stretch":
-                image = image.resize(size, Image.Resampling.LANCZOS)
-            else:
-                image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+        if image.size != (self.resolution, self.resolution):
+            image = self.squared(image)
         pixels = np.asarray(image)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def squared(self, image: Image.Image) -> Image.Image:
+        """Resized by Lanczos' filter, after a box filter where an image is to become smaller than a sixth."""
+        resolution, (width, height), box = self.resolution, image.size, None
+        inner = (resolution, resolution)
+        if self.fit == "center-crop":
+            x, y = (max(side - min(width, height), 0) / 2 for side in (width, height))
+            box = (x, y, width - x, height - y)
+        elif self.fit == "pad":
+            inner = tuple(max(round(side * resolution / max(width, height)), 1) for side in (width, height))
+        resized = image.resize(inner, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+        if inner == (resolution, resolution):
+            return resized
+        square = Image.new(image.mode, (resolution, resolution), self.padding())
+        square.paste(resized, ((resolution - inner[0]) // 2, (resolution - inner[1]) // 2))
+        return square
 
     def padding(self) -> tuple[int, ...]:
         """The background in this many channels, transparent where there is an alpha channel."""

@@ -107,11 +107,12 @@ def open_pyramid(
     """
     prepare, cache = Preparation(resolution, channels, fit, background), cache or cache_folder()
     try:
-        folder = cache / "datasets" / cache_key(source, prepare, cache)
+        stamp = source.stamp()
+        folder = cache / "datasets" / cache_key(source, prepare, cache, stamp)
         if not folder.exists():
             with building_alone(folder, cache):
                 if not folder.exists():
-                    build(source, prepare, folder, allow_upscale, max_bad, workers)
+                    build(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
     except OSError as error:
         raise DataError(f"{cache} cannot be written ({error.strerror or error}); set PGGAN_CACHE") from None
     pyramid = Pyramid(folder)
@@ -120,9 +121,9 @@ def open_pyramid(
     return pyramid
 
 
-def cache_key(source: Source, prepare: Preparation, cache: Path) -> str:
+def cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
     """By what the images hold, not by where they are: files that nobody touched are not even read again."""
-    known = cache / "known" / source.stamp()
+    known = cache / "known" / stamp
     if known.exists():
         content = known.read_text()
     else:

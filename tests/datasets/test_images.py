@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from helpers import pixels
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datasets import DataError, Preparation, open_source
 from datasets.images import MAX_PIXELS, open_picture
@@ -109,6 +109,15 @@ def test_pad_keeps_the_whole_image_between_bars(turn):
     assert (found[:6] == (0, 0, 255)).all() and (found[10:] == (0, 0, 255)).all()
     middle = found[6:10]
     assert near(middle[:, 7:9], (10, 200, 30)) and near(middle[:, [0, -1]], 0)
+
+
+@pytest.mark.parametrize(("size", "difference"), [((91, 60), 0), ((60, 91), 0), ((300, 200), 1), ((201, 900), 1)])
+def test_images_are_resized_by_lanczos_filter_from_the_middle(size, difference):
+    coarse = Image.effect_noise((size[0] // 4, size[1] // 4), 60).convert("RGB")
+    image = coarse.resize(size, Image.Resampling.BICUBIC)
+    expected = ImageOps.fit(image, (16, 16), Image.Resampling.LANCZOS)
+    found = Preparation(16, 3)(image).transpose(1, 2, 0).astype(int)
+    assert np.abs(found - np.asarray(expected)).mean() <= difference  # much larger ones go through a box filter first
 
 
 def test_stretch_keeps_the_whole_image_and_changes_the_aspect():
