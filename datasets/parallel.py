@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from .base import DataError
@@ -34,6 +35,7 @@ def in_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) 
         return
     # fork where it is the custom (as torch's DataLoader does): a worker starts in milliseconds, nothing is pickled
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, initializer=become_worker, initargs=(work, os.getpid()))
     pending: set[Future] = set()
     try:
@@ -41,14 +43,31 @@ def in_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) 
             if len(pending) >= 4 * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            pending.add(pool.submit(call, item))
+            with undisturbed():
+                pending.add(pool.submit(call, item))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+        pool.shutdown()
     except BrokenProcessPool:
         raise DataError("a worker was killed, most likely for want of memory; try fewer --workers") from None
+    finally:  # where it broke off, nobody waits for what the workers do: what they write is not yet noted as done
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep Ctrl-C waiting: while a process forks, Python's own hooks would swallow it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def become_worker(work: Callable[[Any], Any], parent: int) -> None:
