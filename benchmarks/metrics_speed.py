@@ -39,9 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", metavar="IMAGES")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument(
-        "--num-images", type=int, default=256, help="for Inception, each turn (default: %(default)s)"
-    )
+    parser.add_argument("--num-images", type=int, default=256, help="for Inception, each turn (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="of Inception (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,27 +1,38 @@
-"""Where images come from: folders and the embedded synthetic set, the multi-resolution pyramid cache, batches.
+"""Where images come from: folders, archives, arrays, torchvision's sets and an embedded one; the pyramid cache.
 
 source = open_source("photos", labels=False)
 pyramid = open_pyramid(source, resolution=64, channels=3)
 pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
-from .base import DataError, Format, Source
+from .base import DataError, Format, Header, Source, percentage
+from .images import FITS, Preparation
 from .order import shuffled
-from .pyramid import Pyramid, cache_folder, open_pyramid
-from .sources import open_source
+from .places import cache_folder
+from .pyramid import Pyramid, open_pyramid
+from .sheet import contact_sheet
+from .sources import KINDS, open_source
+from .survey import native_format
 from .synthetic import MODES, SMALLEST_CLASSIFIED, SyntheticShapes, classify
 
 __all__ = [
+    "FITS",
+    "KINDS",
     "MODES",
     "SMALLEST_CLASSIFIED",
     "DataError",
     "Format",
+    "Header",
+    "Preparation",
     "Pyramid",
     "Source",
     "SyntheticShapes",
     "cache_folder",
     "classify",
+    "contact_sheet",
+    "native_format",
     "open_pyramid",
     "open_source",
+    "percentage",
     "shuffled",
 ]

@@ -2,45 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from PIL import Image
 
 
 class DataError(ValueError):
     """Images that cannot be found or used, in one sentence that says what to do."""
 
 
+def percentage(text: str | float) -> float:
+    """A share in [0, 1] from "1%", "0.01" or 0.01. Raises ValueError."""
+    value = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text} is not between 0% and 100%")
+    return value
+
+
+class Header(NamedTuple):
+    """What is known of an image before its pixels are decoded: its sides in pixels and its Pillow mode."""
+
+    width: int
+    height: int
+    mode: str
+
+
 @dataclass(frozen=True)
 class Format:
-    """What images are by themselves: the largest power of two that the smaller sides allow, and their channels."""
+    """What images are by themselves: the largest power of two that the smallest one allows, and their channels.
+
+    note: what the user should know of it, or "".
+    """
 
     resolution: int
     channels: int
+    note: str = field(default="", compare=False)
 
 
 class Source(Protocol):
     """A set of images.
 
     Attributes:
-        name: for file names and messages. classes: their names, [] where there are none.
+        name: for messages. classes: their names, [] where there are none.
         labels: class indices [len], int64, or None.
+        others: names of files beside the images that are not taken for images.
     """
 
     name: str
     classes: list[str]
     labels: np.ndarray | None
+    others: list[str]
 
     def __len__(self) -> int: ...
 
-    def fingerprint(self) -> str:
-        """Changes when the images do; does not decode them."""
+    def stamp(self) -> str:
+        """Stays while nobody touches the files; known in a moment."""
 
-    def native_format(self) -> Format: ...
+    def content(self) -> str:
+        """Stands for the images' bytes in their order: the same for a copy. Reads them all, decodes none."""
 
-    def image(self, index: int, resolution: int, channels: int) -> np.ndarray:
-        """uint8 [channels, resolution, resolution]. Raises OSError or ValueError for an image that cannot be read."""
+    def header(self, index: int) -> Header:
+        """Raises as `picture` does."""
+
+    def picture(self, index: int, resolution: int, channels: int) -> Image.Image:
+        """The image as it is stored; sets that are drawn, or stored in several sizes, give the one asked for.
+
+        Raises OSError, ValueError or what else Pillow raises for an image that cannot be read.
+        """
 
     def describe(self, index: int) -> str:
         """The image's name in messages."""

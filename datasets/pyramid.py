@@ -4,165 +4,152 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .base import DataError, Source
-
-LAYOUT = 1
-MAX_BAD_SHARE = 0.01
-
-
-def cache_folder() -> Path:
-    """Where caches live: $PGGAN_CACHE, or pggan in the user's cache folder."""
-    base = os.environ.get("PGGAN_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pggan"
+from .build import build
+from .images import Preparation
+from .levels import LAYOUT, level_file, pyramid_levels, resolutions, sums
+from .places import cache_folder, write_whole
 
 
 class Pyramid:
     """A built cache.
 
     Attributes:
-        key: changes when the images, their resolution or their channels do.
+        key: changes when the images or their preparation do. folder: where it is.
+        resolution, channels: of the largest level. levels: by resolution, uint8 [count, channels, r, r], with a row of
+            zeros for each image left out. rows: the others' places in it.
         classes: class names. labels: class indices [len] or None. bad: [name, reason] of the images left out.
+        meta: what else was noted when it was built.
     """
 
     def __init__(self, folder: Path):
-        meta = json.loads((folder / "meta.json").read_text())
-        self.key, self.resolution, self.channels = folder.name, meta["resolution"], meta["channels"]
-        self.classes, self.bad = meta["classes"], meta["bad"]
-        self.labels = np.load(folder / "labels.npy") if self.classes else None
-        self.levels = {r: np.load(folder / level_file(r), mmap_mode="r") for r in resolutions(self.resolution)}
+        self.folder, self.key = folder, folder.name
+        try:
+            self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+            self.resolution, self.channels = self.meta["resolution"], self.meta["channels"]
+            self.classes, self.bad = self.meta["classes"], self.meta["bad"]
+            self.levels = {r: np.load(folder / level_file(r), mmap_mode="r") for r in resolutions(self.resolution)}
+            self.sums = np.load(folder / "sums.npy")
+            self.rows = np.flatnonzero(self.sums)
+            self.labels = np.load(folder / "labels.npy") if self.classes else None
+        except (OSError, ValueError, KeyError) as error:
+            remove = f"python -m datasets clean {folder.name}"
+            raise DataError(f"the cache {folder} is damaged ({error}); remove it: {remove}") from None
 
     def __len__(self) -> int:
-        return len(self.levels[4])
+        return len(self.rows)
 
     def digest(self) -> str:
         """Stands for the images themselves, by their 4x4 versions and labels: the same for a copy of them."""
-        digest = hashlib.blake2b(self.levels[4].tobytes(), digest_size=12)
+        digest = hashlib.blake2b(self.levels[4][self.rows].tobytes(), digest_size=12)
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
 
     def images(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 [len(indices), channels, resolution, resolution]."""
-        return self.levels[resolution][np.asarray(indices)]
+        return self.levels[resolution][self.rows[np.asarray(indices)]]
+
+    def damage(self) -> list[int]:
+        """Indices of images that are not as they were written, or whose levels do not follow from the largest one."""
+        wrong = []
+        step = max((1 << 24) // (self.channels * self.resolution**2), 1)
+        for start in tqdm(range(0, len(self), step), "verifying", unit="batch", disable=None, leave=False):
+            rows = self.rows[start : start + step]
+            found = [self.levels[r][rows] for r in reversed(self.levels)]
+            bad = sums(found) != self.sums[rows]
+            for level, expected in zip(found, pyramid_levels(found[0]), strict=True):
+                bad |= (level != expected).any(axis=(1, 2, 3))
+            wrong += (start + np.flatnonzero(bad)).tolist()
+        return wrong
+
+    def remarks(self) -> str:
+        """What should be said whenever these images are used, or ""."""
+        left_out, enlarged, copies = len(self.bad), self.meta["enlarged"], self.meta["duplicates"]
+        size = f"{self.resolution}x{self.resolution}"
+        parts = [
+            f"{left_out} cannot be read and are left out" if left_out else "",
+            f"{enlarged} are smaller than {size} and were enlarged" if enlarged else "",
+            f"{copies} are copies of others" if copies else "",
+        ]
+        said = "; ".join(part for part in parts if part)
+        count = self.meta["count"]
+        return said and f"of {count} images in {self.meta['source']}, {said} (listed in {self.folder / 'report.txt'})"
 
 
-def resolutions(largest: int) -> list[int]:
-    return [1 << level for level in range(2, largest.bit_length())]
+def open_pyramid(
+    source: Source, resolution: int, channels: int, *, fit: str = "center-crop", background: str = "white",
+    allow_upscale: bool = False, max_bad: float = 0.01, workers: int | None = None, cache: Path | None = None,
+) -> Pyramid:  # fmt: skip
+    """Open the cache of these images, building it first where it is missing, or going on with its building.
 
+    It is built beside its final place and moved there whole. Where another process builds it, wait for that one.
 
-def level_file(resolution: int) -> str:
-    return f"{resolution:04d}.npy"
-
-
-def open_pyramid(source: Source, resolution: int, channels: int, cache: Path | None = None) -> Pyramid:
-    """Open the cache of these images, building it first where it is missing.
-
-    It is built beside its final place and moved there whole, so an interrupted build leaves nothing half-done.
+    Args:
+        resolution: of the largest level, a power of two from 4 to 1024. channels, fit, background: see `Preparation`.
+        allow_upscale: enlarge images that are smaller. max_bad: largest share of images that may be left out.
+            Both are asked for when a cache is built, not when it is there.
+        workers: processes that decode (default: one for each core). cache: the folder of caches.
 
     Raises:
-        DataError: too many images that cannot be read, none at all, no room on the disk, or a cache not to be written.
+        DataError: too many images that cannot be read, or too small; no room on the disk, or a cache not to be written;
+            images that change meanwhile.
     """
-    key = f"{source.name}-{resolution}x{channels}-{source.fingerprint()}-{LAYOUT}"
-    folder = (cache or cache_folder()) / "datasets" / key
-    if not folder.exists():
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            check_space(folder.parent, len(source), resolution, channels)
-            building = folder.with_name(f"building-{secrets.token_hex(8)}")
-            building.mkdir()
-        except OSError as error:
-            raise DataError(f"{folder.parent} cannot be written ({error.strerror}); set PGGAN_CACHE") from None
-        try:
-            build(source, resolution, channels, building)
-            try:
-                building.rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was faster
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    return Pyramid(folder)
+    prepare, cache = Preparation(resolution, channels, fit, background), cache or cache_folder()
+    try:
+        stamp = source.stamp()
+        folder = cache / "datasets" / cache_key(source, prepare, cache, stamp)
+        if not folder.exists():
+            with building_alone(folder, cache):
+                if not folder.exists():
+                    build(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
+    except OSError as error:
+        raise DataError(f"{cache} cannot be written ({error.strerror or error}); set PGGAN_CACHE") from None
+    pyramid = Pyramid(folder)
+    if remarks := pyramid.remarks():
+        tqdm.write(remarks, file=sys.stderr)
+    return pyramid
 
 
-def check_space(folder: Path, count: int, resolution: int, channels: int) -> None:
-    needed = sum(count * channels * r * r for r in resolutions(resolution))
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"the pyramid cache needs {needed / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free; make room, or "
-            f"set PGGAN_CACHE to a folder on a larger disk"
-        )
+def cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
+    """By what the images hold, not by where they are: files that nobody touched are not even read again."""
+    known = cache / "known" / stamp
+    if known.exists():
+        content = known.read_text()
+    else:
+        content = source.content()
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(known, content)
+    digest = hashlib.blake2b(repr((content, *astuple(prepare), source.classes, LAYOUT)).encode(), digest_size=12)
+    digest.update(b"" if source.labels is None else source.labels.tobytes())
+    return f"{prepare.resolution:04d}x{prepare.channels}-{digest.hexdigest()}"
 
 
-def build(source: Source, resolution: int, channels: int, folder: Path) -> None:
-    count = len(source)
-    levels = {
-        r: np.lib.format.open_memmap(folder / level_file(r), "w+", np.uint8, (count, channels, r, r))
-        for r in resolutions(resolution)
-    }
-    bad: dict[int, str] = {}
-
-    def decode(index: int) -> None:
-        try:
-            image = source.image(index, resolution, channels)
-        except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
-            bad[index] = (str(error) or type(error).__name__).split("\n")[0]
-            return
-        for r, level in pyramid_levels(image):
-            levels[r][index] = level
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        progress = tqdm(total=count, desc=f"caching {source.name}", unit="image", disable=None, leave=False)
-        for _ in pool.map(decode, range(count)):
-            progress.update()
-        progress.close()
-    if bad:
-        report_bad(source, bad)
-        good = np.setdiff1d(np.arange(count), list(bad))
-        for r in levels:
-            kept = np.lib.format.open_memmap(folder / "kept", "w+", np.uint8, (len(good), channels, r, r))
-            for start in range(0, len(good), 1024):
-                kept[start : start + 1024] = levels[r][good[start : start + 1024]]
-            (folder / "kept").replace(folder / level_file(r))
-    if source.labels is not None:
-        np.save(folder / "labels.npy", np.delete(source.labels, list(bad)))
-    meta = {
-        "resolution": resolution,
-        "channels": channels,
-        "classes": source.classes,
-        "bad": [[source.describe(i), bad[i]] for i in sorted(bad)],
-    }
-    (folder / "meta.json").write_text(json.dumps(meta))
+@contextmanager
+def building_alone(folder: Path, cache: Path) -> Iterator[None]:
+    """Hold the lock of one cache; it falls when its process ends, however that happens."""
+    lock = cache_lock(folder.name, cache)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tqdm.write("another process is building the cache of these images; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def report_bad(source: Source, bad: dict[int, str]) -> None:
-    listed = "\n".join(f"  {source.describe(i)}: {bad[i]}" for i in sorted(bad)[:20])
-    more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-    if len(bad) > MAX_BAD_SHARE * len(source) or len(bad) == len(source):
-        raise DataError(
-            f"{len(bad)} of {len(source)} images cannot be read, more than {MAX_BAD_SHARE:.0%}; mend or remove them:\n"
-            f"{listed}{more}"
-        )
-    print(f"{len(bad)} images cannot be read and are left out:\n{listed}{more}", file=sys.stderr)
-
-
-def pyramid_levels(image: np.ndarray):
-    """(resolution, uint8 [C, r, r]) from the image's own size down to 4, averaging 2x2 boxes of unrounded values.
-
-    The arithmetic of the official dataset tool: float32 all the way down, each level rounded to even by itself.
-    """
-    exact = image.astype(np.float32)
-    yield image.shape[-1], image
-    while exact.shape[-1] > 4:
-        exact = (exact[:, 0::2, 0::2] + exact[:, 0::2, 1::2] + exact[:, 1::2, 0::2] + exact[:, 1::2, 1::2]) * 0.25
-        yield exact.shape[-1], np.rint(exact).clip(0, 255).astype(np.uint8)
+def cache_lock(key: str, cache: Path) -> FileLock:
+    (cache / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(cache / "locks" / f"{key}.lock")

@@ -6,8 +6,10 @@ from functools import lru_cache
 from itertools import product
 
 import numpy as np
+from PIL import Image
 
-from .base import Format
+from .base import Header
+from .images import from_pixels
 
 SHAPES = ("disc", "triangle", "cross", "ring")
 COLOURS = {"red": (220, 50, 47), "green": (70, 190, 70), "blue": (50, 90, 220), "yellow": (235, 200, 40)}
@@ -28,7 +30,7 @@ class SyntheticShapes:
     name = "synthetic"
 
     def __init__(self, count: int = 10_000, seed: int = 0, labelled: bool = False):
-        self.count, self.seed = count, seed
+        self.count, self.seed, self.others = count, seed, []
         self.classes = list(SHAPES) if labelled else []
         self.labels = np.array([i % len(MODES) // 8 for i in range(count)], dtype=np.int64) if labelled else None
 
@@ -38,11 +40,16 @@ class SyntheticShapes:
     def describe(self, index: int) -> str:
         return f"synthetic image {index}"
 
-    def fingerprint(self) -> str:
-        return f"{self.count}-{self.seed}" + ("-labelled" if self.classes else "")
+    def stamp(self) -> str:
+        return f"synthetic-{self.count}-{self.seed}"
 
-    def native_format(self) -> Format:
-        return Format(32, 3)
+    content = stamp
+
+    def header(self, index: int) -> Header:
+        return Header(32, 32, "RGB")
+
+    def picture(self, index: int, resolution: int = 32, channels: int = 3) -> Image.Image:
+        return from_pixels(self.image(index, resolution, channels).transpose(1, 2, 0))
 
     def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:
         """uint8 [channels, resolution, resolution]; 1 channel is luma, 4 add the shape's coverage as alpha."""

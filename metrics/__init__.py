@@ -10,6 +10,7 @@ Knows nothing of GANs: two sets of images in, numbers out. `python -m metrics RE
 
 from .cache import default_folder
 from .modes import ModeCoverage
+from .preprocess import RESIZES
 from .suite import METRICS, MetricError, Suite
 
-__all__ = ["METRICS", "MetricError", "ModeCoverage", "Suite", "default_folder"]
+__all__ = ["METRICS", "RESIZES", "MetricError", "ModeCoverage", "Suite", "default_folder"]

@@ -6,8 +6,6 @@ Layer names are torchvision's. Batch norm is folded into the convolutions when t
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from .errors import MetricError
 from .preprocess import inception_input
+from .processor import survives
 
 BATCH_NORM_EPSILON = 0.001
 # Rounding the pixels to bf16 in the first layers is most of the error of the whole network, for 4% of its work.
@@ -188,13 +187,7 @@ for size in (1, 3):
 
 
 def check_bf16(device: torch.device) -> None:
-    """Raises MetricError where bf16 convolutions cannot run.
-
-    On a CPU they are tried in another process: under some hypervisors the instructions end the process.
-    """
-    if device.type == "cuda":
-        works = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        works = subprocess.run([sys.executable, "-c", BF16_TRIAL], capture_output=True).returncode == 0
-    if not works:
+    """Raises MetricError where bf16 convolutions cannot run."""
+    on_gpu = device.type == "cuda"
+    if not (torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else survives(BF16_TRIAL)):
         raise MetricError(f"this machine's {device.type} cannot compute in bf16: use --precision fp32")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import open_source
+from datasets import FITS, KINDS, native_format, open_source, percentage
 from metrics import METRICS
 
 PerStage = Mapping[int, float]
@@ -93,9 +94,7 @@ class TrainConfig:
         ConfigError: a value outside its range.
     """
 
-    data: str = option(
-        "folder of images (searched through all its subfolders), or the name of a set: synthetic", "", identity=False
-    )
+    data: str = option(f"the images: {KINDS}", "", identity=False)
     out: str | None = option(
         "run directory; the same command run again resumes it", None, "runs/DATA-RESOLUTION", identity=False
     )
@@ -110,8 +109,31 @@ class TrainConfig:
         "final image size in pixels, a power of two from 4 to 1024", None, "the images' own, rounded down", parse=int
     )
     channels: int | None = option("image channels", None, "the images' own", parse=int, minimum=1, maximum=4)
-    labels: bool = option("condition on class subfolders (AC-GAN)", False)
+    fit: str = option("how images become square", FITS[0], choices=FITS)
+    background: str = option(
+        "under transparency and beside padded images, a name or #rrggbb", "white", metavar="COLOUR"
+    )
+    allow_upscale: bool = option("enlarge images that are smaller than the resolution", False, identity=False)
+    max_bad: float = option(
+        "largest share of images that may be left out because they cannot be read", 0.01, "1%", parse=percentage,
+        metavar="N%", identity=False,
+    )  # fmt: skip
+    labels: bool = option("condition on classes (AC-GAN): class subfolders, dataset.json or the set's own", False)
     mirror: bool = option("mirror half of the real images", False)
+
+    # Sets of few images
+    augment: str = option(
+        "augmentation of all that the discriminator sees: differentiable, or that with an adaptive probability", "none",
+        choices=("none", "diffaug", "ada"),
+    )  # fmt: skip
+    ada_target: float = option("overfitting signal that ada aims at", 0.6, parse=float, minimum=0, maximum=1)
+    ada_kimg: float = option(
+        "thousands of images in which ada may go from no augmentation to all", 500.0, parse=float, minimum=0.001
+    )
+    holdout: float | None = option(
+        "share of the images never trained on, to see overfitting by", None, "5% of 200 to 9,999 images, else none",
+        parse=percentage, metavar="N%",
+    )  # fmt: skip
 
     # Networks (paper, table 2)
     fmap_base: int = option("feature maps times resolution / 2, before the limit", 8192, parse=int, minimum=1)
@@ -252,12 +274,13 @@ def help_text(f: Field) -> str:
     """What the option does, its range and its default."""
     low, high = f.metadata.get("minimum"), f.metadata.get("maximum")
     bounds = "" if low is None else f"at least {low:g}; " if high is None else f"{low:g} to {high:g}; "
-    return f"{f.metadata['help']} ({bounds}default: {f.metadata['default']})"
+    return f"{f.metadata['help']} ({bounds}default: {f.metadata['default']})".replace("%", "%%")
 
 
 GROUPS = {  # the first option of each group in --help
     "out": "the run",
     "resolution": "images",
+    "augment": "sets of few images",
     "fmap_base": "networks (paper, table 2)",
     "fade_kimg": "growth, in thousands of real images that the discriminator has seen (kimg)",
     "batch_size": "optimisation",
@@ -303,9 +326,11 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
         raise ConfigError(f"--preset: {preset!r} is not one of {', '.join(PRESETS)}")
     config = TrainConfig(**{**PRESETS.get(preset, {}), **chosen})
     if not config.data:
-        raise ConfigError("DATA: name a folder of images, or 'synthetic' for the embedded set")
+        raise ConfigError(f"DATA: name {KINDS}")
     if config.resolution is None or config.channels is None:
-        native = open_source(config.data).native_format()
+        native = native_format(open_source(config.data), config.fit, config.resolution is None)
+        if native.note and config.channels is None:
+            print(native.note, file=sys.stderr)
         config = replace(
             config,
             resolution=config.resolution or native.resolution,

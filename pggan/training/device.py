@@ -7,6 +7,8 @@ import sys
 
 import torch
 
+from metrics.processor import survives
+
 from ..config import ConfigError, TrainConfig
 
 
@@ -30,8 +32,22 @@ def device_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
+BF16_TRIAL = """
+import torch
+x = torch.ones(256, 256, dtype=torch.bfloat16, requires_grad=True)
+y = torch.ones(4, 32, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+((x @ x).sum() + torch.conv2d(y, torch.ones(32, 32, 3, 3, dtype=torch.bfloat16)).sum()).backward()
+"""
+
+
 def use_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """auto: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+    """auto: bfloat16 on GPUs that compute in it, float32 elsewhere.
+
+    Raises:
+        ConfigError: bf16 asked for on a CPU that cannot compute in it.
+    """
+    if config.precision == "bf16" and device.type == "cpu" and not survives(BF16_TRIAL):
+        raise ConfigError("--precision: this machine's cpu cannot compute in bf16; use fp32")
     if config.precision != "auto":
         return config.precision == "bf16"
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import platform
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
@@ -16,18 +18,20 @@ from metrics import Suite, default_folder
 
 from ..config import TrainConfig
 from ..networks import generate
+from .augment import Augmentation, split
 from .device import choose_device, device_name, peak_memory, use_bf16
 from .evaluation import Judge, modes_of_embedded_set
+from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
 from .losses import WGANGP
 from .plan import costs_per_image, print_stages, time_left
 from .resume import adopt, check_fits, same_run
 from .signals import StopRequested, StopSignals
 from .state import TrainState, latents
-from .steps import Batch, Stepper
+from .steps import Stepper
 from .tracking import Progress, Tracker, duration, samples_in_grid, say
 
-SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm"}
+SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
 
 
 class TrainingStopped(RuntimeError):
@@ -53,7 +57,10 @@ class Training:
         self.config, self.plan = config, GrowthController(config)
         self.device = choose_device(config.device)
         self.signals = StopSignals()
-        self.pyramid = open_pyramid(open_source(config.data, config.labels), config.resolution, config.channels)
+        self.pyramid = open_pyramid(
+            open_source(config.data, config.labels), config.resolution, config.channels, fit=config.fit,
+            background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
+        )  # fmt: skip
         if saved:
             check_fits(saved, self.pyramid.digest(), config, self.plan)
         self.judge = Judge(self.pyramid, self.suite(), config.metric_images, config.seed, self.signals.check)
@@ -65,12 +72,19 @@ class Training:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         loss = WGANGP(config.resolution, config.gp_weight, config.gp_target, config.drift, config.label_weight)
-        self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, use_bf16(config, self.device))
+        augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
+        bf16 = use_bf16(config, self.device)
+        self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, bf16, augment)
+        trained, held_out = split(config, len(self.pyramid))
+        self.feeder = Feeder(self.pyramid, config.seed, self.device, trained)
+        self.held_out = Feeder(self.pyramid, config.seed, self.device, held_out) if len(held_out) else None
+        if self.held_out:
+            say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
         self.directory.create(config.to_dict())
         self.directory.cut_logs(self.state.images)
         self.tracker = Tracker(self.directory, config, self.state.images)
         self.costs = costs_per_image(self.state.arguments)
-        self.tick_start = (time.perf_counter(), self.state.images)
+        self.start_tick()
         self.recent = ""
 
     def run(self) -> None:
@@ -116,8 +130,10 @@ class Training:
         """The steps between two looks at the schedule."""
         state, start = self.state, time.perf_counter()
         state.previous = state.images
+        held_out = self.held_out_images(phase)
         for _ in range(self.config.repeats):
-            self.stepper.step(state, self.batch(phase), phase)
+            self.stepper.step(state, self.feeder.batch(state.images, phase), phase, held_out)
+            held_out = None
         if self.plan.resets_optimizers(state.previous, state.images):
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
@@ -129,12 +145,13 @@ class Training:
                 f"lower --lr, or --precision fp32, in another --out ({start})"
             )
 
-    def batch(self, phase: Phase) -> Batch:
-        """The next real images: a function of the seed and the images seen."""
-        indices = shuffled(self.config.seed, self.state.images, phase.batch_size, len(self.pyramid))
-        images = torch.from_numpy(self.pyramid.images(phase.resolution, indices))
-        labels = None if self.pyramid.labels is None else torch.from_numpy(self.pyramid.labels[indices])
-        return Batch(images, labels)
+    def held_out_images(self, phase: Phase) -> Tensor | None:
+        """Images that are never trained on, at most a batch of them, in whole minibatch-stddev groups."""
+        if self.held_out is None:
+            return None
+        group = min(self.config.mbstd_group, phase.batch_size)
+        count = min(phase.batch_size, len(self.held_out.chosen)) // group * group
+        return self.held_out.batch(self.state.images, replace(phase, batch_size=count)).images
 
     def ends_stage(self) -> bool:
         return self.plan.ends_stage(self.state.previous, self.state.images)
@@ -159,8 +176,14 @@ class Training:
         state = self.state
         values = {name: value.item() / state.steps for name, value in state.sums.items()}
         values["skipped"] = round(values["skipped"] * state.steps)
+        if "held_out_score" in values:
+            seen, held_out, faked = (values.pop(f"{name}_score") for name in ("seen", "held_out", "faked"))
+            values["overfitting"] = (seen - held_out) / (seen - faked) if seen != faked else 0.0
+        if self.config.augment == "ada":
+            values["augment_p"] = float(state.augment_p)
         start, images = self.tick_start
-        speed = (state.images - images) / (time.perf_counter() - start)
+        elapsed = time.perf_counter() - start
+        speed = (state.images - images) / elapsed
         line = {
             "images": state.images,
             "resolution": phase.resolution,
@@ -170,6 +193,7 @@ class Training:
             "d_lr": phase.lr,
             "batch_size": phase.batch_size,
             "images_per_second": round(speed, 2),
+            "loader_share": round(self.feeder.waited / elapsed, 4),
             "seconds": round(sum(state.seconds.values()), 1),
             "peak_memory_mb": round(peak_memory(self.device) / 2**20),
         }
@@ -179,11 +203,14 @@ class Training:
         self.samples(phase)
         state.clear_sums()
         self.save()
-        self.tick_start = (time.perf_counter(), state.images)
+        self.start_tick()
+
+    def start_tick(self) -> None:
+        self.tick_start, self.feeder.waited = (time.perf_counter(), self.state.images), 0.0
 
     def recent_text(self, line: dict[str, Any], speed: float, phase: Phase) -> str:
         """Losses, gradient norm, speed and the time left."""
-        losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line[name] is not None]
+        losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line.get(name) is not None]
         stage, whole = time_left(self.plan, self.costs, self.state.images, phase.resolution, speed)
         left = f"left {duration(stage)} in this stage, {duration(whole)} in all"
         return "  ".join([*losses, f"{speed:.1f} img/s", left])
@@ -247,7 +274,7 @@ class Training:
         self.tracker.scalars(self.directory.metrics, line)
         if results:
             say("  " + "  ".join(f"{name.upper()} {value:.2f}" for name, value in results.items() if "_" not in name))
-        self.tick_start = (time.perf_counter(), state.images)
+        self.start_tick()
 
 
 def status(phase: Phase, images: int) -> str:

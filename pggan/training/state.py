@@ -23,6 +23,11 @@ PURPOSES = (
     "evaluation",
     "judged reals",
     "judged labels",
+    "held out",
+    "augmented reals",
+    "augmented fakes",
+    "augmented g fakes",
+    "augmented held out",
 )
 
 
@@ -61,6 +66,7 @@ class TrainState:
         images: real images the discriminator has seen.
         previous: the same before the last look at the schedule; (previous, images] is what was last trained.
         sums: sums over the steps since the last log line. steps: how many.
+        augment_p: probability of each augmentation, in [0, 1], on the device; adaptive augmentation moves it.
         skipped_in_a_row: steps just skipped for gradients that are not finite, [D, G], on the device.
         seconds: time spent training each resolution.
     """
@@ -80,6 +86,7 @@ class TrainState:
         self.device = device
         self.images = self.previous = 0
         self.skipped_in_a_row = torch.zeros(2, device=device)
+        self.augment_p = torch.zeros((), device=device)
         self.seconds: dict[int, float] = {}
         self.clear_sums()
 
@@ -96,7 +103,7 @@ class TrainState:
         self.d_optimizer.state.clear()
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
-    PLAIN = ("images", "previous", "sums", "steps", "skipped_in_a_row", "seconds")
+    PLAIN = ("images", "previous", "sums", "steps", "augment_p", "skipped_in_a_row", "seconds")
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name).state_dict() for name in self.MODULES} | {
@@ -107,7 +114,8 @@ class TrainState:
         for name in self.MODULES:
             getattr(self, name).load_state_dict(state[name])
         for name in self.PLAIN:
-            setattr(self, name, to_device(state[name], self.device))
+            if name in state:  # checkpoints from before adaptive augmentation have no augment_p
+                setattr(self, name, to_device(state[name], self.device))
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 """One discriminator update, one generator update, the EMA: the hot path; nothing is read back from the device."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ..networks import one_hot
 from ..networks.layers import downscale, upscale
+from .augment import Augmentation, overfitting
 from .growth import Phase
 from .losses import WGANGP
 from .state import TrainState, draws, latents
@@ -29,6 +31,7 @@ class Stepper:
     Args:
         seed: of the latents, mixing factors and mirror flips. mirror: flip half of the reals.
         ema_decay: per step. bf16: run convolutions and products in bfloat16.
+        augment: of all that the discriminator sees.
     """
 
     loss: WGANGP
@@ -36,9 +39,13 @@ class Stepper:
     mirror: bool
     ema_decay: float
     bf16: bool = False
+    augment: Augmentation = field(default_factory=Augmentation)
 
-    def step(self, state: TrainState, batch: Batch, phase: Phase) -> None:
-        """Train D on reals and fakes, then G with fresh latents, then move the EMA; count the images."""
+    def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Tensor | None = None) -> None:
+        """Train D on reals and fakes, then G with fresh latents, then move the EMA; count the images.
+
+        held_out: real images that are never trained on, like the batch's, to see whether D knows its own by heart.
+        """
         alpha = torch.tensor(phase.alpha, device=state.device) if phase.fading else 1.0
         stage = {"resolution": phase.resolution, "alpha": alpha}
         reals = self.prepare(batch.images.to(state.device, non_blocking=True), state.images, alpha)
@@ -46,29 +53,45 @@ class Stepper:
         generate = partial(self.fakes, state, labels=labels, **stage)
         critic = partial(state.D, **stage)
         with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
+            held_out_score = None if held_out is None else self.score(state, held_out, critic, alpha)
+            reals = self.augmented(state, reals, "augmented reals")
             with torch.no_grad():
-                fakes = generate("d latents", len(reals))
+                fakes = self.augmented(state, generate("d latents", len(reals)), "augmented fakes")
             mixing = draws(self.seed, state.images, "mixing").random((len(reals), 1, 1, 1), dtype=np.float32)
             mixing = torch.from_numpy(mixing).to(state.device, non_blocking=True)
             d_terms = self.loss.discriminator(critic, reals, fakes, mixing, labels)
         d_skipped = update(state.D, state.d_optimizer, d_terms["d_loss"], phase.lr)
         with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
-            g_terms = self.loss.generator(critic, generate("g latents", len(reals)), labels)
+            fakes = self.augmented(state, generate("g latents", len(reals)), "augmented g fakes")
+            g_terms = self.loss.generator(critic, fakes, labels)
         g_skipped = update(state.G, state.g_optimizer, g_terms["g_loss"], phase.lr)
         update_ema(state.G_ema, state.G, self.ema_decay)
 
         skipped = torch.stack([d_skipped, g_skipped])
         state.skipped_in_a_row = (state.skipped_in_a_row + skipped) * skipped
         state.add({k: v.detach() for k, v in (d_terms | g_terms).items()} | {"skipped": skipped.sum()})
+        if held_out_score is not None:
+            scores = {"seen": d_terms["real_score"], "held_out": held_out_score, "faked": d_terms["fake_score"]}
+            state.add({f"{name}_score": score for name, score in scores.items()})
+            state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores.values()), len(reals))
         state.steps += 1
         state.images += len(reals)
 
+    def augmented(self, state: TrainState, images: Tensor, purpose: str) -> Tensor:
+        return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose))
+
+    @torch.no_grad()
+    def score(self, state: TrainState, images: Tensor, critic: Callable, alpha: float | Tensor) -> Tensor:
+        """D's mean score of reals it was never trained on, shown to it as the others are."""
+        reals = self.prepare(images.to(state.device, non_blocking=True), state.images, alpha)
+        return critic(self.augmented(state, reals, "augmented held out"))[0].mean()
+
     def prepare(self, images: Tensor, seen: int, alpha: float | Tensor) -> Tensor:
         """uint8 [N, C, r, r] -> float in [-1, 1], half of them mirrored, and faded like the fakes (official code)."""
-        reals = images.to(memory_format=torch.channels_last).float() / 127.5 - 1
-        if self.mirror:
-            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(len(reals)) < 0.5).to(reals.device)
-            reals = torch.where(flips.view(-1, 1, 1, 1), reals.flip(3), reals)
+        if self.mirror:  # of bytes, which are quicker to move than floats
+            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(len(images)) < 0.5).to(images.device)
+            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+        reals = images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         return fade(reals, alpha)
 
     def fakes(self, state: TrainState, purpose: str, count: int, labels: Tensor | None, **stage) -> Tensor:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import append_line, read_lines, write_text
+from datasets import contact_sheet
 
 from ..config import TrainConfig, format_value
 
@@ -151,20 +151,6 @@ def has_wandb_key() -> bool:
 def samples_in_grid(resolution: int) -> int:
     """How many fixed latents a run draws at every tick; fewer large ones, which are the first of the many."""
     return 64 if resolution <= 128 else 16
-
-
-def contact_sheet(images: np.ndarray, side: int = 512, columns: int | None = None) -> Image.Image:
-    """Images [N, C, r, r] in a grid, near-square by default, small ones enlarged by whole factors to about `side`."""
-    n, channels, height, width = images.shape
-    columns = columns or int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
-    sheet[:n] = images
-    sheet = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
-    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
-    factor = max(side // (columns * width), 1)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 class Progress:

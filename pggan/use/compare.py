@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datasets import contact_sheet
+
 from ..config import ConfigError
 from ..training.device import choose_device
 from ..training.plan import table
-from ..training.tracking import contact_sheet
 from .evaluate import add_judging, judged
 from .film import captioned
 from .options import Commands, add_command, add_seeds

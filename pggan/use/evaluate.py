@@ -9,11 +9,11 @@ from typing import Any
 
 from checkpoints import newest
 from datasets import Pyramid, Source, open_pyramid, open_source
-from metrics import MetricError, Suite
+from metrics import METRICS, RESIZES, MetricError, Suite, default_folder
 
 from ..config import ConfigError, metric_names
 from ..training.device import choose_device
-from ..training.evaluation import Judge
+from ..training.evaluation import Judge, modes_of_embedded_set
 from .options import Commands, add_checkpoint, add_command, add_device, whole_number
 from .trained import Trained, load
 
@@ -37,11 +37,16 @@ def add_parser(commands: Commands) -> None:
 def add_judging(p: argparse.ArgumentParser) -> None:
     """The options of `judged`."""
     p.add_argument("--data", metavar="IMAGES", help="real images: a folder or a set's name (default: the run's own)")
-    p.add_argument("--metrics", default="fid,is,swd", help="any of fid,is,swd (default: %(default)s)")
+    p.add_argument("--metrics", default="fid,is,swd", help=f"any of {','.join(METRICS)} (default: %(default)s)")
     p.add_argument(
         "--num-images", type=whole_number(2), default=10000, metavar="N",
         help="generated images, and at most as many real ones (default: %(default)s)",
     )  # fmt: skip
+    p.add_argument(
+        "--resize", choices=list(RESIZES), default="tf1",
+        help="the way to Inception's 299x299: the 2015 graph's, pytorch-fid's or clean-fid's (default: %(default)s)",
+    )  # fmt: skip
+    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of Inception (default: %(default)s)")
     p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
     p.add_argument("--seed", type=whole_number(0), default=0, help="of the latents, 0 or more (default: %(default)s)")
     add_device(p)
@@ -66,7 +71,8 @@ def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
     if not isinstance(data, str):
         raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
     source = open_source(data, labels=bool(trained.classes))
-    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels)
+    cut = {name: trained.config[name] for name in ("fit", "background") if name in trained.config}
+    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels, **cut)
 
 
 def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -85,7 +91,11 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
     _, pyramid = real_images(trained, options.data)
     if pyramid.classes != trained.classes:
         raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
-    suite = Suite(names, options.inception_weights, device)
+    data = options.data or trained.config.get("data")
+    suite = Suite(
+        names, options.inception_weights, device, resize=options.resize, precision=options.precision,
+        more=modes_of_embedded_set(data, trained.generator.channels) if names else {}, cache=default_folder(),
+    )  # fmt: skip
     judge = Judge(pyramid, suite, options.num_images, options.seed)
     results = judge(trained.generator, trained.resolution, trained.alpha)
     if not results:
@@ -97,5 +107,6 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
         "alpha": trained.alpha,
         "num_images": options.num_images,
         "num_reals": min(options.num_images, len(pyramid)),
+        **suite.how(),
         **results,
     }

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import torch
 from PIL import Image
 
+from datasets import contact_sheet
+
 from ..config import ConfigError
-from ..training.tracking import contact_sheet
 from .film import SUFFIXES, add_fps, captioned, check_film, write_film
 from .options import (
     Commands,

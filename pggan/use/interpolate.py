@@ -7,8 +7,9 @@ import argparse
 import torch
 from torch import Tensor
 
+from datasets import contact_sheet
+
 from ..config import ConfigError
-from ..training.tracking import contact_sheet
 from .film import SUFFIXES, add_fps, check_film, write_film
 from .options import (
     Commands,

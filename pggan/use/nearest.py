@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import Pyramid, Source
+from datasets import Pyramid, Source, contact_sheet
 from metrics.inception import Inception
 from metrics.weights import load_weights
 
 from ..config import ConfigError
 from ..training.device import choose_device
 from ..training.state import draws
-from ..training.tracking import contact_sheet
 from .evaluate import real_images
 from .options import (
     Commands,

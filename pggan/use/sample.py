@@ -9,9 +9,9 @@ import torch
 from tqdm import tqdm
 
 from checkpoints import newest
+from datasets import contact_sheet
 
 from ..config import ConfigError
-from ..training.tracking import contact_sheet
 from .image_set import SUFFIXES, Batch, write_image_set
 from .options import (
     MAX_SEEDS,

@@ -16,9 +16,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from datasets import contact_sheet
+
 from ..config import ConfigError
 from ..networks import one_hot
-from ..training.tracking import contact_sheet
 from .image_set import to_picture
 from .options import add_device, add_out, add_stage, class_index, whole_number
 from .output import FOUND

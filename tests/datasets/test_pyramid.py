@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,17 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import noise
 from PIL import Image
 
-from datasets import DataError, SyntheticShapes, cache_folder, open_pyramid, open_source, pyramid
+from datasets import DataError, SyntheticShapes, build, cache_folder, open_pyramid, open_source
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "datasets"
 
 
 @pytest.fixture
@@ -35,34 +31,16 @@ def spoil(folder, *numbers):
 
 
 def watched(source, monkeypatch, before=lambda index: None):
-    """Have `before` called at every decoding; returns the indices decoded."""
-    decoded, image = [], source.image
+    """Have `before` called at every decoding; returns the indices decoded (by one worker)."""
+    decoded, picture = [], source.picture
 
     def watching(index, *size):
         decoded.append(index)
         before(index)
-        return image(index, *size)
+        return picture(index, *size)
 
-    monkeypatch.setattr(source, "image", watching)
+    monkeypatch.setattr(source, "picture", watching)
     return decoded
-
-
-def test_levels_are_box_means_of_the_full_image_rounded_half_to_even(monkeypatch):
-    images = np.random.default_rng(0).integers(0, 256, (40, 3, 64, 64), dtype=np.uint8)
-    images[0, :, :2, :2] = np.array([[0, 0], [0, 2]])  # 0.5
-    images[0, :, :2, 2:4] = np.array([[1, 2], [2, 1]])  # 1.5
-    images[0, :, 2:4, :4] = 0
-    source = SyntheticShapes(40)
-    monkeypatch.setattr(source, "image", lambda index, *_: images[index])
-    opened = open_pyramid(source, 64, 3)
-    assert (len(opened), opened.resolution, opened.channels, opened.labels, opened.bad) == (40, 64, 3, None, [])
-    assert opened.images(32, [0])[0, 0, 0, :2].tolist() == [0, 2] and opened.images(16, [0])[0, 0, 0, 0] == 0
-    assert list(opened.levels) == [4, 8, 16, 32, 64]
-    for r in opened.levels:
-        box = 64 // r
-        expected = np.rint(images.reshape(40, 3, r, box, r, box).mean(axis=(3, 5), dtype=np.float64))
-        level = opened.images(r, range(40))
-        assert level.dtype == np.uint8 and (level == expected).all()
 
 
 def test_images_come_in_the_order_asked_for_from_memory_maps():
@@ -76,7 +54,7 @@ def test_images_come_in_the_order_asked_for_from_memory_maps():
 def test_the_second_open_decodes_nothing(monkeypatch):
     first, second = SyntheticShapes(10, labelled=True), SyntheticShapes(10, labelled=True)
     decoded = [watched(source, monkeypatch) for source in (first, second)]
-    built, reopened = (open_pyramid(source, 8, 3) for source in (first, second))
+    built, reopened = (open_pyramid(source, 8, 3, workers=1) for source in (first, second))
     assert sorted(decoded[0]) == list(range(10)) and decoded[1] == []
     assert built.key == reopened.key and built.classes == reopened.classes == first.classes
     assert (built.labels == reopened.labels).all() and (built.levels[4] == reopened.levels[4]).all()
@@ -97,38 +75,72 @@ def test_other_images_sizes_channels_and_labels_are_other_caches(cache):
     assert len(keys) == 6 and {p.name for p in cache.iterdir()} == keys
 
 
-def test_an_added_image_builds_a_new_cache(two_classes):
+@pytest.mark.parametrize("options", [{"fit": "pad"}, {"background": "black"}])
+def test_other_preparations_are_other_caches(two_classes, options):
+    source = open_source(str(two_classes))
+    assert open_pyramid(source, 8, 1).key != open_pyramid(source, 8, 1, **options).key
+
+
+def test_a_changed_folder_builds_a_new_cache(two_classes):
     assert len(open_pyramid(open_source(str(two_classes)), 8, 1)) == 200
     Image.new("L", (8, 8)).save(two_classes / "more.png")
     assert len(open_pyramid(open_source(str(two_classes)), 8, 1)) == 201
+    Image.new("L", (8, 8), 77).save(two_classes / "more.png")
+    assert (open_pyramid(open_source(str(two_classes)), 8, 1).images(8, [100]) == 77).all()
 
 
+def test_copies_touched_and_moved_files_are_not_decoded_again(two_classes, tmp_path, monkeypatch):
+    key = open_pyramid(open_source(str(two_classes), labels=True), 8, 1).key
+    shutil.copytree(two_classes, tmp_path / "copy", copy_function=shutil.copyfile)
+    for path in two_classes.rglob("*.png"):
+        os.utime(path)
+    two_classes.rename(tmp_path / "moved")
+    for place in ("copy", "moved"):
+        source = open_source(str(tmp_path / place), labels=True)
+        decoded = watched(source, monkeypatch)
+        assert open_pyramid(source, 8, 1, workers=1).key == key and decoded == []
+
+
+def test_files_that_nobody_touched_are_not_even_read_again(two_classes, monkeypatch):
+    open_pyramid(open_source(str(two_classes)), 8, 1)
+    source = open_source(str(two_classes))
+    monkeypatch.setattr(source, "content", None)
+    assert len(open_pyramid(source, 8, 1)) == 200
+
+
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("bad", [[37], [0, 199]])
-def test_a_few_bad_files_are_left_out_and_listed_and_labels_stay_with_their_images(two_classes, capsys, bad):
+def test_a_few_bad_files_are_left_out_and_reported_and_labels_stay_with_their_images(two_classes, capfd, bad, workers):
     spoil(two_classes, *bad)
     source = open_source(str(two_classes), labels=True)
-    opened = open_pyramid(source, 8, 1)
-    good = [int(path.stem) for path in source.paths if int(path.stem) not in bad]
+    opened = open_pyramid(source, 8, 1, workers=workers)
+    numbers = [int(Path(source.describe(i)).stem) for i in range(200)]
+    good = [i for i in numbers if i not in bad]
     for r in (4, 8):
         assert (opened.images(r, range(len(opened))) == np.reshape(good, (-1, 1, 1, 1))).all()
     assert [opened.classes[label] for label in opened.labels] == ["odd" if i % 2 else "even" for i in good]
-    names = [str(source.paths[i]) for i in range(200) if int(source.paths[i].stem) in bad]
-    listed = capsys.readouterr().err
-    assert listed.startswith(f"{len(bad)} images cannot be read") and all(name in listed for name in names)
+    names = [source.describe(numbers.index(i)) for i in numbers if i in bad]
+    report = (opened.folder / "report.txt").read_text()
+    assert report.startswith(f"{len(bad)} images that cannot be read") and all(name in report for name in names)
+    assert "not an image, or one of an unknown kind" in report
+    assert f"of 200 images in images, {len(bad)} cannot be read" in capfd.readouterr().err
     assert [name for name, _ in opened.bad] == [name for name, _ in open_pyramid(source, 8, 1).bad] == names
+    assert opened.damage() == []
 
 
-def test_more_than_a_hundredth_of_bad_files_is_refused_by_name(two_classes, cache):
+def test_more_bad_files_than_allowed_are_refused_by_name_and_nothing_is_decoded_again(two_classes, monkeypatch):
     spoil(two_classes, 3, 4, 5)
-    with pytest.raises(DataError, match=r"(?s)3 of 200 images cannot be read, more than 1%.*004\.png.*003\.png"):
-        open_pyramid(open_source(str(two_classes)), 8, 1)
-    assert list(cache.iterdir()) == []
+    source = open_source(str(two_classes))
+    with pytest.raises(DataError, match=r"(?s)3 of 200 images cannot be read.*--max-bad 1.5%.*004\.png.*003\.png"):
+        open_pyramid(source, 8, 1)
+    decoded = watched(source, monkeypatch)
+    assert len(open_pyramid(source, 8, 1, max_bad=0.015, workers=1)) == 197 and decoded == []
 
 
 def test_no_good_file_at_all_is_refused(tmp_path):
     (tmp_path / "only.png").write_bytes(b"")
-    with pytest.raises(DataError, match="1 of 1 images cannot be read"):
-        open_pyramid(open_source(str(tmp_path)), 8, 1)
+    with pytest.raises(DataError, match=r"(?s)1 of 1 images cannot be read.*only\.png: empty file"):
+        open_pyramid(open_source(str(tmp_path)), 8, 1, max_bad=1)
 
 
 def test_damaged_exif_data_is_a_bad_file_and_no_crash(two_classes):
@@ -142,34 +154,100 @@ def test_damaged_exif_data_is_a_bad_file_and_no_crash(two_classes):
     assert len(opened) == 200 and [Path(name).name for name, _ in opened.bad] == ["exif.jpg"]
 
 
-def test_an_interrupted_build_leaves_nothing_and_the_next_works(monkeypatch, cache):
+def test_small_images_are_counted_and_enlarged_only_where_that_is_allowed(tmp_path, capfd):
+    noise(tmp_path / "set", 90, (16, 20))
+    for path in noise(tmp_path / "small", 10, (9, 30)):
+        path.rename(tmp_path / "set" / f"small{path.name}")
+    source = open_source(str(tmp_path / "set"))
+    with pytest.raises(DataError, match=r"10 of 100 images are smaller than 16x16.*9x30; give --resolution 8, --allow"):
+        open_pyramid(source, 16, 3)
+    assert len(open_pyramid(source, 8, 3)) == 100 and "enlarged" not in capfd.readouterr().err
+    assert len(open_pyramid(source, 16, 3, allow_upscale=True)) == 100
+    assert "10 are smaller than 16x16 and were enlarged" in capfd.readouterr().err
+    open_pyramid(source, 16, 3)
+    assert "10 are smaller than 16x16 and were enlarged" in capfd.readouterr().err
+
+
+def test_copies_are_counted_and_listed(tmp_path, capfd):
+    noise(tmp_path / "set", 20)
+    for i in (3, 7):
+        shutil.copy(tmp_path / "set" / "0005.png", tmp_path / "set" / f"9{i}.png")
+    opened = open_pyramid(open_source(str(tmp_path / "set")), 16, 3)
+    assert len(opened) == 22 and "2 are copies of others" in capfd.readouterr().err
+    report = (opened.folder / "report.txt").read_text()
+    assert "2 copies of other images" in report and f"97.png: as {tmp_path / 'set' / '0005.png'}" in report
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_build_goes_on_where_it_was(monkeypatch, cache, workers):
     def interrupt(index):
-        if index == 25:
+        if index == 300:
             raise KeyboardInterrupt
 
-    source = SyntheticShapes(50)
+    source = SyntheticShapes(500)
+    decoded = watched(source, monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_pyramid(source, 8, 3, workers=1)
+    assert len(decoded) == 301 and [p.name[:9] for p in cache.iterdir()] == ["building-"]
+    source = SyntheticShapes(500)
+    again = watched(source, monkeypatch)
+    opened = open_pyramid(source, 8, 3, workers=workers)
+    assert workers == 2 or again == list(range(256, 500))
+    assert (
+        opened.images(8, range(500)) == np.stack([source.image(i, 8) for i in range(500)])
+    ).all() and opened.damage() == []
+
+
+def test_what_the_disk_lost_of_an_interrupted_build_is_decoded_again(monkeypatch, cache):
+    def interrupt(index):
+        if index == 300:
+            raise KeyboardInterrupt
+
+    source = SyntheticShapes(500)
     watched(source, monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        open_pyramid(source, 8, 3)
+        open_pyramid(source, 8, 3, workers=1)
+    (building,) = cache.iterdir()
+    level = np.load(building / "0008.npy", mmap_mode="r+")
+    level[70] = 0
+    level.flush()
+    with open(building / "journal", "a") as journal:
+        journal.write('{"start": 256, "st')  # the line that was being written
+    source = SyntheticShapes(500)
+    again = watched(source, monkeypatch)
+    opened = open_pyramid(source, 8, 3, workers=1)
+    assert again == [*range(64, 128), *range(256, 500)] and opened.damage() == []
+
+
+def test_images_that_change_meanwhile_are_refused(tmp_path, monkeypatch, cache):
+    paths = noise(tmp_path / "set", 10)
+    source = open_source(str(tmp_path / "set"))
+    watched(source, monkeypatch, lambda index: paths[3].write_bytes(b"") if index == 5 else None)
+    with pytest.raises(DataError, match="changed while they were read"):
+        open_pyramid(source, 8, 3, workers=1)
     assert list(cache.iterdir()) == []
-    assert len(open_pyramid(SyntheticShapes(50), 8, 3)) == 50
-
-
-def test_what_a_killed_build_left_is_not_taken_for_a_cache(cache):
-    (cache / "building-killed").mkdir(parents=True)
-    assert len(open_pyramid(SyntheticShapes(5), 8, 3)) == 5
 
 
 def test_too_little_room_is_said_before_anything_is_written(monkeypatch, cache):
     needed = 1000 * 3 * (4 * 4 + 8 * 8 + 16 * 16)
-    monkeypatch.setattr(pyramid.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     source = SyntheticShapes(1000)
     decoded = watched(source, monkeypatch)
-    with pytest.raises(DataError, match=r"needs 0\.0 GB but .* make room, or set PGGAN_CACHE"):
-        open_pyramid(source, 16, 3)
+    with pytest.raises(DataError, match=r"needs 1\.0 MB but .* make room, or set PGGAN_CACHE"):
+        open_pyramid(source, 16, 3, workers=1)
     assert decoded == [] and list(cache.iterdir()) == []
-    monkeypatch.setattr(pyramid.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
     assert len(open_pyramid(source, 16, 3)) == 1000
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing(monkeypatch, cache):
+    def full(self, start, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build.RowFile, "write", full)
+    with pytest.raises(DataError, match=r"the pyramid cache needs .*; nothing was kept"):
+        open_pyramid(SyntheticShapes(100), 16, 3)
+    assert list(cache.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
@@ -179,27 +257,29 @@ def test_a_cache_that_cannot_be_written_is_said(monkeypatch, tmp_path):
         open_pyramid(SyntheticShapes(4), 8, 3)
 
 
-def test_a_build_overtaken_by_another_opens_the_others(monkeypatch, cache):
-    def overtake(index):
-        if index == 9:
-            open_pyramid(SyntheticShapes(10), 8, 3)
+def test_a_damaged_cache_is_found_and_said(cache):
+    opened = open_pyramid(SyntheticShapes(200), 16, 3)
+    level = np.load(opened.folder / "0008.npy", mmap_mode="r+")
+    level[[3, 150], 0, 0, 0] ^= 1
+    level.flush()
+    assert open_pyramid(SyntheticShapes(200), 16, 3).damage() == [3, 150]
+    (opened.folder / "0004.npy").unlink()
+    with pytest.raises(DataError, match=f"is damaged .* python -m datasets clean {opened.key}"):
+        open_pyramid(SyntheticShapes(200), 16, 3)
 
-    source = SyntheticShapes(10)
-    watched(source, monkeypatch, overtake)
-    opened = open_pyramid(source, 8, 3)
-    assert (opened.images(8, [9])[0] == SyntheticShapes(10).image(9, 8)).all()
-    assert [p.name for p in cache.iterdir()] == [opened.key]
 
-
-def test_processes_building_at_once_all_get_a_good_pyramid(cache):
+def test_processes_building_at_once_all_get_a_good_pyramid_built_once(cache):
     script = """
 import sys
 from datasets import SyntheticShapes, open_pyramid
 print("ready", flush=True)
 sys.stdin.readline()
 source = SyntheticShapes(300)
-opened = open_pyramid(source, 16, 3)
+decoded, picture = [], source.picture
+source.picture = lambda *a: decoded.append(a) or picture(*a)
+opened = open_pyramid(source, 16, 3, workers=1)
 assert len(opened) == 300 and all((opened.images(16, [i])[0] == source.image(i, 16)).all() for i in range(0, 300, 7))
+print(len(decoded))
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, **pipes) for _ in range(2)]
@@ -208,8 +288,8 @@ assert len(opened) == 300 and all((opened.images(16, [i])[0] == source.image(i, 
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60) and process.returncode for process in processes] == [0, 0]
-    assert len(list(cache.iterdir())) == 1
+    assert sorted(int(process.communicate(timeout=60)[0]) for process in processes) == [0, 300]
+    assert [process.returncode for process in processes] == [0, 0] and len(list(cache.iterdir())) == 1
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):

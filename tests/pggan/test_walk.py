@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pggan.training.tracking import contact_sheet
+from datasets import contact_sheet
 from pggan.use.film import captioned, write_film
 from pggan.use.grow import first_of
 from pggan.use.interpolate import slerp, walk

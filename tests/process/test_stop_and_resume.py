@@ -8,7 +8,7 @@ import time
 import torch
 from conftest import TINY
 
-TIMES = {"images_per_second", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
+TIMES = {"images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
 
 
 def lines(path):
@@ -98,3 +98,16 @@ def test_a_finished_run_stays_as_it_is(commands, finished_run):
     assert process.returncode == 0, process.err
     assert numbers == [lines(finished_run / name) for name in ("log.jsonl", "metrics.jsonl")]
     assert before == {p: p.stat().st_mtime_ns for p in (finished_run / "checkpoints").iterdir()}
+
+
+def test_an_adaptive_run_killed_on_its_way_ends_bit_identical(commands):
+    options = [*TINY, "--augment", "ada", "--holdout", "1%", "--ada-kimg", "0.5", "--ada-target", "0.1"]
+    whole, run = commands.folder / "whole", commands.folder / "run"
+    assert commands.train(*options, "--out", "whole").returncode == 0
+    process = commands.start_training(*options, "--out", "run")
+    stop_at_random_moment(process, run, signal.SIGKILL, random.Random(time.time_ns()))
+    assert commands.train(*options, "--out", "run").returncode == 0
+    assert_same_end(run, whole)
+    log = lines(run / "log.jsonl")
+    assert all(isinstance(line["overfitting"], float) for line in log)
+    assert max(line["augment_p"] for line in log) > 0 and all(0 <= line["augment_p"] <= 1 for line in log)

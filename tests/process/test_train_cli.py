@@ -68,6 +68,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(commands):
         (["--config", "missing.json"], "--config"),
         (["--inception-weights", "missing.pth", "--metrics", "fid"], "missing.pth"),
         (["--loss", "hope"], "--loss"),
+        (["--augment", "ada"], "--augment ada watches images that are held out, here none; give --holdout"),
+        (["--holdout", "100%"], "--holdout"),
+        (["--fit", "zoom"], "--fit"),
+        (["--background", "blurple"], "--background: 'blurple'"),
     ],
 )
 def test_bad_options_are_refused_in_one_sentence_and_nothing_is_written(commands, options, says):

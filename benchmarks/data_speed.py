@@ -1,0 +1,135 @@
+"""Speed of the data: this project's cache against torchvision's ImageFolder, Resize and DataLoader, on the same files.
+
+    python benchmarks/data_speed.py FOLDER                         FOLDER/CLASS/*.jpg or png
+    python benchmarks/data_speed.py FOLDER --out results.json
+
+At every resolution both deliver uint8 batches [N, 3, r, r] in a new order each epoch, in turns in one run; a turn is
+two seconds, the median of three turns counts. What follows (floats, mirroring) is the same for both and left out.
+First, the time to build the cache for the largest resolution beside one epoch of ImageFolder at it with the same number
+of workers, in turns too: with its usual bilinear filter, and with the Lanczos filter that the cache is built with.
+
+Needs torchvision. The files should fit in memory, so that the disk's speed does not enter.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from datasets import Pyramid, open_pyramid, open_source
+from datasets.parallel import cores
+from pggan.training.feeding import Feeder
+from pggan.training.growth import Phase
+
+TURNS, SECONDS = 3, 2.0
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("folder", help="images in class folders")
+    p.add_argument("--resolution", type=int, default=256, help="the largest, a power of two (default: %(default)s)")
+    p.add_argument("--batch-size", type=int, default=64, help="images (default: %(default)s)")
+    p.add_argument("--workers", type=int, default=cores(), help="processes of both (default: one for each core)")
+    p.add_argument("--out", help="JSON file of the results")
+    a = p.parse_args()
+    torch.set_num_threads(1)  # what the processes use beside their own work would blur the picture
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        count, seconds = len(open_source(a.folder)), build_and_epochs(a, Path(cache))
+        built, *epochs = (f"{statistics.median(values):.2f} s" for values in seconds.values())
+        print(f"{count} images, {a.workers} workers: cache built in {built}, ", end="")
+        print("one ImageFolder epoch {} (bilinear), {} (Lanczos)".format(*epochs))
+        pyramid = open_pyramid(open_source(a.folder), a.resolution, 3, cache=Path(cache) / "0")
+        print("resolution  ours, images/s  ImageFolder, images/s  ratio")
+        for resolution in pyramid.levels:
+            rows.append(compare(a, pyramid, resolution))
+            print("{resolution:>10}  {ours:>14,.0f}  {imagefolder:>21,.0f}  {ratio:>5.1f}".format(**rows[-1]))
+    if a.out:
+        about = {"images": count, "workers": a.workers, "batch_size": a.batch_size, "cores": cores()}
+        about |= {"seconds": seconds, "machine": processor(), "torch": torch.__version__}
+        Path(a.out).write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+
+
+def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float]]:
+    """Seconds of each, in turns."""
+    seconds: dict[str, list[float]] = {"build": [], "epoch_bilinear": [], "epoch_lanczos": []}
+    for turn in range(TURNS):
+        work = (
+            lambda turn=turn: open_pyramid(
+                open_source(a.folder), a.resolution, 3, workers=a.workers, cache=cache / f"{turn}"
+            ),
+            lambda: list(map(len, imagefolder(a, a.resolution))),
+            lambda: list(map(len, imagefolder(a, a.resolution, InterpolationMode.LANCZOS))),
+        )
+        for values, do in zip(seconds.values(), work, strict=True):
+            start = time.perf_counter()
+            do()
+            values.append(time.perf_counter() - start)
+    return seconds
+
+
+def imagefolder(
+    a: argparse.Namespace, resolution: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
+) -> torch.utils.data.DataLoader:
+    steps = [transforms.Resize(resolution, interpolation), transforms.CenterCrop(resolution), transforms.PILToTensor()]
+    images = ImageFolder(a.folder, transforms.Compose(steps))
+    return torch.utils.data.DataLoader(images, a.batch_size, shuffle=True, num_workers=a.workers)
+
+
+def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
+    loader = imagefolder(a, resolution)
+    while True:
+        for images, _ in loader:
+            yield images
+
+
+def ours(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> Iterator[torch.Tensor]:
+    feeder, seen = Feeder(pyramid, 0, torch.device("cpu")), 0
+    while True:
+        yield feeder.batch(seen, Phase(resolution, 1.0, a.batch_size, 0.001, 1)).images
+        seen += a.batch_size
+
+
+def compare(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> dict[str, float]:
+    """Images a second of both, in turns."""
+    sides = {"ours": ours(a, pyramid, resolution), "imagefolder": endless(a, resolution)}
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for batches in sides.values():  # workers are started, the level is held
+        next(batches)
+    for _ in range(TURNS):
+        for name, batches in sides.items():
+            speeds[name].append(images_per_second(batches))
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    ratio = medians["ours"] / medians["imagefolder"]
+    return {"resolution": resolution, **medians, "ratio": round(ratio, 2), "turns": speeds}
+
+
+def images_per_second(batches: Iterator[torch.Tensor]) -> float:
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < SECONDS:
+        count += len(next(batches))
+    return count / elapsed
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What augmentation does for a set of few images: none, diffaug and ada at the same number of images seen.
+
+    python benchmarks/small_sets.py cifar10 --out runs/small-sets            1,000 images, two seeds: hours on a CPU
+    python benchmarks/small_sets.py train.npz --kimg 40 --seeds 0 --out runs/try
+
+Each run trains on the same few images of DATA; FID is against images of DATA that no run has seen, at the
+end. Runs that are there already are not trained again, so the command can be stopped and given again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from datasets import Preparation, open_source
+
+ROOT = Path(__file__).parents[1]
+MODES = ("none", "diffaug", "ada")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("data", help="a set of 32x32 images or larger ones, as train.py takes it")
+    p.add_argument("--out", required=True, help="folder of the runs and of results.json")
+    p.add_argument("--images", type=int, default=1000, help="to train on (default: %(default)s)")
+    p.add_argument("--unseen", type=int, default=5000, help="to compare with, and to generate (default: %(default)s)")
+    p.add_argument("--kimg", type=float, default=72, help="thousands of images seen (default: %(default)s)")
+    p.add_argument("--seeds", default="0,1", help="(default: %(default)s)")
+    a = p.parse_args()
+    out = Path(a.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    cut(a, out)
+    results = [judged(a, out, mode, seed) for mode in MODES for seed in a.seeds.split(",")]
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print("augment  seed     FID  overfitting  augment_p")
+    for r in results:
+        print("{mode:<7}  {seed:>4}  {fid:>6.2f}  {overfitting:>11.3f}  {augment_p:>9.3f}".format(**r))
+
+
+def cut(a: argparse.Namespace, out: Path) -> None:
+    """The images to train on and those to compare with, each in a file."""
+    source, prepare = open_source(a.data), Preparation(32, 3)
+    if len(source) < a.images + a.unseen:
+        sys.exit(f"{a.data} has {len(source)} images, fewer than {a.images} + {a.unseen}")
+    chosen = np.random.default_rng(0).permutation(len(source))[: a.images + a.unseen]
+    for name, indices in (("few", chosen[: a.images]), ("unseen", chosen[a.images :])):
+        pixels = np.stack([prepare(source.picture(int(i), 32, 3)) for i in indices])
+        np.savez(out / f"{name}.npz", images=pixels)
+
+
+def judged(a: argparse.Namespace, out: Path, mode: str, seed: str) -> dict:
+    """Train one run, and compare what it generates with unseen images."""
+    run = out / f"{mode}-{seed}"
+    options = f"--preset cifar10-cpu --total-kimg {a.kimg} --augment {mode} --seed {seed} --metrics none --track none"
+    quarter = f"--fade-kimg {a.kimg / 12} --stabilize-kimg {a.kimg / 12} --ada-kimg {a.kimg / 4}"
+    python(ROOT / "train.py", out / "few.npz", *options.split(), *quarter.split(), "--out", run)
+    evaluate = ("-m", "pggan", "evaluate", run, "--data", out / "unseen.npz", "--metrics", "fid", "--json")
+    fid = json.loads(python(*evaluate, "--num-images", a.unseen))["fid"]
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    late = [line["overfitting"] for line in lines[-5:] if line.get("overfitting") is not None]
+    overfitting = float(np.mean(late)) if late else float("nan")
+    p = {"none": 0.0, "diffaug": 1.0}.get(mode, lines[-1].get("augment_p"))
+    print(f"{mode} {seed}: FID {fid:.2f}", file=sys.stderr, flush=True)
+    return {"mode": mode, "seed": seed, "fid": fid, "overfitting": overfitting, "augment_p": p, "kimg": a.kimg}
+
+
+def python(*arguments: object) -> str:
+    """What a command of this project prints; its progress is shown."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Images in an .npz file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .base import DataError, Header
+from .files import file_digest, stamp
+from .images import from_pixels
+
+IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
+LABEL_NAMES = ("labels", "y", "y_train", "label", "arr_1")
+
+
+class Arrays:
+    """An .npz of images: uint8 or uint16 [N, H, W], [N, H, W, C] or [N, C, H, W], and class numbers [N] or [N, 1].
+
+    The images are the array named images, x, x_train, data or arr_0, or the only one that can be images; the labels
+    the one named labels, y, y_train, label or arr_1. Uncompressed files are mapped, not read.
+
+    Raises:
+        DataError: no images in the file, or no labels where they are asked for.
+    """
+
+    def __init__(self, path: Path, labels: bool = False):
+        self.path, self.name, self.others = path, path.stem, []
+        self.classes, self.labels = [], None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self.arrays = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
+                shapes = {name: read_header(archive, info) for name, info in self.arrays.items()}
+        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+            raise DataError(f"{path} is no .npz file that can be read: {error}") from None
+        self.key = self.choose(shapes, IMAGE_NAMES, could_be_images, "images, uint8 or uint16 [N, H, W, C]")
+        if labels:
+            shape, *_ = shapes[self.key]
+            fits = lambda s, dtype: dtype.kind in "iu" and s in ((shape[0],), (shape[0], 1))  # noqa: E731
+            self.read_labels(self.choose(shapes, LABEL_NAMES, fits, f"labels, whole numbers [{shape[0]}]"))
+        self.pixels: tuple[int, np.ndarray] | None = None
+
+    def choose(self, shapes: dict, names: tuple[str, ...], fits, what: str) -> str:
+        found = [name for name, header in shapes.items() if fits(*header)]
+        named = [name for name in names if name in found]
+        if not named and len(found) != 1:
+            listed = ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items())
+            raise DataError(f"{self.path} holds no {what} named {', '.join(names)}; it holds {listed or 'nothing'}")
+        return (named or found)[0]
+
+    def read_labels(self, name: str) -> None:
+        values = load(self.path, self.arrays[name]).reshape(-1).astype(np.int64)
+        present, self.labels = np.unique(values, return_inverse=True)
+        self.classes = [str(value) for value in present]
+
+    def images(self) -> np.ndarray:
+        """[N, H, W] or [N, H, W, C], read or mapped once in every process."""
+        if self.pixels is None:
+            images = load(self.path, self.arrays[self.key])
+            if images.ndim == 4 and images.shape[3] > 4:
+                images = images.transpose(0, 2, 3, 1)
+            self.pixels = images
+        return self.pixels
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"pixels": None}
+
+    def __len__(self) -> int:
+        return len(self.images())
+
+    def describe(self, index: int) -> str:
+        return f"{self.path}, {self.key}[{index}]"
+
+    def stamp(self) -> str:
+        return stamp(self.path, [self.path])
+
+    def content(self) -> str:
+        return file_digest(self.path).hex()
+
+    def header(self, index: int) -> Header:
+        _, height, width, *channels = self.images().shape
+        return Header(width, height, ("L", "LA", "RGB", "RGBA")[channels[0] - 1] if channels else "L")
+
+    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+        pixels = self.images()[index]
+        return from_pixels(pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8))
+
+
+def could_be_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    if len(shape) not in (3, 4) or dtype not in (np.uint8, np.uint16) or min(shape) < 1:
+        return False
+    return len(shape) == 3 or shape[3] <= 4 or shape[1] <= 4
+
+
+def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of an array, which must be as long as the file says."""
+    with archive.open(info) as file:
+        shape, order, dtype = read_npy_header(file)
+        if dtype.hasobject or order or int(np.prod(shape)) * dtype.itemsize + file.tell() != info.file_size:
+            return (), np.dtype(object)
+        return shape, dtype
+
+
+def read_npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def load(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+    """The array, mapped where it is stored as it is."""
+    with zipfile.ZipFile(path) as archive, archive.open(info) as file:
+        if info.compress_type != zipfile.ZIP_STORED:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        shape, _, dtype = read_npy_header(file)
+        into = file.tell()
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)  # lengths of the member's name and extra field, then both, then the data
+        lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
+    offset = info.header_offset + 30 + lengths + into
+    return np.memmap(path, dtype, "r", offset, shape) if os.path.getsize(path) >= offset else np.empty(shape, dtype)

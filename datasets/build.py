@@ -1,0 +1,233 @@
+"""Building a pyramid cache: in parallel, to be continued after any interruption, whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .base import DataError, Source
+from .images import Preparation
+from .levels import RowFile, level_file, pyramid_levels, resolutions, sums
+from .parallel import cores, in_parallel
+from .places import write_whole
+from .survey import reason, survey
+
+BATCH_BYTES = 1 << 21
+
+
+def build(
+    source: Source, stamp: str, prepare: Preparation, folder: Path, allow_upscale: bool, max_bad: float,
+    workers: int | None,
+) -> None:  # fmt: skip
+    """Make the cache `folder` of images with this stamp; what an interruption left is not decoded again.
+
+    Raises:
+        DataError: as `open_pyramid` says. OSError: a folder that cannot be written.
+    """
+    building = building_folder(folder)
+    building.mkdir(parents=True, exist_ok=True)
+    check_space(building, len(source), prepare)
+    try:
+        job = Job(source, prepare, building)
+        progress = decode_all(job, allow_upscale, workers)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.rmtree(building, ignore_errors=True)
+        raise DataError(no_room(building, len(source), prepare) + "; nothing was kept") from None
+    if source.stamp() != stamp:
+        shutil.rmtree(building, ignore_errors=True)
+        raise DataError(f"the images in {source.name} changed while they were read; give the same command again")
+    finish(job, progress, max_bad)
+    building.rename(folder)
+
+
+def building_folder(folder: Path) -> Path:
+    return folder.with_name(f"building-{folder.name}")
+
+
+def cache_bytes(count: int, prepare: Preparation) -> int:
+    """Room on the disk for the levels of so many images."""
+    return sum(count * prepare.channels * r * r for r in resolutions(prepare.resolution))
+
+
+def check_space(building: Path, count: int, prepare: Preparation) -> None:
+    taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in building.iterdir())
+    if cache_bytes(count, prepare) - taken > shutil.disk_usage(building).free:
+        if not taken:
+            shutil.rmtree(building)
+        raise DataError(no_room(building, count, prepare))
+
+
+def no_room(building: Path, count: int, prepare: Preparation) -> str:
+    free = shutil.disk_usage(building.parent).free
+    return (
+        f"the pyramid cache needs {gigabytes(cache_bytes(count, prepare))} but {building.parent} has "
+        f"{gigabytes(free)} free; make room, or set PGGAN_CACHE to a folder on a larger disk"
+    )
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+@dataclass
+class Progress:
+    """What is known of the images done so far: reasons by index of the bad ones, how many were enlarged."""
+
+    done: set[int] = field(default_factory=set)
+    bad: dict[int, str] = field(default_factory=dict)
+    enlarged: int = 0
+
+    def add(self, span: dict) -> None:
+        self.done.add(span["start"])
+        self.bad |= {int(i): why for i, why in span["bad"].items()}
+        self.enlarged += span["enlarged"]
+
+
+class Job:
+    """Decodes spans of images into the levels' files; called with (start, stop) in any process."""
+
+    def __init__(self, source: Source, prepare: Preparation, folder: Path):
+        self.source, self.prepare, self.folder = source, prepare, folder
+        self.shape = (prepare.channels, prepare.resolution, prepare.resolution)
+        self.levels = [
+            RowFile(folder / level_file(r), np.uint8, (len(source), prepare.channels, r, r))
+            for r in reversed(resolutions(prepare.resolution))
+        ]
+        self.sums = RowFile(folder / "sums.npy", np.uint64, (len(source),))
+        self.journal = folder / "journal"
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        step = min(max(BATCH_BYTES // int(np.prod(self.shape)), 1), 64)
+        return ((start, min(start + step, len(self.source))) for start in range(0, len(self.source), step))
+
+    def __call__(self, span: tuple[int, int]) -> dict:
+        start, stop = span
+        images = np.zeros((stop - start, *self.shape), np.uint8)
+        bad, enlarged = {}, 0
+        for index in range(start, stop):
+            try:
+                with self.source.picture(index, self.prepare.resolution, self.prepare.channels) as picture:
+                    images[index - start] = self.prepare(picture)
+                    enlarged += self.prepare.enlarges(*picture.size)
+            except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+                bad[index] = reason(error)
+        levels = list(pyramid_levels(images))
+        checks = sums(levels)
+        checks[[index - start for index in bad]] = 0
+        for file, rows in zip((*self.levels, self.sums), (*levels, checks), strict=True):
+            file.write(start, rows)
+        return {"start": start, "stop": stop, "bad": bad, "enlarged": enlarged}
+
+    def earlier(self) -> Progress:
+        """What an interrupted build did and the disk still holds."""
+        progress = Progress()
+        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
+        for line in lines:
+            try:
+                span = json.loads(line)
+            except ValueError:  # the line that was being written
+                continue
+            start, stop = span["start"], span["stop"]
+            expected = self.sums.read(start, stop)
+            good = expected != 0
+            found = sums([file.read(start, stop) for file in self.levels])
+            if (found[good] == expected[good]).all() and (~good).sum() == len(span["bad"]):
+                progress.add(span)
+        return progress
+
+
+def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
+    """Every image into its levels."""
+    progress = job.earlier()
+    spans = [span for span in job.spans() if span[0] not in progress.done]
+    left, count = sum(stop - start for start, stop in spans), len(job.source)
+    workers = min(workers or cores(), len(spans))
+    check_enlarged(job, progress, allow_upscale)
+    bar = tqdm(
+        total=count, initial=count - left, desc=f"caching {job.source.name}", unit="image", disable=None, leave=False
+    )
+    with bar, open(job.journal, "a") as journal:
+        for span in in_parallel(job, spans, workers):
+            journal.write(json.dumps(span) + "\n")
+            journal.flush()
+            progress.add(span)
+            bar.update(span["stop"] - span["start"])
+            check_enlarged(job, progress, allow_upscale)
+    return progress
+
+
+def check_enlarged(job: Job, progress: Progress, allow_upscale: bool) -> None:
+    if not progress.enlarged or allow_upscale:
+        return
+    found, prepare = survey(job.source), job.prepare
+    sides = found.limiting_sides(prepare.fit)
+    smallest = sides.argmin()
+    native = 1 << (int(sides[smallest]).bit_length() - 1)
+    raise DataError(
+        f"{(sides < prepare.resolution).sum()} of {len(job.source)} images are smaller than {prepare.resolution}x"
+        f"{prepare.resolution}, the smallest {job.source.describe(int(found.indices[smallest]))} with "
+        f"{found.sizes[smallest][0]}x{found.sizes[smallest][1]}; give "
+        + (f"--resolution {native}, " if native >= 4 else "")
+        + "--allow-upscale to enlarge them, or remove them"
+    )
+
+
+def finish(job: Job, progress: Progress, max_bad: float) -> None:
+    """Labels, notes and report; everything on the disk."""
+    source, bad, count = job.source, progress.bad, len(job.source)
+    checks = job.sums.read(0, count)
+    copies = copied(checks)
+    report = job.folder / "report.txt"
+    write_whole(report, report_text(source, bad, copies))
+    if len(bad) > max_bad * count or len(bad) == count:
+        raise DataError(too_many_bad(source, bad, max_bad, report))
+    if source.labels is not None:
+        np.save(job.folder / "labels.npy", np.delete(source.labels, list(bad)))
+    meta = asdict(job.prepare) | {
+        "source": source.name,
+        "count": count,
+        "classes": source.classes,
+        "bad": [[source.describe(i), bad[i]] for i in sorted(bad)],
+        "enlarged": progress.enlarged,
+        "duplicates": len(copies),
+    }
+    for file in (*job.levels, job.sums):
+        file.sync()
+    write_whole(job.folder / "meta.json", json.dumps(meta))
+    job.journal.unlink()
+
+
+def copied(checks: np.ndarray) -> dict[int, int]:
+    """For each image whose pixels came before: the first one like it."""
+    _, first, which = np.unique(checks, return_index=True, return_inverse=True)
+    earliest = first[which]
+    return {int(i): int(earliest[i]) for i in np.flatnonzero((earliest != np.arange(len(checks))) & (checks != 0))}
+
+
+def report_text(source: Source, bad: dict[int, str], copies: dict[int, int]) -> str:
+    parts = [
+        ("images that cannot be read", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)]),
+        ("copies of other images", [f"{source.describe(i)}: as {source.describe(j)}" for i, j in copies.items()]),
+        ("files that are not named like images", source.others),
+    ]
+    return "\n".join(f"{len(lines)} {what}\n" + "".join(f"  {line}\n" for line in lines) for what, lines in parts)
+
+
+def too_many_bad(source: Source, bad: dict[int, str], max_bad: float, report: Path) -> str:
+    listed = "\n".join(f"  {source.describe(i)}: {bad[i]}" for i in sorted(bad)[:20])
+    more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+    needed = np.ceil(1000 * len(bad) / len(source)) / 10
+    allow = "" if len(bad) == len(source) else f", or leave them out with --max-bad {needed:g}%"
+    return (
+        f"{len(bad)} of {len(source)} images cannot be read, more than {max_bad:.3g} of them; mend or remove them"
+        f"{allow} (all are listed in {report}):\n{listed}{more}"
+    )

@@ -1,0 +1,280 @@
+"""What `python -m datasets` does: each command prints, and returns the process's exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import Timeout
+from tqdm import tqdm
+
+from .base import DataError, Source
+from .build import building_folder, cache_bytes, gigabytes
+from .images import Preparation
+from .levels import resolutions
+from .parallel import cores, in_parallel
+from .places import cache_folder
+from .pyramid import Pyramid, cache_key, cache_lock, open_pyramid
+from .sheet import contact_sheet
+from .sources import open_source
+from .survey import Survey, format_of, reason, survey
+
+
+def prepared(arguments: Namespace, source: Source, found: Survey | None = None) -> Preparation:
+    """How the images are to be prepared, asking them for what was not given."""
+    resolution, channels = arguments.resolution, arguments.channels
+    if resolution is None or channels is None:
+        native = format_of(source, found or survey(source), arguments.fit, needs_size=resolution is None)
+        resolution, channels = resolution or native.resolution, channels or native.channels
+        if native.note and not arguments.channels:
+            print(native.note)
+    return Preparation(resolution, channels, arguments.fit, arguments.background)
+
+
+def opened(arguments: Namespace) -> tuple[Source, Preparation]:
+    source = open_source(arguments.data, arguments.labels)
+    return source, prepared(arguments, source)
+
+
+def cache_path(source: Source, prepare: Preparation) -> Path:
+    return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), source.stamp())
+
+
+def plan(arguments: Namespace) -> int:
+    source = open_source(arguments.data, arguments.labels)
+    found = survey(source)
+    prepare = prepared(arguments, source, found)
+    folder = cache_path(source, prepare)
+    place = next(p for p in folder.parents if p.exists())
+    needed, free = cache_bytes(len(source), prepare), shutil.disk_usage(place).free
+    small = int((found.limiting_sides(arguments.fit) < prepare.resolution).sum())
+    levels = ", ".join(map(str, resolutions(prepare.resolution)))
+    workers = arguments.workers or cores()
+    state = "built already" if folder.exists() else "to be built"
+    if building_folder(folder).exists():
+        state = "partly built, will be continued"
+    print(f"images      {len(source)} in {arguments.data}" + classes_text(source))
+    print(f"sizes       {sizes_text(found)}")
+    print(f"cache       {prepare.resolution}x{prepare.resolution}, {channels_text(prepare)}; levels {levels}")
+    print(f"disk        {gigabytes(needed)}; {gigabytes(free)} free in {place}")
+    print(f"state       {state}: {folder.name}")
+    if not folder.exists():
+        seconds = seconds_each(source, prepare) * len(source) / workers
+        print(f"time        about {seconds:.0f} s with {workers} processes, if the disk keeps up")
+    if found.unreadable:
+        print(f"unreadable  {len(found.unreadable)}, the first {source.describe(min(found.unreadable))}")
+    problems = []
+    if small and not arguments.allow_upscale:
+        problems.append(
+            f"{small} images are smaller than {prepare.resolution}: --allow-upscale or a lower --resolution"
+        )
+    if len(found.unreadable) > arguments.max_bad * len(source):
+        problems.append(f"{len(found.unreadable)} images cannot be read, more than --max-bad allows")
+    if needed > free and not folder.exists():
+        problems.append("the disk has too little room: make some, or set PGGAN_CACHE")
+    for problem in problems:
+        print(f"refused     {problem}")
+    return 2 if problems else 0
+
+
+def build(arguments: Namespace) -> int:
+    source, prepare = opened(arguments)
+    start = time.perf_counter()
+    pyramid = open_pyramid(
+        source, prepare.resolution, prepare.channels, fit=prepare.fit, background=prepare.background,
+        allow_upscale=arguments.allow_upscale, max_bad=arguments.max_bad, workers=arguments.workers,
+    )  # fmt: skip
+    print(f"{len(pyramid)} images in {pyramid.folder} ({time.perf_counter() - start:.1f} s)")
+    return 0
+
+
+class Examine:
+    """Decodes images and says what they are; called with (start, stop) in any process."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __call__(self, span: tuple[int, int]) -> list[tuple[int, str, bytes]]:
+        """(index, why it cannot be read or "", digest of its pixels) of each."""
+        return [(index, *self.look(index)) for index in range(*span)]
+
+    def look(self, index: int) -> tuple[str, bytes]:
+        try:
+            with self.source.picture(index, 0, 3) as picture:
+                digest = hashlib.blake2b(f"{picture.size}{picture.mode}".encode(), digest_size=16)
+                digest.update(picture.tobytes())
+                return "", digest.digest()
+        except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+            return reason(error), b""
+
+
+def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int]]:
+    """Why images cannot be read, by index, and for each copy of an earlier image that one's index."""
+    step, count = 16, len(source)
+    spans = [(start, min(start + step, count)) for start in range(0, count, step)]
+    bad, digests = {}, {}
+    with tqdm(total=count, desc="decoding", unit="image", disable=None, leave=False) as bar:
+        for looks in in_parallel(Examine(source), spans, min(workers or cores(), len(spans))):
+            bar.update(len(looks))
+            for index, why, digest in looks:
+                if why:
+                    bad[index] = why
+                else:
+                    digests.setdefault(digest, []).append(index)
+    return bad, {i: min(alike) for alike in digests.values() for i in alike if i != min(alike)}
+
+
+def inspect(arguments: Namespace) -> int:
+    source = open_source(arguments.data, arguments.labels)
+    found = survey(source)
+    native = format_of(source, found, arguments.fit, needs_size=False)
+    print(f"images      {len(source)} in {arguments.data}")
+    print(f"sizes       {sizes_text(found)}")
+    print(f"by side     {sides_text(found, arguments.fit)}")
+    print(f"kinds       {', '.join(f'{count} {mode}' for mode, count in found.modes.most_common())}")
+    print(f"for training --resolution {native.resolution} --channels {native.channels}, where nothing else is given")
+    if native.note:
+        print(f"note        {native.note}")
+    bad, copies = decoded(source, arguments.workers)
+    listed("duplicates", [f"{source.describe(i)}: as {source.describe(copies[i])}" for i in sorted(copies)])
+    listed("unreadable", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)])
+    listed("not taken", source.others, "by their names no images")
+    if source.labels is not None:
+        counts = np.bincount(source.labels, minlength=len(source.classes))
+        print(f"classes     {len(source.classes)}")
+        for name, count in zip(source.classes, counts, strict=True):
+            print(f"  {name:<20} {count:>8}  {'#' * round(40 * count / counts.max())}")
+    return 0
+
+
+def grid(arguments: Namespace) -> int:
+    source, prepare = opened(arguments)
+    if not 1 <= arguments.count <= 1024:
+        raise DataError(f"--count: {arguments.count} is not between 1 and 1024")
+    images = []
+    for index in np.unique(np.linspace(0, len(source) - 1, arguments.count).astype(int)).tolist():
+        try:
+            with source.picture(index, prepare.resolution, prepare.channels) as picture:
+                images.append(prepare(picture))
+        except Exception as error:
+            print(f"left out: {source.describe(index)}: {reason(error)}")
+    if not images:
+        raise DataError(f"none of the images in {arguments.data} can be read")
+    picture = contact_sheet(np.stack(images), 1024)
+    try:
+        picture.save(arguments.out)
+    except (OSError, ValueError) as error:
+        raise DataError(f"--out: {arguments.out} cannot be written: {error}") from None
+    print(f"{len(images)} images at {prepare.resolution}x{prepare.resolution} in {arguments.out}")
+    return 0
+
+
+def verify(arguments: Namespace) -> int:
+    source, prepare = opened(arguments)
+    folder = cache_path(source, prepare)
+    if not folder.exists():
+        raise DataError(f"there is no cache of {arguments.data} as it is now; python -m datasets build makes one")
+    pyramid = Pyramid(folder)
+    if wrong := pyramid.damage():
+        raise DataError(
+            f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first number {wrong[0]}; remove it "
+            f"with python -m datasets clean {folder.name}, then build it again"
+        )
+    chosen = np.random.default_rng().permutation(len(pyramid))[: max(arguments.decode, 0)]
+    for index in tqdm(chosen, "decoding", unit="image", disable=None, leave=False):
+        row = int(pyramid.rows[index])
+        with source.picture(row, prepare.resolution, prepare.channels) as picture:
+            if (prepare(picture) != pyramid.images(prepare.resolution, [index])[0]).any():
+                raise DataError(f"{source.describe(row)} is decoded otherwise now than it is in {folder}")
+    print(f"{folder} is whole: {len(pyramid)} images, {len(chosen)} of them decoded again")
+    return 0
+
+
+def clean(arguments: Namespace) -> int:
+    folders = sorted(p for p in (cache_folder() / "datasets").glob("*") if p.is_dir())
+    names = {p.name for p in folders}
+    if unknown := [key for key in arguments.keys if key not in names]:
+        raise DataError(f"there is no cache {unknown[0]} in {cache_folder() / 'datasets'}")
+    chosen: Callable[[Path], bool] = lambda p: (  # noqa: E731
+        arguments.all or p.name in arguments.keys or (arguments.unfinished and p.name.startswith("building-"))
+    )
+    for folder in folders:
+        size = gigabytes(sum(getattr(f.stat(), "st_blocks", 0) * 512 or f.stat().st_size for f in folder.iterdir()))
+        removed = ""
+        if chosen(folder):
+            removed = "removed" if remove(folder) else "kept: it is being built"
+        print(f"{folder.name:<44} {size:>10}  {source_of(folder)}  {removed}".rstrip())
+    if not folders:
+        print(f"no caches in {cache_folder() / 'datasets'}")
+    if arguments.all:
+        shutil.rmtree(cache_folder() / "known", ignore_errors=True)
+    return 0
+
+
+def remove(folder: Path) -> bool:
+    """Remove a cache or what there is of it, unless somebody builds it."""
+    try:
+        with cache_lock(folder.name.removeprefix("building-"), cache_folder()).acquire(timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        return False
+    return True
+
+
+def source_of(folder: Path) -> str:
+    try:
+        meta = Pyramid(folder).meta
+    except DataError:
+        return "unfinished" if folder.name.startswith("building-") else "damaged"
+    return f"{meta['source']}, {meta['count']} images"
+
+
+def seconds_each(source: Source, prepare: Preparation) -> float:
+    """Time for one image, by decoding some."""
+    tried, start = 0, time.perf_counter()
+    for index in np.linspace(0, len(source) - 1, 24).astype(int).tolist():
+        try:
+            with source.picture(index, prepare.resolution, prepare.channels) as picture:
+                prepare(picture)
+            tried += 1
+        except Exception:
+            continue
+    return (time.perf_counter() - start) / max(tried, 1)
+
+
+def classes_text(source: Source) -> str:
+    return f", {len(source.classes)} classes" if source.classes else ""
+
+
+def channels_text(prepare: Preparation) -> str:
+    return f"{prepare.channels} channel{'s' if prepare.channels > 1 else ''}, {prepare.fit}"
+
+
+def sizes_text(found: Survey) -> str:
+    """As in "640x480 to 4032x3024, median 1024x768 pixels"."""
+    areas = found.sizes.prod(axis=1)
+    small, middle, large = (
+        found.sizes[i] for i in (areas.argmin(), np.argsort(areas)[len(areas) // 2], areas.argmax())
+    )
+    if (small == large).all():
+        return f"{small[0]}x{small[1]} pixels, all of them"
+    return f"{small[0]}x{small[1]} to {large[0]}x{large[1]}, median {middle[0]}x{middle[1]} pixels"
+
+
+def sides_text(found: Survey, fit: str) -> str:
+    """How many images are large enough for which resolution, as in "12 for 64, 488 for 128"."""
+    sides = np.minimum(found.limiting_sides(fit), 1024)
+    counts = Counter((1 << (int(side).bit_length() - 1)) for side in sides)
+    return ", ".join(f"{counts[r]} up to {r}" for r in sorted(counts))
+
+
+def listed(what: str, lines: list[str], why: str = "") -> None:
+    print(f"{what:<11} {len(lines)}" + (f", {why}" if why and lines else ""))
+    for line in lines:
+        print(f"  {line}")

@@ -1,0 +1,106 @@
+"""What a set holds, before its pixels are decoded: sizes, kinds, what would have to be enlarged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from .base import DataError, Format, Header, Source
+from .images import GRAYS
+
+
+@dataclass
+class Survey:
+    """Headers of all images.
+
+    Attributes:
+        sizes: [readable, 2], width and height in pixels. indices: of the readable images [readable].
+        modes: how many images have each Pillow mode. unreadable: reasons by index.
+    """
+
+    sizes: np.ndarray
+    indices: np.ndarray
+    modes: Counter[str]
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+    def limiting_sides(self, fit: str) -> np.ndarray:
+        return self.sizes.max(axis=1) if fit == "pad" else self.sizes.min(axis=1)
+
+
+def survey(source: Source) -> Survey:
+    """Read the headers of all images, files of a network disk many at once.
+
+    Raises:
+        DataError: none of the images can be read.
+    """
+    unreadable: dict[int, str] = {}
+
+    def look(index: int) -> Header | None:
+        try:
+            return source.header(index)
+        except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+            unreadable[index] = reason(error)
+            return None
+
+    count = len(source)
+    with ThreadPoolExecutor(8) as pool:
+        looks = pool.map(look, range(count), chunksize=64)
+        bar = tqdm(looks, f"looking at {source.name}", count, unit="image", disable=None, leave=False, delay=1)
+        headers = {i: header for i, header in enumerate(bar) if header}
+    if not headers:
+        raise DataError(f"none of the {count} images in {source.name} can be read; the first: {unreadable[0]}")
+    return Survey(
+        np.array([header[:2] for header in headers.values()]),
+        np.array(list(headers)),
+        Counter(header.mode for header in headers.values()),
+        unreadable,
+    )
+
+
+def native_format(source: Source, fit: str = "center-crop", needs_size: bool = True) -> Format:
+    """The resolution and channels that images have by themselves.
+
+    needs_size: whether the resolution is of interest; otherwise no image is too small.
+
+    Raises:
+        DataError: none of the images can be read, or one is too small for any network.
+    """
+    return format_of(source, survey(source), fit, needs_size)
+
+
+def format_of(source: Source, found: Survey, fit: str, needs_size: bool = True) -> Format:
+    """`native_format` of a set that has been looked at."""
+    sides = found.limiting_sides(fit)
+    smallest = int(sides.min())
+    if smallest < 4 and needs_size:
+        where = source.describe(int(found.indices[sides.argmin()]))
+        raise DataError(f"{where} is smaller than 4x4 pixels; remove it, or give --resolution and --allow-upscale")
+    gray = sum(n for mode, n in found.modes.items() if mode.split(";")[0] in GRAYS)
+    clear = sum(n for mode, n in found.modes.items() if mode in ("LA", "RGBA", "PA"))
+    count, notes = len(found.indices), []
+    if 0 < gray < count:
+        notes.append(f"{gray} of {count} images are gray, the others in colour: all become RGB, unless --channels 1")
+    if clear:
+        notes.append(f"{clear} of {count} images have transparency: laid on the --background, unless --channels 4")
+    few = max(count // 50, 1)
+    usual = power_of_two(int(np.sort(sides)[min(few, count - 1)]))
+    if needs_size and usual > smallest:
+        where, size = source.describe(int(found.indices[sides.argmin()])), found.sizes[sides.argmin()]
+        notes.append(
+            f"{where} with {size[0]}x{size[1]} pixels limits the resolution; all but {few} images allow {usual}"
+        )
+    return Format(power_of_two(smallest), 1 if gray == count else 3, "; ".join(notes))
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return (str(error) or type(error).__name__).split("\n")[0]
+
+
+def power_of_two(side: int) -> int:
+    """The largest resolution that fits in a side, at most 1024."""
+    return min(1 << (side.bit_length() - 1), 1024)

@@ -1,0 +1,163 @@
+"""The multi-resolution TFRecords of the official dataset tool, read without TensorFlow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .base import DataError, Header
+from .files import combined, file_digest, stamp
+from .images import from_pixels
+
+LEVEL_FILE = re.compile(r"-r(\d\d)\.tfrecords$")
+
+
+class TFRecords:
+    """A folder of NAME-r02.tfrecords, NAME-r03.tfrecords, ..., one file for each power of two, and NAME-rxx.labels.
+
+    Each record is a tf.train.Example with "shape", [channels, height, width], and "data", so many uint8 bytes. The
+    labels are a float array [N, classes], one-hot. Images of the resolution asked for come from its own file.
+
+    Raises:
+        DataError: files that are not of this kind, or no labels where they are asked for.
+    """
+
+    def __init__(self, folder: Path, labels: bool = False):
+        self.path, self.name, self.classes, self.labels, self.others = folder, folder.resolve().name, [], None, []
+        files = find(folder)
+        if len({LEVEL_FILE.sub("", path.name) for path in files.values()}) > 1:
+            raise DataError(f"{folder} holds more than one set of .tfrecords; name a folder with one")
+        self.files = dict(sorted(files.items()))
+        self.offsets = {resolution: np.array(list(records(path))) for resolution, path in self.files.items()}
+        counts = {len(offsets) for offsets in self.offsets.values()}
+        if len(counts) > 1 or counts == {0}:
+            raise DataError(f"{folder}: its files hold {', '.join(map(str, sorted(counts)))} records, not all the same")
+        if labels:
+            self.read_labels()
+
+    def read_labels(self) -> None:
+        found = sorted(self.path.glob("*.labels"))
+        if not found:
+            raise DataError(f"{self.path} holds no .labels file; leave --labels out")
+        try:
+            onehot = np.load(found[0], allow_pickle=False)
+            fits = onehot.ndim == 2 and len(onehot) == len(self) and ((onehot == 1).sum(axis=1) == 1).all()
+        except (OSError, ValueError, EOFError):
+            fits = False
+        if not fits:
+            raise DataError(f"{found[0]} holds no one-hot labels [{len(self)}, classes]")
+        self.labels = onehot.argmax(axis=1).astype(np.int64)
+        self.classes = [str(i) for i in range(onehot.shape[1])]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.offsets.values())))
+
+    def describe(self, index: int) -> str:
+        return f"{self.path}, record {index}"
+
+    def stamp(self) -> str:
+        return stamp(self.path, self.files.values())
+
+    def content(self) -> str:
+        return combined(file_digest(path) for path in self.files.values())
+
+    def header(self, index: int) -> Header:
+        with self.picture(index) as picture:
+            return Header(*picture.size, picture.mode)
+
+    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+        resolution = resolution if resolution in self.files else max(self.files)
+        offset, size = self.offsets[resolution][index]
+        with open(self.files[resolution], "rb") as file:
+            file.seek(offset)
+            pixels = parse_example(file.read(size))
+        return from_pixels(pixels.transpose(1, 2, 0))
+
+
+def find(folder: Path) -> dict[int, Path]:
+    """The files by resolution."""
+    matches = ((LEVEL_FILE.search(path.name), path) for path in folder.iterdir())
+    return {1 << int(match[1]): path for match, path in matches if match and 2 <= int(match[1]) <= 10}
+
+
+def records(path: Path) -> Iterator[tuple[int, int]]:
+    """(offset, length) of each record: 8 bytes of length and 4 of its checksum before it, 4 of checksum after."""
+    end = path.stat().st_size
+    with open(path, "rb") as file:
+        place = 0
+        while place < end:
+            file.seek(place)
+            size = int.from_bytes(file.read(8), "little")
+            if place + 16 + size > end:
+                raise DataError(f"{path} is damaged: the record at byte {place} goes beyond the file's end")
+            yield place + 12, size
+            place += 16 + size
+
+
+def parse_example(message: bytes) -> np.ndarray:
+    """uint8 [C, H, W] of a tf.train.Example {features {feature: map<string, Feature>}}.
+
+    Raises:
+        ValueError: another kind of record.
+    """
+    found: dict[bytes, bytes] = {}
+    for features in fields(message, 1):
+        for entry in fields(features, 1):
+            for key in fields(entry, 1):
+                found[key] = b"".join(fields(entry, 2))
+    try:
+        shape = list(int64s(found[b"shape"]))
+        (data,) = (value for values in fields(found[b"data"], 1) for value in fields(values, 1))
+    except (KeyError, ValueError, IndexError):
+        raise ValueError("a record without shape and data, as the official dataset tool writes them") from None
+    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1 or len(data) != shape[0] * shape[1] * shape[2]:
+        raise ValueError(f"a record of shape {shape} with {len(data)} bytes")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def int64s(feature: bytes) -> Iterator[int]:
+    """The numbers of a Feature {int64_list = 3 {value = 1}}, packed or not."""
+    for values in fields(feature, 3):
+        for value in fields(values, 1):
+            if isinstance(value, int):
+                yield value
+                continue
+            place = 0
+            while place < len(value):
+                number, place = varint(value, place)
+                yield number
+
+
+def fields(message: bytes, wanted: int) -> Iterator:
+    """Values of one field of a protocol buffer message: bytes, or int for varints. Raises ValueError where damaged."""
+    place = 0
+    while place < len(message):
+        tag, place = varint(message, place)
+        kind = tag & 7
+        if kind == 0:
+            value, place = varint(message, place)
+        else:
+            size, place = varint(message, place) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(message) + 1), place)
+            value, place = message[place : place + size], place + size
+        if place > len(message):
+            raise ValueError("damaged record")
+        if tag >> 3 == wanted:
+            yield value
+
+
+def varint(message: bytes, place: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, lowest first, and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(message):
+            raise ValueError("damaged record")
+        byte = message[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise ValueError("damaged record")

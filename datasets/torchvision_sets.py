@@ -1,0 +1,98 @@
+"""torchvision's sets by name, downloaded where there is network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .base import DataError, Header
+
+# name: torchvision's class and its arguments; what has labels names the attribute that holds them
+SETS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "cifar10": ("CIFAR10", {"train": True}, "targets"),
+    "cifar100": ("CIFAR100", {"train": True}, "targets"),
+    "mnist": ("MNIST", {"train": True}, "targets"),
+    "fashion-mnist": ("FashionMNIST", {"train": True}, "targets"),
+    "svhn": ("SVHN", {"split": "train"}, "labels"),
+    "stl10": ("STL10", {"split": "train+unlabeled"}, "labels"),
+    "celeba": ("CelebA", {"split": "all"}, None),
+}
+NAMES = (*SETS, "lsun-CATEGORY")
+
+
+def is_name(data: str) -> bool:
+    return data in SETS or data.startswith("lsun-")
+
+
+class TorchvisionSet:
+    """The training images of one of torchvision's sets (of celeba all, of stl10 without labels the unlabelled too).
+
+    Args:
+        name: cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, celeba, or lsun-bedroom and other categories.
+        root: where torchvision keeps its files.
+
+    Raises:
+        DataError: torchvision is missing, or the files are and cannot be downloaded; labels where there are none.
+    """
+
+    def __init__(self, name: str, root: Path, labels: bool = False):
+        self.name, self.classes, self.labels, self.others = name, [], None, []
+        if name.startswith("lsun-"):
+            kind, options, attribute = "LSUN", {"classes": [f"{name.removeprefix('lsun-')}_train"]}, None
+        else:
+            kind, options, attribute = SETS[name]
+            options = options | {"download": True}
+        if labels and name == "stl10":
+            options |= {"split": "train"}
+        if labels and attribute is None:
+            raise DataError(f"{name} has no classes; leave --labels out")
+        try:
+            import torchvision
+        except ImportError:
+            raise DataError(f"{name} is read by torchvision: pip install torchvision") from None
+        self.images = self.loaded(getattr(torchvision.datasets, kind), root, options)
+        if labels:
+            self.labels = np.asarray(getattr(self.images, attribute), dtype=np.int64)
+            names = getattr(self.images, "classes", range(self.labels.max() + 1))
+            self.classes = [str(c) for c in names]
+
+    def loaded(self, kind: Callable[..., Any], root: Path, options: dict[str, Any]) -> Any:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            return kind(root=str(root), **options)
+        except ModuleNotFoundError as error:
+            raise DataError(f"{self.name} needs {error.name}: pip install {error.name}") from None
+        except Exception as error:  # torchvision raises RuntimeError, URLError, OSError, lmdb.Error and others
+            reason = (str(error) or type(error).__name__).split("\n")[0]
+            raise DataError(
+                f"{self.name} is not in {root} and could not be fetched ({reason}); where there is no network, put "
+                f"the files there as torchvision.datasets.{kind.__name__} wants them"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def describe(self, index: int) -> str:
+        return f"{self.name} image {index}"
+
+    def stamp(self) -> str:
+        return self.content()
+
+    def content(self) -> str:
+        """The sets are fixed, and torchvision checks the files of most by their MD5."""
+        digest = hashlib.blake2b(f"{self.name} {len(self)}".encode(), digest_size=16)
+        data = getattr(self.images, "data", None)
+        digest.update(np.ascontiguousarray(data) if data is not None else b"")
+        return digest.hexdigest()
+
+    def header(self, index: int) -> Header:
+        picture = self.picture(index)
+        return Header(*picture.size, picture.mode)
+
+    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+        return self.images[index][0]

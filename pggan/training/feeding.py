@@ -1,0 +1,87 @@
+"""Real images from the pyramid to the device: the loop should never wait for them."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import Pyramid, shuffled
+
+from .growth import Phase
+from .steps import Batch
+
+SHARE = 0.25  # of the memory that is free may be taken for a level
+
+
+class Feeder:
+    """Batches of some of the real images as a function of the seed and the images seen.
+
+    The level of a stage is held on the GPU where it takes at most a quarter of the memory free there, else in main
+    memory under the same rule, else it is read from its map. What does not lie where it is used is gathered by a
+    thread one step ahead.
+
+    Args:
+        chosen: indices of the images to walk through (default: all).
+
+    Attributes:
+        waited: seconds that `batch` has taken, in all.
+    """
+
+    def __init__(self, pyramid: Pyramid, seed: int, device: torch.device, chosen: np.ndarray | None = None):
+        self.pyramid, self.seed, self.device = pyramid, seed, device
+        self.chosen = np.arange(len(pyramid)) if chosen is None else chosen
+        self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.chosen])
+        self.resolution, self.level = 0, None
+        self.thread = ThreadPoolExecutor(1, "feeder")
+        self.ahead: tuple[tuple[int, int, int], Future[Batch]] | None = None
+        self.waited = 0.0
+
+    def batch(self, images: int, phase: Phase) -> Batch:
+        """The next images after so many seen, uint8 [batch size, C, r, r], and their labels."""
+        start, wanted = time.perf_counter(), (images, phase.batch_size, phase.resolution)
+        if phase.resolution != self.resolution:
+            self.hold(phase.resolution)
+        batch = self.ahead[1].result() if self.ahead and self.ahead[0] == wanted else self.gather(*wanted)
+        self.ahead = None
+        if self.level is None or self.level.device.type != self.device.type:
+            following = (images + phase.batch_size, *wanted[1:])
+            self.ahead = following, self.thread.submit(self.gather, *following)
+        self.waited += time.perf_counter() - start
+        return batch
+
+    def hold(self, resolution: int) -> None:
+        """Let go of one stage's level and take the next one where it fits."""
+        if self.ahead:
+            self.ahead[1].result()
+        self.resolution, self.level, self.ahead = resolution, None, None
+        needed = len(self.chosen) * self.pyramid.channels * resolution**2
+        on_device = self.device.type == "cuda" and needed <= SHARE * torch.cuda.mem_get_info(self.device)[0]
+        if on_device or needed <= SHARE * free_memory():
+            level = torch.from_numpy(self.pyramid.images(resolution, self.chosen))
+            self.level = level.to(self.device) if on_device else level
+
+    def gather(self, images: int, count: int, resolution: int) -> Batch:
+        order = shuffled(self.seed, images, count, len(self.chosen))
+        places = torch.from_numpy(order)
+        if self.level is None:
+            found = torch.from_numpy(self.pyramid.images(resolution, self.chosen[order]))
+        else:
+            found = self.level[places.to(self.level.device)]
+        return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[places]))
+
+    def pinned(self, tensor: Tensor) -> Tensor:
+        """In memory that a GPU reads by itself, so that copying does not hold up the loop."""
+        return tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def free_memory() -> int:
+    """Bytes of main memory that nobody uses, not even for the disk's cache; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0

@@ -1,0 +1,70 @@
+"""The files of a set are made here, as small as torchvision takes them; nothing is downloaded."""
+
+import builtins
+import struct
+import urllib.request
+
+import numpy as np
+import pytest
+from helpers import pixels
+
+from datasets import DataError, native_format, open_pyramid, open_source
+
+pytest.importorskip("torchvision")
+IMAGES = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
+LABELS = np.arange(50, dtype=np.uint8) % 10
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    def refuse(*arguments, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def idx(folder, prefix, images, labels):
+    """MNIST's own file format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, *images.shape) + images.tobytes())
+    (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, len(labels)) + labels.tobytes())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_a_set_is_read_from_torchvisions_own_files(cache, name, kind):
+    for prefix in ("train", "t10k"):
+        idx(cache.parent / "torchvision" / kind / "raw", prefix, IMAGES, LABELS)
+    source = open_source(name, labels=True)
+    assert len(source) == 50 and len(source.classes) == 10 and source.labels.tolist() == LABELS.tolist()
+    assert native_format(source).channels == 1 and native_format(source).resolution == 16
+    opened = open_pyramid(open_source(name), 32, 1, allow_upscale=True, workers=2)
+    assert len(opened) == 50 and opened.labels is None
+    assert (pixels(source, 3, 32, 1) == opened.images(32, [3])[0]).all()
+    before = source.content()
+    idx(cache.parent / "torchvision" / kind / "raw", "train", 255 - IMAGES, LABELS)
+    assert open_source(name).content() != before
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "stl10", "mnist", "celeba", "lsun-bedroom"])
+def test_sets_that_cannot_be_fetched_are_refused_in_a_sentence(name):
+    with pytest.raises(DataError, match=rf"{name} (is not in .* where there is no network|needs \w+: pip install)"):
+        open_source(name)
+
+
+@pytest.mark.parametrize("name", ["celeba", "lsun-bedroom"])
+def test_labels_of_sets_without_classes_are_refused(name):
+    with pytest.raises(DataError, match="has no classes; leave --labels out"):
+        open_source(name, labels=True)
+
+
+def test_a_missing_torchvision_is_said(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name == "torchvision":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(DataError, match="cifar10 is read by torchvision: pip install torchvision"):
+        open_source("cifar10")

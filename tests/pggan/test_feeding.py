@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+
+from datasets import SyntheticShapes, open_pyramid, shuffled
+from pggan.training import feeding
+from pggan.training.feeding import Feeder
+from pggan.training.growth import Phase
+
+
+@pytest.fixture
+def pyramid(tmp_path):
+    return open_pyramid(SyntheticShapes(50, labelled=True), 16, 3, cache=tmp_path)
+
+
+def phase(resolution, batch):
+    return Phase(resolution, 1.0, batch, 0.001, 1)
+
+
+WALK = [(0, 8, 4), (8, 8, 4), (16, 16, 8), (32, 16, 8), (100, 16, 8), (116, 4, 16), (116, 4, 16), (0, 8, 4)]
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 40])
+def test_batches_are_those_of_the_order_whatever_came_before_and_wherever_they_lie(pyramid, monkeypatch, memory):
+    monkeypatch.setattr(feeding, "free_memory", lambda: memory)
+    feeder = Feeder(pyramid, 3, torch.device("cpu"))
+    for images, count, resolution in WALK:
+        batch = feeder.batch(images, phase(resolution, count))
+        indices = shuffled(3, images, count, 50)
+        assert (batch.images.numpy() == pyramid.images(resolution, indices)).all()
+        assert batch.images.dtype == torch.uint8 and (batch.labels.numpy() == pyramid.labels[indices]).all()
+        assert (feeder.level is None) == (memory == 0) == (feeder.ahead is not None)
+    assert feeder.waited > 0
+
+
+def test_the_following_batch_is_gathered_ahead_where_the_level_does_not_fit(pyramid, monkeypatch):
+    monkeypatch.setattr(feeding, "free_memory", lambda: 0)
+    gathered = []
+    feeder = Feeder(pyramid, 0, torch.device("cpu"))
+    gather = feeder.gather
+    monkeypatch.setattr(feeder, "gather", lambda *wanted: gathered.append(wanted) or gather(*wanted))
+    for images in (0, 8, 16):
+        feeder.batch(images, phase(8, 8))
+    feeder.thread.shutdown()
+    assert gathered == [(0, 8, 8), (8, 8, 8), (16, 8, 8), (24, 8, 8)]
+
+
+def test_only_a_quarter_of_the_free_memory_is_taken(pyramid, monkeypatch):
+    needed = 50 * 3 * 16 * 16
+    for free, held in ((4 * needed, True), (4 * needed - 1, False)):
+        monkeypatch.setattr(feeding, "free_memory", lambda free=free: free)
+        feeder = Feeder(pyramid, 0, torch.device("cpu"))
+        feeder.batch(0, phase(16, 8))
+        assert (feeder.level is not None) == held
+
+
+def test_images_left_out_of_the_cache_never_come(tmp_path):
+    class Spoilt(SyntheticShapes):
+        def picture(self, index, *size):
+            if index == 7:
+                raise OSError("spoilt")
+            return super().picture(index, *size)
+
+    pyramid = open_pyramid(Spoilt(50), 8, 3, max_bad=0.1, cache=tmp_path)
+    batch = Feeder(pyramid, 0, torch.device("cpu")).batch(0, phase(8, 49))
+    expected = {SyntheticShapes().image(i, 8).tobytes() for i in range(50) if i != 7}
+    assert {np.asarray(image).tobytes() for image in batch.images} == expected

@@ -1,0 +1,220 @@
+"""python -m datasets as a user meets it: killed, two at once, on a full disk, with files of every defect."""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import Commands
+from PIL import Image
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """With a cache of its own."""
+    (tmp_path / "home").mkdir()
+    return Commands(tmp_path, tmp_path / "home")
+
+
+def datasets(commands, *arguments):
+    return commands.run("-m", "datasets", *arguments)
+
+
+def done(process):
+    assert process.returncode == 0, process.err
+    return process.out
+
+
+def refused(process, *says):
+    assert process.returncode == 2, process.out + process.err
+    assert "Traceback" not in process.err
+    assert all(text in process.out + process.err for text in says), process.out + process.err
+
+
+def draw(folder, count, size=(40, 30), seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i:05d}.png")
+
+
+def caches(commands):
+    return sorted(p.name for p in (commands.folder / "home" / "datasets").glob("*"))
+
+
+def levels(commands):
+    (folder,) = (commands.folder / "home" / "datasets").glob("*")
+    return {p.name: p.read_bytes() for p in folder.glob("*.npy")}
+
+
+def test_plan_build_verify_grid_clean(commands):
+    draw(commands.folder / "art" / "cat", 30)
+    draw(commands.folder / "art" / "dog", 20, seed=1)
+    planned = done(datasets(commands, "plan", "art", "--resolution", "16", "--labels"))
+    assert "50 in art, 2 classes" in planned and "40x30 pixels, all of them" in planned
+    assert "0.1 MB; " in planned and "to be built" in planned and caches(commands) == []
+    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now")
+    assert "50 images in " in done(datasets(commands, "build", "art", "--resolution", "16"))
+    assert "built already" in done(datasets(commands, "plan", "art", "--resolution", "16"))
+    assert "is whole: 50 images, 50 of them decoded again" in done(
+        datasets(commands, "verify", "art", "--resolution", "16")
+    )
+    assert "9 images at 16x16 in sheet.png" in done(
+        datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "sheet.png")
+    )
+    with Image.open(commands.folder / "sheet.png") as sheet:
+        assert sheet.size == (1008, 1008)
+    listing = done(datasets(commands, "clean"))
+    assert "art, 50 images" in listing and len(caches(commands)) == 1
+    assert "removed" in done(datasets(commands, "clean", listing.split()[0])) and caches(commands) == []
+    refused(datasets(commands, "clean", "nothing"), "there is no cache nothing")
+
+
+def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
+    art = commands.folder / "art"
+    draw(art / "cat", 6)
+    draw(art / "dog", 3, (100, 50), seed=1)
+    Image.new("L", (33, 64), 9).save(art / "dog" / "gray.png")
+    shutil.copy(art / "cat" / "00002.png", art / "dog" / "copy.png")
+    (art / "dog" / "empty.jpg").touch()
+    (art / "dog" / "cut.png").write_bytes((art / "dog" / "00000.png").read_bytes()[:900])
+    (art / "dog" / "song.jpg").write_bytes(b"ID3 not an image")
+    (art / "notes.txt").write_text("hello")
+    out = done(datasets(commands, "inspect", "art", "--labels"))
+    for text in (
+        "14 in art", "40x30 to 100x50", "7 up to 16, 5 up to 32", "11 RGB, 1 L", "1 of 12 images are gray",
+        "duplicates  1", "dog/copy.png: as art/cat/00002.png", "unreadable  3", "empty.jpg: empty file",
+        "cut.png: image file is truncated", "song.jpg: not an image", "not taken   1", "notes.txt",
+    ):  # fmt: skip
+        assert text in out, (text, out)
+    rows = [line.split() for line in out.splitlines() if line.startswith("  cat") or line.startswith("  dog")]
+    assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "8"]]
+
+
+def test_files_that_cannot_be_read_are_refused_then_left_out_where_allowed(commands):
+    draw(commands.folder / "art", 20)
+    (commands.folder / "art" / "bad.png").write_bytes(b"no")
+    build = ["build", "art", "--resolution", "16"]
+    refused(datasets(commands, *build), "1 of 21 images cannot be read", "--max-bad 4.8%", "bad.png: not an image")
+    process = datasets(commands, *build, "--max-bad", "4.8%")
+    assert "20 images in " in done(process) and "1 cannot be read and are left out" in process.err
+    (report,) = (commands.folder / "home" / "datasets").glob("*/report.txt")
+    assert "bad.png: not an image" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plan", "nowhere"], "nowhere does not exist; name a folder"),
+        (["build", "art", "--resolution", "30"], "30 is not a power of two"),
+        (["build", "art", "--resolution", "64"], "20 of 20 images are smaller than 64x64"),
+        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: --allow-upscale"),
+        (["build", "art", "--background", "blurple"], "--background: 'blurple'"),
+        (["build", "art", "--max-bad", "200%"], "max-bad"),
+        (["grid", "art", "--out", "nowhere/x.png"], "cannot be written"),
+        (["grid", "art", "--count", "0"], "--count"),
+        (["inspect", "art", "--labels"], "--labels needs every image in a class subfolder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(commands, arguments, says):
+    draw(commands.folder / "art", 20)
+    refused(datasets(commands, *arguments), says)
+
+
+def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_path):
+    draw(commands.folder / "art", 1500, (64, 64))
+    arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
+    kills, rng = 0, random.Random(time.time_ns())
+    for _ in range(30):
+        process = commands.start(*arguments)
+        journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
+        before = journal.stat().st_size if journal else 0
+        while process.poll() is None:  # until it has done something more
+            journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
+            if journal and journal.stat().st_size > before:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        if kills == 4 or process.returncode == 0:
+            break
+    assert kills >= 2
+    done(commands.run(*arguments))
+    killed = levels(commands)
+    shutil.rmtree(commands.folder / "home")
+    (commands.folder / "home").mkdir()
+    done(commands.run(*arguments))
+    assert levels(commands) == killed and len(killed) == 6
+
+
+def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(commands):
+    draw(commands.folder / "art", 1500, (64, 64))
+    arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
+    process = commands.start(*arguments)
+    while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert caches(commands)[0].startswith("building-")
+    assert "unfinished" in done(datasets(commands, "clean"))
+    assert "partly built" in done(datasets(commands, "plan", "art", "--resolution", "64"))
+    assert "1500 images" in done(commands.run(*arguments))
+
+
+def test_two_builders_at_once_do_not_collide(commands):
+    draw(commands.folder / "art", 600, (64, 64))
+    arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
+    processes = [commands.start(*arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all("600 images in " in out for out, _ in outputs) and len(caches(commands)) == 1
+    assert "is whole" in done(datasets(commands, "verify", "art", "--resolution", "64"))
+
+
+def test_a_folder_that_changed_is_noticed(commands):
+    draw(commands.folder / "art", 20)
+    done(datasets(commands, "build", "art", "--resolution", "16"))
+    draw(commands.folder / "art", 1, seed=5)
+    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now")
+    done(datasets(commands, "build", "art", "--resolution", "16"))
+    assert len(caches(commands)) == 2
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="needs Linux and the right to mount a small disk of its own; a full disk is simulated in test_pyramid.py",
+)
+@pytest.mark.parametrize("count", [60, 15])
+def test_a_full_disk_leaves_nothing_half_written(commands, count):
+    draw(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 do, but for what else is on the disk
+    filled = "" if count == 60 else "head -c 150k /dev/zero > home/other; "
+    script = f"mount -t tmpfs -o size=300k none home; {filled}{sys.executable} -m datasets build art --resolution 64"
+    script += ' --workers 2; echo "exit $?"; find home -type f'
+    out = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=commands.folder, env=commands.environment, text=True,
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert "exit 2" in out.stdout and "Traceback" not in out.stderr, out.stdout + out.stderr
+    assert "the pyramid cache needs" in out.stderr and "make room, or set PGGAN_CACHE" in out.stderr
+    left = out.stdout.split("exit 2")[1].split()
+    assert not [path for path in left if "datasets" in path]
+
+
+def test_training_starts_from_a_zip_and_knows_the_same_images_in_a_folder(commands):
+    draw(commands.folder / "art" / "cat", 12)
+    draw(commands.folder / "art" / "dog", 12, seed=1)
+    shutil.make_archive(str(commands.folder / "packed"), "zip", commands.folder / "art")
+    options = """--resolution 8 --fmap-base 64 --fmap-max 8 --batch-size 8 --fade-kimg 0.1 --stabilize-kimg 0.1
+        --metrics none --track none --labels --fit pad --background black --out run""".split()
+    process = commands.train("packed.zip", *options)
+    assert process.returncode == 0, process.err
+    process = commands.train("art", *options)
+    assert process.returncode == 0 and "resuming run" in process.err, process.err
+    refused(commands.train("art", *options, "--fit", "stretch"), "--fit: pad -> stretch")
