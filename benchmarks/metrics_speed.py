@@ -29,8 +29,8 @@ sys.path.insert(0, str(ROOT))
 from metrics import MetricError  # noqa: E402
 from metrics.features import FeatureStatistics  # noqa: E402
 from metrics.fid import FID  # noqa: E402
-from metrics.images import ImageSet  # noqa: E402
 from metrics.inception import Inception  # noqa: E402
+from metrics.reading import ImageSet  # noqa: E402
 from metrics.swd import PatchDescriptors, sliced_wasserstein  # noqa: E402
 from metrics.weights import load_weights  # noqa: E402
 

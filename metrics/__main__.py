@@ -15,9 +15,9 @@ from tqdm import tqdm
 from .cache import default_folder
 from .errors import MetricError
 from .features import FeatureStatistics
-from .images import ImageSet
 from .kid import SUBSET_SIZE
 from .preprocess import RESIZES
+from .reading import ImageSet
 from .statistics_file import holds_statistics, read_statistics, write_statistics
 from .suite import METRICS, Description, Suite
 

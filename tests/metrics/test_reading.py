@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from metrics import MetricError
-from metrics.images import ImageSet
+from metrics.reading import ImageSet
 
 
 def pixels(count, side=8, seed=0):
