@@ -84,7 +84,14 @@ class ImageFiles:
             raise DataError(f"{where} has no label for {self.names[labels.index(None)]}")
         if not all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
             raise DataError(f"{where}: labels must be class numbers from 0 to {MAX_CLASSES - 1}")
-        return [str(i) for i in range(max(labels) + 1)], labels
+        return self.class_names(labels), labels
+
+    def class_names(self, labels: list[int]) -> list[str]:
+        """Of numbered classes: their subfolders' names where each class has one of its own, else the numbers."""
+        folders = [name.split("/", 1)[0] if "/" in name else None for name in self.names]
+        of_class = dict(zip(labels, folders, strict=True))
+        own = len(set(zip(labels, folders, strict=True))) == len(of_class) == len(set(folders) - {None})
+        return [of_class.get(i, str(i)) if own else str(i) for i in range(max(labels) + 1)]
 
 
 class Folder(ImageFiles):

@@ -22,7 +22,7 @@ def test_a_labelled_folder_is_what_training_reads(labelled, tmp_path):
     write(tmp_path / "set", labelled)
     source = open_source(str(tmp_path / "set"), labels=True)
     assert source.classes == ["cat", "dog", "owl"] and len(source) == 20
-    pyramid = open_pyramid(source, 16, 1, tmp_path / "cache")
+    pyramid = open_pyramid(source, 16, 1, cache=tmp_path / "cache")
     ours = labelled.labels(range(20))
     order = sorted(range(20), key=lambda i: (int(ours[i]), i))
     assert pyramid.labels.tolist() == ours[order].tolist()

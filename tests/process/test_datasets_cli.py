@@ -154,7 +154,7 @@ def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_p
 
 
 def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(commands):
-    draw(commands.folder / "art", 1500, (64, 64))
+    draw(commands.folder / "art", 1500, (160, 160))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     process = commands.start(*arguments)
     while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
