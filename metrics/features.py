@@ -8,6 +8,8 @@ from torch import Tensor
 
 from .errors import MetricError
 
+DIMENSIONS = 2048  # of pool3
+
 
 class FeatureStatistics:
     """Count, sum and sum of outer products of features, accumulated in float64.
@@ -21,14 +23,17 @@ class FeatureStatistics:
 
     def __init__(self) -> None:
         self.count = 0
+        self.origin: Tensor | None = None  # the first features: sums about them lose fewer digits
         self.total: Tensor | None = None
         self.outer: Tensor | None = None
 
     def update(self, features: Tensor) -> None:
         """features: [N, D]."""
         x = features.cpu().double()
-        if self.total is None:
-            self.total, self.outer = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])
+        if self.origin is None:
+            self.origin, self.total = x[0].clone(), x.new_zeros(x.shape[1])
+            self.outer = x.new_zeros(x.shape[1], x.shape[1])
+        x = x - self.origin
         self.count += len(x)
         self.total += x.sum(dim=0)
         self.outer += x.T @ x
@@ -38,16 +43,24 @@ class FeatureStatistics:
         if self.count < 2:
             raise MetricError(f"FID needs at least 2 images of each kind, not {self.count}")
         mean = self.total / self.count
-        return mean, (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        covariance = (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return self.origin + mean, covariance
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"count": np.array(self.count), "total": self.total.numpy(), "outer": self.outer.numpy()}
+        return {"count": np.array(self.count)} | {n: getattr(self, n).numpy() for n in ("origin", "total", "outer")}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> FeatureStatistics:
+    def from_arrays(cls, arrays: dict[str, np.ndarray] | None, count: int) -> FeatureStatistics | None:
+        """Of so many images, or None where the arrays are not what `arrays` gives of so many."""
+        sums = [arrays.get(name) for name in ("origin", "total", "outer")] if arrays else [None]
+        if any(x is None or x.dtype != np.float64 or not np.isfinite(x).all() for x in sums):
+            return None
+        size = sums[0].size
+        if arrays.get("count", -1) != count or [x.shape for x in sums] != [(size,), (size,), (size, size)]:
+            return None
         self = cls()
-        self.count = int(arrays["count"])
-        self.total, self.outer = torch.from_numpy(arrays["total"]), torch.from_numpy(arrays["outer"])
+        self.count = count
+        self.origin, self.total, self.outer = map(torch.from_numpy, sums)
         return self
 
 
@@ -73,7 +86,11 @@ class Features:
         return {"features": self.all().numpy()}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Features:
+    def from_arrays(cls, arrays: dict[str, np.ndarray] | None, count: int) -> Features | None:
+        """Of so many images, or None where the arrays are not what `arrays` gives of so many."""
+        x = arrays.get("features") if arrays else None
+        if x is None or x.dtype != np.float32 or x.ndim != 2 or len(x) != count or not np.isfinite(x).all():
+            return None
         self = cls()
-        self.update(torch.from_numpy(arrays["features"]))
+        self.update(torch.from_numpy(x))
         return self

@@ -23,6 +23,7 @@ class FIDInfinity:
     """
 
     keeps = Features
+    uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
         if min(real, fake) < MINIMUM:

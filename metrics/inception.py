@@ -49,6 +49,8 @@ class Inception:
             layers = {name: folded(weights, name) for name in names}
         except KeyError as error:
             raise MetricError(f"the Inception weights are incomplete: they have no {error}") from None
+        except RuntimeError:
+            raise MetricError("the Inception weights have layers of other shapes than the 2015 network's") from None
         self.checksum = checksum(layers)
         if precision == "bf16":
             check_bf16(self.device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 SPLITS = 10
 SEED = 2020
+FEW = 1000
 
 
 class Logits:
@@ -47,11 +48,13 @@ class IS:
     """See `inception_score`; the real images play no part."""
 
     keeps = Logits
+    uses_reals = False
 
-    def check(self, real: int, fake: int) -> None:
-        pass
+    def check(self, real: int, fake: int) -> str | None:
+        if fake < FEW:
+            return f"IS of {fake} images is far below that of many: compare it only with scores of as many images"
 
-    def compare(self, real: Logits, fake: Logits) -> dict[str, float]:
+    def compare(self, real: Logits | None, fake: Logits) -> dict[str, float]:
         """{"is": ..., "is_std": ...}."""
         mean, deviation = inception_score(torch.cat(fake.batches))
         return {"is": mean, "is_std": deviation}

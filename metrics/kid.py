@@ -39,6 +39,7 @@ class KID:
     """
 
     keeps = Features
+    uses_reals = True
 
     def __init__(self, subset_size: int = SUBSET_SIZE):
         self.subset_size = subset_size

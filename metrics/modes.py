@@ -33,6 +33,8 @@ class ModeCoverage:
         classify: uint8 images [N, C, H, W] -> mode [N] in 0 ... modes - 1. smallest: width it can tell modes at.
     """
 
+    uses_reals = True
+
     def __init__(self, classify: Callable[[np.ndarray], np.ndarray], modes: int, smallest: int) -> None:
         self.keeps = partial(ModeCounts, classify, modes, smallest)
 

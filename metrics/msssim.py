@@ -81,6 +81,7 @@ class MSSSIM:
     """Mean over consecutive pairs of the generated images, and of the real ones for comparison."""
 
     keeps = PairSimilarities
+    uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
         if min(real, fake) < 2:

@@ -59,6 +59,7 @@ class PRDC:
     """See `precision_recall_density_coverage`."""
 
     keeps = Features
+    uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
         if min(real, fake) <= DENSITY_NEIGHBOUR:

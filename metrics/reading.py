@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-import warnings
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import MetricError
+from .errors import DAMAGED, MetricError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 BATCH = 64
+LARGEST_FILE = 256 << 20  # bytes, in a zip
 SEED = 2020
 
 
@@ -36,10 +37,14 @@ class ImageSet:
 
     def __init__(self, path: str | os.PathLike, count: int | None = None):
         self.path = Path(path)
-        if not self.path.exists():
-            raise MetricError(f"{path} does not exist")
+        if not str(path) or not self.path.exists():
+            raise MetricError(f"{path} does not exist" if str(path) else "an empty name was given for images")
+        if not os.access(self.path, os.R_OK):
+            raise MetricError(f"{path} may not be read: its permissions forbid it")
         if self.path.is_dir():
             self.images: FolderImages | ZipImages | ArrayImages = FolderImages(self.path)
+        elif not self.path.is_file():
+            raise MetricError(f"{path} is neither a folder nor a plain file")
         elif self.path.suffix.lower() == ".npz":
             self.images = ArrayImages(self.path)
         elif zipfile.is_zipfile(self.path):
@@ -75,9 +80,19 @@ class ImageSet:
                 yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
+def shuffled(names: list) -> list:
+    """In an order of no meaning, the same each time: names often stand in order of classes, and MS-SSIM takes pairs."""
+    names = sorted(names)
+    return [names[i] for i in np.random.RandomState(SEED).permutation(len(names))]
+
+
 class FolderImages:
     def __init__(self, folder: Path):
-        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        def unreadable(error: OSError) -> None:
+            raise MetricError(f"cannot read {error.filename}: {error.strerror}")
+
+        found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable) for name in names)
+        self.files = shuffled([path for path in found if path.suffix.lower() in SUFFIXES])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -91,8 +106,12 @@ class FolderImages:
 
 class ZipImages:
     def __init__(self, path: Path):
-        self.path, self.archive = path, zipfile.ZipFile(path)
-        self.names = sorted(n for n in self.archive.namelist() if Path(n).suffix.lower() in SUFFIXES)
+        self.path = path
+        try:
+            self.archive = zipfile.ZipFile(path)
+        except DAMAGED as error:
+            raise MetricError(f"cannot read {path}: {error}") from None
+        self.names = shuffled([name for name in self.archive.namelist() if is_image_name(name)])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,32 +120,48 @@ class ZipImages:
         return f"{self.names[index]} in {self.path}"
 
     def read(self, indices: np.ndarray, threads: ThreadPoolExecutor) -> list[np.ndarray]:
+        return [decoded(self.content(i), self.name(i)) for i in indices]
+
+    def content(self, index: int) -> io.BytesIO:
+        info = self.archive.getinfo(self.names[index])
+        if info.file_size > LARGEST_FILE:
+            raise MetricError(f"{self.name(index)} is larger than {LARGEST_FILE >> 20} MiB")
         try:
-            files = [io.BytesIO(self.archive.read(self.names[i])) for i in indices]
-        except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
-            raise MetricError(f"cannot read {self.path}: {error}") from None
-        return list(threads.map(decoded, files, map(self.name, indices)))
+            return io.BytesIO(self.archive.read(info))
+        except DAMAGED as error:
+            raise MetricError(f"cannot read {self.name(index)}: {error}") from None
+
+
+def is_image_name(name: str) -> bool:
+    """Leaving out folders, and what macOS puts beside the files it archives."""
+    path = Path(name)
+    hidden = path.name.startswith("._") or "__MACOSX" in path.parts or name.endswith("/")
+    return path.suffix.lower() in SUFFIXES and not hidden
 
 
 class ArrayImages:
-    """The array is read in slices, as its batches are asked for in rising order."""
+    """One array of an .npz, read image by image: in rising order without going back."""
 
     def __init__(self, path: Path):
         self.path = path
         try:
             self.archive = zipfile.ZipFile(path)
             arrays = {name: self.header(name) for name in self.archive.namelist() if name.endswith(".npy")}
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        except DAMAGED as error:
             raise MetricError(f"cannot read {path}: it is truncated or no .npz ({error})") from None
         images = {name: shape for name, (shape, dtype) in arrays.items() if is_images(shape, dtype)}
         if len(images) != 1:
             found = ", ".join(f"{n.removesuffix('.npy')} {d}{list(s)}" for n, (s, d) in arrays.items())
             raise MetricError(f"{path} must hold one uint8 array of images [N, H, W, C], not {found or 'nothing'}")
         ((self.member, self.shape),) = images.items()
+        self.size, self.position = math.prod(self.shape[1:]), None
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         with self.archive.open(name) as file:
-            return read_header(file)
+            shape, dtype = read_header(file)
+            if dtype == np.uint8 and file.tell() + math.prod(shape) != self.archive.getinfo(name).file_size:
+                raise ValueError(f"{name} declares the shape {shape}, which its data do not have")
+            return shape, dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -135,25 +170,29 @@ class ArrayImages:
         return f"image {index} in {self.path}"
 
     def read(self, indices: np.ndarray, threads: ThreadPoolExecutor) -> list[np.ndarray]:
-        """indices: rising, from one call to the next too, or from the start again."""
-        if not hasattr(self, "file") or indices[0] < self.position:
+        try:
+            return [self.image(int(i)) for i in indices]
+        except DAMAGED as error:
+            raise MetricError(f"cannot read {self.path}: it is truncated or damaged ({error})") from None
+
+    def image(self, index: int) -> np.ndarray:
+        if self.position is None or index < self.position:
             self.file, self.position = self.archive.open(self.member), 0
             read_header(self.file)
-        size = int(np.prod(self.shape[1:]))
-        try:
-            self.file.read((int(indices[0]) - self.position) * size)
-            block = self.file.read((int(indices[-1]) + 1 - int(indices[0])) * size)
-            images = np.frombuffer(block, np.uint8).reshape(-1, *self.shape[1:])[indices - indices[0]]
-        except (zipfile.BadZipFile, OSError, EOFError, ValueError, IndexError) as error:
-            raise MetricError(f"cannot read {self.path}: it is truncated or damaged ({error})") from None
-        self.position = int(indices[-1]) + 1
-        images = images[..., None] if images.ndim == 3 else images
-        return [np.ascontiguousarray(np.broadcast_to(i[..., :3], (*i.shape[:2], 3))) for i in images]
+        skip = (index - self.position) * self.size
+        while skip:
+            skip -= len(self.file.read(min(skip, 1 << 20))) or skip
+        image = np.frombuffer(self.file.read(self.size), np.uint8).reshape(self.shape[1:])
+        self.position = index + 1
+        image = image[..., None] if image.ndim == 2 else image
+        return np.ascontiguousarray(np.broadcast_to(image[..., :3], (*image.shape[:2], 3)))
 
 
 def read_header(file) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an .npy stream, left at its data. Raises ValueError for anything but plain C order."""
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array in the format's version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if fortran and len(shape) > 1:
@@ -162,18 +201,19 @@ def read_header(file) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def is_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    return dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3, 4))) and min(shape[1:]) > 0
+    gray, colour = len(shape) == 3, len(shape) == 4 and shape[3] in (1, 3, 4)
+    return dtype == np.uint8 and (gray or colour) and min(shape) > 0
 
 
 def decoded(file, name: str) -> np.ndarray:
     """uint8 [H, W, 3], an alpha channel left out, as the field's tools do it. Raises MetricError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise MetricError(f"{name} has more than 8 bits a channel: convert it to 8 bits first")
-                return np.asarray(image.convert("RGB"))
+        with Image.open(file) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise MetricError(f"{name} is of {image.width}x{image.height} pixels: too large to be judged")
+            if image.mode.startswith(("I", "F")):
+                raise MetricError(f"{name} has more than 8 bits a channel: convert it to 8 bits first")
+            return np.asarray(image.convert("RGB"))
     except MetricError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .cache import save_arrays
-from .errors import MetricError
+from .errors import DAMAGED, MetricError
 from .features import FeatureStatistics
+from .fid import square_root
 
 
 class StoredStatistics(NamedTuple):
@@ -44,9 +45,9 @@ def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics, how
 def holds_statistics(path: str | os.PathLike) -> bool:
     """Whether a file is an .npz with mu and sigma."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if Path(path).is_file() else "") as archive:
             return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except DAMAGED:
         return False
 
 
@@ -54,11 +55,18 @@ def read_statistics(path: str | os.PathLike) -> StoredStatistics:
     """Raises MetricError for a file that is damaged or holds something else."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            mean, covariance = (np.asarray(file[name], np.float64) for name in ("mu", "sigma"))
-            count = int(file["num_images"]) if "num_images" in file.files else None
-            how = {name: file[name].item() for name in file.files if name not in ("mu", "sigma", "num_images")}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files}
+            mean, covariance = (arrays.pop(name).astype(np.float64, casting="same_kind") for name in ("mu", "sigma"))
+            count = int(arrays.pop("num_images")) if "num_images" in arrays else None
+            how = {name: array.item() for name, array in arrays.items() if array.ndim == 0}
+    except DAMAGED as error:
         raise MetricError(f"cannot read statistics from {path}: {error}") from None
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(covariance).all():
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(mean).all():
         raise MetricError(f"{path}: mu and sigma are not a mean and a covariance")
+    if not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
+        raise MetricError(f"{path}: sigma is not a covariance: it is not symmetric")
+    try:
+        square_root(torch.from_numpy(covariance))
+    except MetricError:
+        raise MetricError(f"{path}: sigma is not a covariance: it is not finite or not positive") from None
     return StoredStatistics(torch.from_numpy(mean), torch.from_numpy(covariance), count, how)

@@ -23,7 +23,8 @@ from .prdc import PRDC
 from .swd import SWD
 from .weights import load_weights
 
-# A metric keeps an accumulator, which takes "features", "logits" or "images" batch by batch, and compares two of them.
+# A metric keeps an accumulator, which takes "features", "logits" or "images" batch by batch, and compares two of them,
+# the first of which is None where it does not use the real images.
 METRICS = {"fid": FID, "fid_inf": FIDInfinity, "is": IS, "kid": KID, "prdc": PRDC, "swd": SWD, "msssim": MSSSIM}
 VERSION = 1  # of the numbers: raised whenever one of them changes
 INCEPTION_BATCH = {"cpu": 32, "cuda": 256}
@@ -102,7 +103,7 @@ class Suite:
         """What two numbers must have in common to be comparable, beside the numbers of images."""
         network = self.inception and {
             "resize": self.inception.resize,
-            "precision": self.inception.precision,
+            "inception_precision": self.inception.precision,
             "weights": self.inception.checksum,
         }
         return {"metrics_version": VERSION} | (network or {})
@@ -141,10 +142,11 @@ class Suite:
         if self.cache is None or not storable:
             return self.describe(make_batches())
         digest, count, shape = content(make_batches())
-        keys = {keeps: {"images": digest, "what": keeps.name, **self.how()} for keeps in storable}
-        stored = {keeps: self.cache.load(key) for keeps, key in keys.items()}
-        found = {keeps: keeps.from_arrays(arrays) for keeps, arrays in stored.items() if arrays is not None}
-        missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found}
+        key = {"images": digest, "device": self.inception.device.type, **self.how()}
+        keys = {keeps: {"what": keeps.name, **key} for keeps in storable}
+        stored = {keeps: keeps.from_arrays(self.cache.load(keys[keeps]), count) for keeps in storable}
+        found = {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
+        missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found and m.uses_reals}
         if not missing:
             return Description(count, shape, found)
         result = self._describe(make_batches(), missing)
@@ -169,7 +171,7 @@ class Suite:
             )
         results: dict[str, float] = {}
         for metric in self.metrics.values():
-            results |= metric.compare(real.kept[metric.keeps], fake.kept[metric.keeps])
+            results |= metric.compare(real.kept.get(metric.keeps), fake.kept[metric.keeps])
         return results
 
 

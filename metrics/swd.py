@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import MetricError
 
 PATCHES_PER_IMAGE = 128
+IMAGES = 16384  # at most, as in the paper: their patches are held in memory
 PATCH = 7
 SMALLEST_LEVEL = 16
 DIRECTION_REPEATS, DIRECTIONS = 4, 128
@@ -23,13 +24,13 @@ class PatchDescriptors:
 
     Levels go from the images' own size down to 16; images smaller than that are one level. The official patch of
     7x7 shrinks to the largest odd one below the level's size, where that is smaller (3x3 in a 4x4 image).
-    128 patches of 7x7 are 75 KB of each RGB image and level.
+    128 patches of 7x7 are 75 KB of each RGB image and level; images after the first 16,384 are left out.
     """
 
     takes = "images"
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+        self.seed, self.count = seed, 0
         self.rngs: dict[int, np.random.Generator] = {}
         self.levels: dict[int, list[Tensor]] = {}
         self.channels = 0
@@ -39,6 +40,10 @@ class PatchDescriptors:
         _, self.channels, height, width = images.shape
         if height != width or height < 4 or height & (height - 1):
             raise MetricError(f"SWD is of square images of 4, 8, 16, ... pixels a side, not {width}x{height}")
+        images = images[: IMAGES - self.count]
+        self.count += len(images)
+        if not len(images):
+            return
         for level in laplacian_pyramid(images.cpu().float()):
             self.levels.setdefault(level.shape[-1], []).append(self._patches(level))
 
@@ -120,6 +125,7 @@ class SWD:
     """Distance x 1000 for each level ("swd_32") and their mean ("swd"), as the paper reports it."""
 
     keeps = PatchDescriptors
+    uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
         pass

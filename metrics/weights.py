@@ -59,7 +59,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a file of tensors"
         raise MetricError(f"cannot read Inception weights from {path}: {reason}") from None
-    kernels = [name for name in weights if name.endswith(".conv.weight")] if isinstance(weights, dict) else []
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise MetricError(f"{path} does not hold the 2015 Inception weights, but something else; {HOW_TO}")
+    kernels = [name for name in weights if name.endswith(".conv.weight")]
     if len(kernels) != CONVOLUTIONS or "Mixed_7c.branch_pool.conv.weight" not in kernels:
         raise MetricError(f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {HOW_TO}")
     return weights

@@ -61,9 +61,8 @@ class Judge:
         return self.suite.compare(self.real[resolution], fake)
 
     def real_indices(self) -> np.ndarray:
-        """The same images at every stage, drawn without repetition."""
-        size = len(self.pyramid)
-        return np.sort(draws(self.seed, 0, "judged reals").permutation(size)[: self.count])
+        """The same images at every stage, drawn without repetition, in an order of no meaning."""
+        return draws(self.seed, 0, "judged reals").permutation(len(self.pyramid))[: self.count]
 
     def real_batches(self, resolution: int) -> Iterator[Tensor]:
         indices = self.real_indices()

@@ -273,7 +273,7 @@ class Training:
         }
         self.tracker.scalars(self.directory.metrics, line)
         if results:
-            say("  " + "  ".join(f"{name.upper()} {value:.2f}" for name, value in results.items() if "_" not in name))
+            say("  " + "  ".join(f"{name.upper()} {value:.4g}" for name, value in results.items() if "_" not in name))
         self.start_tick()
 
 

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(report))
     else:
         for name, value in report.items():
-            print(f"{name:<12}{value:.4f}" if isinstance(value, float) else f"{name:<12}{value}")
+            print(f"{name:<20}{value:.6g}" if isinstance(value, float) else f"{name:<20}{value}")
 
 
 def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:

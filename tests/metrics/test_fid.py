@@ -102,6 +102,18 @@ def test_what_is_no_covariance_is_refused(wrong):
         frechet_distance(torch.zeros(4).double(), covariance, torch.zeros(4).double(), torch.eye(4).double())
 
 
+def test_statistics_of_other_dimensions_are_refused():
+    with pytest.raises(MetricError, match="differ in their dimensions: 8 and 4"):
+        FID().compare(statistics(np.ones((5, 8))), statistics(np.ones((5, 4))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_identical_features_have_no_covariance_at_all(seed):
+    same = np.random.default_rng(seed).uniform(0, 3, 64)
+    _, covariance = statistics(np.tile(same, (7, 1)), np.tile(same, (12, 1))).moments()
+    assert (covariance == 0).all()
+
+
 def test_fewer_images_than_dimensions_are_warned_of():
     assert "FID of 2047 images" in FID().check(5000, 2047)
     assert FID().check(2048, 2048) is None

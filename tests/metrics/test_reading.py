@@ -1,3 +1,6 @@
+import io
+import os
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -5,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metrics import MetricError
+from metrics import MetricError, reading
 from metrics.reading import ImageSet
 
 
@@ -22,7 +25,8 @@ def folder_of(folder, images):
 
 
 def in_folder_order(images):
-    return np.concatenate([images[k::3] for k in range(3)])
+    by_name = np.concatenate([images[k::3] for k in range(3)])
+    return by_name[np.random.RandomState(2020).permutation(len(images))]
 
 
 def read(path, count=None):
@@ -81,7 +85,7 @@ def test_every_mode_of_8_bits_is_read_as_rgb(tmp_path, mode):
 def two_sizes(folder):
     folder_of(folder, pixels(2))
     Image.fromarray(pixels(1, 9)[0]).save(folder / "z.png")
-    return "images of different sizes: .*0000.png is 8x8 and .*z.png is 9x9"
+    return "images of different sizes: .*.png is .x. and .*.png is .x."
 
 
 def broken_image(folder):
@@ -106,7 +110,12 @@ def a_bomb(folder):
     return r"cannot read .*bomb\.png: Image size .* exceeds limit"
 
 
-@pytest.mark.parametrize("make", [two_sizes, broken_image, not_an_image, of_16_bits, a_bomb])
+def a_smaller_bomb(folder):
+    Image.new("1", (10_000, 10_000)).save(folder / "bomb.png")
+    return r"bomb\.png is of 10000x10000 pixels: too large"
+
+
+@pytest.mark.parametrize("make", [two_sizes, broken_image, not_an_image, of_16_bits, a_bomb, a_smaller_bomb])
 def test_images_that_cannot_be_judged_are_named(tmp_path, make):
     says = make(tmp_path)
     with pytest.raises(MetricError, match=says) as error:
@@ -170,6 +179,59 @@ def test_an_npz_whose_data_are_damaged_is_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(data)
     with pytest.raises(MetricError, match="truncated or damaged"):
         read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("shape", [(-1, 8, 8, 3), (10**12, 8, 8, 3), (9, 8, 8, 3), (11, 8, 8, 3)])
+def test_a_shape_that_the_data_do_not_have_is_refused(tmp_path, shape):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(10 * 8 * 8 * 3))
+    with pytest.raises(MetricError, match="declares the shape"):
+        ImageSet(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("header", [b"\x93NUMPY\x01\x00\x04\x00((((", b"\x93NUMPY\x09\x00\x04\x00{}  ", b"hello", b""])
+def test_an_npz_of_odd_headers_is_refused(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header)
+    with pytest.raises(MetricError, match=r"truncated or no \.npz"):
+        ImageSet(tmp_path / "a.npz")
+
+
+def test_a_zips_other_entries_are_left_out_and_its_damaged_or_huge_ones_named(tmp_path, monkeypatch):
+    folder_of(tmp_path / "images", pixels(3))
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in (tmp_path / "images").rglob("*.png"):
+            archive.write(file, file.name)
+        archive.writestr("__MACOSX/._0000.png", b"not an image")
+        archive.writestr("folder.png/", b"")
+    assert len(read(path)) == 3
+    monkeypatch.setattr(reading, "LARGEST_FILE", 100)
+    with pytest.raises(MetricError, match=r"\.png in .*a\.zip is larger than"):
+        read(path)
+
+
+def test_what_cannot_be_looked_into_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MetricError, match="neither a folder nor a plain file"):
+        ImageSet(tmp_path / "pipe")
+    folder_of(tmp_path / "images", pixels(2))
+    (tmp_path / "images" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(MetricError, match=r"cannot read .*gone\.png"):
+        read(tmp_path / "images")
+
+
+def test_few_of_many_images_are_read_without_the_others(tmp_path):
+    images = pixels(3000, 32)
+    np.savez_compressed(tmp_path / "a.npz", images)
+    read(tmp_path / "a.npz", 5)
+    tracemalloc.start()
+    few = read(tmp_path / "a.npz", 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(few) == 20 and peak < 4 << 20 < images.nbytes
 
 
 def test_more_images_than_there_are_is_refused(tmp_path):

@@ -31,7 +31,7 @@ def test_the_format_is_that_of_pytorch_fid(statistics, tmp_path):
     with np.load(tmp_path / "a.npz") as file:  # as pytorch-fid reads it
         mean, covariance = file["mu"][:], file["sigma"][:]
     assert mean.shape == (8,) and covariance.shape == (8, 8) and covariance.dtype == np.float64
-    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance)  # as pytorch-fid writes it
+    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance, extra=np.arange(3))  # as pytorch-fid writes it
     stored = read_statistics(tmp_path / "theirs.npz")
     assert stored.count is None and stored.how == {} and stored.mean.tolist() == mean.tolist()
 
@@ -47,6 +47,11 @@ def test_images_are_no_statistics(tmp_path):
     [
         {"mu": np.zeros((2, 2)), "sigma": np.eye(2)},
         {"mu": np.zeros(3), "sigma": np.eye(2)},
+        {"mu": np.full(2, np.nan), "sigma": np.eye(2)},
+        {"mu": np.zeros(2), "sigma": np.array([[1.0, -5], [-5, 1]])},
+        {"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0, 1]])},
+        {"mu": np.zeros(2), "sigma": np.eye(2) * 1j},
+        {"mu": np.zeros(2), "sigma": np.eye(2), "num_images": np.array(np.inf)},
         {"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)},
         {"mu": np.array(["a", "b"]), "sigma": np.eye(2)},
         {"mu": np.array([{}, {}], dtype=object), "sigma": np.eye(2)},

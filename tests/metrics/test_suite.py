@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -189,3 +190,31 @@ class TestRemembered:
         judge = Suite(["fid"], cache=tmp_path / "file" / "cache", say=lines.append)
         assert judge.remembered(lambda: [images(20)]).count == 20
         assert len(lines) == 1 and lines[0].startswith("cannot keep the features")
+
+    def test_arrays_that_are_not_those_of_the_images_are_computed_anew(self, inception, tmp_path):
+        sizes = inception()
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        for path in tmp_path.iterdir():
+            with np.load(path) as file:
+                arrays = dict(file)
+            wrong = arrays | ({"count": np.array(5)} if "count" in arrays else {"features": arrays["features"][:7]})
+            np.savez(path, **wrong)
+        sizes.clear()
+        self.judge(tmp_path).remembered(lambda: [images(20)])
+        assert sizes == [20]
+
+    def test_is_does_not_send_the_real_images_through_inception_again(self, inception, tmp_path):
+        sizes = inception(torch.eye(3))
+        for _ in range(2):
+            judge = Suite(["fid", "is"], cache=tmp_path, say=pytest.fail)
+            real, fake = judge.remembered(lambda: [images(20)]), judge.describe([images(24, 1)])
+            assert {"fid", "is"} < judge.compare(real, fake).keys()
+        assert sizes == [20, 24, 24]
+
+
+def test_results_and_how_they_were_made_have_different_names(inception):
+    inception(torch.eye(3))
+    judge = Suite(METRICS)
+    judge.metrics["kid"].subset_size = 10
+    description = judge.describe([images(20)])
+    assert not judge.compare(description, description).keys() & judge.how().keys()

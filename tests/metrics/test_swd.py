@@ -7,7 +7,7 @@ import scipy.ndimage
 import scipy.stats
 import torch
 
-from metrics import MetricError
+from metrics import MetricError, swd
 from metrics.swd import (
     PATCHES_PER_IMAGE,
     SWD,
@@ -166,3 +166,10 @@ def test_sets_may_differ_in_size():
 def test_other_shapes_are_refused(size):
     with pytest.raises(MetricError, match=f"not {size[1]}x{size[0]}"):
         descriptors(np.zeros((2, 3, *size), np.uint8))
+
+
+def test_so_many_images_are_enough(monkeypatch):
+    monkeypatch.setattr(swd, "IMAGES", 5)
+    images = noise(9, 16)
+    capped, first = descriptors(images[:3], images[3:]), descriptors(images[:5])
+    assert torch.equal(torch.cat(capped.levels[16]), torch.cat(first.levels[16]))

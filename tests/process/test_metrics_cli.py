@@ -34,7 +34,12 @@ def test_two_folders_are_judged_and_the_real_features_kept(judge, commands):
     arguments = ("train", "test", "--metrics", "fid,kid,prdc,swd,msssim", "--kid-subset-size", 10, "--json")
     first, second = (json.loads(judge(*arguments, "--cache", "features").out) for _ in range(2))
     assert first == second and first["num_real"] == first["num_generated"] == 12
-    assert first["resize"] == "tf1" and first["precision"] == "fp32" and first["metrics_version"] == 1
+    assert (
+        first["resize"] == "tf1"
+        and first["inception_precision"] == "fp32"
+        and 0 <= first["precision"] <= 1
+        and first["metrics_version"] == 1
+    )
     assert first["fid"] > 20 and 0 <= first["msssim"] < 0.5 and {"kid", "precision", "coverage", "swd_32"} < set(first)
     names = sorted(name.split("-")[0] for name in os.listdir(commands.folder / "features"))
     assert names == ["features", "statistics"]
@@ -77,6 +82,11 @@ def test_without_the_classifier_is_is_refused_in_one_line(judge):
         (["train", "test", "--inception-weights", "nowhere.pth"], "nowhere.pth"),
         (["stats.npz", "test", "--metrics", "kid"], "serves FID alone"),
         (["stats", "nowhere", "--out", "a.npz"], "nowhere does not exist"),
+        (["stats", "whole.npz", "--out", "whole.npz"], "whole.npz exists and holds something else"),
+        (["stats", "train", "--out", "a.txt"], "must end in .npz"),
+        (["stats", "train", "--out", "whole.npz/a.npz"], "no folder that can be written"),
+        (["train", "test", "--metrics", ","], "name one or more"),
+        (["train", "/dev/zero"], "neither a folder nor a plain file"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_in_one_sentence(judge, sets, arguments, says):
