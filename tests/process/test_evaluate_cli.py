@@ -20,7 +20,7 @@ def test_a_stage_is_judged_at_its_own_resolution(commands, finished_run):
 def test_a_run_directory_stands_for_its_latest_checkpoint_and_its_own_data(commands, finished_run):
     process = commands.run(*EVALUATE, finished_run, "--metrics", "swd", "--num-images", 32)
     assert process.returncode == 0, process.err
-    assert "resolution  16" in process.out and "swd" in process.out
+    assert "resolution          16" in process.out and "swd" in process.out
 
 
 def test_fid_of_a_checkpoint(commands, finished_run):
