@@ -102,7 +102,7 @@ class Suite:
         """What two numbers must have in common to be comparable, beside the numbers of images."""
         network = self.inception and {
             "resize": self.inception.resize,
-            "precision": self.inception.precision,
+            "inception_precision": self.inception.precision,
             "weights": self.inception.checksum,
         }
         return {"metrics_version": VERSION} | (network or {})

@@ -34,7 +34,13 @@ def test_two_folders_are_judged_and_the_real_features_kept(judge, commands):
     arguments = ("train", "test", "--metrics", "fid,kid,prdc,swd,msssim", "--kid-subset-size", 10, "--json")
     first, second = (json.loads(judge(*arguments, "--cache", "features").out) for _ in range(2))
     assert first == second and first["num_real"] == first["num_generated"] == 12
-    assert first["resize"] == "tf1" and first["precision"] == "fp32" and first["metrics_version"] == 1
+    assert (
+        first["resize"] == "tf1"
+        and first["inception_precision"] == "fp32"
+        and 0 <= first["precision"] <= 1
+        and first["metrics_version"] == 1
+    )
+    assert 0 <= first["precision"] <= 1
     assert first["fid"] > 20 and 0 <= first["msssim"] < 0.5 and {"kid", "precision", "coverage", "swd_32"} < set(first)
     names = sorted(name.split("-")[0] for name in os.listdir(commands.folder / "features"))
     assert names == ["features", "statistics"]
