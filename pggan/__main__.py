@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from checkpoints import CheckpointError
 from datasets import DataError
@@ -16,9 +17,19 @@ from .use import compare, evaluate, explore, fade, grow, info, interpolate, near
 COMMANDS = (sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore)
 
 
+class Columns(argparse.HelpFormatter):
+    """Leaves room for the longest command's name, which argparse measures without its indent."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._action_max_length = 15
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m pggan", description="Use trained generators. COMMAND --help shows options and examples."
+        prog="python -m pggan",
+        description="Use trained generators. COMMAND --help shows options and examples.",
+        formatter_class=Columns,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:

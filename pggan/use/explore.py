@@ -91,7 +91,8 @@ def picture(trained: Trained, view: View) -> bytes:
     a, b = trained.latents([view.seed, view.towards])
     labels = torch.tensor([view.label]) if trained.classes else None
     stage = trained.at(view.resolution, view.alpha)
-    (image,) = stage.draw(slerp(a, b, torch.tensor([view.walk])), labels, view.truncation).numpy()
+    latents = slerp(a, b, torch.tensor([view.walk])).to(next(trained.generator.parameters()).device)
+    (image,) = stage.draw_batch(latents, labels, view.truncation).numpy()  # `draw` keeps to one thread
     pixels = image.transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)

@@ -26,8 +26,16 @@ from .run import Run, read_run
 
 GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200  # at most so many of each in the page
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
-DETAIL = re.compile(r"_(std|[0-9]+)$")  # deviations and pyramid levels: in the table only
+DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # deviations and pyramid levels: in the table only
 BESIDES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
+HOW = {  # how metrics were made: under their table, neither columns nor curves
+    "metric_images": "generated images",
+    "metric_reals": "real images",
+    "resize": "resize",
+    "inception_precision": "Inception in",
+    "weights": "weights",
+    "metrics_version": "version of the metrics",
+}
 
 # What is known of the numbers a run may log: (title, note, {key: label}).
 CURVES = (
@@ -40,13 +48,24 @@ CURVES = (
     ("Speed", "real images per second, without judging", {"images_per_second": "images/s"}),
     ("Learning rate", "of Adam", {"d_lr": "discriminator", "g_lr": "generator"}),
     ("Memory", "at the peak, in MB", {"peak_memory_mb": "MB"}),
+    ("Waiting for images", "share of the time in which training waits for the data; near 0 where loading keeps up",
+     {"loader_share": "share"}),
+    ("Augmentation", "probability of each transformation, moved by the overfitting signal", {"augment_p": "p"}),
     ("Skipped steps", "left out since a gradient was not finite; 0 in a healthy run", {"skipped": "steps"}),
 )  # fmt: skip
-PLAIN = {"images", "resolution", "seconds", "batch_size", *(key for _, _, names in CURVES for key in names)}
+PLAIN = {
+    "images",
+    "resolution",
+    "seconds",
+    "batch_size",
+    "overfitting",
+    *(key for _, _, names in CURVES for key in names),
+}
 METRICS = {
     "fid": "lower is better",
     "is": "Inception Score, higher is better",
-    "kid": "lower is better",
+    "fid_inf": "FID as it would be of infinitely many images, lower is better",
+    "kid": "lower is better; 0 where both sets are alike",
     "swd": "sliced Wasserstein distance x 1000, lower is better",
 }
 COVERAGE = {
@@ -56,7 +75,8 @@ COVERAGE = {
     "coverage": "share of real images with a generated neighbour; 1 is best",
     "precision": "share of the generated images within reach of the real; 1 is best",
     "density": "generated images in dense real regions; 1 is as in the data",
-    "ms_ssim": "likeness between generated images; far above the reals' means few modes",
+    "msssim": "likeness between generated images; far above that between real ones means few modes",
+    "msssim_real": "the same between real images",
 }
 
 
@@ -101,7 +121,7 @@ def contents(run: Run) -> dict[str, Any]:
         for title, note, names in CURVES
     ]
     others = [key for key in numeric_keys(run.log) if key not in PLAIN]
-    scores = [key for key in numeric_keys(run.metrics) if not DETAIL.search(key) and key not in BESIDES]
+    scores = [key for key in numeric_keys(run.metrics) if not DETAIL.search(key) and key not in BESIDES | HOW.keys()]
     stages, missing = sample_stages(run)
     return {
         "name": run.directory.folder.resolve().name,
@@ -120,12 +140,15 @@ def contents(run: Run) -> dict[str, Any]:
             [
                 chart("Score gap", "real minus generated; growing while FID worsens: the critic learns images by heart",
                       {"gap": "real - generated"}, [gap(line) for line in run.log], axis),
+                chart("Overfitting", "0: the critic knows training images as it knows held-out ones; 1: by heart",
+                      {"overfitting": "of training images"}, run.log, axis),
                 *(chart(label(key), COVERAGE[key], {key: label(key)}, run.metrics, axis, apart=True)
                   for key in scores if key in COVERAGE),
             ]
         ),
         "turn": turning_point(run.metrics),
-        "covers": not {"modes", "recall", "coverage", "ms_ssim"}.isdisjoint(scores),
+        "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
+        "how": how_judged(run),
         "columns": metric_columns(run.metrics),
         "judged": judged_rows(run),
         "stages": stages,
@@ -183,7 +206,8 @@ def seconds_text(value: Any) -> str:
 
 def metric_columns(metrics: Sequence[Line]) -> list[str]:
     keys = dict.fromkeys(key for line in metrics for key in line)
-    shown = [key for key in keys if key not in BOOKKEEPING and not (key.endswith("_std") and key[:-4] in keys)]
+    spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}
+    shown = [key for key in keys if key not in BOOKKEEPING | HOW.keys() and key not in spreads]
     return sorted(shown, key=lambda key: key in BESIDES)[:COLUMNS]
 
 
@@ -198,9 +222,20 @@ def judged_rows(run: Run) -> list[Line]:
     return [line for line in run.metrics if line.get("stage_end") or line is run.metrics[-1]][-ROWS:]
 
 
+def how_judged(run: Run) -> str:
+    """How the table's numbers were made, with every value where its rows differ."""
+    rows = judged_rows(run)
+    parts = []
+    for key, name in HOW.items():
+        values = list(dict.fromkeys(text for line in rows if (text := cell(line, key))))
+        parts += [f"{name}: {' / '.join(values)}"] if values else []
+    return "; ".join(parts)
+
+
 def cell(line: Line, key: str) -> str:
     """A value of a table, with its standard deviation where there is one."""
-    value, deviation = line.get(key), number(line.get(f"{key}_std"))
+    value = line.get(key)
+    deviation = next((d for s in ("_std", "_error") if (d := number(line.get(key + s))) is not None), None)
     if number(value) is None:
         return "" if value is None or isinstance(value, (dict, list)) else str(value)[:40]
     return short(value) + ("" if deviation is None else f" ± {short(deviation)}")
