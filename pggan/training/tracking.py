@@ -116,7 +116,7 @@ class WandB:
         self.wandb = wandb
         start = partial(
             wandb.init, project="pggan", name=run.folder.resolve().name, id=identity.read_text(), resume="allow",
-            dir=str(run.folder), config=config.to_dict(), settings=wandb.Settings(init_timeout=30),
+            dir=str(run.folder.resolve()), config=config.to_dict(), settings=wandb.Settings(init_timeout=30),
         )  # fmt: skip
         try:
             self.writer = start(mode=os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline"))
