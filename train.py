@@ -16,6 +16,7 @@ from datasets import DataError
 from metrics import MetricError
 from pggan.config import ConfigError, add_options, resolve
 from pggan.training import TrainingStopped, print_plan, train
+from pggan.use.report import write_final_report
 
 
 def main() -> None:
@@ -31,6 +32,7 @@ def main() -> None:
             print_plan(config)
         else:
             train(config)
+            write_final_report(config.out)
     except (ConfigError, DataError, CheckpointError, MetricError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)

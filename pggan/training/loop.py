@@ -115,16 +115,6 @@ class Training:
                 progress.close()
                 self.tracker.close()
         print_stages(read_lines(self.directory.metrics), self.directory)
-        self.report()
-
-    def report(self) -> None:
-        """The run as a page; a run that has come to its end is never spoilt by what goes wrong here."""
-        try:
-            from ..use.report import write_report  # stands on this package
-
-            print(f"report: {write_report(self.directory.folder)}")
-        except Exception as error:
-            say(f"no report.html: {type(error).__name__}: {error}")
 
     def train_until_next_look(self, phase: Phase) -> None:
         """The steps between two looks at the schedule."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from ...config import ConfigError
 from ..options import Commands, add_command
 from .page import write_report
 
-__all__ = ["EXAMPLES", "add_parser", "run", "write_report"]
+__all__ = ["EXAMPLES", "add_parser", "run", "write_final_report", "write_report"]
 
 TEXT = """\
 Write a run directory, also one that is still training, as one self-contained HTML page: plan, curves, metrics, sample
@@ -33,3 +34,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--out: {arguments.out} exists; give another name, or --force to overwrite it")
     path = write_report(arguments.folder, arguments.out)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def write_final_report(folder: str | Path) -> None:
+    """The page of a run that has come to its end, which is never spoilt by what goes wrong here."""
+    try:
+        print(f"report: {write_report(folder)}")
+    except Exception as error:
+        print(f"no report.html: {type(error).__name__}: {error}", file=sys.stderr)
