@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import MetricError
-from .preprocess import inception_input
+from .features import DIMENSIONS
+from .preprocess import INPUT_SIZE, inception_input
 from .processor import survives
 
 BATCH_NORM_EPSILON = 0.001
+CLASSES = 1008
 # Rounding the pixels to bf16 in the first layers is most of the error of the whole network, for 4% of its work.
 FLOAT32_LAYERS = ("Conv2d_1a", "Conv2d_2a", "Conv2d_3b")
 
@@ -54,11 +56,23 @@ class Inception:
         self.checksum = checksum(layers)
         if precision == "bf16":
             check_bf16(self.device)
+        classifier = weights.get("fc.weight")
+        self.check_shapes(layers, classifier)
         self.layers = {
             name: tuple(t.to(self.device, self.dtype(name)) for t in layer) for name, layer in layers.items()
         }
-        classifier = weights.get("fc.weight")
         self.classifier = None if classifier is None else classifier.to(self.device)
+
+    def check_shapes(self, layers: dict[str, tuple[Tensor, Tensor]], classifier: Tensor | None) -> None:
+        """Run without numbers. Raises MetricError for layers that are missing or of other shapes."""
+        self.layers = {name: tuple(t.to("meta") for t in layer) for name, layer in layers.items()}
+        try:
+            features = self.pool3(torch.empty(1, 3, INPUT_SIZE, INPUT_SIZE, device="meta"))
+            fits = features.shape == (1, DIMENSIONS)
+        except (KeyError, RuntimeError):
+            fits = False
+        if not fits or (classifier is not None and classifier.shape != (CLASSES, DIMENSIONS)):
+            raise MetricError("the Inception weights have layers of other shapes or names than the 2015 network's")
 
     def dtype(self, name: str) -> torch.dtype:
         in_bf16 = self.precision == "bf16" and not name.startswith(FLOAT32_LAYERS)

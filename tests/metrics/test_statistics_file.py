@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import MetricError
+from metrics import MetricError, statistics_file
 from metrics.features import FeatureStatistics
 from metrics.fid import FID
 from metrics.statistics_file import holds_statistics, read_statistics, write_statistics
@@ -69,3 +69,10 @@ def test_a_place_that_cannot_be_written_is_said(statistics, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MetricError, match="cannot write"):
         write_statistics(tmp_path / "file" / "a.npz", statistics, HOW)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics_file, "LARGEST", 10_000)
+    np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.zeros((64, 64)))
+    with pytest.raises(MetricError, match="unpacks to more than"):
+        read_statistics(tmp_path / "a.npz")
