@@ -15,6 +15,16 @@ from metrics import METRICS
 
 PerStage = Mapping[int, float]
 
+OF_LOSS: dict[str, dict[str, Any]] = {  # options that each loss decides where they are not given
+    "wgan-gp": {"penalty": "gp", "drift": 0.001},
+    "wgan": {"penalty": "clip", "drift": 0.0},
+    "minimax": {"penalty": "none", "drift": 0.0},
+    "nonsaturating": {"penalty": "none", "drift": 0.0},
+    "lsgan": {"penalty": "none", "drift": 0.0},
+    "hinge": {"penalty": "none", "drift": 0.0},
+    "relativistic": {"penalty": "r1+r2", "drift": 0.0},
+}
+
 
 class ConfigError(ValueError):
     """An option that cannot be followed, in one sentence."""
@@ -157,15 +167,40 @@ class TrainConfig:
         "4:128,32:64,64:32,128:16,256:8,512:4", parse=per_stage(int),
     )  # fmt: skip
     lr: PerStage = option(
-        "Adam learning rate of both networks, a number or per resolution", "4:0.001,1024:0.0015",
-        parse=per_stage(float),
+        "learning rate of both networks, a number or per resolution", "4:0.001,1024:0.0015", parse=per_stage(float)
     )  # fmt: skip
+    d_lr: PerStage | None = option(
+        "the discriminator's, where it is another, a number or per resolution", None, "as --lr", parse=per_stage(float)
+    )  # fmt: skip
+    optimizer: str = option("of both networks", "adam", choices=("adam", "rmsprop", "sgd"))
+    adam_beta1: float = option("Adam's decay of the mean gradient", 0.0, parse=float, minimum=0, maximum=0.9999)
+    adam_beta2: float = option("Adam's decay of the mean square", 0.99, parse=float, minimum=0, maximum=0.999999)
+    n_critic: int = option("discriminator steps to one of the generator", 1, parse=int, minimum=1, maximum=1000)
     repeats: int = option("steps between two looks at the schedule", 4, parse=int, minimum=1, maximum=1000)
-    ema_decay: float = option("EMA of the generator, per step", 0.999, parse=float, minimum=0, maximum=1)
-    loss: str = option("adversarial loss", "wgan-gp", choices=("wgan-gp",))
-    gp_weight: float = option("lambda of the gradient penalty", 10.0, parse=float, minimum=0)
-    gp_target: float = option("gamma, the gradient norm aimed at", 1.0, parse=float, minimum=1e-6)
-    drift: float = option("epsilon, weight of the squared real scores", 0.001, parse=float, minimum=0)
+    ema_decay: float = option("EMA of the generator, per step; 0: none", 0.999, parse=float, minimum=0, maximum=1)
+
+    # Loss
+    loss: str = option("adversarial loss", "wgan-gp", choices=tuple(OF_LOSS))
+    penalty: str | None = option(
+        "what keeps the discriminator smooth: a gradient penalty, or weights clipped", None,
+        "gp with wgan-gp, clip with wgan, r1+r2 with relativistic, else none",
+        choices=("gp", "r1", "r2", "r1+r2", "clip", "none"),
+    )  # fmt: skip
+    gp_weight: float = option("lambda of the gradient penalty gp", 10.0, parse=float, minimum=0)
+    gp_target: float = option("gamma, the gradient norm that gp aims at", 1.0, parse=float, minimum=1e-6)
+    r_weight: float = option("gamma of r1 and r2, on half the squared gradient norm", 10.0, parse=float, minimum=1e-6)
+    penalty_pixels: str = option(
+        "whose pixels gradients are taken by: the final resolution's, as the official code does, or the stage's own",
+        "full", choices=("full", "native"),
+    )  # fmt: skip
+    clip: float = option("bound on the discriminator's weights under --penalty clip", 0.01, parse=float, minimum=1e-6)
+    drift: float | None = option(
+        "epsilon, weight of the squared real scores", None, "0.001 with wgan-gp, else 0", parse=float, minimum=0
+    )
+    label_smoothing: float = option(
+        "taken from the target 1 of real images, for minimax and nonsaturating", 0.0, parse=float, minimum=0,
+        maximum=0.5,
+    )  # fmt: skip
     label_weight: float = option("weight of the label terms", 1.0, parse=float, minimum=0)
     max_skipped: int = option(
         "stop after so many steps in a row with gradients that are not finite", 50, parse=int, minimum=1,
@@ -203,6 +238,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+        for name, value in OF_LOSS[self.loss].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        check_together(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what config.json holds and checkpoints carry."""
@@ -232,6 +271,19 @@ def checked(f: Field, value: Any) -> Any:
     if "choices" in rules and value not in rules["choices"]:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(rules['choices'])}")
     return value
+
+
+def check_together(config: TrainConfig) -> None:
+    """Refuse options that contradict one another.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if config.label_smoothing and config.loss not in ("minimax", "nonsaturating"):
+        raise ConfigError(
+            f"--label-smoothing is for the losses minimax and nonsaturating, whose discriminator guesses a "
+            f"probability; --loss {config.loss} has none"
+        )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -284,6 +336,7 @@ GROUPS = {  # the first option of each group in --help
     "fmap_base": "networks (paper, table 2)",
     "fade_kimg": "growth, in thousands of real images that the discriminator has seen (kimg)",
     "batch_size": "optimisation",
+    "loss": "loss",
     "metrics": "judging",
     "seed": "running",
 }

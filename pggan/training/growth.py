@@ -14,8 +14,8 @@ class Phase:
     Attributes:
         resolution: side of the images trained on, in pixels.
         alpha: weight of the newest block, in [0, 1]; 1 when the stage is stabilising.
-        batch_size: images per step. lr: learning rate of both networks.
-        tick: images between two log lines.
+        batch_size: images per step. lr: learning rate of the generator, and of the discriminator without d_lr.
+        tick: images between two log lines. d_lr: the discriminator's own learning rate.
     """
 
     resolution: int
@@ -23,10 +23,16 @@ class Phase:
     batch_size: int
     lr: float
     tick: int
+    d_lr: float | None = None
 
     @property
     def fading(self) -> bool:
         return self.alpha < 1
+
+    @property
+    def lrs(self) -> tuple[float, float]:
+        """Of the discriminator and the generator."""
+        return self.lr if self.d_lr is None else self.d_lr, self.lr
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,11 @@ class GrowthController:
                 f"--fade-kimg, --stabilize-kimg: a stage of {self.stage_length} images would be skipped by steps of "
                 f"{group} (batch size times --repeats); make stages longer"
             )
-        for option, table in (("batch-size", config.batch_size), ("lr", config.lr), ("tick-kimg", config.tick_kimg)):
-            for resolution in table:
+        for option in ("batch_size", "lr", "d_lr", "tick_kimg"):
+            for resolution in getattr(config, option) or ():
                 if resolution not in self.resolutions:
                     raise ConfigError(
-                        f"--{option}: there is no stage {resolution}; the stages are "
+                        f"--{option.replace('_', '-')}: there is no stage {resolution}; the stages are "
                         f"{', '.join(map(str, self.resolutions))}"
                     )
         for batch in config.batch_size.values():
@@ -103,6 +109,7 @@ class GrowthController:
             batch_size=at(self.config.batch_size, resolution),
             lr=at(self.config.lr, resolution),
             tick=max(round(at(self.config.tick_kimg, resolution) * 1000), 1),
+            d_lr=None if self.config.d_lr is None else at(self.config.d_lr, resolution),
         )
 
     def images_after(self, images: int) -> int:

@@ -23,7 +23,7 @@ from .device import choose_device, device_name, peak_memory, use_bf16
 from .evaluation import Judge, modes_of_embedded_set
 from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
-from .losses import WGANGP
+from .losses import cautions
 from .plan import costs_per_image, print_stages, time_left
 from .resume import adopt, check_fits, same_run
 from .signals import StopRequested, StopSignals
@@ -71,15 +71,16 @@ class Training:
         elif config.resume:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
-        loss = WGANGP(config.resolution, config.gp_weight, config.gp_target, config.drift, config.label_weight)
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
         bf16 = use_bf16(config, self.device)
-        self.stepper = Stepper(loss, config.seed, config.mirror, config.ema_decay, bf16, augment)
+        self.stepper = Stepper.of(config, bf16, augment)
         trained, held_out = split(config, len(self.pyramid))
         self.feeder = Feeder(self.pyramid, config.seed, self.device, trained)
         self.held_out = Feeder(self.pyramid, config.seed, self.device, held_out) if len(held_out) else None
         if self.held_out:
             say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
+        for caution in cautions(config):
+            say(caution)
         self.directory.create(config.to_dict())
         self.directory.cut_logs(self.state.images)
         self.tracker = Tracker(self.directory, config, self.state.images)
@@ -164,8 +165,7 @@ class Training:
     def tick(self, phase: Phase) -> None:
         """Log, draw samples, save."""
         state = self.state
-        values = {name: value.item() / state.steps for name, value in state.sums.items()}
-        values["skipped"] = round(values["skipped"] * state.steps)
+        values = state.means()
         if "held_out_score" in values:
             seen, held_out, faked = (values.pop(f"{name}_score") for name in ("seen", "held_out", "faked"))
             values["overfitting"] = (seen - held_out) / (seen - faked) if seen != faked else 0.0
@@ -179,8 +179,8 @@ class Training:
             "resolution": phase.resolution,
             "alpha": phase.alpha,
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
-            "g_lr": phase.lr,
-            "d_lr": phase.lr,
+            "g_lr": phase.lrs[1],
+            "d_lr": phase.lrs[0],
             "batch_size": phase.batch_size,
             "images_per_second": round(speed, 2),
             "loader_share": round(self.feeder.waited / elapsed, 4),

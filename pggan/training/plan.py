@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ..config import TrainConfig
 from ..networks import Discriminator, Generator
 from .device import choose_device, use_bf16
 from .growth import GrowthController, Phase
-from .losses import WGANGP
+from .losses import WGANGP, cautions
 from .state import TrainState
 from .steps import Batch, Stepper
 from .tracking import duration
@@ -77,6 +78,7 @@ def print_plan(config: TrainConfig) -> None:
         )
     header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million", "memory, GiB", "time"]
     print(table(header, rows))
+    print("".join(f"\n{caution}" for caution in cautions(config)), end="")
     total = sum(costs[row.resolution] * (row.end - row.start) for row in plan.rows()) / speed
     print(f"\nabout {duration(total)} of training on {device}, judging not counted; memory and time are estimates")
 
@@ -87,7 +89,7 @@ def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, floa
     affordable = [r for r, cost in costs.items() if cost * batch < 2e9] or [4]
     resolution = max(affordable)
     phase = Phase(resolution, 1.0, batch, 0.0, 1)
-    stepper = Stepper(WGANGP(config.resolution), config.seed, config.mirror, config.ema_decay, bf16)
+    stepper = Stepper.of(replace(config, n_critic=1), bf16)
     images = torch.randint(256, (batch, config.channels, resolution, resolution), dtype=torch.uint8)
     labels = torch.zeros(batch, dtype=torch.long) if state.G.label_size else None
     for _ in range(3):

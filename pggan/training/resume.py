@@ -72,7 +72,9 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
     content = dict(saved["state"])
     for name in ("G", "D", "G_ema"):
         content[name] = getattr(state, name).state_dict() | content[name]
-    if grown:
+    options = ("optimizer", "adam_beta1", "adam_beta2")
+    other = any(saved["config"].get(name, getattr(TrainConfig, name)) != getattr(config, name) for name in options)
+    if grown or other:
         for name in ("g_optimizer", "d_optimizer"):
             content[name] = getattr(state, name).state_dict()
     state.load_state_dict(content)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator
@@ -65,7 +65,7 @@ class TrainState:
     Attributes:
         images: real images the discriminator has seen.
         previous: the same before the last look at the schedule; (previous, images] is what was last trained.
-        sums: sums over the steps since the last log line. steps: how many.
+        sums: sums over the steps since the last log line. counts: of how many numbers each.
         augment_p: probability of each augmentation, in [0, 1], on the device; adaptive augmentation moves it.
         skipped_in_a_row: steps just skipped for gradients that are not finite, [D, G], on the device.
         seconds: time spent training each resolution.
@@ -80,9 +80,7 @@ class TrainState:
             self.D = Discriminator(**self.arguments["discriminator"])
         self.G, self.D = (n.to(device, memory_format=torch.channels_last) for n in (self.G, self.D))
         self.G_ema = copy.deepcopy(self.G).requires_grad_(False)
-        self.g_optimizer, self.d_optimizer = (
-            torch.optim.Adam(n.parameters(), lr=1e-3, betas=(0.0, 0.99), eps=1e-8, fused=True) for n in (self.G, self.D)
-        )
+        self.g_optimizer, self.d_optimizer = (make_optimizer(config, n) for n in (self.G, self.D))
         self.device = device
         self.images = self.previous = 0
         self.skipped_in_a_row = torch.zeros(2, device=device)
@@ -92,18 +90,24 @@ class TrainState:
 
     def clear_sums(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.steps = 0
+        self.counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Of what was added since the last log line; "skipped" steps as their number."""
+        values = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
+        return values | {"skipped": round(values["skipped"] * self.counts["skipped"])}
 
     def reset_optimizers(self) -> None:
         self.g_optimizer.state.clear()
         self.d_optimizer.state.clear()
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
-    PLAIN = ("images", "previous", "sums", "steps", "augment_p", "skipped_in_a_row", "seconds")
+    PLAIN = ("images", "previous", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds")
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name).state_dict() for name in self.MODULES} | {
@@ -116,6 +120,19 @@ class TrainState:
         for name in self.PLAIN:
             if name in state:  # checkpoints from before adaptive augmentation have no augment_p
                 setattr(self, name, to_device(state[name], self.device))
+        if "counts" not in state:  # of an earlier version, which counted the steps
+            self.counts = dict.fromkeys(self.sums, state["steps"])
+
+
+def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Adam as in the paper, RMSprop as in Arjovsky et al. 2017, or plain SGD; `update` sets the learning rate."""
+    parameters = network.parameters()
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=1e-3)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=1e-3, fused=True)
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.Adam(parameters, lr=1e-3, betas=betas, eps=1e-8, fused=True)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -1,5 +1,7 @@
 """One discriminator update, one generator update, the EMA: the hot path; nothing is read back from the device."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..config import TrainConfig
 from ..networks import one_hot
-from ..networks.layers import downscale, upscale
+from ..networks.layers import Equalized, downscale, upscale
 from .augment import Augmentation, overfitting
 from .growth import Phase
-from .losses import WGANGP
+from .losses import Loss, objective
 from .state import TrainState, draws, latents
 
 
@@ -32,17 +35,29 @@ class Stepper:
         seed: of the latents, mixing factors and mirror flips. mirror: flip half of the reals.
         ema_decay: per step. bf16: run convolutions and products in bfloat16.
         augment: of all that the discriminator sees.
+        n_critic: steps of D to one of G. clip: bound on D's weights, or None.
     """
 
-    loss: WGANGP
+    loss: Loss
     seed: int
     mirror: bool
     ema_decay: float
     bf16: bool = False
     augment: Augmentation = field(default_factory=Augmentation)
+    n_critic: int = 1
+    clip: float | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None) -> Stepper:
+        """The stepper that the options name."""
+        clip = config.clip if config.penalty == "clip" else None
+        return cls(
+            objective(config), config.seed, config.mirror, config.ema_decay, bf16, augment or Augmentation(),
+            config.n_critic, clip,
+        )  # fmt: skip
 
     def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Tensor | None = None) -> None:
-        """Train D on reals and fakes, then G with fresh latents, then move the EMA; count the images.
+        """Train D on reals and fakes, then every n_critic-th time G with fresh latents and its EMA; count the reals.
 
         held_out: real images that are never trained on, like the batch's, to see whether D knows its own by heart.
         """
@@ -60,22 +75,31 @@ class Stepper:
             mixing = draws(self.seed, state.images, "mixing").random((len(reals), 1, 1, 1), dtype=np.float32)
             mixing = torch.from_numpy(mixing).to(state.device, non_blocking=True)
             d_terms = self.loss.discriminator(critic, reals, fakes, mixing, labels)
-        d_skipped = update(state.D, state.d_optimizer, d_terms["d_loss"], phase.lr)
-        with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
-            fakes = self.augmented(state, generate("g latents", len(reals)), "augmented g fakes")
-            g_terms = self.loss.generator(critic, fakes, labels)
-        g_skipped = update(state.G, state.g_optimizer, g_terms["g_loss"], phase.lr)
-        update_ema(state.G_ema, state.G, self.ema_decay)
+        d_lr, g_lr = phase.lrs
+        d_skipped = update(state.D, state.d_optimizer, d_terms["d_loss"], d_lr)
+        if self.clip is not None:
+            clip_weights(state.D, self.clip)
+        g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
+        if self.trains_generator(state.images, len(reals)):
+            with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
+                fakes = self.augmented(state, generate("g latents", len(reals)), "augmented g fakes")
+                g_terms = self.loss.generator(critic, fakes, labels, reals)
+            g_skipped = update(state.G, state.g_optimizer, g_terms["g_loss"], g_lr)
+            update_ema(state.G_ema, state.G, self.ema_decay)
 
         skipped = torch.stack([d_skipped, g_skipped])
-        state.skipped_in_a_row = (state.skipped_in_a_row + skipped) * skipped
+        in_a_row = (state.skipped_in_a_row + skipped) * skipped
+        state.skipped_in_a_row = in_a_row if g_terms else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
         state.add({k: v.detach() for k, v in (d_terms | g_terms).items()} | {"skipped": skipped.sum()})
         if held_out_score is not None:
             scores = {"seen": d_terms["real_score"], "held_out": held_out_score, "faked": d_terms["fake_score"]}
             state.add({f"{name}_score": score for name, score in scores.items()})
             state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores.values()), len(reals))
-        state.steps += 1
         state.images += len(reals)
+
+    def trains_generator(self, images: int, batch_size: int) -> bool:
+        """Whether the step after so many images ends with one of G: every n_critic-th, known from the images alone."""
+        return images // batch_size % self.n_critic == self.n_critic - 1
 
     def augmented(self, state: TrainState, images: Tensor, purpose: str) -> Tensor:
         return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose))
@@ -113,9 +137,21 @@ def update(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, l
     skipped = 1 - (norm.isfinite() & loss.isfinite()).float()
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.grad_scale, optimizer.found_inf = None, skipped  # the fused kernel reads it on the device
-    optimizer.step()
+    if optimizer.defaults.get("fused"):
+        optimizer.grad_scale, optimizer.found_inf = None, skipped  # the fused kernel reads it on the device
+        optimizer.step()
+    elif not skipped:
+        optimizer.step()
     return skipped
+
+
+@torch.no_grad()
+def clip_weights(network: nn.Module, bound: float) -> None:
+    """Every parameter, as the network computes with it, into [-bound, bound] (Arjovsky et al. 2017, algorithm 1)."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            scale = module.scale if isinstance(module, Equalized) and name == "weight" else 1.0
+            parameter.clamp_(-bound / scale, bound / scale)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def test_resolution_and_channels_come_from_the_data():
         ("batch_size", "0"), ("batch_size", "-4"), ("batch_size", "16.5"), ("batch_size", "4:16,4:8"),
         ("batch_size", "8:16"), ("batch_size", "4:"), ("batch_size", ""), ("lr", "0"), ("lr", "nan"), ("lr", "inf"),
         ("fade_kimg", "-1"), ("fade_kimg", "nan"), ("stabilize_kimg", "0"), ("total_kimg", "inf"), ("gp_target", "0"),
-        ("ema_decay", "1.5"), ("loss", "hinge"), ("metrics", "fid,beauty"), ("metric_images", "1"), ("seed", "-1"),
+        ("ema_decay", "1.5"), ("loss", "hinges"), ("metrics", "fid,beauty"), ("metric_images", "1"), ("seed", "-1"),
         ("seed", "1e30"), ("precision", "fp8"), ("track", "paper"), ("preset", "mine"), ("mirror", "maybe"),
         ("repeats", "0"), ("resolution", "32.5"), ("data", 3), ("lr", []), ("preset", ["demo"]),
     ],

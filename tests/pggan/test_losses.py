@@ -1,10 +1,12 @@
-"""WGAN-GP against its formula, on critics whose gradient is known."""
+"""Every loss and penalty against its formula, on critics whose gradient is known."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pggan.training.losses import WGANGP
+from pggan.config import ConfigError, TrainConfig, resolve
+from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, cautions, objective
 
 
 def linear_critic(weight, labels=0):
@@ -63,3 +65,143 @@ def test_the_penalty_trains_the_critic():
     norms = WGANGP(8).gradient_norms(linear_critic(weight), torch.randn(2, 3, 4, 4))
     norms.sum().backward()
     assert torch.allclose(weight.grad, 2 * 0.5 * weight.detach() / weight.detach().norm())
+
+
+def probability(score):
+    return 1 / (1 + np.exp(-score))
+
+
+FORMULAS = {  # loss: (discriminator's, generator's), of numpy scores, written as in the papers
+    "wgan-gp": (lambda r, f: f - r, lambda f, r: -f),
+    "wgan": (lambda r, f: f - r, lambda f, r: -f),
+    "minimax": (
+        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)), lambda f, r: np.log(1 - probability(f))
+    ),
+    "nonsaturating": (
+        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)), lambda f, r: -np.log(probability(f))
+    ),
+    "lsgan": (lambda r, f: 0.5 * (r - 1) ** 2 + 0.5 * f**2, lambda f, r: 0.5 * (f - 1) ** 2),
+    "hinge": (lambda r, f: -np.minimum(0, r - 1) - np.minimum(0, -f - 1), lambda f, r: -f),
+    "relativistic": (lambda r, f: -np.log(probability(r - f)), lambda f, r: -np.log(probability(f - r))),
+}  # fmt: skip
+
+
+def doubles(resolution=4):
+    reals, fakes, mixing = (x.double() for x in inputs(resolution))
+    return reals, fakes, mixing, torch.randn(48, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_both_networks_losses_are_the_formulas(name):
+    reals, fakes, mixing, weight = doubles()
+    loss, critic = Loss(ADVERSARIAL[name]), linear_critic(weight / 3)
+    real, fake = (critic(x)[0].numpy() for x in (reals, fakes))
+    d_formula, g_formula = FORMULAS[name]
+    terms = loss.discriminator(critic, reals, fakes, mixing)
+    assert terms["d_loss"].item() == pytest.approx(d_formula(real, fake).mean(), rel=1e-12)
+    assert terms.keys() == {"d_loss", "real_score", "fake_score"}
+    assert loss.generator(critic, fakes, reals=reals)["g_loss"].item() == pytest.approx(
+        g_formula(fake, real).mean(), rel=1e-12
+    )
+
+
+def quadratic_critic(images):
+    """D(x) = |x|^2 / 2: its gradient is x."""
+    scores = images.square().sum(dim=(1, 2, 3)) / 2
+    return scores, scores[:, None][:, :0]
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_penalties_add_up_under_every_loss(name):
+    reals, fakes, mixing, _ = doubles()
+    plain = Loss(ADVERSARIAL[name]).discriminator(quadratic_critic, reals, fakes, mixing)["d_loss"].item()
+    mixed = reals + mixing * (fakes - reals)
+    norms = [x.square().sum(dim=(1, 2, 3)).sqrt().numpy() for x in (reals, fakes, mixed)]
+    loss = Loss(ADVERSARIAL[name], penalty=3.0, target=2.0, r1=5.0, r2=7.0, drift=0.1)
+    expected = plain + np.mean(5 / 2 * norms[0] ** 2 + 7 / 2 * norms[1] ** 2 + 3 * (norms[2] - 2) ** 2 / 2**2)
+    expected += 0.1 * quadratic_critic(reals)[0].square().mean().item()
+    terms = loss.discriminator(quadratic_critic, reals, fakes, mixing)
+    assert terms["d_loss"].item() == pytest.approx(expected, rel=1e-12)
+    assert terms["grad_norm"].item() == pytest.approx(norms[2].mean(), rel=1e-12)
+    halved = Loss(ADVERSARIAL[name], full_resolution=8, r1=5.0)
+    terms = halved.discriminator(quadratic_critic, reals, fakes, mixing)
+    assert terms["d_loss"].item() == pytest.approx(plain + np.mean(5 / 2 * (norms[0] / 2) ** 2), rel=1e-12)
+    assert terms["grad_norm"].item() == pytest.approx(norms[0].mean() / 2, rel=1e-12)
+
+
+def test_r1_of_a_flat_critic_has_a_gradient():
+    weight = torch.zeros(48, requires_grad=True)
+    reals, fakes, mixing = inputs()
+    terms = Loss(ADVERSARIAL["hinge"], r1=1.0, r2=1.0).discriminator(linear_critic(weight), reals, fakes, mixing)
+    terms["d_loss"].backward()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["minimax", "nonsaturating"])
+def test_smoothing_is_of_the_real_target_only(name):
+    reals, fakes, mixing, weight = doubles()
+    critic = linear_critic(weight / 3)
+    real, fake = (critic(x)[0].numpy() for x in (reals, fakes))
+    smoothed = Loss(ADVERSARIAL[name], smoothing=0.1).discriminator(critic, reals, fakes, mixing)
+    expected = -0.9 * np.log(probability(real)) - 0.1 * np.log(1 - probability(real)) - np.log(1 - probability(fake))
+    assert smoothed["d_loss"].item() == pytest.approx(expected.mean(), rel=1e-12)
+
+
+def test_of_several_scales_the_gradient_is_of_all():
+    torch.manual_seed(0)
+    reals, fakes = ([torch.randn(8, 3, r, r, dtype=torch.float64) for r in (4, 8)] for _ in range(2))
+    mixing = torch.rand(8, 1, 1, 1, dtype=torch.float64)
+
+    def critic(images):
+        scores = sum(quadratic_critic(x)[0] for x in images)
+        return scores, scores[:, None][:, :0]
+
+    mixed = [r + mixing * (f - r) for r, f in zip(reals, fakes, strict=True)]
+    norms = sum(x.square().sum(dim=(1, 2, 3)) for x in mixed).sqrt()
+    terms = Loss(ADVERSARIAL["wgan"], full_resolution=8, penalty=1.0).discriminator(critic, reals, fakes, mixing)
+    assert terms["grad_norm"].item() == pytest.approx(norms.mean().item(), rel=1e-12)
+
+
+def test_only_generated_images_train_the_generator():
+    reals, fakes, _ = inputs()
+    fakes.requires_grad_(True)
+    reals.requires_grad_(True)
+    loss = Loss(ADVERSARIAL["relativistic"])
+    loss.generator(linear_critic(torch.randn(48)), fakes, reals=reals)["g_loss"].backward()
+    assert loss.paired and fakes.grad.abs().sum() > 0 and reals.grad is None
+
+
+def test_options_without_a_penalty_get_that_of_their_loss():
+    given = {"data": "synthetic", "resolution": 16, "channels": 3}
+    paper = objective(resolve(given))
+    assert paper == WGANGP(16)
+    r3gan = objective(resolve(given | {"loss": "relativistic"}))
+    assert (r3gan.r1, r3gan.r2, r3gan.penalty, r3gan.drift) == (10, 10, 0, 0)
+    native = objective(resolve(given | {"penalty_pixels": "native", "loss": "lsgan", "penalty": "gp"}))
+    assert (native.full_resolution, native.penalty) == (None, 10)
+    assert objective(resolve(given | {"loss": "wgan"})).penalty == 0
+
+
+def test_smoothing_of_a_loss_without_a_probability_is_refused():
+    with pytest.raises(ConfigError, match="--label-smoothing is for the losses minimax and nonsaturating"):
+        TrainConfig(label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"loss": "minimax"}, "saturates"),
+        ({"loss": "wgan", "penalty": "none"}, "run away"),
+        ({"loss": "relativistic", "penalty": "none"}, "converge"),
+        ({"loss": "relativistic", "penalty": "r1"}, "diverge"),
+        ({"loss": "hinge", "penalty": "clip", "optimizer": "rmsprop"}, "meant for --loss wgan"),
+        ({"loss": "wgan"}, "RMSprop"),
+    ],
+)
+def test_unstable_combinations_are_said_to_be(options, word):
+    (sentence,) = cautions(TrainConfig(**options))
+    assert word in sentence and "\n" not in sentence
+
+
+def test_the_papers_own_options_need_no_caution():
+    assert cautions(TrainConfig()) == []

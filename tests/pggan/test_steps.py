@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,10 +7,10 @@ import torch
 
 from metrics.processor import survives
 from pggan.config import resolve
-from pggan.networks.layers import downscale, upscale
+from pggan.networks.layers import Equalized, downscale, upscale
 from pggan.training.device import BF16_TRIAL
 from pggan.training.growth import Phase
-from pggan.training.losses import WGANGP
+from pggan.training.losses import ADVERSARIAL, WGANGP, Loss
 from pggan.training.state import TrainState, draws, latents
 from pggan.training.steps import Batch, Stepper, fade, update_ema
 
@@ -39,7 +40,7 @@ def test_a_step_trains_both_networks_moves_the_ema_and_counts_the_images():
     state = new_state()
     before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
     stepper().step(state, batch(), FADING)
-    assert (state.images, state.steps) == (8, 1)
+    assert (state.images, state.counts["g_loss"]) == (8, 1)
     for name, old in before.items():
         assert any(not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)), name
     moved = zip(weights(state.G_ema), before["G_ema"], weights(state.G), strict=True)
@@ -132,3 +133,57 @@ def test_state_goes_through_state_dict_unchanged():
             torch.equal(a, b) for a, b in zip(weights(getattr(state, name)), weights(getattr(twin, name)), strict=True)
         )
     assert state.images == twin.images and state.sums["d_loss"] == twin.sums["d_loss"]
+
+
+def test_the_generator_takes_every_nth_step_by_the_images_seen():
+    trained = []
+    state, one_in_three = new_state(), stepper(n_critic=3)
+    for _ in range(7):
+        old = weights(state.G), weights(state.G_ema)
+        one_in_three.step(state, batch(), FADING)
+        new = weights(state.G), weights(state.G_ema)
+        moved = [any(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(old, new, strict=True)]
+        assert moved[0] == moved[1]
+        trained.append(moved[0])
+    assert trained == [False, False, True, False, False, True, False]
+    assert state.counts["g_loss"] == 2 and state.counts["d_loss"] == 7
+    assert state.means()["g_loss"] == pytest.approx(state.sums["g_loss"].item() / 2)
+
+
+@pytest.mark.parametrize("n_critic", [1, 2])
+def test_a_generator_that_stays_broken_is_noticed_also_when_it_steps_seldom(n_critic):
+    state = new_state()
+    for _ in range(4):
+        with torch.no_grad():
+            state.D.output.bias.fill_(float("nan"))
+        stepper(n_critic=n_critic).step(state, batch(), FADING)
+    assert state.skipped_in_a_row.tolist() == [4, 4 / n_critic]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
+def test_each_optimizer_takes_its_networks_learning_rate_and_leaves_bad_steps_out(optimizer):
+    state = new_state(optimizer=optimizer)
+    stepper().step(state, batch(), replace(FADING, d_lr=0.002))
+    assert state.g_optimizer.param_groups[0]["lr"] == 0.001 and state.d_optimizer.param_groups[0]["lr"] == 0.002
+    with torch.no_grad():
+        state.D.output.bias.fill_(float("nan"))
+    before = weights(state.G)
+    stepper().step(state, batch(), FADING)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(state.G), strict=True))
+
+
+def test_clipping_bounds_the_weights_that_the_discriminator_computes_with():
+    state = new_state(loss="wgan")
+    stepper(loss=Loss(ADVERSARIAL["wgan"]), clip=0.01).step(state, batch(), FADING)
+    used = [m.scaled_weight().detach().abs().max().item() for m in state.D.modules() if isinstance(m, Equalized)]
+    assert max(used) == pytest.approx(0.01, rel=1e-4)
+    assert all(m.bias.abs().max() <= 0.01 for m in state.D.modules() if isinstance(m, Equalized))
+
+
+def test_checkpoints_from_before_counts_go_on():
+    state, twin = new_state(), new_state()
+    stepper().step(state, batch(), FADING)
+    old = state.state_dict()
+    del old["counts"]
+    twin.load_state_dict(old | {"steps": 1})
+    assert twin.means() == state.means()
