@@ -166,6 +166,10 @@ class TrainConfig:
         "images per step, e.g. 16 or 4:128,32:64,128:16 from each resolution on",
         "4:128,32:64,64:32,128:16,256:8,512:4", parse=per_stage(int),
     )  # fmt: skip
+    micro_batch: PerStage | None = option(
+        "images that a process computes at once, for want of memory, as for --batch-size; changes nothing else", None,
+        "all of its own", parse=per_stage(int), identity=False,
+    )  # fmt: skip
     lr: PerStage = option(
         "learning rate of both networks, a number or per resolution", "4:0.001,1024:0.0015", parse=per_stage(float)
     )  # fmt: skip

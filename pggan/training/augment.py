@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ConfigError, TrainConfig
+from .ranks import Share
 from .state import draws
 
 SMALL = range(200, 10_000)  # sets that may be learnt by heart and can spare some images to tell
@@ -38,17 +39,22 @@ class Augmentation:
     speed: float = 500_000.0
     every: int = 1
 
-    def __call__(self, images: Tensor, p: Tensor, rng: np.random.Generator) -> Tensor:
-        """Images [N, C, r, r] in [-1, 1] transformed; p: scalar in [0, 1], on their device; rng: what chance says."""
+    def __call__(self, images: Tensor, p: Tensor, rng: np.random.Generator, share: Share) -> Tensor:
+        """Images [N, C, r, r] in [-1, 1] transformed.
+
+        Args:
+            p: scalar in [0, 1], on their device. rng: what chance says of the whole batch. share: theirs of it.
+        """
         if self.mode == "none":
             return images
         count, side = len(images), images.shape[-1]
-        chance = torch.from_numpy(rng.random((8, count), dtype=np.float32)).to(images.device, non_blocking=True)
-        colour, moved, cut = (chance[:3] < (p if self.mode == "ada" else 1.0)).view(3, count, 1, 1, 1).unbind(0)
-        x = torch.where(colour, recoloured(images, *chance[3:6].view(3, count, 1, 1, 1).unbind(0)), images)
+        chance = share.of(torch.from_numpy(rng.random((8, share.size), dtype=np.float32)).T).T
+        chance = chance.to(images.device, non_blocking=True)
+        colour, moved, cut = (chance[:3] < (p if self.mode == "ada" else 1.0)).reshape(3, count, 1, 1, 1).unbind(0)
+        x = torch.where(colour, recoloured(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0)), images)
         reach = int(side / 8 + 0.5)
         x = translated(x, (offsets(chance[6:8], reach) * moved.view(1, count)).long(), reach)
-        places = torch.from_numpy(rng.integers(0, side + 1, (2, count))).to(x.device)
+        places = share.of(torch.from_numpy(rng.integers(0, side + 1, (2, share.size))).T).T.to(x.device)
         return torch.where(cut & inside_square(places, side), torch.zeros((), device=x.device), x)
 
     def moved(self, p: Tensor, signal: Tensor, batch_size: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from datasets import Pyramid, shuffled
 
 from .growth import Phase
+from .ranks import ALONE, Ranks
 from .steps import Batch
 
 SHARE = 0.25  # of the memory that is free may be taken for a level
@@ -27,13 +28,17 @@ class Feeder:
 
     Args:
         chosen: indices of the images to walk through (default: all).
+        group: samples in a minibatch-stddev group. ranks: the processes that share each batch; each reads its own part.
 
     Attributes:
         waited: seconds that `batch` has taken, in all.
     """
 
-    def __init__(self, pyramid: Pyramid, seed: int, device: torch.device, chosen: np.ndarray | None = None):
-        self.pyramid, self.seed, self.device = pyramid, seed, device
+    def __init__(
+        self, pyramid: Pyramid, seed: int, device: torch.device, chosen: np.ndarray | None = None, group: int = 1,
+        ranks: Ranks = ALONE,
+    ):  # fmt: skip
+        self.pyramid, self.seed, self.device, self.group, self.ranks = pyramid, seed, device, group, ranks
         self.chosen = np.arange(len(pyramid)) if chosen is None else chosen
         self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.chosen])
         self.resolution, self.level = 0, None
@@ -42,7 +47,7 @@ class Feeder:
         self.waited = 0.0
 
     def batch(self, images: int, phase: Phase) -> Batch:
-        """The next images after so many seen, uint8 [batch size, C, r, r], and their labels."""
+        """This process' share of the next images after so many seen, uint8 [N, C, r, r], and their labels."""
         start, wanted = time.perf_counter(), (images, phase.batch_size, phase.resolution)
         if phase.resolution != self.resolution:
             self.hold(phase.resolution)
@@ -66,13 +71,13 @@ class Feeder:
             self.level = level.to(self.device) if on_device else level
 
     def gather(self, images: int, count: int, resolution: int) -> Batch:
-        order = shuffled(self.seed, images, count, len(self.chosen))
-        places = torch.from_numpy(order)
+        share = self.ranks.share(count, self.group)
+        places = share.of(torch.from_numpy(shuffled(self.seed, images, count, len(self.chosen))))
         if self.level is None:
-            found = torch.from_numpy(self.pyramid.images(resolution, self.chosen[order]))
+            found = torch.from_numpy(self.pyramid.images(resolution, self.chosen[places.numpy()]))
         else:
             found = self.level[places.to(self.level.device)]
-        return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[places]))
+        return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[places]), share)
 
     def pinned(self, tensor: Tensor) -> Tensor:
         """In memory that a GPU reads by itself, so that copying does not hold up the loop."""

@@ -16,6 +16,7 @@ class Phase:
         alpha: weight of the newest block, in [0, 1]; 1 when the stage is stabilising.
         batch_size: images per step. lr: learning rate of the generator, and of the discriminator without d_lr.
         tick: images between two log lines. d_lr: the discriminator's own learning rate.
+        micro_batch: images that a process computes at once; None means all of its own.
     """
 
     resolution: int
@@ -24,6 +25,7 @@ class Phase:
     lr: float
     tick: int
     d_lr: float | None = None
+    micro_batch: int | None = None
 
     @property
     def fading(self) -> bool:
@@ -78,7 +80,7 @@ class GrowthController:
                 f"--fade-kimg, --stabilize-kimg: a stage of {self.stage_length} images would be skipped by steps of "
                 f"{group} (batch size times --repeats); make stages longer"
             )
-        for option in ("batch_size", "lr", "d_lr", "tick_kimg"):
+        for option in ("batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
             for resolution in getattr(config, option) or ():
                 if resolution not in self.resolutions:
                     raise ConfigError(
@@ -89,6 +91,10 @@ class GrowthController:
             group = min(batch, config.mbstd_group)
             if batch % group:
                 raise ConfigError(f"--batch-size: {batch} is not a multiple of --mbstd-group {group}")
+        for phase in map(self.phase, map(self.stage_end, self.resolutions)):
+            at_once, group = phase.micro_batch or phase.batch_size, min(phase.batch_size, config.mbstd_group)
+            if at_once < phase.batch_size and at_once % group:
+                raise ConfigError(f"--micro-batch: {at_once} is not a multiple of --mbstd-group {group}")
 
     @property
     def resolutions(self) -> list[int]:
@@ -110,6 +116,7 @@ class GrowthController:
             lr=at(self.config.lr, resolution),
             tick=max(round(at(self.config.tick_kimg, resolution) * 1000), 1),
             d_lr=None if self.config.d_lr is None else at(self.config.d_lr, resolution),
+            micro_batch=None if self.config.micro_batch is None else at(self.config.micro_batch, resolution),
         )
 
     def images_after(self, images: int) -> int:

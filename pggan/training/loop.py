@@ -6,10 +6,10 @@ import math
 import platform
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
@@ -28,7 +28,7 @@ from .plan import costs_per_image, print_stages, time_left
 from .resume import adopt, check_fits, same_run
 from .signals import StopRequested, StopSignals
 from .state import TrainState, latents
-from .steps import Stepper
+from .steps import Batch, Stepper
 from .tracking import Progress, Tracker, duration, samples_in_grid, say
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
@@ -75,8 +75,8 @@ class Training:
         bf16 = use_bf16(config, self.device)
         self.stepper = Stepper.of(config, bf16, augment)
         trained, held_out = split(config, len(self.pyramid))
-        self.feeder = Feeder(self.pyramid, config.seed, self.device, trained)
-        self.held_out = Feeder(self.pyramid, config.seed, self.device, held_out) if len(held_out) else None
+        feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group)
+        self.feeder, self.held_out = feed(trained), feed(held_out) if len(held_out) else None
         if self.held_out:
             say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
         for caution in cautions(config):
@@ -136,13 +136,13 @@ class Training:
                 f"lower --lr, or --precision fp32, in another --out ({start})"
             )
 
-    def held_out_images(self, phase: Phase) -> Tensor | None:
+    def held_out_images(self, phase: Phase) -> Batch | None:
         """Images that are never trained on, at most a batch of them, in whole minibatch-stddev groups."""
         if self.held_out is None:
             return None
         group = min(self.config.mbstd_group, phase.batch_size)
         count = min(phase.batch_size, len(self.held_out.chosen)) // group * group
-        return self.held_out.batch(self.state.images, replace(phase, batch_size=count)).images
+        return self.held_out.batch(self.state.images, replace(phase, batch_size=count))
 
     def ends_stage(self) -> bool:
         return self.plan.ends_stage(self.state.previous, self.state.images)

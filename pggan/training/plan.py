@@ -17,6 +17,7 @@ from ..networks import Discriminator, Generator
 from .device import choose_device, use_bf16
 from .growth import GrowthController, Phase
 from .losses import WGANGP, cautions
+from .ranks import ALONE
 from .state import TrainState
 from .steps import Batch, Stepper
 from .tracking import duration
@@ -94,7 +95,7 @@ def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, floa
     labels = torch.zeros(batch, dtype=torch.long) if state.G.label_size else None
     for _ in range(3):
         start = time.perf_counter()
-        stepper.step(state, Batch(images, labels), phase)
+        stepper.step(state, Batch(images, labels, ALONE.share(batch, batch)), phase)
         float(state.skipped_in_a_row.sum())  # waits for the device
         seconds = time.perf_counter() - start
     return costs[resolution] * batch / seconds

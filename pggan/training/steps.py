@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +17,34 @@ from ..networks.layers import Equalized, downscale, upscale
 from .augment import Augmentation, overfitting
 from .growth import Phase
 from .losses import Loss, objective
+from .ranks import ALONE, Ranks, Share
 from .state import TrainState, draws, latents
+
+Terms = dict[str, Tensor]  # scalars by name: the loss and what it is made of
+Stage = dict[str, Any]  # the networks' keywords resolution and alpha
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Real images as they come from the pyramid, uint8 [N, C, r, r], with class indices [N] where there are classes."""
+    """Real images as they come from the pyramid, uint8 [N, C, r, r], with class indices [N] where there are classes.
+
+    Args:
+        share: which samples of the global batch they are.
+    """
 
     images: Tensor
     labels: Tensor | None
+    share: Share
+
+    def to(self, device: torch.device) -> Batch:
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return Batch(self.images.to(device, non_blocking=True), labels, self.share)
+
+    def split(self, at_once: int | None) -> Iterator[Batch]:
+        """In parts of at most so many images, in whole minibatch-stddev groups."""
+        for share in self.share.split(at_once):
+            own = share.within(self.share)
+            yield Batch(own.of(self.images), None if self.labels is None else own.of(self.labels), share)
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,7 @@ class Stepper:
         ema_decay: per step. bf16: run convolutions and products in bfloat16.
         augment: of all that the discriminator sees.
         n_critic: steps of D to one of G. clip: bound on D's weights, or None.
+        ranks: the processes that share each batch.
     """
 
     loss: Loss
@@ -46,103 +67,145 @@ class Stepper:
     augment: Augmentation = field(default_factory=Augmentation)
     n_critic: int = 1
     clip: float | None = None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None) -> Stepper:
+    def of(
+        cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None, ranks: Ranks = ALONE
+    ) -> Stepper:  # fmt: skip
         """The stepper that the options name."""
         clip = config.clip if config.penalty == "clip" else None
         return cls(
             objective(config), config.seed, config.mirror, config.ema_decay, bf16, augment or Augmentation(),
-            config.n_critic, clip,
+            config.n_critic, clip, ranks,
         )  # fmt: skip
 
-    def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Tensor | None = None) -> None:
+    def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> None:
         """Train D on reals and fakes, then every n_critic-th time G with fresh latents and its EMA; count the reals.
 
-        held_out: real images that are never trained on, like the batch's, to see whether D knows its own by heart.
+        Args:
+            batch: this process' share of it; losses and gradients are those of the global batch in every process.
+            held_out: real images that are never trained on, like the batch's, to see whether D knows its own by heart.
         """
         alpha = torch.tensor(phase.alpha, device=state.device) if phase.fading else 1.0
         stage = {"resolution": phase.resolution, "alpha": alpha}
-        reals = self.prepare(batch.images.to(state.device, non_blocking=True), state.images, alpha)
-        labels = None if batch.labels is None else batch.labels.to(state.device, non_blocking=True)
-        generate = partial(self.fakes, state, labels=labels, **stage)
-        critic = partial(state.D, **stage)
-        with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
-            held_out_score = None if held_out is None else self.score(state, held_out, critic, alpha)
-            reals = self.augmented(state, reals, "augmented reals")
-            with torch.no_grad():
-                fakes = self.augmented(state, generate("d latents", len(reals)), "augmented fakes")
-            mixing = draws(self.seed, state.images, "mixing").random((len(reals), 1, 1, 1), dtype=np.float32)
-            mixing = torch.from_numpy(mixing).to(state.device, non_blocking=True)
-            d_terms = self.loss.discriminator(critic, reals, fakes, mixing, labels)
+        parts = list(batch.to(state.device).split(phase.micro_batch))
+        shown = [] if held_out is None else held_out.to(state.device).split(phase.micro_batch)
+        with torch.no_grad():
+            signal = means(shown, partial(self.held_out_terms, state, stage))
         d_lr, g_lr = phase.lrs
-        d_skipped = update(state.D, state.d_optimizer, d_terms["d_loss"], d_lr)
+        d_terms = means(parts, partial(self.d_terms, state, stage), state.d_optimizer, "d_loss")
+        d_skipped = self.update(state.D, state.d_optimizer, d_terms | signal, "d_loss", d_lr)
         if self.clip is not None:
             clip_weights(state.D, self.clip)
         g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
-        if self.trains_generator(state.images, len(reals)):
-            with torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16):
-                fakes = self.augmented(state, generate("g latents", len(reals)), "augmented g fakes")
-                g_terms = self.loss.generator(critic, fakes, labels, reals)
-            g_skipped = update(state.G, state.g_optimizer, g_terms["g_loss"], g_lr)
+        if self.trains_generator(state.images, batch.share.size):
+            g_terms = means(parts, partial(self.g_terms, state, stage), state.g_optimizer, "g_loss")
+            g_skipped = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
             update_ema(state.G_ema, state.G, self.ema_decay)
 
         skipped = torch.stack([d_skipped, g_skipped])
         in_a_row = (state.skipped_in_a_row + skipped) * skipped
         state.skipped_in_a_row = in_a_row if g_terms else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
-        state.add({k: v.detach() for k, v in (d_terms | g_terms).items()} | {"skipped": skipped.sum()})
-        if held_out_score is not None:
-            scores = {"seen": d_terms["real_score"], "held_out": held_out_score, "faked": d_terms["fake_score"]}
+        state.add(d_terms | g_terms | {"skipped": skipped.sum()})
+        if held_out is not None:
+            scores = {"seen": d_terms["real_score"], **signal, "faked": d_terms["fake_score"]}
             state.add({f"{name}_score": score for name, score in scores.items()})
-            state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores.values()), len(reals))
-        state.images += len(reals)
+            state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores.values()), batch.share.size)
+        state.images += batch.share.size
 
     def trains_generator(self, images: int, batch_size: int) -> bool:
         """Whether the step after so many images ends with one of G: every n_critic-th, known from the images alone."""
         return images // batch_size % self.n_critic == self.n_critic - 1
 
-    def augmented(self, state: TrainState, images: Tensor, purpose: str) -> Tensor:
-        return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose))
+    def d_terms(self, state: TrainState, stage: Stage, part: Batch) -> Terms:
+        """The discriminator's loss on a part of the batch and as many fakes, and what it is made of."""
+        mixing = draws(self.seed, state.images, "mixing").random((part.share.size, 1, 1, 1), dtype=np.float32)
+        mixing = part.share.of(torch.from_numpy(mixing)).to(state.device, non_blocking=True)
+        with self.autocast(state):
+            reals = self.reals(state, stage, part, "augmented reals")
+            with torch.no_grad():
+                fakes = self.augmented(state, self.fakes(state, stage, part, "d latents"), part, "augmented fakes")
+            return self.loss.discriminator(partial(state.D, **stage), reals, fakes, mixing, part.labels)
 
-    @torch.no_grad()
-    def score(self, state: TrainState, images: Tensor, critic: Callable, alpha: float | Tensor) -> Tensor:
+    def g_terms(self, state: TrainState, stage: Stage, part: Batch) -> Terms:
+        """The generator's loss, on as many fresh fakes as a part of the batch has images, of the same classes."""
+        with self.autocast(state):
+            fakes = self.augmented(state, self.fakes(state, stage, part, "g latents"), part, "augmented g fakes")
+            reals = self.reals(state, stage, part, "augmented reals") if self.loss.paired else None
+            return self.loss.generator(partial(state.D, **stage), fakes, part.labels, reals)
+
+    def held_out_terms(self, state: TrainState, stage: Stage, part: Batch) -> Terms:
         """D's mean score of reals it was never trained on, shown to it as the others are."""
-        reals = self.prepare(images.to(state.device, non_blocking=True), state.images, alpha)
-        return critic(self.augmented(state, reals, "augmented held out"))[0].mean()
+        with self.autocast(state):
+            return {"held_out": state.D(self.reals(state, stage, part, "augmented held out"), **stage)[0].mean()}
 
-    def prepare(self, images: Tensor, seen: int, alpha: float | Tensor) -> Tensor:
+    def autocast(self, state: TrainState) -> torch.autocast:
+        return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def reals(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Tensor:
+        return self.augmented(state, self.prepare(part, state.images, stage["alpha"]), part, purpose)
+
+    def prepare(self, part: Batch, seen: int, alpha: float | Tensor) -> Tensor:
         """uint8 [N, C, r, r] -> float in [-1, 1], half of them mirrored, and faded like the fakes (official code)."""
+        images = part.images
         if self.mirror:  # of bytes, which are quicker to move than floats
-            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(len(images)) < 0.5).to(images.device)
+            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(part.share.size) < 0.5)
+            flips = part.share.of(flips).to(images.device)
             images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
         reals = images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         return fade(reals, alpha)
 
-    def fakes(self, state: TrainState, purpose: str, count: int, labels: Tensor | None, **stage) -> Tensor:
-        z = latents(self.seed, state.images, purpose, count, state.G.latent_size)
-        return state.G(z.to(state.device, non_blocking=True), one_hot(labels, state.G.label_size), **stage)
+    def fakes(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Tensor:
+        z = part.share.of(latents(self.seed, state.images, purpose, part.share.size, state.G.latent_size))
+        return state.G(z.to(state.device, non_blocking=True), one_hot(part.labels, state.G.label_size), **stage)
+
+    def augmented(self, state: TrainState, images: Tensor, part: Batch, purpose: str) -> Tensor:
+        return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose), part.share)
+
+    def update(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms, loss: str, lr: float
+    ) -> Tensor:  # fmt: skip
+        """One optimizer step, left out as a whole where a gradient is not finite. Returns 1.0 where it was left out.
+
+        Before it, gradients and terms become the global batch's: the sums over all processes.
+        """
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        self.ranks.add_up([*gradients, *terms.values()])
+        norm = torch.nn.utils.get_total_norm(gradients)
+        skipped = 1 - (norm.isfinite() & terms[loss].isfinite()).float()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if optimizer.defaults.get("fused"):
+            optimizer.grad_scale, optimizer.found_inf = None, skipped  # the fused kernel reads it on the device
+            optimizer.step()
+        elif not skipped:
+            optimizer.step()
+        return skipped
+
+
+def means(
+    parts: Iterable[Batch], terms_of: Callable[[Batch], Terms], optimizer: torch.optim.Optimizer | None = None,
+    loss: str = "",
+) -> Terms:  # fmt: skip
+    """What parts of a batch, one after another, contribute to the terms' means over the global batch.
+
+    With an optimizer, its parameters' gradients become what the parts contribute to the gradient of the term `loss`.
+    """
+    sums: Terms = {}
+    if optimizer:
+        optimizer.zero_grad()
+    for part in parts:
+        terms = {name: term * part.share.weight for name, term in terms_of(part).items()}
+        if optimizer:
+            terms[loss].backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
+        sums = {name: sums[name] + term.detach() if name in sums else term.detach() for name, term in terms.items()}
+    return sums
 
 
 def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
     """Reals [N, C, r, r] mixed with their own lower resolution as the fakes are (official code)."""
     return torch.lerp(upscale(downscale(reals)), reals, alpha) if isinstance(alpha, Tensor) else reals
-
-
-def update(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> Tensor:
-    """One optimizer step, left out as a whole where a gradient is not finite. Returns 1.0 where it was left out."""
-    parameters = list(network.parameters())
-    optimizer.zero_grad()
-    loss.backward(inputs=parameters)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    skipped = 1 - (norm.isfinite() & loss.isfinite()).float()
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    if optimizer.defaults.get("fused"):
-        optimizer.grad_scale, optimizer.found_inf = None, skipped  # the fused kernel reads it on the device
-        optimizer.step()
-    elif not skipped:
-        optimizer.step()
-    return skipped
 
 
 @torch.no_grad()

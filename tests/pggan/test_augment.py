@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from test_steps import FADING, batch, new_state, stepper, weights
 
 from pggan.training.augment import Augmentation, inside_square, overfitting, recoloured, translated
+from pggan.training.ranks import ALONE
 
 P = {p: torch.tensor(float(p)) for p in (0, 0.5, 1)}
 
@@ -15,7 +17,7 @@ def images(count=64, side=16, channels=3, seed=0):
 
 
 def applied(mode, x, p=1, seed=0):
-    return Augmentation(mode)(x, P[p], np.random.default_rng(seed))
+    return Augmentation(mode)(x, P[p], np.random.default_rng(seed), ALONE.share(len(x), 1))
 
 
 def changed(x, y):
@@ -88,9 +90,9 @@ def test_the_square_cut_out_is_half_the_side_and_cut_off_at_the_edges():
 
 def test_gradients_reach_what_is_seen_and_nothing_else():
     x = images(8, 8).requires_grad_(True)
-    y = Augmentation("diffaug")(x, P[1], np.random.default_rng(0))
+    y = applied("diffaug", x)
     assert torch.autograd.gradcheck(
-        lambda v: Augmentation("diffaug")(v, P[1], np.random.default_rng(0)),
+        lambda v: applied("diffaug", v),
         images(2, 4).double().requires_grad_(True),
     )
     (gradient,) = torch.autograd.grad(y.sum(), x)
@@ -117,8 +119,9 @@ def test_p_moves_by_the_signs_of_the_signal_and_stays_within_its_range():
 
 def trained(mode, steps=3, **options):
     state = new_state(**options)
+    held_out = replace(batch(), images=batch().images.flip(0))
     for _ in range(steps):
-        stepper(augment=Augmentation(mode, speed=100)).step(state, batch(), FADING, batch().images.flip(0))
+        stepper(augment=Augmentation(mode, speed=100)).step(state, batch(), FADING, held_out)
     return state
 
 
@@ -138,9 +141,9 @@ def test_everything_the_critic_sees_is_augmented(monkeypatch):
     forward = state.D.forward
     monkeypatch.setattr(state.D, "forward", lambda x, **stage: seen.append(x.detach()) or forward(x, **stage))
     step = stepper(augment=Augmentation("diffaug"), seed=1)
-    step.step(state, batch(), FADING, batch().images)
+    step.step(state, batch(), FADING, batch())
     held_out, reals, fakes, mixed, g_fakes = seen
-    plain = step.prepare(batch().images, 0, torch.tensor(0.5))
+    plain = step.prepare(batch(), 0, torch.tensor(0.5))
     for x in (held_out, reals):
         assert changed(x, plain).all()
     assert changed(held_out, reals).all() and changed(fakes, g_fakes).all()
@@ -152,7 +155,7 @@ def test_everything_the_critic_sees_is_augmented(monkeypatch):
 
 def test_looking_at_held_out_images_changes_nothing_but_the_log():
     looked, plain = new_state(), new_state()
-    stepper().step(looked, batch(), FADING, batch().images)
+    stepper().step(looked, batch(), FADING, batch())
     stepper().step(plain, batch(), FADING)
     for name in ("G", "D"):
         a, b = weights(getattr(looked, name)), weights(getattr(plain, name))

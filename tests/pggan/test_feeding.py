@@ -6,6 +6,7 @@ from datasets import SyntheticShapes, open_pyramid, shuffled
 from pggan.training import feeding
 from pggan.training.feeding import Feeder
 from pggan.training.growth import Phase
+from pggan.training.ranks import Ranks
 
 
 @pytest.fixture
@@ -43,6 +44,18 @@ def test_the_following_batch_is_gathered_ahead_where_the_level_does_not_fit(pyra
         feeder.batch(images, phase(8, 8))
     feeder.thread.shutdown()
     assert gathered == [(0, 8, 8), (8, 8, 8), (16, 8, 8), (24, 8, 8)]
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 40])
+def test_each_process_gathers_its_share(pyramid, monkeypatch, memory):
+    monkeypatch.setattr(feeding, "free_memory", lambda: memory)
+    whole = Feeder(pyramid, 0, torch.device("cpu")).batch(16, phase(8, 16))
+    for rank in range(3):
+        ranks = Ranks(rank, 3)
+        batch = Feeder(pyramid, 0, torch.device("cpu"), group=4, ranks=ranks).batch(16, phase(8, 16))
+        assert batch.share == ranks.share(16, 4) and len(batch.images) == (4, 4, 8)[rank]
+        assert torch.equal(batch.images, batch.share.of(whole.images))
+        assert torch.equal(batch.labels, batch.share.of(whole.labels))
 
 
 def test_only_a_quarter_of_the_free_memory_is_taken(pyramid, monkeypatch):

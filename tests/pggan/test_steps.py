@@ -11,6 +11,7 @@ from pggan.networks.layers import Equalized, downscale, upscale
 from pggan.training.device import BF16_TRIAL
 from pggan.training.growth import Phase
 from pggan.training.losses import ADVERSARIAL, WGANGP, Loss
+from pggan.training.ranks import ALONE
 from pggan.training.state import TrainState, draws, latents
 from pggan.training.steps import Batch, Stepper, fade, update_ema
 
@@ -26,10 +27,10 @@ def stepper(**options):
     return Stepper(**{"loss": WGANGP(8), "seed": 0, "mirror": False, "ema_decay": 0.9} | options)
 
 
-def batch(labels=0, resolution=8):
+def batch(labels=0, resolution=8, count=8):
     rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (8, 3, resolution, resolution), dtype=np.uint8))
-    return Batch(images, torch.arange(8) % labels if labels else None)
+    images = torch.from_numpy(rng.integers(0, 256, (count, 3, resolution, resolution), dtype=np.uint8))
+    return Batch(images, torch.arange(count) % labels if labels else None, ALONE.share(count, 4))
 
 
 def weights(network):
@@ -100,9 +101,10 @@ def test_reals_are_faded_like_the_fakes():
 
 def test_reals_are_in_range_and_half_of_them_mirrored():
     images = torch.arange(256, dtype=torch.uint8).view(64, 1, 2, 2)
-    plain = stepper().prepare(images, 0, 1.0)
+    reals = Batch(images, None, ALONE.share(64, 4))
+    plain = stepper().prepare(reals, 0, 1.0)
     assert plain.min() == -1 and plain.max() == 1
-    mirrored = stepper(mirror=True).prepare(images, 0, 1.0)
+    mirrored = stepper(mirror=True).prepare(reals, 0, 1.0)
     flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
     assert 16 < sum(flipped) < 48
     assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))
