@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from .describe import describe
-from .file import CheckpointError, load, newest
+from .file import CheckpointError, newest
+from .formats import load
 
 
 def main() -> None:

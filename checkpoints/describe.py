@@ -31,6 +31,8 @@ def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
     yield f"stage   {stage['resolution']}x{stage['resolution']}, {moment}"
     if content.get("classes"):
         yield f"classes {', '.join(content['classes'])}"
+    if content.get("origin"):
+        yield f"origin  {content['origin']}"
     yield "made by " + ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items())
     yield "holds"
     for name, part in content["state"].items():

@@ -63,6 +63,15 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
     except Exception:  # torch raises many kinds, with pages of text
         raise CheckpointError(f"{path} is damaged, or no checkpoint of this project") from None
+    return check_content(path, content)
+
+
+def check_content(path: Path, content: Any) -> dict[str, Any]:
+    """What was read, if it is a checkpoint of this version.
+
+    Raises:
+        CheckpointError: it is not.
+    """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this project")
     if content.get("version") != VERSION:
@@ -82,7 +91,8 @@ def newest(path: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     latest = path / "checkpoints" / "latest.pt"
-    if latest.is_file():
-        return latest
+    for file in (latest, path / "model.safetensors"):  # of a run; of a folder for the Hugging Face Hub
+        if file.is_file():
+            return file
     what = "holds no checkpoints/latest.pt" if path.is_dir() else "does not exist"
     raise CheckpointError(f"{path} {what}; name a checkpoint or a run directory")

@@ -11,10 +11,28 @@ from datasets import DataError
 from metrics import MetricError
 
 from .config import ConfigError
-from .use import compare, evaluate, explore, fade, grow, info, interpolate, nearest, project, report, sample, upscale
+from .interop import WeightsError
+from .use import (
+    compare,
+    evaluate,
+    explore,
+    fade,
+    grow,
+    import_weights,
+    info,
+    interpolate,
+    nearest,
+    project,
+    report,
+    sample,
+    upscale,
+)
 
 # each with add_parser(commands), in the order of --help
-COMMANDS = (sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore)
+COMMANDS = (
+    sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore,
+    import_weights,
+)  # fmt: skip
 
 
 class Columns(argparse.HelpFormatter):
@@ -37,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except (ConfigError, DataError, CheckpointError, MetricError) as error:
+    except (ConfigError, DataError, CheckpointError, MetricError, WeightsError) as error:
         print(f"python -m pggan: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:

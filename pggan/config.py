@@ -150,6 +150,10 @@ class TrainConfig:
     fmap_decay: float = option("how fast feature maps fall with resolution", 1.0, parse=float, minimum=0, maximum=4)
     fmap_max: int = option("limit on feature maps in any layer", 512, parse=int, minimum=1, maximum=8192)
     latent_size: int | None = option("latent vector length", None, "as the first layer", parse=int, minimum=1)
+    first_layer: str = option(
+        "the generator's first layer: the paper's, or that of weights imported from pro_gan_pytorch or pytorch_GAN_zoo",
+        "paper", choices=("paper", "no-norm", "pixel-bias"),
+    )  # fmt: skip
     mbstd_group: int = option("samples in a minibatch-stddev group", 4, parse=int, minimum=1)
     fused_scale: bool = option("scale and convolve in one operation", True)
 

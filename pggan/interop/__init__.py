@@ -1,5 +1,8 @@
 """Weights in from other codebases, weights out to other formats."""
 
+from .errors import WeightsError
 from .official import from_official
+from .recognise import read_weights
+from .weights import Weights
 
-__all__ = ["from_official"]
+__all__ = ["Weights", "WeightsError", "from_official", "read_weights"]

@@ -20,6 +20,7 @@ ARGUMENTS = {  # the official name -> ours
     "fused_scale": "fused_scale",
     "mbstd_group_size": "mbstd_group",
 }
+DEFAULTS: dict[str, Any] = {"num_channels": 1, "resolution": 32}  # where the official code's are not ours
 GENERATOR_ONLY, DISCRIMINATOR_ONLY = {"latent_size"}, {"mbstd_group"}
 TRAINING_ONLY = {"wgan_lambda", "wgan_epsilon", "wgan_target", "cond_weight"}
 PAPER_VALUES: dict[str, Any] = {  # official switches that these networks have in the paper's position only
@@ -57,8 +58,9 @@ def from_official(variables: Mapping[str, np.ndarray], network: str, **static_kw
             raise ValueError(f"official network with {name}={value!r}: only {PAPER_VALUES[name]!r} is supported")
         if name not in {*ARGUMENTS, *PAPER_VALUES, *TRAINING_ONLY}:
             raise ValueError(f"unknown argument of an official network: {name}={value!r}")
-    arguments = {ARGUMENTS[k]: v for k, v in static_kwargs.items() if k in ARGUMENTS}
-    built = kind(**{k: v for k, v in arguments.items() if k not in other})
+    arguments = {ARGUMENTS[k]: v for k, v in (DEFAULTS | static_kwargs).items() if k in ARGUMENTS}
+    with torch.device("meta"):  # shapes only: a file's arguments may ask for more memory than there is
+        built = kind(**{k: v for k, v in arguments.items() if k not in other})
     arrays = {name.removeprefix(f"{network}/"): np.asarray(array) for name, array in variables.items()}
     arrays.pop("lod", None)
     fill(built, arrays)
@@ -104,9 +106,10 @@ def from_official_layout(name: str, array: Tensor, shape: torch.Size) -> Tensor:
     return array.T
 
 
-def fill(network: nn.Module, arrays: dict[str, np.ndarray]) -> None:
+def fill(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Give a network that has shapes but no storage yet (device meta) the official arrays."""
     expected = {
-        f"{layer}/{part}": parameter
+        f"{layer}/{part}": (module, part, parameter)
         for layer, module in layers(network).items()
         for part, parameter in module.named_parameters()
     }
@@ -114,8 +117,8 @@ def fill(network: nn.Module, arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(f"official variable {missing[0]} is missing ({len(missing)} in all)")
     if unknown := sorted(arrays.keys() - expected.keys()):
         raise ValueError(f"official variable {unknown[0]} has no place in this network ({len(unknown)} in all)")
-    for name, parameter in expected.items():
-        array = from_official_layout(name, torch.tensor(arrays[name]), parameter.shape)
+    for name, (module, part, parameter) in expected.items():
+        array = from_official_layout(name, torch.tensor(arrays[name], dtype=torch.float32), parameter.shape)
         if array.shape != parameter.shape:
             raise ValueError(f"official variable {name} has shape {arrays[name].shape}, which does not fit here")
-        parameter.data.copy_(array)
+        setattr(module, part, nn.Parameter(array.contiguous()))

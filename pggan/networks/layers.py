@@ -56,14 +56,19 @@ class EqualizedLinear(Equalized):
 
 
 class EqualizedLatent(Equalized):
-    """The generator's first dense layer, [N, inputs] -> [N, outputs, 4, 4], with one bias for each feature map."""
+    """The generator's first dense layer, [N, inputs] -> [N, outputs, 4, 4].
 
-    def __init__(self, inputs: int, outputs: int, gain: float = HE_GAIN / 4):
+    Its bias is one for each feature map, or with `pixel_bias` one for each of its pixels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, gain: float = HE_GAIN / 4, pixel_bias: bool = False):
         super().__init__((inputs, outputs, 4, 4), inputs, outputs, gain)
+        if pixel_bias:
+            self.bias = nn.Parameter(torch.zeros(outputs, 4, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x @ self.scaled_weight().flatten(1)
-        return x.view(-1, *self.weight.shape[1:]) + self.bias.view(-1, 1, 1)
+        return x.view(-1, *self.weight.shape[1:]) + self.bias.view(len(self.bias), *(self.bias.shape[1:] or (1, 1)))
 
 
 class EqualizedConv2d(Equalized):

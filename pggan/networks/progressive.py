@@ -18,6 +18,7 @@ from .layers import (
 )
 
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
+FIRST_LAYERS = ("paper", "no-norm", "pixel-bias")
 
 
 def check_resolution(resolution: int, largest: int = MAX_RESOLUTION) -> int:
@@ -80,6 +81,11 @@ class Generator(nn.Module):
         latent_size: length of the latent vector; None means as many as feature maps at the input.
         fmap_base, fmap_decay, fmap_max: feature maps of a stage, see `feature_maps`.
         fused_scale: upscale and convolve in one operation (same function, fewer products).
+        first_layer: one of FIRST_LAYERS: "paper", or for weights of other codebases "no-norm", without the pixel norm
+            after it, or "pixel-bias", with a bias for each pixel.
+
+    Raises:
+        ValueError: a resolution or a first layer that there is not.
     """
 
     def __init__(
@@ -92,14 +98,18 @@ class Generator(nn.Module):
         fmap_decay: float = 1.0,
         fmap_max: int = 512,
         fused_scale: bool = True,
+        first_layer: str = "paper",
     ):
         super().__init__()
         levels = check_resolution(resolution)
+        if first_layer not in FIRST_LAYERS:
+            raise ValueError(f"first_layer {first_layer!r} is not one of {', '.join(FIRST_LAYERS)}")
         maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
         self.latent_size = latent_size or maps[0]
         self.norm = PixelNorm()
-        self.dense = EqualizedLatent(self.latent_size + label_size, maps[1])
+        self.first_norm = nn.Identity() if first_layer == "no-norm" else self.norm
+        self.dense = EqualizedLatent(self.latent_size + label_size, maps[1], pixel_bias=first_layer == "pixel-bias")
         self.conv = EqualizedConv2d(maps[1], maps[1])
         self.blocks = nn.ModuleList(GeneratorBlock(maps[r - 2], maps[r - 1], fused_scale) for r in range(3, levels + 1))
         self.to_rgb = nn.ModuleList(EqualizedConv2d(m, channels, kernel_size=1, gain=1) for m in maps[1:])
@@ -124,12 +134,12 @@ class Generator(nn.Module):
         return self.images(self.features(latents, labels), resolution, alpha)
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The first layer's feature maps [N, nf(1), 4, 4], after pixel norm; arguments and errors as for `forward`."""
+        """The first layer's feature maps [N, nf(1), 4, 4], normed; arguments and errors as for `forward`."""
         if self.label_size:
             if labels is None:
                 raise ValueError(f"this generator is conditional: labels [N, {self.label_size}] are needed")
             latents = torch.cat([latents, labels.to(latents.dtype)], dim=1)
-        return self.norm(leaky_relu(self.dense(self.norm(latents))))
+        return self.first_norm(leaky_relu(self.dense(self.norm(latents))))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
         """The rest of `forward`, from the first layer's feature maps on."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields, replace
 from typing import Any
 
 from checkpoints import CheckpointError, RunDirectory, load
 
 from ..config import ConfigError, TrainConfig, checked, format_value, option_name
+from ..networks import Discriminator, Generator
 from .growth import GrowthController
 from .state import TrainState
 
@@ -52,6 +54,33 @@ def check_fits(saved: dict[str, Any], content: str, config: TrainConfig, plan: G
         )
 
 
+def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
+    """Refuse networks that another checkpoint's weights do not fit.
+
+    Raises:
+        CheckpointError: they differ in more than a higher resolution or the size of the stddev groups.
+    """
+    for network, kind in (("generator", Generator), ("discriminator", Discriminator)):
+        if network not in saved:
+            continue  # imported weights: it begins anew
+        defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+        for name, value in wanted[network].items():
+            before = saved[network].get(name, defaults[name])
+            if before != value and not (name == "resolution" and before < value) and name != "mbstd_group":
+                option = "--" + name.replace("_", "-")
+                raise CheckpointError(f"{path} has {name} {before}, not {value}: {option} must agree with it")
+
+
+def new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
+    """A line saying what of a network of `resolution` or more is not in the checkpoint, and so begins anew."""
+    if not saved:
+        return [f"  {name}: not in the checkpoint, freshly initialised"]
+    levels = resolution.bit_length() - 2
+    heads = [4 << i for i in range(levels) if not any(f"{kind}.{i}.weight" in saved for kind in ("to_rgb", "from_rgb"))]
+    sizes = ", ".join(f"{size}x{size}" for size in heads)
+    return [f"  {name}: RGB layers of {sizes} are not in the checkpoint, freshly initialised"] if heads else []
+
+
 def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]) -> list[str]:
     """Start a new run from a checkpoint, also of a lower target resolution or another plan.
 
@@ -62,28 +91,29 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
         CheckpointError: networks of other shapes.
     """
     saved = load(path)
-    old_networks = saved["networks"]
-    for network, arguments in state.arguments.items():
-        for name, value in arguments.items():
-            before = old_networks[network].get(name)
-            if before != value and not (name == "resolution" and before < value) and name != "mbstd_group":
-                raise CheckpointError(f"{path} has {name} {before}, not {value}; these options must agree")
-    grown = old_networks["generator"]["resolution"] != config.resolution
+    check_networks(path, saved["networks"], state.arguments)
+    grown = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])
+    content.setdefault("G", content["G_ema"])
+    lines = differences(saved["config"], config)
     for name in ("G", "D", "G_ema"):
-        content[name] = getattr(state, name).state_dict() | content[name]
+        lines += new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
+        content[name] = getattr(state, name).state_dict() | content.get(name, {})
     options = ("optimizer", "adam_beta1", "adam_beta2")
     other = any(saved["config"].get(name, getattr(TrainConfig, name)) != getattr(config, name) for name in options)
-    if grown or other:
-        for name in ("g_optimizer", "d_optimizer"):
+    for name in ("g_optimizer", "d_optimizer"):
+        if grown or other or name not in content:
             content[name] = getattr(state, name).state_dict()
-    state.load_state_dict(content)
-    lines = differences(saved["config"], config)
+    content = state.state_dict() | content
+    try:
+        state.load_state_dict(content)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit its networks: {str(error).splitlines()[-1].strip()}") from None
     if saved["classes"] != classes:
         lines.append(f"  classes: {', '.join(saved['classes'])} -> {', '.join(classes)}")
     stage = saved["stage"]
     now = plan.phase(state.previous)
-    same_pace = all(saved["config"][name] == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
+    same_pace = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
     if not same_pace or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
         state.images = plan.position(stage["resolution"], stage["alpha"])
         lines.append(f"  counting on from {state.images / 1000:g} kimg, where this plan is at that stage")

@@ -54,7 +54,8 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
         "fused_scale": config.fused_scale,
     }
     return {
-        "generator": shared | {"latent_size": config.latent_size or feature_maps(0, *shape)},
+        "generator": shared
+        | {"latent_size": config.latent_size or feature_maps(0, *shape), "first_layer": config.first_layer},
         "discriminator": shared | {"mbstd_group": config.mbstd_group},
     }
 

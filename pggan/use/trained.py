@@ -27,6 +27,7 @@ class Trained:
     Attributes:
         resolution, alpha: that stage. images: real images seen. classes: their names, [] where there are none.
         config: the run's options.
+        untrained: resolutions whose RGB layer imported weights lack.
     """
 
     generator: Generator
@@ -35,6 +36,7 @@ class Trained:
     images: int
     classes: list[str]
     config: dict[str, Any]
+    untrained: frozenset[int] = frozenset()
     means: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, resolution: int | None = None, alpha: float | None = None) -> Trained:
@@ -54,6 +56,8 @@ class Trained:
             alpha = self.alpha if resolution == self.resolution else 1.0
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha {alpha:g} is outside the range from 0 to 1")
+        if lacking := self.untrained & {resolution, *([resolution // 2] if alpha != 1 else [])}:
+            raise ValueError(f"{min(lacking)}x{min(lacking)} has no RGB layer: the imported weights lack it")
         return replace(self, resolution=resolution, alpha=float(alpha))
 
     def sample(self, count: int, seed: int = 0, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
@@ -135,7 +139,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     try:
         with torch.device("meta"):
             generator = Generator(**content["networks"]["generator"])
-        generator.load_state_dict(content["state"]["G_ema"], assign=True)
+        untrained = load_or_leave_out(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
             generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
@@ -144,9 +148,30 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             int(content["images"]),
             [str(name) for name in content.get("classes", [])],
             dict(content["config"]),
+            untrained,
         ).at()
         if len(trained.classes) != generator.label_size:
             raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {str(error).splitlines()[0]}") from None
     return trained
+
+
+def load_or_leave_out(generator: Generator, state: dict[str, Tensor]) -> frozenset[int]:
+    """Give a generator without storage (device meta) its weights.
+
+    Returns:
+        Resolutions whose RGB layer is not among them, as in imported weights; it gets zeros.
+
+    Raises:
+        RuntimeError: something else is missing, too much, or of another shape.
+    """
+    state = dict(state)
+    untrained = set()
+    for level, head in enumerate(generator.to_rgb[:-1]):
+        names = {f"to_rgb.{level}.{name}": parameter for name, parameter in head.named_parameters()}
+        if not names.keys() & state.keys():
+            state |= {name: torch.zeros(parameter.shape) for name, parameter in names.items()}
+            untrained.add(4 << level)
+    generator.load_state_dict(state, assign=True)
+    return frozenset(untrained)

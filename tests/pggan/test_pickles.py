@@ -1,0 +1,139 @@
+"""The reader of strangers' pickles, against real ones and hostile ones."""
+
+import io
+import os
+import pickle
+import struct
+import sys
+import tracemalloc
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from pggan.interop.errors import WeightsError
+from pggan.interop.pickles import Record, read_pickle
+
+PLAIN = {
+    "numbers": [1, -5, 2**40, -(2**70), 1.5, True, None],
+    "text": ("a", "\u00e4\u20ac", b"\x00\xff", "x" * 300),
+    "nested": [[], {}, (), (1, (2, [3])), {"a": {"b": (1, 2, 3, 4)}}],
+    "ordered": OrderedDict(),
+}
+ARRAYS = [
+    np.arange(12, dtype=np.float32).reshape(3, 4),
+    np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+    np.arange(4, dtype=">i2"),
+    np.array(2.5),
+    np.array([True, False]),
+]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_data_and_arrays_come_back_as_pickle_reads_them(protocol):
+    assert read_pickle(pickle.dumps(PLAIN, protocol)) == PLAIN
+    for array in ARRAYS:
+        read = read_pickle(pickle.dumps([array, array], protocol))
+        assert read[0] is read[1] or protocol < 2
+        assert np.array_equal(read[0], array) and read[0].dtype == array.dtype and read[0].shape == array.shape
+    assert read_pickle(pickle.dumps(np.float32(0.25), protocol)) == 0.25
+
+
+def test_pickles_of_python_2():
+    """Protocol 2 as Python 2 wrote it: strings of bytes, NumPy's old names, type flags as numbers."""
+    string = lambda text: b"U" + bytes([len(text)]) + text  # noqa: E731
+    pickled = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R(K\x01"
+        b"K\x02\x85cnumpy\ndtype\n" + string(b"f4") + b"K\x00K\x01\x87R(K\x03" + string(b"<") + b"NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89" + string(struct.pack("<2f", 1.5, -2.0)) + b"tb."
+    )
+    assert read_pickle(pickled).tolist() == [1.5, -2.0]
+    assert pickle.loads(pickled, encoding="latin1").tolist() == [1.5, -2.0]
+    assert read_pickle(b"\x80\x02" + string(b"\xe9t\xe9") + b".") == "été"
+
+
+class Network:
+    def __init__(self):
+        self.weight = np.ones(3, np.float32)
+
+
+def test_named_classes_become_records_of_their_state():
+    name = f"{__name__}.Network"
+    for protocol in (2, 4):
+        record = read_pickle(pickle.dumps([Network()], protocol), records=(name,))[0]
+        assert isinstance(record, Record) and record.name == name
+        assert record.state["weight"].tolist() == [1, 1, 1]
+
+
+def test_a_list_within_itself():
+    loop = [1]
+    loop.append(loop)
+    read = read_pickle(pickle.dumps(loop))
+    assert read[0] == 1 and read[1] is read
+
+
+class Runs:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def hostile():
+    yield "posix.system", pickle.dumps(Runs(os.system, "touch pwned"))
+    yield "eval", pickle.dumps({"G": Runs(eval, "open('pwned', 'w')")}, 2)
+    yield "exec", pickle.dumps([Runs(exec, "open('pwned', 'w')")], 0)
+    yield "io.open", pickle.dumps(Runs(io.open, "pwned", "w"), 4)
+    yield "os.system", b"cos\nsystem\n(S'touch pwned'\ntR."
+    yield "os.system", b"(S'touch pwned'\nios\nsystem\n."  # INST
+    yield "os.system", b"(cos\nsystem\nS'touch pwned'\no."  # OBJ
+    yield "opcode", b"\x80\x02\x82\x01."  # EXT1, from copyreg's registry
+    yield "opcode", b"Popen\n."  # PERSID
+    yield "numpy.ndarray", b"cnumpy\nndarray\n(tR."
+    yield "numpy.load", b"cnumpy\nload\n(S'pwned'\ntR."
+    yield "no numbers", b"cnumpy\ndtype\n(S'O'\ntR."
+    yield "builtins.getattr", pickle.dumps(Runs(getattr, "", "__class__"))
+    yield "builtins.dict", b"cbuiltins\ndict\n."  # named, not called
+    yield "damaged", b"(lp0\n(dp1\nb."  # BUILD on a list
+    yield "damaged", pickle.dumps(PLAIN)[:-20]
+    yield "damaged", b"\x80\x04]\x94(K\x01K\x02e"  # no STOP
+    yield "damaged", b"K\x01" + b"\x85" * 100_000 + b"."  # tuples in one another
+
+
+@pytest.mark.parametrize("said, pickled", list(hostile()))
+def test_nothing_in_a_hostile_pickle_runs(said, pickled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=said) as refused:
+        read_pickle(pickled)
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
+def array_claiming(shape, kind="f4", content=b"1234"):
+    """A pickled array whose shape the bytes do not bear out."""
+    good = pickle.dumps(np.zeros(1, kind), 2)
+    assert b"K\x01\x85" in good
+    shapes = b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in shape) + b"t"
+    return good.replace(b"K\x01\x85", shapes, 1)
+
+
+def bombs():
+    yield array_claiming([2**40])
+    yield array_claiming([2**31, 2**31])
+    yield b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc."  # BINBYTES8 of a terabyte
+    yield b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc."  # BYTEARRAY8
+    yield b"K\x01r\xff\xff\xff\x7f" + b"."  # a memo entry of number 2^31: gigabytes in C's unpickler
+    yield b"K\x01" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"."  # 2^60 leaves, if it were unfolded
+
+
+@pytest.mark.parametrize("pickled", list(bombs()))
+def test_memory_is_bounded_by_the_file(pickled):
+    tracemalloc.start()
+    try:
+        read_pickle(pickled)
+    except WeightsError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 10e6 and sys.getsizeof(pickled) < 10e6
