@@ -18,8 +18,8 @@ def describe(path: Path, content: dict[str, Any]) -> list[str]:
         CheckpointError: parts of it are of another kind than this project writes.
     """
     try:
-        return list(lines(path, content))
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return [printable(line) for line in lines(path, content)]
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise CheckpointError(f"{path} is damaged, or no checkpoint of this project") from None
 
 
@@ -46,6 +46,11 @@ def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
     yield "options"
     for key, value in content["config"].items():
         yield f"  {key}: {value}"
+
+
+def printable(line: str) -> str:
+    """Without what would move the cursor or colour a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def tensors_in(part: Any) -> Iterator[torch.Tensor]:

@@ -4,32 +4,52 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
+from .plain import check_plain
+
 FORMAT, VERSION = "pggan-checkpoint", 1
 REQUIRED = ("images", "stage", "config", "networks", "state")
+LARGEST_STRUCTURE = 8 << 20  # bytes of what is not numbers in tensors; 0.1 MB for a run at 1024x1024
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or used, in one sentence."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A file that is not as any run wrote it."""
+
+
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain data, atomically.
+    """Write a checkpoint of tensors and plain data, atomically. Raises OSError.
 
     Args:
         content: "images" seen; "stage" {"resolution", "alpha"} last trained; "config" and "networks" (plain data);
             "state" (state dicts); whatever else the writer needs.
     """
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("wb") as file:
+    with writing(path) as file:
         torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name when all of it is on the disk; where that fails nothing of it stays."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
@@ -47,22 +67,24 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; only tensors and plain data can come out of it.
 
     Raises:
-        CheckpointError: no such file, no checkpoint, one of another version, or damaged.
+        CheckpointError: no such file, no checkpoint, or one of another version.
+        DamagedCheckpoint: a file that is cut short, changed by as much as a bit, or made to harm.
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums into its files but does not look at them
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        check_plain(content, path.stat().st_size)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a folder, not a checkpoint") from None
+    except PermissionError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+        raise DamagedCheckpoint(f"cannot read {path}: {error.strerror or error}") from None
     except Exception:  # torch raises many kinds, with pages of text
-        raise CheckpointError(f"{path} is damaged, or no checkpoint of this project") from None
+        raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint of this project") from None
     return check_content(path, content)
 
 
@@ -75,10 +97,25 @@ def check_content(path: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this project")
     if content.get("version") != VERSION:
-        raise CheckpointError(f"{path} is of version {content.get('version')}; this code reads version {VERSION}")
+        raise CheckpointError(f"{path} is of version {content.get('version')!r}; this code reads version {VERSION}")
     if missing := [key for key in REQUIRED if key not in content]:
         raise CheckpointError(f"{path} is incomplete: it has no {missing[0]!r}")
     return content
+
+
+def check_archive(path: Path) -> None:
+    """Compare the checksums that torch writes into its files, which it does not look at itself.
+
+    Raises:
+        zipfile.BadZipFile: damage, or an archive that torch does not write: packed, or with a large structure.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            large = member.filename.endswith("data.pkl") and member.file_size > LARGEST_STRUCTURE
+            if member.compress_type != zipfile.ZIP_STORED or large:
+                raise zipfile.BadZipFile
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
 
 
 def newest(path: str | os.PathLike) -> Path:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .file import CheckpointError, load, save
+from .file import CheckpointError, DamagedCheckpoint, load, save, sync_folder, writing
+from .lock import DirectoryLock
+
+LARGEST_FILE = 64 << 20  # bytes of config.json, log.jsonl and metrics.jsonl; no run writes that much
+MOST_IMAGES = 10**12
 
 
 class RunDirectory:
-    """Where a run keeps everything. Nothing is written before `create`."""
+    """Where a run keeps everything. Nothing is written before `lock`.
+
+    In checkpoints/ latest.pt is the state of the run. earlier-00012304.pt, named by images seen, were the latest before
+    it, stage-0016.pt ended a stage, best.pt had the lowest FID. A file that serves as two of these is on the disk once.
+    """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
@@ -21,9 +32,27 @@ class RunDirectory:
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
         self.latest = self.checkpoints / "latest.pt"
+        self.best = self.checkpoints / "best.pt"
+        self.images_of_latest: int | None = None
+        self.held: DirectoryLock | None = None
 
     def exists(self) -> bool:
         return self.config.is_file()
+
+    def lock(self) -> None:
+        """Keep other processes off until this one ends or `release`s it, making the folder.
+
+        Raises:
+            CheckpointError: another process has it, or the folder cannot be written.
+        """
+        with self.writable():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.held = DirectoryLock(self.folder)
+            self.held.acquire()
+
+    def release(self) -> None:
+        if self.held:
+            self.held.release()
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folders and write the config, atomically.
@@ -31,42 +60,90 @@ class RunDirectory:
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        try:
+        with self.writable():
             for folder in (self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             write_text(self.config, json.dumps(config, indent=2) + "\n")
+
+    @contextmanager
+    def writable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise CheckpointError(f"cannot write the run directory {self.folder}: {error.strerror}") from None
 
     def read_config(self) -> dict[str, Any]:
-        try:
-            return json.loads(self.config.read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.config} cannot be read: {error}") from None
+        with readable(self.config):
+            try:
+                config = json.loads(self.config.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise CheckpointError(f"{self.config} cannot be read: {error}") from None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self.config} holds no options")
+        return config
 
-    def save(self, content: dict[str, Any]) -> None:
+    def save(self, content: dict[str, Any], keep_last: int = 1) -> None:
+        """Make this the latest checkpoint, and keep those before it, `keep_last` with it. Raises OSError."""
+        if keep_last > 1 and self.images_of_latest is not None and self.latest.exists():
+            link(self.latest, self.earlier(self.images_of_latest))
         save(self.latest, content)
+        self.images_of_latest = content["images"]
+        for old in self.all_earlier()[keep_last - 1 :]:
+            old.unlink(missing_ok=True)
 
     def keep_stage(self, resolution: int) -> Path:
-        """Keep the latest checkpoint under the stage's own name; the two share one file on disk where they can."""
-        kept = self.stage(resolution)
-        if kept.exists() and kept.samefile(self.latest):
-            return kept
-        temporary = kept.with_name(f".{kept.name}.writing")
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(self.latest, temporary)
-        except OSError:
-            temporary.write_bytes(self.latest.read_bytes())
-        os.replace(temporary, kept)
-        return kept
+        """Keep the latest checkpoint under the stage's own name. Raises OSError."""
+        return link(self.latest, self.stage(resolution))
+
+    def keep_best(self) -> Path:
+        """Keep the latest checkpoint as the best one so far. Raises OSError."""
+        return link(self.latest, self.best)
 
     def stage(self, resolution: int) -> Path:
         return self.checkpoints / f"stage-{resolution:04d}.pt"
 
-    def load_latest(self) -> dict[str, Any] | None:
-        """The newest checkpoint, or None before the first."""
-        return load(self.latest) if self.latest.exists() else None
+    def earlier(self, images: int) -> Path:
+        return self.checkpoints / f"earlier-{images:08d}.pt"
+
+    def all_earlier(self) -> list[Path]:
+        """The newest first."""
+        return sorted(self.checkpoints.glob("earlier-*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+    def load_newest(
+        self, say: Callable[[str], None], usable: Callable[[dict[str, Any]], bool] = lambda content: True
+    ) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole and usable, which is the latest from now on; None before the first.
+
+        Newer ones are renamed to NAME.unusable, and this is said.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none of them can be used.
+        """
+        stages = sorted(self.checkpoints.glob("stage-*.pt"), reverse=True)
+        existing = [p for p in (self.latest, *self.all_earlier(), *stages, self.best) if p.exists()]
+        unusable = {}
+        for path in existing:
+            try:
+                content = load(path)
+                if not usable(content):
+                    raise DamagedCheckpoint(f"{path} holds numbers that are not finite")
+            except DamagedCheckpoint as error:
+                unusable[path] = str(error)
+                continue
+            if path != self.latest:
+                missing = "" if self.latest in existing else f"{self.latest} is missing; "
+                say(f"{missing}{'; '.join([*unusable.values(), f'taking {path} instead'])}")
+                self.set_aside(list(unusable))
+                link(path, self.latest)
+            self.images_of_latest = content["images"]
+            return content
+        if unusable:
+            raise CheckpointError(f"none of {len(unusable)} checkpoints can be used: {next(iter(unusable.values()))}")
+        return None
+
+    def set_aside(self, paths: list[Path]) -> None:
+        for path in paths:
+            os.replace(path, path.with_name(f"{path.name}.unusable"))
 
     def cut_logs(self, images: int) -> None:
         """Drop the lines written after a checkpoint, and a last line cut short: they will be written again."""
@@ -77,25 +154,73 @@ class RunDirectory:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    """One more line of JSON."""
-    with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
+    """One more line of JSON on the disk, the whole of it or nothing. Raises OSError."""
+    line = memoryview((json.dumps(values) + "\n").encode())
+    with path.open("ab", buffering=0) as file:
+        start = file.tell()
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; a last line that was cut short is left out."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    """The lines of a .jsonl file, each with the images seen; a last line that was cut short is left out.
+
+    Raises:
+        CheckpointError: a damaged file, or none of a run.
+    """
+    if not path.exists():
+        return []
+    with readable(path):
+        lines = path.read_text(encoding="utf-8").splitlines()
     values = []
     for number, line in enumerate(lines):
         try:
-            values.append(json.loads(line))
-        except ValueError:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
             if number < len(lines) - 1:
                 raise CheckpointError(f"{path}, line {number + 1} is not JSON") from None
+            break
+        images = value.get("images") if isinstance(value, dict) else None
+        if type(images) is not int or not 0 <= images < MOST_IMAGES:
+            raise CheckpointError(f"{path}, line {number + 1} does not say a number of images")
+        values.append(value)
     return values
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Refuses a file that is too large to be a run's, and says what kept it from being read."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise CheckpointError(f"{path} is larger than {LARGEST_FILE >> 20} MB; no run writes that much")
+        yield
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+
+
 def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Write a file whole or not at all. Raises OSError."""
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def link(path: Path, name: Path) -> Path:
+    """Give a file a second name, in place of what has that name; a copy where the disk knows no links."""
+    if name.exists() and name.samefile(path):
+        return name
+    temporary = name.with_name(f".{name.name}.writing")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        with writing(name) as file, path.open("rb") as original:
+            shutil.copyfileobj(original, file)
+    else:
+        os.replace(temporary, name)
+        sync_folder(name.parent)
+    return name

@@ -211,7 +211,15 @@ class TrainConfig:
     )  # fmt: skip
     label_weight: float = option("weight of the label terms", 1.0, parse=float, minimum=0)
     max_skipped: int = option(
-        "stop after so many steps in a row with gradients that are not finite", 50, parse=int, minimum=1,
+        "steps in a row with gradients that are not finite, and so left out, before --on-nan", 50, parse=int, minimum=1,
+        identity=False,
+    )  # fmt: skip
+    on_nan: str = option(
+        "then stop, or go back to the last good checkpoint with a lower learning rate", "stop",
+        choices=("stop", "rollback"), identity=False,
+    )  # fmt: skip
+    rollback_lr: float = option(
+        "factor on all learning rates after each such rollback", 0.5, parse=float, minimum=0.01, maximum=1,
         identity=False,
     )  # fmt: skip
 
@@ -237,8 +245,13 @@ class TrainConfig:
         "thousands of images between log lines, samples and checkpoints, per resolution",
         "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10", parse=per_stage(float),
     )  # fmt: skip
+    keep_last: int = option(
+        "newest checkpoints kept, beside those of stages and the best", 2, parse=int, minimum=1, maximum=10_000,
+        identity=False,
+    )  # fmt: skip
     device: str = option("auto, cpu, cuda or cuda:N", "auto", identity=False)
     precision: str = option("arithmetic of the convolutions", "auto", choices=("auto", "fp32", "bf16"))
+    deterministic: bool = option("the same bits each time also on a GPU, more slowly", False, identity=False)
     track: str = option(
         "where numbers also go", "tensorboard", choices=("tensorboard", "wandb", "none"), identity=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 
@@ -23,6 +24,16 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def compute_deterministically() -> None:
+    """Have GPUs give the same bits each time, more slowly: no choice of kernels by trial, no sums in order of arrival.
+
+    Before the first use of the GPU. PyTorch warns of an operation that has no such form. CPUs always compute so.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def device_name(device: torch.device) -> str:

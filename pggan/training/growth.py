@@ -1,7 +1,9 @@
 """The growth controller: from the number of images seen to what is trained, and how (paper, section 2)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import ConfigError, PerStage, TrainConfig
 from ..networks.progressive import check_resolution
@@ -35,6 +37,10 @@ class Phase:
     def lrs(self) -> tuple[float, float]:
         """Of the discriminator and the generator."""
         return self.lr if self.d_lr is None else self.d_lr, self.lr
+
+    def slowed(self, factor: float) -> Phase:
+        """With all learning rates times a factor."""
+        return replace(self, lr=self.lr * factor, d_lr=None if self.d_lr is None else self.d_lr * factor)
 
 
 @dataclass(frozen=True)

@@ -7,35 +7,34 @@ import platform
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
-from datasets import open_pyramid, open_source, shuffled
+from datasets import contact_sheet, open_pyramid, open_source, shuffled
 from metrics import Suite, default_folder
 
-from ..config import TrainConfig
+from ..config import ConfigError, TrainConfig
 from ..networks import generate
 from .augment import Augmentation, split
-from .device import choose_device, device_name, peak_memory, use_bf16
+from .device import choose_device, compute_deterministically, device_name, peak_memory, use_bf16
 from .evaluation import Judge, modes_of_embedded_set
 from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
 from .losses import cautions
 from .plan import costs_per_image, print_stages, time_left
-from .resume import adopt, check_fits, same_run
-from .signals import StopRequested, StopSignals
+from .resume import adopt, check_fits, fitting, go_back, same_run
+from .saving import Keeper
+from .signals import StopRequested, StopSignals, TrainingStopped
 from .state import TrainState, latents
 from .steps import Batch, Stepper
 from .tracking import Progress, Tracker, duration, samples_in_grid, say
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
-
-
-class TrainingStopped(RuntimeError):
-    """Training ended before its time, in one sentence."""
 
 
 def train(config: TrainConfig) -> None:
@@ -44,17 +43,24 @@ def train(config: TrainConfig) -> None:
     Raises:
         ConfigError, datasets.DataError, checkpoints.CheckpointError, metrics.MetricError: options or files that
             cannot be used; nothing is written in the run directory then.
-        TrainingStopped: a signal (the state is saved), or gradients that stay non-finite.
+        TrainingStopped: a signal (the state is saved), gradients that stay non-finite, or a state that cannot be saved.
     """
-    Training(config).run()
+    directory = RunDirectory(config.out)
+    try:
+        Training(config, directory).run()
+    finally:
+        directory.release()
 
 
 class Training:
-    def __init__(self, config: TrainConfig):
-        self.directory, saved = RunDirectory(config.out), None
-        if self.directory.exists():
-            config, saved = same_run(self.directory, config), self.directory.load_latest()
+    def __init__(self, config: TrainConfig, directory: RunDirectory):
+        self.directory, saved = directory, None
+        if began := self.directory.exists():
+            self.directory.lock()
+            config, saved = same_run(self.directory, config), self.directory.load_newest(say)
         self.config, self.plan = config, GrowthController(config)
+        if config.deterministic:
+            compute_deterministically()
         self.device = choose_device(config.device)
         self.signals = StopSignals()
         self.pyramid = open_pyramid(
@@ -62,11 +68,13 @@ class Training:
             background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
         )  # fmt: skip
         if saved:
-            check_fits(saved, self.pyramid.digest(), config, self.plan)
+            with fitting(self.directory.latest):
+                check_fits(saved, self.pyramid.digest(), config, self.plan)
         self.judge = Judge(self.pyramid, self.suite(), config.metric_images, config.seed, self.signals.check)
         self.state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
-            self.state.load_state_dict(saved["state"])
+            with fitting(self.directory.latest):
+                self.state.load_state_dict(saved["state"])
             say(f"resuming {self.directory.folder} at {self.state.images / 1000:g} kimg")
         elif config.resume:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
@@ -81,8 +89,13 @@ class Training:
             say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
         for caution in cautions(config):
             say(caution)
+        if not began:
+            self.directory.lock()
+            if self.directory.exists():
+                raise ConfigError(f"--out: {self.directory.folder} was begun by another process just now")
         self.directory.create(config.to_dict())
         self.directory.cut_logs(self.state.images)
+        self.keeper = Keeper(self.directory, config.keep_last)
         self.tracker = Tracker(self.directory, config, self.state.images)
         self.costs = costs_per_image(self.state.arguments)
         self.start_tick()
@@ -97,14 +110,17 @@ class Training:
                     self.finish_stage_and_judge()
                     if state.images >= plan.total_images:
                         break
-                    phase = plan.phase(state.images)
+                    phase = self.phase()
                     self.train_until_next_look(phase)
+                    if int(state.skipped_in_a_row.max()) >= self.config.max_skipped:
+                        self.go_back_or_stop()
+                        continue
                     if self.ticks():
                         self.tick(phase)
                     progress.update(state.images, f"{status(phase, state.images)}  {self.recent}")
                     self.signals.check()
             except StopRequested as request:
-                self.save()
+                self.save(needed=str(request))
                 raise TrainingStopped(f"{request}: saved {self.directory.latest}; the same command goes on") from None
             except torch.OutOfMemoryError:
                 phase = plan.phase(state.previous)
@@ -112,10 +128,17 @@ class Training:
                     f"out of memory at {status(phase, state.images)}: give a --batch-size below {phase.batch_size} for "
                     f"{phase.resolution}, with --out ANOTHER --resume {self.directory.latest}"
                 ) from None
+            except KeyboardInterrupt:  # the second Ctrl-C: nobody waits for a service
+                self.tracker.close(wait=0)
+                raise
             finally:
                 progress.close()
                 self.tracker.close()
         print_stages(read_lines(self.directory.metrics), self.directory)
+
+    def phase(self) -> Phase:
+        """What is trained next."""
+        return self.plan.phase(self.state.images).slowed(self.state.lr_factor)
 
     def train_until_next_look(self, phase: Phase) -> None:
         """The steps between two looks at the schedule."""
@@ -128,13 +151,25 @@ class Training:
         if self.plan.resets_optimizers(state.previous, state.images):
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
-        if (skipped := int(state.skipped_in_a_row.max())) >= self.config.max_skipped:
+
+    def go_back_or_stop(self) -> None:
+        """After too many steps without finite gradients."""
+        state = self.state
+        say_what = f"{int(state.skipped_in_a_row.max())} steps in a row had gradients that are not finite, at "
+        say_what += f"{state.images / 1000:g} kimg"
+        if self.config.on_nan == "stop":
             latest = self.directory.latest
             start = f"--resume {latest}, the last good checkpoint" if latest.exists() else "nothing was saved yet"
             raise TrainingStopped(
-                f"{skipped} steps in a row had gradients that are not finite, at {state.images / 1000:g} kimg; try a "
-                f"lower --lr, or --precision fp32, in another --out ({start})"
+                f"{say_what}; try a lower --lr, or --precision fp32, in another --out ({start}), or the same command "
+                "with --on-nan rollback"
             )
+        go_back(state, self.directory, self.config.rollback_lr, say_what)
+        self.tracker.close()
+        self.keeper.forget(state.images)
+        self.tracker = Tracker(self.directory, self.config, state.images)
+        self.save()
+        self.start_tick()
 
     def held_out_images(self, phase: Phase) -> Batch | None:
         """Images that are never trained on, at most a batch of them, in whole minibatch-stddev groups."""
@@ -186,14 +221,27 @@ class Training:
             "loader_share": round(self.feeder.waited / elapsed, 4),
             "seconds": round(sum(state.seconds.values()), 1),
             "peak_memory_mb": round(peak_memory(self.device) / 2**20),
+            **self.keeper.cost,
         }
-        self.tracker.scalars(self.directory.log, line)
+        if state.rollbacks:
+            line["rollbacks"] = len(state.rollbacks)
+        self.record(self.directory.log, line)
         self.recent = self.recent_text(line, speed, phase)
         say(f"{status(phase, state.images)}  {self.recent}")
         self.samples(phase)
         state.clear_sums()
-        self.save()
+        self.save(needed="a stage ends here" if self.ends_stage() else "")
         self.start_tick()
+
+    def record(self, path: Path, line: dict[str, Any]) -> None:
+        self.keeper.line(path, line)
+        self.tracker.scalars(path.stem, line)
+
+    def draw(self, name: str, images: np.ndarray) -> None:
+        """uint8 images [N, C, r, r] as one picture in samples/."""
+        sheet = contact_sheet(images)
+        self.keeper.picture(name, sheet)
+        self.tracker.grid(name.split("-")[0], sheet, self.state.images)
 
     def start_tick(self) -> None:
         self.tick_start, self.feeder.waited = (time.perf_counter(), self.state.images), 0.0
@@ -212,15 +260,16 @@ class Training:
         classes = len(self.pyramid.classes)
         labels = torch.arange(count) % classes if classes else None
         fakes = generate(self.state.G_ema, z, labels, phase.resolution, phase.alpha)
-        self.tracker.grid(f"fakes-{self.state.images:08d}", fakes.numpy(), self.state.images)
+        self.draw(f"fakes-{self.state.images:08d}", fakes.numpy())
         reals = f"reals-{phase.resolution:04d}"
         if not (self.directory.samples / f"{reals}.png").exists():
             indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
-            self.tracker.grid(reals, self.pyramid.images(phase.resolution, indices), self.state.images)
+            self.draw(reals, self.pyramid.images(phase.resolution, indices))
 
-    def save(self) -> None:
+    def save(self, needed: str = "") -> None:
+        """Write a checkpoint; `needed` says why the run cannot go on without."""
         phase = self.plan.phase(self.state.previous)
-        self.directory.save(
+        self.keeper.checkpoint(
             {
                 "images": self.state.images,
                 "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
@@ -234,7 +283,8 @@ class Training:
                     "device": device_name(self.device),
                 },
                 "state": self.state.state_dict(),
-            }
+            },
+            needed,
         )
 
     def finish_stage_and_judge(self) -> None:
@@ -243,8 +293,8 @@ class Training:
             return
         state, phase = self.state, self.plan.phase(self.state.previous)
         if self.ends_stage():
-            self.directory.keep_stage(phase.resolution)
-        if any(line["images"] == state.images for line in read_lines(self.directory.metrics)):
+            self.keeper.name_stage(phase.resolution)
+        if self.judged():
             return
         start = time.perf_counter()
         results = self.judge(state.G_ema, phase.resolution, phase.alpha)
@@ -261,10 +311,21 @@ class Training:
             **self.judge.suite.how(),
             **results,
         }
-        self.tracker.scalars(self.directory.metrics, line)
+        self.record(self.directory.metrics, line)
+        self.judged()
         if results:
             say("  " + "  ".join(f"{name.upper()} {value:.4g}" for name, value in results.items() if "_" not in name))
         self.start_tick()
+
+    def judged(self) -> bool:
+        """Whether metrics.jsonl holds this moment; if with the lowest FID at its resolution, it is kept as the best."""
+        lines = read_lines(self.directory.metrics)
+        now = next((line for line in lines if line["images"] == self.state.images), None)
+        if now and not self.keeper.behind and "fid" in now:
+            rivals = [line["fid"] for line in lines if line["resolution"] == now["resolution"] and "fid" in line]
+            if now["fid"] == min(rivals):
+                self.keeper.name_best()
+        return now is not None
 
 
 def status(phase: Phase, images: int) -> str:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
+
+import torch
 
 from checkpoints import CheckpointError, RunDirectory, load
 
 from ..config import ConfigError, TrainConfig, checked, format_value, option_name
 from ..networks import Discriminator, Generator
 from .growth import GrowthController
+from .signals import TrainingStopped
 from .state import TrainState
+from .tracking import say
 
 
 def differences(old: dict[str, Any], new: TrainConfig, identity_only: bool = False) -> list[str]:
@@ -44,7 +50,11 @@ def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
 
 
 def check_fits(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
-    """Refuse to go on with other images, or to an end that is past."""
+    """Refuse to go on with other images, or to an end that is past.
+
+    Raises:
+        ConfigError.
+    """
     if plan.total_images <= saved["state"]["previous"]:
         raise ConfigError(f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} thousand images")
     if saved["data"] != content:
@@ -81,6 +91,18 @@ def new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
     return [f"  {name}: RGB layers of {sizes} are not in the checkpoint, freshly initialised"] if heads else []
 
 
+@contextmanager
+def fitting(where: Any) -> Iterator[None]:
+    """Says of a checkpoint that no run with such networks wrote that it does not fit."""
+    try:
+        yield
+    except (CheckpointError, ConfigError):
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
+        reason = (str(error) or "it is damaged").splitlines()[-1].strip()
+        raise CheckpointError(f"{where} does not fit its networks: {reason}") from None
+
+
 def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]) -> list[str]:
     """Start a new run from a checkpoint, also of a lower target resolution or another plan.
 
@@ -91,6 +113,14 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
         CheckpointError: networks of other shapes.
     """
     saved = load(path)
+    with fitting(path):
+        return adopted(state, saved, path, config, plan, classes)
+
+
+def adopted(
+    state: TrainState, saved: dict[str, Any], path: str, config: TrainConfig, plan: GrowthController,
+    classes: list[str],
+) -> list[str]:  # fmt: skip
     check_networks(path, saved["networks"], state.arguments)
     grown = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])
@@ -105,10 +135,7 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
         if grown or other or name not in content:
             content[name] = getattr(state, name).state_dict()
     content = state.state_dict() | content
-    try:
-        state.load_state_dict(content)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit its networks: {str(error).splitlines()[-1].strip()}") from None
+    state.load_state_dict(content)
     if saved["classes"] != classes:
         lines.append(f"  classes: {', '.join(saved['classes'])} -> {', '.join(classes)}")
     stage = saved["stage"]
@@ -120,6 +147,47 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
     if grown or plan.resets_optimizers(state.previous, state.images):
         state.reset_optimizers()
     state.previous = state.images
-    state.seconds = {}
+    state.seconds, state.lr_factor, state.rollbacks = {}, 1.0, []
     state.clear_sums()
     return lines
+
+
+MOST_RETURNS = 5  # to one checkpoint
+
+
+def go_back(state: TrainState, directory: RunDirectory, factor: float, why: str) -> None:
+    """To the last good checkpoint, with all learning rates times `factor`.
+
+    Raises:
+        TrainingStopped: there is none, or the run has gone back to it too often.
+    """
+    try:
+        saved = directory.load_newest(say, is_finite)
+    except CheckpointError as error:
+        raise TrainingStopped(f"{why}, and there is no good checkpoint to go back to: {error}") from None
+    if saved is None:
+        raise TrainingStopped(f"{why}, and nothing was saved yet to go back to; try a lower --lr")
+    rollbacks = [*state.rollbacks, [state.images, saved["images"]]]
+    if sum(to == saved["images"] for _, to in rollbacks) > MOST_RETURNS:
+        at = f"{saved['images'] / 1000:g} kimg"
+        raise TrainingStopped(f"{why}, after {MOST_RETURNS} returns to {at}; try a lower --lr")
+    lr_factor = state.lr_factor * factor
+    with fitting(directory.latest):
+        state.load_state_dict(saved["state"])
+    state.lr_factor, state.rollbacks = lr_factor, rollbacks
+    say(f"{why}: going back to {state.images / 1000:g} kimg, with {lr_factor:g} of the learning rates planned")
+
+
+def is_finite(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint can be gone back to: no step had just been skipped, every number in it is finite."""
+    state = content["state"]
+    if torch.as_tensor(state["skipped_in_a_row"]).any():
+        return False
+    left = [value for name, value in state.items() if name != "sums"]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += part.values()
+        elif isinstance(part, torch.Tensor) and not part.isfinite().all():
+            return False
+    return True

@@ -8,6 +8,10 @@ from typing import Any
 from .tracking import say
 
 
+class TrainingStopped(RuntimeError):
+    """Training ended before its time, in one sentence."""
+
+
 class StopRequested(Exception):
     """SIGINT or SIGTERM came; carries the signal's name."""
 

@@ -70,6 +70,8 @@ class TrainState:
         augment_p: probability of each augmentation, in [0, 1], on the device; adaptive augmentation moves it.
         skipped_in_a_row: steps just skipped for gradients that are not finite, [D, G], on the device.
         seconds: time spent training each resolution.
+        lr_factor: of all learning rates; 1 until the run has gone back for gradients that were not finite.
+        rollbacks: [from, to] in images seen, of each time it has.
     """
 
     def __init__(self, config: TrainConfig, label_size: int, device: torch.device):
@@ -87,6 +89,7 @@ class TrainState:
         self.skipped_in_a_row = torch.zeros(2, device=device)
         self.augment_p = torch.zeros((), device=device)
         self.seconds: dict[int, float] = {}
+        self.lr_factor, self.rollbacks = 1.0, []
         self.clear_sums()
 
     def clear_sums(self) -> None:
@@ -108,7 +111,9 @@ class TrainState:
         self.d_optimizer.state.clear()
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
-    PLAIN = ("images", "previous", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds")
+    PLAIN = (
+        "images", "previous", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds", "lr_factor", "rollbacks"
+    )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name).state_dict() for name in self.MODULES} | {
@@ -116,10 +121,14 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self.MODULES:
+        """Take over a saved state. Raises KeyError, TypeError, ValueError or RuntimeError for one that does not fit."""
+        for name in ("G", "D", "G_ema"):
             getattr(self, name).load_state_dict(state[name])
+        for name in ("g_optimizer", "d_optimizer"):
+            load_moments(getattr(self, name), state[name]["state"])
         for name in self.PLAIN:
-            if name in state:  # checkpoints from before adaptive augmentation have no augment_p
+            if name in state:  # older checkpoints have no augment_p, lr_factor, rollbacks
+                check_kind(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
         if "counts" not in state:  # of an earlier version, which counted the steps
             self.counts = dict.fromkeys(self.sums, state["steps"])
@@ -134,6 +143,36 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
         return torch.optim.SGD(parameters, lr=1e-3, fused=True)
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.Adam(parameters, lr=1e-3, betas=betas, eps=1e-8, fused=True)
+
+
+MOMENTS = {
+    torch.optim.Adam: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.RMSprop: ("step", "square_avg"),
+    torch.optim.SGD: (),
+}
+
+
+def load_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
+    """An optimizer's moments, in the shapes of the parameters; its settings are this code's, not the file's."""
+    parameters, names = optimizer.param_groups[0]["params"], MOMENTS[type(optimizer)]
+    for index, values in moments.items():
+        shapes = {name: torch.Size(()) if name == "step" else parameters[index].shape for name in names}
+        if {name: value.shape for name, value in values.items() if value is not None} != shapes:
+            raise ValueError(f"the optimizer's moments of parameter {index} have other shapes")
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def check_kind(name: str, value: Any, current: Any) -> None:
+    fits = type(value) is type(current)
+    if isinstance(current, Tensor):
+        fits = fits and value.shape == current.shape
+    elif isinstance(current, int):
+        fits = fits and 0 <= value < 10**12
+    elif isinstance(current, dict):
+        numbers = Tensor if name == "sums" else (int, float)
+        fits = fits and all(isinstance(v, numbers) and getattr(v, "ndim", 0) == 0 for v in value.values())
+    if not fits:
+        raise ValueError(f"{name} is not what a run saves")
 
 
 def to_device(value: Any, device: torch.device) -> Any:

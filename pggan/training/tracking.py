@@ -4,59 +4,98 @@ from __future__ import annotations
 
 import netrc
 import os
+import queue
 import secrets
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from checkpoints import RunDirectory
-from checkpoints.run_directory import append_line, read_lines, write_text
-from datasets import contact_sheet
+from checkpoints.run_directory import read_lines, write_text
 
 from ..config import TrainConfig, format_value
 
+WAIT = 60.0  # seconds for what is on its way to a service at the end of a run
+
 
 class Tracker:
-    """Writes each tick's numbers, each evaluation's results and sample grids to every place asked for."""
+    """Shows each tick's numbers, each evaluation's results and sample grids in every place asked for.
+
+    None of these holds up training or ends it: each has a thread of its own, and one that fails is left out thereafter.
+    """
 
     def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
-        self.run = run
-        self.sinks: list[Any] = []
+        self.run, self.sinks = run, []
         kinds: dict[str, Callable[..., Any]] = {"tensorboard": TensorBoard, "wandb": WandB}
         if config.track in kinds:
-            try:
-                self.sinks.append(kinds[config.track](run, config, images))
-            except ImportError:
-                say(f"--track {config.track}: the package is not installed; going on without it")
+            self.sinks.append(Background(config.track, partial(kinds[config.track], run, config, images)))
 
-    def scalars(self, path: Path, values: dict[str, Any]) -> None:
-        """One line of log.jsonl or metrics.jsonl; must hold "images"."""
-        append_line(path, values)
+    def scalars(self, group: str, values: dict[str, Any]) -> None:
+        """The numbers of one line of log.jsonl or metrics.jsonl; must hold "images"."""
         numbers = {k: v for k, v in values.items() if is_number(v) and k != "images"}
         for sink in self.sinks:
-            sink.scalars(path.stem, numbers, values["images"])
+            sink.call("scalars", group, numbers, values["images"])
             if values.get("stage_end"):
-                sink.stages(*stage_table(self.run), values["images"])
+                sink.call("stages", *stage_table(self.run), values["images"])
 
-    def grid(self, name: str, images: np.ndarray, seen: int) -> Path:
-        """uint8 images [N, C, r, r] as one PNG in samples/; returns its path."""
-        sheet = contact_sheet(images)
-        path = self.run.samples / f"{name}.png"
-        temporary = path.with_name(f".{path.name}")
-        sheet.save(temporary, format="PNG")
-        temporary.replace(path)
+    def grid(self, name: str, sheet: Image.Image, images: int) -> None:
         for sink in self.sinks:
-            sink.image(name.split("-")[0], np.asarray(sheet), seen)
-        return path
+            sink.call("image", name, np.asarray(sheet), images)
 
-    def close(self) -> None:
+    def close(self, wait: float = WAIT) -> None:
         for sink in self.sinks:
+            sink.close(wait)
+
+
+class Background:
+    """A sink made and called in a thread of its own, in order."""
+
+    def __init__(self, name: str, make: Callable[[], Any]):
+        self.name, self.calls, self.failed = name, queue.Queue(1000), False
+        self.thread = threading.Thread(target=self.work, args=(make,), name=f"track {name}", daemon=True)
+        self.thread.start()
+
+    def work(self, make: Callable[[], Any]) -> None:
+        try:
+            sink = make()
+            while call := self.calls.get():
+                method, arguments = call
+                getattr(sink, method)(*arguments)
             sink.close()
+        except ImportError:
+            self.give_up("the package is not installed")
+        except Exception as error:  # a service's client raises what it likes
+            self.give_up(str(error).split("\n")[0] or type(error).__name__)
+
+    def give_up(self, why: str) -> None:
+        self.failed = True
+        say(f"--track {self.name}: {why}; going on without it")
+
+    def call(self, method: str, *arguments: Any) -> None:
+        if self.failed:
+            return
+        try:
+            self.calls.put_nowait((method, arguments))
+        except queue.Full:
+            self.give_up("it does not keep up")
+
+    def close(self, wait: float) -> None:
+        """Wait for what is on its way, at most so many seconds."""
+        if self.failed:
+            return
+        with suppress(queue.Full):
+            self.calls.put_nowait(None)
+        self.thread.join(wait)
+        if self.thread.is_alive():
+            self.give_up("it has not taken everything yet")
+        self.failed = True
 
 
 def is_number(value: Any) -> bool:

@@ -24,7 +24,7 @@ def names(folder):
 
 def test_nothing_is_written_before_create(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    assert not directory.exists() and directory.load_latest() is None
+    assert not directory.exists() and directory.load_newest(print) is None
     directory.cut_logs(0)
     assert names(tmp_path) == []
 
@@ -53,7 +53,7 @@ def test_a_config_that_cannot_be_read_is_said(run, text):
 def test_the_latest_checkpoint_is_the_one_saved_last(run):
     for images in (1, 2):
         run.save(content(images))
-        assert run.load_latest()["images"] == images
+        assert run.load_newest(print)["images"] == images
 
 
 def test_a_stages_checkpoint_shares_the_latests_file_and_outlives_it(run):
@@ -61,7 +61,7 @@ def test_a_stages_checkpoint_shares_the_latests_file_and_outlives_it(run):
     kept = run.keep_stage(8)
     assert kept == run.stage(8) == run.checkpoints / "stage-0008.pt" and os.path.samefile(kept, run.latest)
     run.save(content(2))
-    assert load(kept)["images"] == 1 and run.load_latest()["images"] == 2
+    assert load(kept)["images"] == 1 and run.load_newest(print)["images"] == 2
 
 
 def test_keeping_a_stage_again_takes_the_newest_and_leaves_nothing_else(run):
@@ -76,7 +76,7 @@ def test_keeping_a_stage_again_takes_the_newest_and_leaves_nothing_else(run):
 def test_keeping_a_stage_after_being_killed_in_it(run):
     run.save(content(1))
     (run.checkpoints / ".stage-0008.pt.writing").write_bytes(b"half")
-    assert os.path.samefile(run.keep_stage(8), run.latest) and run.load_latest()["images"] == 1
+    assert os.path.samefile(run.keep_stage(8), run.latest) and run.load_newest(print)["images"] == 1
 
 
 def test_where_files_cannot_be_linked_a_stage_is_a_copy(run, monkeypatch):

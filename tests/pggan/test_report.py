@@ -195,7 +195,7 @@ def test_pictures_that_cannot_be_read_are_counted(run):
         ("log.jsonl", '{"images": "many"}\n', "line 1 does not say a number of images"),
         ("metrics.jsonl", '{"fid": 1}\n', "line 1 does not say a number of images"),
         ("metrics.jsonl", b"\xff\xfe", "cannot be read"),
-        ("log.jsonl", "[" * 100_000 + "\n{}\n", "cannot be read"),
+        ("log.jsonl", "[" * 100_000 + "\n{}\n", "line 1 is not JSON"),
     ],
 )
 def test_a_damaged_run_is_refused_in_one_sentence(run, file, content, says):

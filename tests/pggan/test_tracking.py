@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from checkpoints import RunDirectory
+from datasets import contact_sheet
 from pggan.config import resolve
+from pggan.training.saving import Keeper
 from pggan.training.tracking import Tracker
 
 GRID = np.full((4, 3, 8, 8), 200, np.uint8)
@@ -20,13 +22,18 @@ def track(folder, kind, moments, resumed_at=0):
     run = RunDirectory(folder / "faces")
     run.create(config.to_dict())
     run.cut_logs(resumed_at)
-    tracker = Tracker(run, config, resumed_at)
+    keeper, tracker = Keeper(run, keep_last=2), Tracker(run, config, resumed_at)
+
+    def record(path, line):
+        keeper.line(path, line)
+        tracker.scalars(path.stem, line)
+
     for images in moments:
-        tracker.scalars(run.log, {"images": images, "d_loss": images / 8, "g_loss": None})
-        tracker.grid(f"fakes-{images:08d}", GRID, images)
+        record(run.log, {"images": images, "d_loss": images / 8, "g_loss": None})
+        tracker.grid("fakes", contact_sheet(GRID), images)
         if images in (200, 300):
             line = {"images": images, "resolution": images // 50, "alpha": 1.0, "stage_end": True, "fid": images / 4}
-            tracker.scalars(run.metrics, line)
+            record(run.metrics, line)
     tracker.close()
     return run
 

@@ -8,7 +8,10 @@ import time
 import torch
 from conftest import TINY
 
-TIMES = {"images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
+TIMES = {
+    "images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds",
+    "checkpoint_mb", "checkpoint_seconds",
+}  # fmt: skip
 
 
 def lines(path):

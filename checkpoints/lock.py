@@ -1,0 +1,48 @@
+"""One process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .file import CheckpointError
+
+
+class DirectoryLock:
+    """Held by one process on a folder until it lets go or ends, however that happens: a dead one's is no obstacle.
+
+    `holder` is a file that says who holds it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.holder = folder, folder / "running.json"
+        self.lock = FileLock(folder / ".lock")
+
+    def acquire(self) -> None:
+        """Raises CheckpointError, naming the process that holds it. OSError where the folder cannot be written."""
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise CheckpointError(f"{self.folder} is in use by {self.held_by()}; wait for it, or stop it") from None
+        except NotImplementedError:  # a disk without locks
+            return
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": platform.node(), "started": started}
+        self.holder.write_text(json.dumps(holder) + "\n")
+
+    def held_by(self) -> str:
+        try:
+            known = json.loads(self.holder.read_text())
+            return f"process {known['pid']} on {known['host']}, started {known['started']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def release(self) -> None:
+        if self.lock.is_locked:
+            self.holder.unlink(missing_ok=True)
+            self.lock.release()
