@@ -1,6 +1,7 @@
 """The paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,27 @@ HE_GAIN = math.sqrt(2)
 LEAKINESS = 0.2
 
 
+class LeakyReLU(torch.autograd.Function):
+    """In place, and without a second derivative: it is zero, which torch's own would work out and pass on."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return F.leaky_relu_(x, LEAKINESS)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKINESS, True)
+
+
 def leaky_relu(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, LEAKINESS)
+    """Overwrites x."""
+    return LeakyReLU.apply(x)
 
 
 def upscale(x: Tensor) -> Tensor:
@@ -136,6 +156,7 @@ class MinibatchStdDev(nn.Module):
         if n % group:
             raise ValueError(f"a batch of {n} cannot be split into minibatch-stddev groups of {group}; use a multiple")
         y = at_least_float32(x).view(group, n // group, *x.shape[1:])
-        deviation = (y.var(dim=0, correction=0) + self.epsilon).sqrt().mean(dim=(1, 2, 3))
+        variance = (y - y.mean(dim=0)).square().mean(dim=0)  # `var` along a stride takes ten times as long on a CPU
+        deviation = (variance + self.epsilon).sqrt().mean(dim=(1, 2, 3))
         feature = deviation.to(x.dtype).repeat(group).view(n, 1, 1, 1).expand(n, 1, height, width)
         return torch.cat([x, feature], dim=1)

@@ -1,0 +1,244 @@
+"""Speed and memory of a training step beside the installable peer's, in turns in one process.
+
+    python benchmarks/step_speed.py --out benchmarks/results/step-speed/cpu
+    python benchmarks/step_speed.py --device cuda --out benchmarks/results/step-speed/gpu
+
+A step is one discriminator update, one generator update and the EMA at a stage, on images that lie ready. The peer,
+pro_gan_pytorch (pip install --no-deps pro-gan-pth==3.4; also torchvision and tensorboard), takes the step that its own
+`ProGAN.train` takes, with its own losses, in float32 as it always does. Peak memory is measured afterwards, each in a
+process of its own. Writes step-speed.json and step-speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pggan.config import resolve  # noqa: E402
+from pggan.training.device import peak_memory  # noqa: E402
+from pggan.training.growth import Phase  # noqa: E402
+from pggan.training.losses import WGANGP  # noqa: E402
+from pggan.training.profile import FlopCount, matrix_rate  # noqa: E402
+from pggan.training.state import TrainState  # noqa: E402
+from pggan.training.steps import Batch, Stepper  # noqa: E402
+
+PEER = "pro_gan_pytorch"
+STAGES = {  # feature maps at most, resolution, batch
+    "cpu": ((128, 8, 64), (128, 16, 32), (128, 32, 16)),
+    "cuda": ((512, 32, 64), (512, 64, 32), (512, 128, 16), (128, 32, 64)),
+}
+Step = Callable[[], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the table goes (default: print it only)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--stages", type=stages, metavar="MAPS:RESOLUTION:BATCH,...", help="(default: by device, see STAGES)"
+    )
+    parser.add_argument("--alpha", type=float, default=1.0, help="below 1: a stage fading in (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least (default: %(default)s)")
+    parser.add_argument("--no-peer", action="store_true", help="ours only")
+    parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
+    a = parser.parse_args()
+    device = torch.device(a.device)
+    a.stages = a.stages or STAGES[device.type]
+    names = ["ours fp32", "ours bf16"] + ([] if a.no_peer else [PEER])
+    if a.peak_of:
+        print(peak_of(a.peak_of, a.stages[0], a.alpha, device))
+        return
+    rates = {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    rows = []
+    for stage in tqdm(a.stages, disable=None):
+        row = compare(names, stage, a, device, rates)
+        if not a.no_memory:
+            for name in names:
+                row["sides"][name]["peak_bytes"] = peak_in_own_process(name, stage, a)
+        rows.append(row)
+    report = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": date.today().isoformat(),
+        "hardware": hardware(device),
+        "torch": torch.__version__,
+        "matrix_flops_per_second": rates,
+        "alpha": a.alpha,
+        "rows": rows,
+    }
+    text = as_table(report)
+    print(text)
+    if a.out:
+        a.out.mkdir(parents=True, exist_ok=True)
+        (a.out / "step-speed.json").write_text(json.dumps(report, indent=1) + "\n")
+        (a.out / "step-speed.md").write_text(text + "\n")
+
+
+def stages(text: str) -> tuple[tuple[int, int, int], ...]:
+    return tuple(tuple(int(number) for number in stage.split(":")) for stage in text.split(","))
+
+
+def compare(
+    names: list[str], stage: tuple[int, int, int], a: argparse.Namespace, device: torch.device, rates: dict[str, float]
+) -> dict[str, Any]:
+    """Images a second of each side at one stage, in turns."""
+    maps, resolution, batch = stage
+    steps, sides = {}, {}
+    for name in names:
+        steps[name] = side(name, stage, a.alpha, device)
+        start = time.perf_counter()
+        steps[name]()
+        wait(device)
+        first = time.perf_counter() - start
+        with FlopCount() as counter:
+            steps[name]()
+        sides[name] = {"first_step_seconds": first, "flops": counter.total}
+        for _ in range(2):
+            steps[name]()
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(a.turns):
+        for name, step in steps.items():
+            speeds[name].append(batch / seconds_of(step, a.seconds, device))
+    for name, values in speeds.items():
+        median = statistics.median(values)
+        flops = sides[name]["flops"] * median / batch
+        rate = rates["bfloat16" if "bf16" in name else "float32"]
+        sides[name] |= {"images_per_second": median, "turns": values, "flops_per_second": flops, "of_rate": flops / rate}
+        if PEER in speeds:
+            sides[name]["to_peer"] = median / statistics.median(speeds[PEER])
+    return {"feature_maps": maps, "resolution": resolution, "batch": batch, "sides": sides}
+
+
+def seconds_of(step: Step, at_least: float, device: torch.device) -> float:
+    """Mean time of a step over a turn."""
+    wait(device)
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < at_least:
+        for _ in range(1 if device.type == "cpu" else 10):
+            step()
+            count += 1
+        wait(device)
+    return elapsed / count
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def side(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> Step:
+    return peer(*stage, alpha, device) if name == PEER else ours(*stage, alpha, device, name.endswith("bf16"))
+
+
+def ours(maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool) -> Step:
+    """Our step on reals that lie on the device as bytes."""
+    options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
+    config = resolve(options)
+    state = TrainState(config, 0, device)
+    stepper = Stepper(WGANGP(resolution), config.seed, config.mirror, config.ema_decay, bf16)
+    images = Batch(torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device), None)
+    return functools.partial(stepper.step, state, images, Phase(resolution, alpha, batch, 0.001, 1))
+
+
+def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.device) -> Step:
+    """The peer's step as its `ProGAN.train` takes it, on reals that lie on the device as floats."""
+    from pro_gan_pytorch import networks
+    from pro_gan_pytorch.custom_layers import update_average
+    from pro_gan_pytorch.gan import ProGAN
+    from pro_gan_pytorch.losses import WganGP
+
+    patch_transposed_convolution()
+    depth, loss = resolution.bit_length() - 1, WganGP()
+    networks.nf.__defaults__ = (16 << 10, 1.0, 1, maps)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        gan = ProGAN(
+            networks.Generator(depth, latent_size=maps), networks.Discriminator(depth, latent_size=maps), device
+        )
+    rates = {"lr": 0.003, "betas": (0.0, 0.99), "eps": 1e-8}
+    g_optimizer, d_optimizer = (torch.optim.Adam(n.parameters(), **rates) for n in (gan.gen, gan.dis))
+    reals = torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
+
+    def step() -> None:
+        noise = torch.randn(batch, maps).to(device)
+        gan.optimize_discriminator(loss, d_optimizer, noise, reals, depth, alpha)
+        update_average(gan.gen_shadow, gan.gen, beta=gan.ema_beta)
+        gan.optimize_generator(loss, g_optimizer, noise, reals, depth, alpha)
+
+    return step
+
+
+@functools.cache
+def patch_transposed_convolution() -> None:
+    """Today's torch wants to know the number of spatial dimensions, which the peer does not say."""
+    transposed = torch.nn.modules.conv._ConvTransposeNd
+    transposed._output_padding = functools.partialmethod(transposed._output_padding, num_spatial_dims=2)
+
+
+def peak_of(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> int:
+    """Bytes at the peak of some steps, above what the process took before there were any networks."""
+    small = torch.nn.Conv2d(1, 1, 3).to(device)
+    small(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()  # libraries are loaded
+    before = 0 if device.type == "cuda" else peak_memory(device)
+    step = side(name, stage, alpha, device)
+    for _ in range(6):
+        step()
+    wait(device)
+    return peak_memory(device) - before
+
+
+def peak_in_own_process(name: str, stage: tuple[int, int, int], a: argparse.Namespace) -> int:
+    command = [sys.executable, __file__, "--peak-of", name, "--stages", ":".join(map(str, stage))]
+    command += ["--alpha", str(a.alpha), "--device", a.device]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def as_table(report: dict[str, Any]) -> str:
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in report["matrix_flops_per_second"].items())
+    lines = [
+        f"{report['hardware']}; torch {report['torch']}; {report['date']}; `{report['command']}`",
+        f"GFLOP/s of a large matrix product: {rates}",
+        "",
+        "| stage | maps | batch | | images/s | to the peer | GFLOP/s | of the matrix rate | peak, MiB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        for name, values in row["sides"].items():
+            peak = f"{values['peak_bytes'] / 2**20:,.0f}" if "peak_bytes" in values else "-"
+            ratio = f"{values['to_peer']:.2f}" if "to_peer" in values else "-"
+            lines.append(
+                f"| {row['resolution']}x{row['resolution']} | {row['feature_maps']} | {row['batch']} | {name} | "
+                f"{values['images_per_second']:,.1f} | {ratio} | {values['flops_per_second'] / 1e9:,.0f} | "
+                f"{values['of_rate']:.0%} | {peak} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
