@@ -1,37 +1,14 @@
 """The paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .operations import convolve, leaky_relu
+
 HE_GAIN = math.sqrt(2)
-LEAKINESS = 0.2
-
-
-class LeakyReLU(torch.autograd.Function):
-    """In place, and without a second derivative: it is zero, which torch's own would work out and pass on."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return F.leaky_relu_(x, LEAKINESS)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.mark_dirty(output)
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKINESS, True)
-
-
-def leaky_relu(x: Tensor) -> Tensor:
-    """Overwrites x."""
-    return LeakyReLU.apply(x)
 
 
 def upscale(x: Tensor) -> Tensor:
@@ -99,7 +76,7 @@ class EqualizedConv2d(Equalized):
         self.padding = kernel_size // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.scaled_weight(), self.bias, padding=self.padding)
+        return convolve(x, self.scaled_weight(), self.bias, padding=self.padding)
 
 
 def spread_over_four_shifts(kernel: Tensor) -> Tensor:
@@ -115,14 +92,14 @@ class FusedUpConv2d(EqualizedConv2d):
         return spread_over_four_shifts(self.scaled_weight().flip(2, 3)).transpose(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(x, self.kernel(), self.bias, stride=2, padding=1)
+        return convolve(x, self.kernel(), self.bias, stride=2, padding=1, transposed=True)
 
 
 class FusedDownConv2d(EqualizedConv2d):
     """`downscale(EqualizedConv2d(x))` as one strided convolution, with 16 products per output pixel instead of 36."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, spread_over_four_shifts(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
+        return convolve(x, spread_over_four_shifts(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
 
 
 class PixelNorm(nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..networks.operations import input_gradients
 
 Images = Tensor | list[Tensor]  # [N, C, r, r], or one such tensor for each scale
 Critic = Callable[[Images], tuple[Tensor, Tensor]]  # images -> (scores [N], label logits [N, L])
@@ -167,8 +168,7 @@ class Loss:
     def square_norms(self, scores: Tensor, images: Images) -> Tensor:
         """|grad scores|^2 by the leaves that they were computed of [N]; pixels of every scale count alike."""
         scales = as_list(images)
-        gradients = torch.autograd.grad(scores.sum(), scales, create_graph=True)
-        total = sum(g.square().sum(dim=(1, 2, 3)) for g in gradients)
+        total = sum(g.square().sum(dim=(1, 2, 3)) for g in input_gradients(scores, scales))
         return total * (1 if self.full_resolution is None else (scales[-1].shape[-1] / self.full_resolution) ** 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -100,7 +101,8 @@ class Stepper:
             clip_weights(state.D, self.clip)
         g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
         if self.trains_generator(state.images, batch.share.size):
-            g_terms = means(parts, partial(self.g_terms, state, stage), state.g_optimizer, "g_loss")
+            with frozen(state.D):
+                g_terms = means(parts, partial(self.g_terms, state, stage), state.g_optimizer, "g_loss")
             g_skipped = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
             update_ema(state.G_ema, state.G, self.ema_decay)
 
@@ -206,6 +208,16 @@ def means(
 def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
     """Reals [N, C, r, r] mixed with their own lower resolution as the fakes are (official code)."""
     return torch.lerp(upscale(downscale(reals)), reals, alpha) if isinstance(alpha, Tensor) else reals
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """What is computed with the network's weights meanwhile takes no gradients by them."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 @torch.no_grad()

@@ -1,0 +1,124 @@
+"""Convolution and leaky ReLU whose gradients' gradients are as quick as they can be: the gradient penalty needs them.
+
+torch works out a convolution's second derivative by its weight as a convolution with a kernel of the images' size, which
+takes many times as long as the weight gradient that it is; and it passes on leaky ReLU's second derivative, which is
+zero, as tensors of zeros.
+"""
+
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAKINESS = 0.2
+passing_weights_by = False
+
+
+@contextmanager
+def weights_passed_by():
+    """Backward passes in this context work out no gradients of convolutions' weights and biases.
+
+    Torch's own operations leave out what `autograd.grad` was not asked for; a Function cannot know.
+    """
+    global passing_weights_by
+    before, passing_weights_by = passing_weights_by, True
+    try:
+        yield
+    finally:
+        passing_weights_by = before
+
+
+def input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of sum(outputs) by inputs that are no weights, themselves differentiable by weights and inputs."""
+    with weights_passed_by():
+        return torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, transposed: bool = False
+) -> Tensor:
+    """F.conv2d or F.conv_transpose2d, for sizes that one of them makes out of the other's result."""
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return Convolution.apply(x, weight, bias, stride, padding, transposed)
+
+
+class Convolution(torch.autograd.Function):
+    """The gradient by the input is the other kind of convolution with the same weight."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, transposed: bool) -> Tensor:
+        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, weight, _, *ctx.geometry = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, padding, transposed = ctx.geometry
+        by_input = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed)
+        if ctx.needs_input_grad[1] and not passing_weights_by:
+            small, large = (x, gradient) if transposed else (gradient, x)
+            by_weight = WeightGradient.apply(large, small, weight.detach(), stride, padding)
+        if ctx.needs_input_grad[2] and not passing_weights_by:
+            by_bias = summed_by_channel(gradient)
+        return by_input, by_weight, by_bias, None, None, None
+
+
+class WeightGradient(torch.autograd.Function):
+    """Of the convolution from `large` [N, inputs, H, W] to what has the size of `small`; `like`: a weight's shape."""
+
+    @staticmethod
+    def forward(large: Tensor, small: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
+        geometry = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
+        return torch.ops.aten.convolution_backward(small, large, like, None, *geometry, [False, True, False])[1]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        large, small, _, *ctx.geometry = inputs
+        ctx.save_for_backward(large, small)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        large, small = ctx.saved_tensors
+        by_large = by_small = None
+        if ctx.needs_input_grad[0]:
+            by_large = Convolution.apply(small, gradient, None, *ctx.geometry, True)
+        if ctx.needs_input_grad[1]:
+            by_small = Convolution.apply(large, gradient, None, *ctx.geometry, False)
+        return by_large, by_small, None, None, None
+
+
+def summed_by_channel(x: Tensor) -> Tensor:
+    """[N, C, H, W] -> [C]; as a product with ones, which torch carries out far quicker than the sum on a CPU."""
+    flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return (flat.new_ones(1, len(flat)) @ flat)[0]
+
+
+class LeakyReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return F.leaky_relu_(x, LEAKINESS)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKINESS, True)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU of slope 0.2, in place of x."""
+    return LeakyReLU.apply(x)

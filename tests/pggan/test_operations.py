@@ -1,0 +1,74 @@
+"""Our convolution and leaky ReLU against torch's own, to the second derivative."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pggan.networks.operations import convolve, input_gradients, leaky_relu, summed_by_channel, weights_passed_by
+
+KINDS = [(3, 1, 1, False), (1, 1, 0, False), (4, 2, 1, False), (4, 2, 1, True)]  # kernel, stride, padding, transposed
+
+
+def torchs_own(x, weight, bias, stride, padding, transposed):
+    return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, stride, padding)
+
+
+def inputs(kernel, transposed):
+    torch.manual_seed(0)
+    weight = torch.randn(3, 5, kernel, kernel) if transposed else torch.randn(5, 3, kernel, kernel)
+    return [t.double().requires_grad_(True) for t in (torch.randn(2, 3, 6, 6), weight, torch.randn(5))]
+
+
+def penalty_gradients(convolution, kind):
+    """Gradients by weight and bias of a loss and of a penalty on its input gradient, through two layers' worth."""
+    kernel, stride, padding, transposed = kind
+    x, weight, bias = inputs(kernel, transposed)
+    y = convolution(x, weight, bias, stride, padding, transposed)
+    (gradient,) = input_gradients(y.tanh(), [x])
+    total = gradient.square().sum() + y.square().mean()
+    return [y, gradient, *torch.autograd.grad(total, [x, weight, bias])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_second_derivatives_are_torchs_own(kind):
+    for ours, theirs in zip(penalty_gradients(convolve, kind), penalty_gradients(torchs_own, kind), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolution_has_right_derivatives_of_every_order(kind):
+    kernel, *geometry = kind
+    x, weight, bias = inputs(kernel, geometry[-1])
+
+    def small(x, weight, bias):
+        return convolve(x[:1, :, :4, :4], weight[:, :, :, :], bias, *geometry).sum(dim=(0, 1))
+
+    assert torch.autograd.gradcheck(small, (x, weight, bias), fast_mode=True)
+    assert torch.autograd.gradgradcheck(small, (x, weight, bias), fast_mode=True)
+
+
+def test_leaky_relu_is_torchs_own_in_place_to_the_second_derivative():
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (leaky_relu, lambda x: F.leaky_relu(x, 0.2)):
+        y = function(x.square() - 0.5)
+        (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        results.append([y, gradient, *torch.autograd.grad(gradient.pow(3).sum(), x)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    z = torch.tensor([-1.0, 2.0])
+    assert leaky_relu(z) is not None and torch.equal(z, torch.tensor([-0.2, 2.0]))
+
+
+def test_input_gradients_leave_weight_gradients_out(monkeypatch):
+    x, weight, bias = inputs(3, False)
+    with weights_passed_by():
+        convolve(x, weight, bias, padding=1).sum().backward()
+    assert x.grad is not None and weight.grad is None and bias.grad is None
+    convolve(x, weight, bias, padding=1).sum().backward()
+    assert weight.grad is not None and bias.grad is not None
+
+
+def test_sum_by_channel():
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert torch.allclose(summed_by_channel(x.contiguous(memory_format=layout)), x.sum(dim=(0, 2, 3)))
