@@ -35,8 +35,8 @@ sys.path.insert(0, str(ROOT))
 from pggan.config import resolve  # noqa: E402
 from pggan.training.device import peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
-from pggan.training.losses import WGANGP  # noqa: E402
 from pggan.training.profile import FlopCount, matrix_rate  # noqa: E402
+from pggan.training.ranks import ALONE  # noqa: E402
 from pggan.training.state import TrainState  # noqa: E402
 from pggan.training.steps import Batch, Stepper  # noqa: E402
 
@@ -154,9 +154,10 @@ def ours(maps: int, resolution: int, batch: int, alpha: float, device: torch.dev
     options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
     config = resolve(options)
     state = TrainState(config, 0, device)
-    stepper = Stepper(WGANGP(resolution), config.seed, config.mirror, config.ema_decay, bf16)
-    images = Batch(torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device), None)
-    return functools.partial(stepper.step, state, images, Phase(resolution, alpha, batch, 0.001, 1))
+    stepper = Stepper.of(config, bf16)
+    images = torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device)
+    reals = Batch(images, None, ALONE.share(batch, config.mbstd_group))
+    return functools.partial(stepper.step, state, reals, Phase(resolution, alpha, batch, 0.001, 1))
 
 
 def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.device) -> Step:
