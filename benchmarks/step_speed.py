@@ -122,7 +122,12 @@ def compare(
         median = statistics.median(values)
         flops = sides[name]["flops"] * median / batch
         rate = rates["bfloat16" if "bf16" in name else "float32"]
-        sides[name] |= {"images_per_second": median, "turns": values, "flops_per_second": flops, "of_rate": flops / rate}
+        sides[name] |= {
+            "images_per_second": median,
+            "turns": values,
+            "flops_per_second": flops,
+            "of_rate": flops / rate,
+        }
         if PEER in speeds:
             sides[name]["to_peer"] = median / statistics.median(speeds[PEER])
     return {"feature_maps": maps, "resolution": resolution, "batch": batch, "sides": sides}
