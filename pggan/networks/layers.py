@@ -1,13 +1,14 @@
 """The paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling."""
 
 import math
+from contextlib import nullcontext
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operations import convolve, leaky_relu
+from .operations import convolve, leaky_relu  # noqa: F401 (this module shows all layers)
 
 HE_GAIN = math.sqrt(2)
 
@@ -99,7 +100,7 @@ class FusedScaleConv2d(EqualizedConv2d):
         """[outputs, inputs, 4, 4] in channels-last order, like the weight; rotated by 180 degrees if asked."""
         rows = self.weight.permute(0, 2, 3, 1).flatten(1, 2)
         shifts = shifts_of_the_box(rows.dtype, rows.device) * (self.scale * factor)
-        with torch.autocast(rows.device.type, enabled=False):
+        with nullcontext() if rows.device.type == "meta" else torch.autocast(rows.device.type, enabled=False):
             rows = torch.matmul(shifts.flip(0) if rotated else shifts, rows)
         return rows.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
 

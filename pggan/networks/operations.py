@@ -1,6 +1,6 @@
 """Convolution and leaky ReLU whose gradients' gradients are as quick as they can be: the gradient penalty needs them.
 
-torch works out a convolution's second derivative by its weight as a convolution with a kernel of the images' size, which
+torch works out a convolution's second derivative by its weight as a convolution with a kernel of the images' size; that
 takes many times as long as the weight gradient that it is; and it passes on leaky ReLU's second derivative, which is
 zero, as tensors of zeros.
 """
@@ -40,7 +40,7 @@ def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, transposed: bool = False
 ) -> Tensor:
     """F.conv2d or F.conv_transpose2d, for sizes that one of them makes out of the other's result."""
-    if torch.is_autocast_enabled(x.device.type):
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):  # meta knows no autocast
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     return Convolution.apply(x, weight, bias, stride, padding, transposed)
