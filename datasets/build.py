@@ -19,7 +19,7 @@ from .parallel import cores, in_parallel
 from .places import write_whole
 from .survey import reason, survey
 
-BATCH_BYTES = 1 << 21
+BATCH_BYTES = 1 << 20  # what is summed up stays in the processor's cache
 
 
 def build(

@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,11 @@ class ImageFiles:
             return Header(*picture.size, picture.mode)
 
     def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
-        return open_picture(self.open(self.names[index]))
+        """A JPEG of more than six times the resolution is halved while it is decoded, which is much quicker."""
+        picture = open_picture(self.open(self.names[index]))
+        if resolution:
+            picture.draft(None, (3 * resolution, 3 * resolution))
+        return picture
 
     def folder_labels(self) -> tuple[list[str], list[int]]:
         first = [name.split("/", 1)[0] if "/" in name else None for name in self.names]
@@ -111,7 +116,9 @@ class Folder(ImageFiles):
 
     def content(self) -> str:
         with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-            return combined(pool.map(file_digest, self.paths(), chunksize=64))
+            paths = list(self.paths())
+            spans = (paths[start : start + 64] for start in range(0, len(paths), 64))
+            return combined(chain.from_iterable(pool.map(lambda span: list(map(file_digest, span)), spans)))
 
 
 class Archive(ImageFiles):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-LAYOUT = 2  # of a cache folder
+LAYOUT = 3  # of a cache folder
 
 
 def resolutions(largest: int) -> list[int]:
@@ -27,14 +27,24 @@ def pyramid_levels(images: np.ndarray) -> Iterator[np.ndarray]:
     itself, and those floats are exact. Here the same in whole numbers, sums of pixels, which is four times as fast.
     """
     yield images
-    total, bits = images.astype(np.uint16), 0
+    total, bits = images, 0
     while total.shape[-1] > 4:
-        if bits == 8:  # 4^4 pixels of 255 are the most that 16 bits hold
-            total = total.astype(np.uint32)
-        rows = total[:, :, 0::2] + total[:, :, 1::2]
-        total, bits = rows[..., 0::2] + rows[..., 1::2], bits + 2
+        total, bits = in_boxes(total, bits), bits + 2
         odd = (total >> bits) & 1
         yield ((total + odd + ((1 << (bits - 1)) - 1)) >> bits).astype(np.uint8)
+
+
+def in_boxes(total: np.ndarray, bits: int) -> np.ndarray:
+    """Sums of 2x2 boxes of sums of 2^bits pixels each, in as few bytes as hold them.
+
+    Neighbours in a row are read as one number of twice the size, which is quicker than every second one by itself.
+    """
+    half = 8 * total.itemsize
+    pairs = np.ascontiguousarray(total).view(f"<u{2 * total.itemsize}")
+    rows = (pairs & ((1 << half) - 1)) + (pairs >> half)
+    if bits:  # sums of 4^4 pixels of 255 are the most that 16 bits hold
+        rows = rows.astype(np.uint16 if bits + 2 <= 8 else np.uint32, copy=False)
+    return rows[:, :, 0::2] + rows[:, :, 1::2]
 
 
 def sums(levels: Sequence[np.ndarray]) -> np.ndarray:

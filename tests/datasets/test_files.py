@@ -10,7 +10,7 @@ import pytest
 from helpers import fill, noise, pixels
 from PIL import Image
 
-from datasets import DataError, open_source
+from datasets import DataError, Preparation, open_source
 
 
 def zipped(folder, path, inside="", compression=zipfile.ZIP_DEFLATED):
@@ -207,3 +207,13 @@ def test_a_broken_link_is_an_image_that_cannot_be_read(tmp_path):
     assert len(source) == 2 and source.stamp() and source.content()
     with pytest.raises(OSError):
         source.picture(1, 8, 3)
+
+
+def test_a_large_jpeg_is_halved_while_decoded_and_stays_the_same_picture(tmp_path):
+    waves = np.sin(np.linspace(0, 9, 900))[:, None] * np.cos(np.linspace(0, 7, 700)) * 100 + 128
+    Image.fromarray(waves.astype(np.uint8)).save(tmp_path / "large.jpg", quality=95)
+    source, prepare = open_source(str(tmp_path)), Preparation(32, 1)
+    assert source.picture(0).size == (700, 900)
+    assert source.picture(0, 32, 1).size == (175, 225)  # more than 3 x 32, which the filter needs
+    whole, halved = (prepare(source.picture(0, *size)).astype(int) for size in ((), (32, 1)))
+    assert abs(whole - halved).max() <= 2
