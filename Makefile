@@ -1,17 +1,21 @@
 # make demo: set up, train on the embedded synthetic set to 32x32, print a table of the stages (about 12 minutes)
 # make test: set up, run the tests
+# make test-faults: try each fault as often as docs/reliability.md says, write the table of them (about half an hour)
 # make check: lint and format
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test test-faults check setup clean
 
 demo: setup
 	$(BIN)/python train.py synthetic --preset demo
 
 test: setup $(VENV)/tested-with
 	$(BIN)/python -m pytest
+
+test-faults: setup $(VENV)/tested-with
+	$(BIN)/python -m pytest -m faults --long --faults-table benchmarks/results/faults
 
 check: setup $(VENV)/tested-with
 	$(BIN)/ruff check .

@@ -9,7 +9,11 @@ The same command run again goes on where the run was left.
 """
 
 import argparse
+import signal
 import sys
+
+if __name__ == "__main__":  # Ctrl-C during the imports below, which take seconds, ends without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from checkpoints import CheckpointError
 from datasets import DataError
@@ -20,6 +24,7 @@ from pggan.use.report import write_final_report
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--config", metavar="FILE", help="JSON file of options, such as a run's config.json")

@@ -1,5 +1,11 @@
 """The run directory and the checkpoint file: atomic, safe to load. Knows tensors and plain data, not networks."""
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from .describe import describe
 from .file import CheckpointError, newest, save
 from .formats import load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from .describe import describe
@@ -11,6 +12,7 @@ from .formats import load
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         prog="python -m checkpoints", description="Say what a checkpoint holds. Nothing in the file is run."
     )

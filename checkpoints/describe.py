@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .file import CheckpointError
+from .plain import tensors_in
 
 
 def describe(path: Path, content: dict[str, Any]) -> list[str]:
@@ -51,11 +50,3 @@ def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
 def printable(line: str) -> str:
     """Without what would move the cursor or colour a terminal."""
     return "".join(c if c.isprintable() else "?" for c in line)
-
-
-def tensors_in(part: Any) -> Iterator[torch.Tensor]:
-    if isinstance(part, torch.Tensor):
-        yield part
-    elif isinstance(part, dict):
-        for value in part.values():
-            yield from tensors_in(value)

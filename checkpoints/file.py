@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import torch
 
-from .plain import check_plain
+from .plain import check_plain, tensors_in
 
 FORMAT, VERSION = "pggan-checkpoint", 1
 REQUIRED = ("images", "stage", "config", "networks", "state")
@@ -34,7 +34,10 @@ def save(path: Path, content: dict[str, Any]) -> None:
             "state" (state dicts); whatever else the writer needs.
     """
     with writing(path) as file:
-        torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+        try:
+            torch.save({"format": FORMAT, "version": VERSION, **content}, file)
+        except RuntimeError as error:  # of torch's writer, on top of what the disk said
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 @contextmanager
@@ -94,12 +97,20 @@ def check_content(path: Path, content: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not.
     """
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this project")
-    if content.get("version") != VERSION:
-        raise CheckpointError(f"{path} is of version {content.get('version')!r}; this code reads version {VERSION}")
+    version = content["version"] if type(content.get("version")) is int else None
+    if version != VERSION:
+        raise CheckpointError(f"{path} is of version {version}; this code reads version {VERSION}")
     if missing := [key for key in REQUIRED if key not in content]:
         raise CheckpointError(f"{path} is incomplete: it has no {missing[0]!r}")
+    kinds = {"images": int} | dict.fromkeys(REQUIRED[1:], dict)
+    others = {name: part for name, part in content.items() if name != "state"}
+    if (
+        any(type(content[name]) is not kind for name, kind in kinds.items())
+        or next(tensors_in(others), None) is not None
+    ):
+        raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint of this project")
     return content
 
 

@@ -5,6 +5,12 @@ pyramid = open_pyramid(source, resolution=64, channels=3)
 pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from .base import DataError, Format, Header, Source, percentage
 from .images import FITS, Preparation
 from .order import shuffled

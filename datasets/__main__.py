@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 
 from . import commands
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         prog="python -m datasets", description="Prepare images, and see what is in them.", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -44,7 +46,11 @@ def main() -> None:
             )
         if name == "verify":
             p.add_argument(
-                "--decode", type=int, default=100, metavar="N", help="images to decode again (default: %(default)s)"
+                "--decode",
+                type=whole(0, 1 << 40),
+                default=100,
+                metavar="N",
+                help="images to decode again (default: %(default)s)",
             )
     arguments = parser.parse_args()
     try:
@@ -86,7 +92,20 @@ def add_data_options(p: argparse.ArgumentParser) -> None:
         "--max-bad", type=percentage, default=0.01, metavar="N%",
         help="largest share of images that may be left out because they cannot be read (default: 1%%)",
     )  # fmt: skip
-    p.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one for each core)")
+    p.add_argument(
+        "--workers", type=whole(1, 1024), metavar="N", help="processes that decode (default: one for each core)"
+    )
+
+
+def whole(smallest: int, largest: int):
+    def parse(text: str) -> int:
+        value = int(text)
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"{value} is outside the range from {smallest} to {largest}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
 
 
 if __name__ == "__main__":

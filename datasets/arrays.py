@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .base import DataError, Header
+from .base import DAMAGED, DataError, Header
 from .files import file_digest, stamp
 from .images import from_pixels
 
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
+LARGEST_UNPACKED, LARGEST_RATIO = 1 << 30, 100  # bytes, and times its packed size
 LABEL_NAMES = ("labels", "y", "y_train", "label", "arr_1")
 
 
@@ -34,7 +34,7 @@ class Arrays:
             with zipfile.ZipFile(path) as archive:
                 self.arrays = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
                 shapes = {name: read_header(archive, info) for name, info in self.arrays.items()}
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        except DAMAGED as error:
             raise DataError(f"{path} is no .npz file that can be read: {error}") from None
         self.key = self.choose(shapes, IMAGE_NAMES, could_be_images, "images, uint8 or uint16 [N, H, W, C]")
         if labels:
@@ -111,14 +111,30 @@ def read_npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def load(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
-    """The array, mapped where it is stored as it is."""
+    """The array, mapped where it is stored as it is.
+
+    Raises:
+        DataError: damage, or an array that its packing makes hundreds of times larger than any images do.
+    """
+    if info.file_size > max(LARGEST_UNPACKED, LARGEST_RATIO * info.compress_size):
+        raise DataError(f"{path} unpacks to {info.file_size / 1e9:.1f} GB, which no images do")
+    try:
+        return unpacked(path, info) if info.compress_type != zipfile.ZIP_STORED else mapped(path, info)
+    except DAMAGED as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+
+
+def unpacked(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        if info.compress_type != zipfile.ZIP_STORED:
-            return np.lib.format.read_array(file, allow_pickle=False)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def mapped(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         shape, _, dtype = read_npy_header(file)
         into = file.tell()
     with open(path, "rb") as file:
         file.seek(info.header_offset + 26)  # lengths of the member's name and extra field, then both, then the data
         lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
     offset = info.header_offset + 30 + lengths + into
-    return np.memmap(path, dtype, "r", offset, shape) if os.path.getsize(path) >= offset else np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
+import tokenize
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -11,6 +15,13 @@ from PIL import Image
 
 class DataError(ValueError):
     """Images that cannot be found or used, in one sentence that says what to do."""
+
+
+# What zipfile, NumPy and the decompressors raise for archives that are damaged or made to harm
+DAMAGED = (
+    OSError, ValueError, EOFError, RuntimeError, KeyError, IndexError, TypeError, OverflowError, MemoryError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
+)  # fmt: skip
 
 
 def percentage(text: str | float) -> float:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .base import DataError, Header
+from .base import DAMAGED, DataError, Header
 from .images import MAX_FILE_BYTES, SUFFIXES, open_picture
 
 MAX_CLASSES = 1 << 16
@@ -80,7 +80,7 @@ class ImageFiles:
         try:
             listed = json.loads(Path(file).read_bytes() if isinstance(file, str) else file.read())["labels"]
             table = None if listed is None else {name: label for name, label in listed}
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise DataError(f'{where} is not JSON like {{"labels": [["folder/image.png", 3], ...]}}') from None
         if table is None:
             raise DataError(f"{where} has no labels; leave --labels out")
@@ -146,7 +146,7 @@ class Zip(Archive):
         self.path = path
         try:
             members = {info.filename: info for info in self.archive().infolist() if not info.is_dir()}
-        except zipfile.BadZipFile as error:
+        except DAMAGED as error:
             raise DataError(f"{path} is damaged: {error}") from None
         super().__init__(path, members, labels)
 
@@ -165,7 +165,7 @@ class Zip(Archive):
             raise ValueError(f"{member.file_size / 1e6:.0f} MB unpacked, more than {MAX_FILE_BYTES / 1e6:.0f}")
         try:
             return io.BytesIO(self.archive().read(member))
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged; encrypted; unknown packing
+        except DAMAGED as error:  # damaged; encrypted; packed in an unknown way
             raise ValueError(str(error)) from None
 
 

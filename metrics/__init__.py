@@ -8,6 +8,12 @@ Knows nothing of GANs: two sets of images in, numbers out. `python -m metrics RE
     suite.compare(real, fake)                # {"fid": ..., "swd": ...}
 """
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from .cache import default_folder
 from .modes import ModeCoverage
 from .preprocess import RESIZES

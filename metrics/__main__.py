@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ STATS_EXAMPLE = "example:\n  python -m metrics stats photos --out photos.npz\n"
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = sys.argv[1:]
     sys.stdout.reconfigure(errors="replace")
     try:
@@ -170,6 +172,8 @@ def judge(arguments: argparse.Namespace) -> None:
     names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
     if not names:
         raise MetricError(f"--metrics: name one or more of {', '.join(METRICS)}")
+    if unknown := [name for name in names if name not in METRICS]:
+        raise MetricError(f"--metrics: {unknown[0]!r} is not a metric; choose from {', '.join(METRICS)}")
     real, generated = (opened(path, arguments.num_images) for path in (arguments.real, arguments.generated))
     with_files = [side for side in (real, generated) if not isinstance(side, ImageSet)]
     if with_files and names != ["fid"]:

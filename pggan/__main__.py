@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from typing import Any
 
@@ -44,6 +45,7 @@ class Columns(argparse.HelpFormatter):
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         prog="python -m pggan",
         description="Use trained generators. COMMAND --help shows options and examples.",

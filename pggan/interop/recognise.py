@@ -43,7 +43,7 @@ def read_weights(path: Path) -> Weights:
             return read_snapshot(path)
         raise WeightsError(f"it is none of what can be read: {KNOWN}")
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
+        raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None  # names in a file may hold line ends
 
 
 def read_snapshot(path: Path) -> Weights:

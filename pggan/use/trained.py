@@ -152,8 +152,9 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
         ).at()
         if len(trained.classes) != generator.label_size:
             raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise checkpoints.CheckpointError(f"{path} does not fit its networks: {str(error).splitlines()[0]}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
+        reason = (str(error) or "it is damaged").splitlines()[0]
+        raise checkpoints.CheckpointError(f"{path} does not fit its networks: {reason}") from None
     return trained
 
 
