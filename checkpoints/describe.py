@@ -23,6 +23,7 @@ def describe(path: Path, content: dict[str, Any]) -> list[str]:
 
 
 def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
+    """As `describe`, one at a time."""
     stage = content["stage"]
     moment = "stabilising" if stage["alpha"] == 1 else f"fading in, alpha {stage['alpha']:.3f}"
     yield f"{path}  ({path.stat().st_size / 1e6:.1f} MB)"

@@ -40,6 +40,7 @@ def check_plain(content: Any, size: int) -> None:
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes that a tensor's shape stands for. Raises ValueError for sparse ones and the like."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise ValueError("it holds a tensor of another kind")
     return tensor.numel() * tensor.element_size()

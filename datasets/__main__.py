@@ -78,6 +78,7 @@ COMMANDS = {
 
 
 def add_data_options(p: argparse.ArgumentParser) -> None:
+    """Which images, and how they are prepared."""
     p.add_argument("data", metavar="DATA", help=KINDS)
     p.add_argument("--resolution", type=int, metavar="N", help="a power of two, 4 to 1024 (default: the images' own)")
     p.add_argument("--channels", type=int, choices=(1, 2, 3, 4), help="default: 1 for gray images, else 3")

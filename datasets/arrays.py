@@ -90,6 +90,7 @@ class Arrays:
 
 
 def could_be_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether an array has the shape and type of images."""
     if len(shape) not in (3, 4) or dtype not in (np.uint8, np.uint16) or min(shape) < 1:
         return False
     return len(shape) == 3 or shape[3] <= 4 or shape[1] <= 4
@@ -105,6 +106,7 @@ def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
 
 
 def read_npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether column-major, and type of an .npy file; its data is not read."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)

@@ -50,6 +50,7 @@ def build(
 
 
 def building_folder(folder: Path) -> Path:
+    """Where a cache is while it is being built."""
     return folder.with_name(f"building-{folder.name}")
 
 
@@ -59,6 +60,7 @@ def cache_bytes(count: int, prepare: Preparation) -> int:
 
 
 def check_space(building: Path, count: int, prepare: Preparation) -> None:
+    """Raises DataError where the disk has not the room."""
     taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in building.iterdir())
     if cache_bytes(count, prepare) - taken > shutil.disk_usage(building).free:
         if not taken:
@@ -67,6 +69,7 @@ def check_space(building: Path, count: int, prepare: Preparation) -> None:
 
 
 def no_room(building: Path, count: int, prepare: Preparation) -> str:
+    """The error of a full disk, with what is needed."""
     free = shutil.disk_usage(building.parent).free
     return (
         f"the pyramid cache needs {gigabytes(cache_bytes(count, prepare))} but {building.parent} has "
@@ -75,6 +78,7 @@ def no_room(building: Path, count: int, prepare: Preparation) -> str:
 
 
 def gigabytes(size: float) -> str:
+    """Bytes as text."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
@@ -166,6 +170,7 @@ def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
 
 
 def check_enlarged(job: Job, progress: Progress, allow_upscale: bool) -> None:
+    """Raises DataError where images are smaller than the resolution."""
     if not progress.enlarged or allow_upscale:
         return
     found, prepare = survey(job.source), job.prepare
@@ -214,6 +219,7 @@ def copied(checks: np.ndarray) -> dict[int, int]:
 
 
 def report_text(source: Source, bad: dict[int, str], copies: dict[int, int]) -> str:
+    """The lines of report.txt."""
     parts = [
         ("images that cannot be read", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)]),
         ("copies of other images", [f"{source.describe(i)}: as {source.describe(j)}" for i, j in copies.items()]),
@@ -223,6 +229,7 @@ def report_text(source: Source, bad: dict[int, str], copies: dict[int, int]) -> 
 
 
 def too_many_bad(source: Source, bad: dict[int, str], max_bad: float, report: Path) -> str:
+    """The error of too many files that cannot be read."""
     listed = "\n".join(f"  {source.describe(i)}: {bad[i]}" for i in sorted(bad)[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
     needed = np.ceil(1000 * len(bad) / len(source)) / 10

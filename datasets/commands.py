@@ -38,15 +38,18 @@ def prepared(arguments: Namespace, source: Source, found: Survey | None = None) 
 
 
 def opened(arguments: Namespace) -> tuple[Source, Preparation]:
+    """The source that the options name, and how its images are prepared."""
     source = open_source(arguments.data, arguments.labels)
     return source, prepared(arguments, source)
 
 
 def cache_path(source: Source, prepare: Preparation) -> Path:
+    """Where the cache of a source is."""
     return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), source.stamp())
 
 
 def plan(arguments: Namespace) -> int:
+    """Print what a cache will take."""
     source = open_source(arguments.data, arguments.labels)
     found = survey(source)
     prepare = prepared(arguments, source, found)
@@ -84,6 +87,7 @@ def plan(arguments: Namespace) -> int:
 
 
 def build(arguments: Namespace) -> int:
+    """Build a cache."""
     source, prepare = opened(arguments)
     start = time.perf_counter()
     pyramid = open_pyramid(
@@ -131,6 +135,7 @@ def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[i
 
 
 def inspect(arguments: Namespace) -> int:
+    """Decode every image and print what there is."""
     source = open_source(arguments.data, arguments.labels)
     found = survey(source)
     native = format_of(source, found, arguments.fit, needs_size=False)
@@ -154,6 +159,7 @@ def inspect(arguments: Namespace) -> int:
 
 
 def grid(arguments: Namespace) -> int:
+    """Write a contact sheet."""
     source, prepare = opened(arguments)
     if not 1 <= arguments.count <= 1024:
         raise DataError(f"--count: {arguments.count} is not between 1 and 1024")
@@ -176,6 +182,7 @@ def grid(arguments: Namespace) -> int:
 
 
 def verify(arguments: Namespace) -> int:
+    """Hold a cache against its checksums and its images."""
     source, prepare = opened(arguments)
     folder = cache_path(source, prepare)
     if not folder.exists():
@@ -197,6 +204,7 @@ def verify(arguments: Namespace) -> int:
 
 
 def clean(arguments: Namespace) -> int:
+    """List caches, or remove them."""
     folders = sorted(p for p in (cache_folder() / "datasets").glob("*") if p.is_dir())
     names = {p.name for p in folders}
     if unknown := [key for key in arguments.keys if key not in names]:
@@ -228,6 +236,7 @@ def remove(folder: Path) -> bool:
 
 
 def source_of(folder: Path) -> str:
+    """What a cache was built from, or that it is unfinished or damaged."""
     try:
         meta = Pyramid(folder).meta
     except DataError:
@@ -249,10 +258,12 @@ def seconds_each(source: Source, prepare: Preparation) -> float:
 
 
 def classes_text(source: Source) -> str:
+    """Classes and their numbers, as text."""
     return f", {len(source.classes)} classes" if source.classes else ""
 
 
 def channels_text(prepare: Preparation) -> str:
+    """How many channels, and how images become square."""
     return f"{prepare.channels} channel{'s' if prepare.channels > 1 else ''}, {prepare.fit}"
 
 
@@ -275,6 +286,7 @@ def sides_text(found: Survey, fit: str) -> str:
 
 
 def listed(what: str, lines: list[str], why: str = "") -> None:
+    """Print how many there are, why, and each on a line."""
     print(f"{what:<11} {len(lines)}" + (f", {why}" if why and lines else ""))
     for line in lines:
         print(f"  {line}")

@@ -141,6 +141,8 @@ class Archive(ImageFiles):
 
 
 class Zip(Archive):
+    """Images in a zip, read in place."""
+
     def __init__(self, path: Path, labels: bool = False):
         self.opened: tuple[int, zipfile.ZipFile] | None = None
         self.path = path
@@ -170,6 +172,8 @@ class Zip(Archive):
 
 
 class Tar(Archive):
+    """Images in a plain tar, read in place."""
+
     def __init__(self, path: Path, labels: bool = False):
         try:
             with tarfile.open(path, "r:") as archive:
@@ -188,6 +192,7 @@ class Tar(Archive):
 
 
 def plain(member: tarfile.TarInfo) -> bool:
+    """A file with its bytes in one piece, no link and no device."""
     return member.isreg() and not member.issparse()
 
 
@@ -198,6 +203,7 @@ def folder_around(names: list[str]) -> str:
 
 
 def is_image(name: str) -> bool:
+    """Whether a name ends like an image's."""
     return not hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
@@ -207,6 +213,7 @@ def hidden(name: str) -> bool:
 
 
 def path_order(name: str) -> list[str]:
+    """Sort key: folder by folder."""
     return name.split("/")
 
 
@@ -248,4 +255,5 @@ def file_digest(path: str | Path) -> bytes:
 
 
 def combined(digests: Iterable[bytes]) -> str:
+    """One digest of many, in hexadecimal."""
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()

@@ -44,6 +44,7 @@ def open_picture(file: str | IO[bytes]) -> Image.Image:
 
 
 def is_empty(file: str | IO[bytes]) -> bool:
+    """Whether a file, by path or open, has no bytes."""
     return os.path.getsize(file) == 0 if isinstance(file, str) else file.seek(0, 2) == 0
 
 

@@ -13,10 +13,12 @@ LAYOUT = 3  # of a cache folder
 
 
 def resolutions(largest: int) -> list[int]:
+    """Every power of two from 4 to the largest."""
     return [1 << level for level in range(2, largest.bit_length())]
 
 
 def level_file(resolution: int) -> str:
+    """The file of a level."""
     return f"{resolution:04d}.npy"
 
 

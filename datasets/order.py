@@ -7,6 +7,7 @@ import numpy as np
 
 @lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of an epoch, int64 [size], from seed and epoch alone."""
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 

@@ -71,6 +71,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def become_worker(work: Callable[[Any], Any], parent: int) -> None:
+    """What a process does before its first task."""
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
@@ -86,4 +87,5 @@ def leave_with(parent: int) -> None:
 
 
 def call(item: Any) -> Any:
+    """Carry out the worker's function on one item."""
     return _work(item)

@@ -151,5 +151,6 @@ def building_alone(folder: Path, cache: Path) -> Iterator[None]:
 
 
 def cache_lock(key: str, cache: Path) -> FileLock:
+    """The lock held while a cache is built."""
     (cache / "locks").mkdir(parents=True, exist_ok=True)
     return FileLock(cache / "locks" / f"{key}.lock")

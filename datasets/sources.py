@@ -44,6 +44,7 @@ def open_source(data: str, labels: bool = False) -> Source:
 
 
 def open_file(path: Path, labels: bool) -> Source:
+    """The source that a file is. Raises DataError for other files."""
     try:
         if path.suffix.lower() == ".npz":
             return Arrays(path, labels)

@@ -26,6 +26,7 @@ NAMES = (*SETS, "lsun-CATEGORY")
 
 
 def is_name(data: str) -> bool:
+    """Whether it is one of torchvision's sets."""
     return data in SETS or data.startswith("lsun-")
 
 

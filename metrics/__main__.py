@@ -51,6 +51,7 @@ def main() -> None:
 
 
 def judge_parser() -> argparse.ArgumentParser:
+    """Options of the comparison of two sets."""
     p = argparse.ArgumentParser(
         prog="python -m metrics",
         description="Judge generated images by real ones. `python -m metrics stats` keeps the statistics of a set.",
@@ -74,6 +75,7 @@ def judge_parser() -> argparse.ArgumentParser:
 
 
 def stats_parser() -> argparse.ArgumentParser:
+    """Options of `stats`."""
     p = argparse.ArgumentParser(
         prog="python -m metrics stats",
         description="Write mean and covariance of a set's features, in pytorch-fid's format.",
@@ -87,6 +89,7 @@ def stats_parser() -> argparse.ArgumentParser:
 
 
 def add_common(p: argparse.ArgumentParser) -> None:
+    """Options that both take."""
     p.add_argument(
         "--num-images", type=at_least(2), metavar="N", help="use N of each set, drawn by a fixed seed (default: all)"
     )
@@ -112,6 +115,8 @@ def add_common(p: argparse.ArgumentParser) -> None:
 
 
 def at_least(smallest: int):
+    """A parser of whole numbers from a minimum on."""
+
     def parse(text: str) -> int:
         value = int(text)
         if value < smallest:
@@ -123,6 +128,7 @@ def at_least(smallest: int):
 
 
 def device(text: str) -> torch.device:
+    """The device of a name; auto takes a GPU where there is one. Raises MetricError."""
     try:
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else torch.device(text)
         torch.empty(0, device=chosen)
@@ -134,6 +140,7 @@ def device(text: str) -> torch.device:
 
 
 def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | None = None) -> Suite:
+    """The metrics that the options ask for."""
     suite = Suite(
         names,
         arguments.inception_weights,
@@ -148,6 +155,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
 
 
 def stats(arguments: argparse.Namespace) -> None:
+    """Write a set's mu and sigma."""
     check_out(Path(arguments.out))
     images = ImageSet(arguments.images, arguments.num_images)
     suite = make_suite(arguments, ["fid"])
@@ -169,6 +177,7 @@ def check_out(path: Path) -> None:
 
 
 def judge(arguments: argparse.Namespace) -> None:
+    """Compare two sets and print the result."""
     names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
     if not names:
         raise MetricError(f"--metrics: name one or more of {', '.join(METRICS)}")
@@ -200,10 +209,12 @@ def opened(path: str, count: int | None):
 
 
 def size(side) -> int | None:
+    """How many images a side has; None where its statistics do not say."""
     return len(side) if isinstance(side, ImageSet) else side.count
 
 
 def described(suite: Suite, name: str, side, describe) -> Description:
+    """A side's images or statistics as the metrics keep them. Raises MetricError for statistics made another way."""
     if isinstance(side, ImageSet):
         return describe(lambda: shown(side))
     for key, value in suite.how().items():
@@ -221,6 +232,7 @@ def shown(images: ImageSet) -> Iterator[Tensor]:
 
 
 def report(arguments: argparse.Namespace, counts: dict, results: dict[str, float], how: dict) -> None:
+    """Print the results, as lines or as JSON."""
     if arguments.json:
         print(json.dumps({"real": arguments.real, "generated": arguments.generated, **counts, **results, **how}))
         return

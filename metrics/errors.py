@@ -1,3 +1,5 @@
+"""What is said of images and files that cannot be judged."""
+
 import lzma
 import tokenize
 import zipfile

@@ -186,6 +186,7 @@ def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 
 
 def checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all layers, with their names."""
     digest = hashlib.sha256()
     for name, layer in layers.items():
         digest.update(name.encode())

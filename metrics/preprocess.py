@@ -57,6 +57,7 @@ RESIZES = {
 
 @lru_cache(maxsize=8)
 def matrix(name: str, side: int) -> Tensor:
+    """The resampling of one axis from `side` pixels to 299, as a matrix."""
     return RESIZES[name].matrix(side)
 
 

@@ -87,6 +87,8 @@ def shuffled(names: list) -> list:
 
 
 class FolderImages:
+    """Image files of a folder, as uint8 batches."""
+
     def __init__(self, folder: Path):
         def unreadable(error: OSError) -> None:
             raise MetricError(f"cannot read {error.filename}: {error.strerror}")
@@ -105,6 +107,8 @@ class FolderImages:
 
 
 class ZipImages:
+    """Image files of a zip, as uint8 batches."""
+
     def __init__(self, path: Path):
         self.path = path
         try:
@@ -201,6 +205,7 @@ def read_header(file) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def is_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether an array has the shape and type of images."""
     gray, colour = len(shape) == 3, len(shape) == 4 and shape[3] in (1, 3, 4)
     return dtype == np.uint8 and (gray or colour) and min(shape) > 0
 

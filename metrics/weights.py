@@ -54,6 +54,7 @@ def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file, read without running anything in it. Raises MetricError."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -86,6 +87,7 @@ def download(target: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
+    """Of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 

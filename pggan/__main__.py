@@ -17,6 +17,7 @@ from .use import (
     compare,
     evaluate,
     explore,
+    export,
     fade,
     grow,
     import_weights,
@@ -32,7 +33,7 @@ from .use import (
 # each with add_parser(commands), in the order of --help
 COMMANDS = (
     sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore,
-    import_weights,
+    import_weights, export,
 )  # fmt: skip
 
 

@@ -88,6 +88,7 @@ def number(kind: type, value: Any) -> Any:
 
 
 def metric_names(value: Any) -> tuple[str, ...]:
+    """Names of metrics from text or a list, each known and once; () for none. Raises ValueError."""
     names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
     names = () if names in (("none",), ("",)) else names
     for name in names:
@@ -340,6 +341,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def option_name(f: Field) -> str:
+    """As it is given on the command line."""
     return "DATA" if f.name == "data" else "--" + f.name.replace("_", "-")
 
 
@@ -416,10 +418,12 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
 
 
 def cut(table: PerStage, resolution: int) -> dict[int, Any]:
+    """A table without the resolutions above the run's own."""
     return {r: value for r, value in table.items() if r <= max(resolution, 4)}
 
 
 def read_config_file(path: str) -> dict[str, Any]:
+    """The options in a JSON file. Raises ConfigError where it cannot be read or has other keys."""
     try:
         values = json.loads(Path(path).read_text())
     except OSError as error:

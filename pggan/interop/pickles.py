@@ -212,6 +212,7 @@ class Machine:
 
 
 def numeric(text: str) -> np.dtype:
+    """The type of numbers that a text names. Raises WeightsError for types of other things."""
     if not isinstance(text, str) or np.dtype(text).kind not in "biuf":
         raise WeightsError(f"it holds arrays of {text}, which are no numbers")
     return np.dtype(text)

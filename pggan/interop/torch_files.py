@@ -46,6 +46,7 @@ def read_torch(path: Path) -> Weights:
 
 
 def load(path: Path) -> Any:
+    """What a torch file holds, by torch's restricted unpickler. Raises WeightsError, OSError."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -144,6 +145,7 @@ def taken(
 
 
 def pro_gan_generator(state: Any, equal: bool) -> Kernels:
+    """pro_gan_pytorch's generator, by our layers' names; `equal` is whether it scales weights at run time."""
     state = tensors(state)
     kernels = {
         "dense": taken(state, "layers.0.conv_1", equal, fan_in=len(state.get("layers.0.conv_1.weight", ()))),
@@ -158,6 +160,7 @@ def pro_gan_generator(state: Any, equal: bool) -> Kernels:
 
 
 def pro_gan_discriminator(state: Any, equal: bool) -> Kernels:
+    """As `pro_gan_generator`, the discriminator."""
     state = tensors(state)
     heads, blocks = count(state, "from_rgb."), count(state, "layers.") - 1
     kernels = {f"from_rgb.{heads - 1 - i}": taken(state, f"from_rgb.{i}.0", equal) for i in range(heads)}
@@ -227,6 +230,7 @@ def zoo_maps(state: dict[str, Tensor], prefix: str) -> list[int]:
 
 
 def zoo_generator(state: Any, maps: int) -> Kernels:
+    """pytorch_GAN_zoo's generator, by our layers' names; `maps` are the feature maps at 4x4."""
     state = tensors(state)
     kernel, bias = taken(state, "formatLayer", scaled_bias=True)
     if kernel.ndim != 2 or len(kernel) != 16 * maps or bias.numel() != 16 * maps:
@@ -244,6 +248,7 @@ def zoo_generator(state: Any, maps: int) -> Kernels:
 
 
 def zoo_discriminator(state: Any) -> Kernels:
+    """As `zoo_generator`, the discriminator."""
     state = tensors(state)
     kernels = {
         "conv": taken(state, "groupScaleZero.0", scaled_bias=True),

@@ -104,6 +104,8 @@ def summed_by_channel(x: Tensor) -> Tensor:
 
 
 class LeakyReLU(torch.autograd.Function):
+    """In place; its second derivative is zero, and is not worked out."""
+
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return F.leaky_relu_(x, LEAKINESS)

@@ -14,6 +14,7 @@ from ..config import ConfigError, TrainConfig
 
 
 def choose_device(name: str) -> torch.device:
+    """The device of a name; auto takes a GPU where there is one. Raises ConfigError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

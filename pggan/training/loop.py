@@ -53,6 +53,8 @@ def train(config: TrainConfig) -> None:
 
 
 class Training:
+    """A run under way: its parts, put together from the config and the run directory."""
+
     def __init__(self, config: TrainConfig, directory: RunDirectory):
         self.directory, saved = directory, None
         if began := self.directory.exists():

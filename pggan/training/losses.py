@@ -173,6 +173,7 @@ class Loss:
 
 
 def as_list(images: Images) -> list[Tensor]:
+    """One tensor, or several, as a list."""
     return images if isinstance(images, list) else [images]
 
 

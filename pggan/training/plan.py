@@ -156,5 +156,6 @@ def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
+    """Lines of right-aligned columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows])

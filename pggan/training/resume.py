@@ -121,6 +121,7 @@ def adopted(
     state: TrainState, saved: dict[str, Any], path: str, config: TrainConfig, plan: GrowthController,
     classes: list[str],
 ) -> list[str]:  # fmt: skip
+    """As `adopt`, which tells of what is wrong with a checkpoint in one sentence."""
     check_networks(path, saved["networks"], state.arguments)
     grown = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])

@@ -163,6 +163,7 @@ def load_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, 
 
 
 def check_kind(name: str, value: Any, current: Any) -> None:
+    """Raises ValueError where a value of a checkpoint is of another kind than the run's own."""
     fits = type(value) is type(current)
     if isinstance(current, Tensor):
         fits = fits and value.shape == current.shape
@@ -176,6 +177,7 @@ def check_kind(name: str, value: Any, current: Any) -> None:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
+    """A tensor, or tensors in nested dicts, on a device; other values as they are."""
     if isinstance(value, dict):
         return {k: to_device(v, device) for k, v in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value

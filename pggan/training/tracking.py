@@ -99,6 +99,7 @@ class Background:
 
 
 def is_number(value: Any) -> bool:
+    """An int or a float; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -135,6 +136,7 @@ class TensorBoard:
 
 
 def markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
+    """Rows under a header, as Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     texts = [["" if cell is None else str(cell).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in texts)

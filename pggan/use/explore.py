@@ -83,6 +83,7 @@ def within(value: float | None, largest: float) -> float:
 
 
 def top_level(trained: Trained) -> int:
+    """The index of the stage's resolution, 0 for 4x4."""
     return trained.resolution.bit_length() - 3
 
 

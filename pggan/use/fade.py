@@ -80,6 +80,7 @@ def drawn_at(trained: Trained, seeds: list[int], alpha: float) -> torch.Tensor:
 
 
 def frames(trained: Trained, seeds: list[int], alphas: list[float]) -> Iterator[Image.Image]:
+    """A captioned grid for each alpha, one at a time."""
     for alpha in alphas:
         sheet = contact_sheet(drawn_at(trained, seeds, alpha).numpy())
         yield captioned(sheet, f"{trained.resolution}x{trained.resolution}  alpha {alpha:.2f}")

@@ -19,6 +19,7 @@ BAR = 28  # pixels under a picture for its caption
 
 
 def add_fps(p: argparse.ArgumentParser, default: int) -> None:
+    """The option of a film's frames a second."""
     p.add_argument("--fps", type=whole_number(1, 60), default=default, help="frames a second (default: %(default)s)")
 
 

@@ -84,6 +84,7 @@ def first_of(sheet: Image.Image, count: int, kept: int) -> Image.Image:
 
 
 def read(path: Path) -> Image.Image:
+    """A saved picture as RGB. Raises CheckpointError where it cannot be read."""
     try:
         return Image.open(path).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):

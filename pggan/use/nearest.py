@@ -94,6 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def real_batches(pyramid: Pyramid, resolution: int, indices: np.ndarray) -> Iterator[Tensor]:
+    """uint8 images [n, C, r, r] of these indices, BATCH at a time."""
     for start in range(0, len(indices), BATCH):
         yield torch.from_numpy(pyramid.images(resolution, indices[start : start + BATCH]))
 

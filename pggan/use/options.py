@@ -31,14 +31,17 @@ def add_command(
 
 
 def add_checkpoint(p: argparse.ArgumentParser) -> None:
+    """The checkpoint or run that a command is about."""
     p.add_argument("checkpoint", metavar="RUN_OR_CHECKPOINT", help="a checkpoint, or a run directory for its latest")
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
+    """Where to compute."""
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
 
 def add_seeds(p: argparse.ArgumentParser, default: str) -> None:
+    """Which latents to draw."""
     p.add_argument(
         "--seeds", type=seed_list, default=default, metavar="LIST",
         help="of the latents, as in 0-63 or 3,8,20-29; a seed is the same image in any list (default: %(default)s)",
@@ -46,6 +49,7 @@ def add_seeds(p: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_stage(p: argparse.ArgumentParser, alpha: bool = True) -> None:
+    """Which stage of the network to run."""
     p.add_argument(
         "--resolution", type=whole_number(4, 1024), metavar="N",
         help="stage to run, a power of two from 4 up to the checkpoint's (default: the checkpoint's)",
@@ -58,6 +62,7 @@ def add_stage(p: argparse.ArgumentParser, alpha: bool = True) -> None:
 
 
 def add_truncation(p: argparse.ArgumentParser) -> None:
+    """How typical the images are to be."""
     p.add_argument(
         "--truncation", type=fraction, default=1.0, metavar="PSI",
         help="0 to 1; below 1 images are more typical and less varied: the first layer's feature maps are moved "
@@ -66,6 +71,7 @@ def add_truncation(p: argparse.ArgumentParser) -> None:
 
 
 def add_out(p: argparse.ArgumentParser, text: str) -> None:
+    """Where to write, and whether over what is there."""
     p.add_argument("--out", type=Path, metavar="PATH", help=f"{text} (default: under RUN/outputs/)")
     p.add_argument("--force", action="store_true", help="overwrite what is there")
 

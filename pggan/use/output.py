@@ -14,7 +14,7 @@ from checkpoints import newest
 from ..config import ConfigError
 from .trained import Trained
 
-INDEX, FOUND = "dataset.json", "found.json"  # one is in every folder that these commands write, with "made_by"
+INDEX, FOUND, CONFIG = "dataset.json", "found.json", "config.json"  # one is in every folder written, with "made_by"
 
 
 class Output:
@@ -45,7 +45,7 @@ class Output:
 
     def is_ours(self) -> bool:
         """Whether a folder is empty, or one that these commands wrote."""
-        for name in (INDEX, FOUND):
+        for name in (INDEX, FOUND, CONFIG):
             try:
                 if "made_by" in json.loads((self.path / name).read_text()):
                     return True
@@ -72,6 +72,7 @@ class Output:
 
 
 def remove(path: Path) -> None:
+    """A file or a folder; nothing where there is none."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

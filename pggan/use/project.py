@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def of_size(picture: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:
+    """The picture, if it has the generator's size or --fit makes it so. Raises ConfigError."""
     if arguments.fit:
         return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
     if picture.size != (resolution, resolution):

@@ -100,6 +100,7 @@ def chosen_classes(trained: Trained, text: str | None) -> list[int]:
 
 
 def check_grid(count: int, resolution: int) -> None:
+    """Raises ConfigError for more images than a picture can show."""
     side = (count**0.5 + 1) * resolution
     if count > MAX_GRID or side > MAX_SIDE:
         raise ConfigError(

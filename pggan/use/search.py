@@ -43,6 +43,7 @@ class Found:
 
 
 def add_search(p: argparse.ArgumentParser, searches: int, steps: int) -> None:
+    """The options of a search for latents."""
     p.add_argument(
         "--searches", type=whole_number(1, 1000), default=searches, metavar="N",
         help="searches, each from its own random start (default: %(default)s)",

@@ -41,6 +41,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def grey_levels(text: str) -> float:
+    """A parser of numbers above 0, up to 255."""
     try:
         value = float(text)
     except ValueError:
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def check_size(picture: Image.Image, resolution: int, path: Path) -> None:
+    """Raises ConfigError for a picture that is not square, or whose width the generator has no smaller stage for."""
     try:
         if picture.width != picture.height or picture.width == resolution:
             raise ValueError
@@ -100,6 +102,8 @@ def small_version(images: Tensor, size: int) -> Tensor:
 
 
 def distance_of_small_versions(small: Tensor) -> Loss:
+    """The loss of a search: mean squared difference, in [-1, 1], from the small picture."""
+
     def loss(images: Tensor) -> Tensor:
         difference = small_version(images, small.shape[-1]) - (small.to(images) / 127.5 - 1)
         return difference.square().mean(dim=(1, 2, 3))

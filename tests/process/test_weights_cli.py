@@ -64,6 +64,86 @@ def test_weights_that_cannot_be_read_leave_nothing(pggan, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cut.pkl"]
 
 
+def exported(pggan, source, form, name, *more):
+    said = pggan("export", source, "--format", form, "--out", name, *more)
+    assert said.code == 0 and said.out.splitlines() == [f"wrote {name}"] and not said.err, said.err
+    return Path(name)
+
+
+@pytest.fixture
+def official(pggan):
+    assert pggan("import", SNAPSHOT, "--out", "official.pt", "--resolution", "16").code == 0
+    return load("official.pt")
+
+
+@pytest.fixture
+def drawn(official):
+    """Latents, labels and the images that they are, as exported generators give them."""
+    latents, labels = official.latents(range(5)), torch.arange(5)
+    return latents, labels, official.generator(latents, torch.eye(10)[:5])
+
+
+def test_safetensors_come_back_everywhere(pggan, official, tmp_path):
+    path = exported(pggan, "official.pt", "safetensors", "official.safetensors")
+    for back in (load(path), load(path) if pggan("import", path, "--out", "back.pt").code else load("back.pt")):
+        assert torch.equal(back.sample(6), official.sample(6)) and back.classes == official.classes
+    assert "origin  the paper authors' snapshot" in pggan("info", path).out
+    metadata = safetensors_metadata(path)
+    assert metadata["config"]["fmap_base"] == 64 and metadata["networks"]["generator"]["label_size"] == 10
+    path.write_bytes(path.read_bytes()[:-50])
+    said = pggan("sample", path)
+    assert said.code == 2 and said.err.count("\n") == 1 and "damaged" in said.err
+
+
+def safetensors_metadata(path):
+    """The file's own header, read by hand."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return json.loads(header["__metadata__"]["pggan-checkpoint"])
+
+
+def test_onnx_draws_the_same_images(pggan, drawn):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    latents, labels, images = drawn
+    path = exported(pggan, "official.pt", "onnx", "official.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        got = session.run(None, {"latents": latents[:count].numpy(), "labels": labels[:count].numpy()})[0]
+        assert np.abs(got - images[:count].numpy()).max() < 1e-4
+    said = json.loads(session.get_modelmeta().custom_metadata_map["pggan"])
+    assert said["resolution"] == 16 and said["classes"] == [str(i) for i in range(10)]
+
+
+def test_torch_export_draws_the_same_images(pggan, drawn):
+    latents, labels, images = drawn
+    module = torch.export.load(exported(pggan, "official.pt", "torch-export", "official.pt2")).module()
+    for count in (1, 5):
+        assert torch.allclose(module(latents[:count], labels[:count]), images[:count], atol=1e-5)
+
+
+def test_a_folder_for_the_hub(pggan, finished_run):
+    folder = exported(pggan, finished_run, "hub", "shapes", "--license", "cc0-1.0")
+    assert {p.name for p in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", "samples.png"}
+    assert torch.equal(load(folder).sample(3), load(finished_run).sample(3))
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\nlicense: cc0-1.0\n")
+    line = json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[-1])
+    for said in (f"| swd | {line['swd']:.4g} |", "generated images 48", "| 16x16 | fade in |", "synthetic"):
+        assert said in text
+    assert str(finished_run) not in text + (folder / "config.json").read_text()
+    assert pggan("export", finished_run, "--format", "hub", "--out", "shapes").code == 2
+    exported(pggan, finished_run, "hub", "shapes", "--force")
+
+
+@pytest.mark.parametrize("form, package", [("onnx", "onnxscript"), ("safetensors", "safetensors")])
+def test_a_missing_package_is_named(pggan, official, monkeypatch, tmp_path, form, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.torch", None)
+    said = pggan("export", "official.pt", "--format", form, "--out", f"a.{form}")
+    assert said.code == 2 and "pip install" in said.err and said.err.count("\n") == 1
+    assert not (tmp_path / f"a.{form}").exists()
+
+
 TRAINED = """
     --labels --channels 1 --fmap-base 64 --fmap-max 16 --batch-size 8 --fade-kimg 0.1 --stabilize-kimg 0.1
     --tick-kimg 0.1 --metrics none --track none --device cpu --mbstd-group 4

@@ -141,6 +141,7 @@ def thinned(lines: Sequence[Line]) -> list[Sequence[Line]]:
 
 
 def mean(values: Any) -> float | None:
+    """Of the values that are numbers; None where none is."""
     known = [v for v in map(number, values) if v is not None]
     return sum(known) / len(known) if known else None
 

@@ -159,15 +159,18 @@ def contents(run: Run) -> dict[str, Any]:
 
 
 def present(charts: Iterable[Chart | None]) -> list[Chart]:
+    """The charts that there are."""
     return [c for c in charts if c]
 
 
 def numeric_keys(lines: Sequence[Line]) -> list[str]:
+    """Keys with a number in any line, in order, without the bookkeeping."""
     keys = dict.fromkeys(key for line in lines for key in line if number(line[key]) is not None)
     return [key for key in keys if key not in BOOKKEEPING][:COLUMNS]
 
 
 def gap(line: Line) -> Line:
+    """A log line with the real score minus the fake one, as gap."""
     real, fake = number(line.get("real_score")), number(line.get("fake_score"))
     return line if real is None or fake is None else {**line, "gap": real - fake}
 
@@ -200,11 +203,13 @@ def plan_row(row: Row, run: Run) -> dict[str, Any]:
 
 
 def seconds_text(value: Any) -> str:
+    """A time in words."""
     seconds = number(value)
     return duration(seconds) if seconds is not None and 0 <= seconds < 1e10 else ""
 
 
 def metric_columns(metrics: Sequence[Line]) -> list[str]:
+    """Keys of the metrics to show, without their deviations and without how they were made; the main ones first."""
     keys = dict.fromkeys(key for line in metrics for key in line)
     spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}
     shown = [key for key in keys if key not in BOOKKEEPING | HOW.keys() and key not in spreads]
@@ -242,10 +247,12 @@ def cell(line: Line, key: str) -> str:
 
 
 def side(resolution: Any) -> str:
+    """As in 32x32; ? where the log does not say."""
     return f"{resolution}x{resolution}" if isinstance(resolution, int) else "?"
 
 
 def option_text(value: Any) -> str:
+    """An option's value as the command line has it, in at most 400 letters."""
     text = format_value(tuple(map(str, value)) if isinstance(value, list) else value if not isinstance(value, dict)
                         else {k: v for k, v in value.items() if number(v) is not None})  # fmt: skip
     return text if len(text) <= 400 else text[:400] + "..."

@@ -24,6 +24,7 @@ def grids(samples: Path, kind: str) -> dict[int, Path]:
 
 
 def listed(folder: Path) -> Iterable[Path]:
+    """What is in a folder; nothing where there is none."""
     return folder.iterdir() if folder.is_dir() else ()
 
 
