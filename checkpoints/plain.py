@@ -47,6 +47,7 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
 
 
 def tensors_in(part: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dicts, lists and tuples."""
     if isinstance(part, torch.Tensor):
         yield part
     elif isinstance(part, (dict, list, tuple)):

@@ -99,6 +99,8 @@ def add_data_options(p: argparse.ArgumentParser) -> None:
 
 
 def whole(smallest: int, largest: int):
+    """A parser of whole numbers within a range."""
+
     def parse(text: str) -> int:
         value = int(text)
         if not smallest <= value <= largest:

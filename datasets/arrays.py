@@ -127,11 +127,13 @@ def load(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def unpacked(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+    """An array of the archive, in memory."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def mapped(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+    """An array that is stored unpacked in the archive, left on the disk."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         shape, _, dtype = read_npy_header(file)
         into = file.tell()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -124,7 +125,7 @@ class Folder(ImageFiles):
 class Archive(ImageFiles):
     """What zips and tars have in common. A single folder around all images is passed over, unless it is their class."""
 
-    def __init__(self, path: Path, members: dict[str, object], labels: bool):
+    def __init__(self, path: Path, members: dict[str, Any], labels: bool):
         images = [name for name in members if is_image(name)]
         around = folder_around(images)
         classes = labels and f"{around}{LABEL_FILE}" not in members

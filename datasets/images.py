@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from .base import DataError
 
@@ -33,7 +33,7 @@ def open_picture(file: str | IO[bytes]) -> Image.Image:
     """
     try:
         picture = Image.open(file, formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ValueError(f"{'empty file' if is_empty(file) else 'not an image, or one of an unknown kind'}") from None
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from None

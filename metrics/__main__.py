@@ -34,7 +34,7 @@ STATS_EXAMPLE = "example:\n  python -m metrics stats photos --out photos.npz\n"
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = sys.argv[1:]
-    sys.stdout.reconfigure(errors="replace")
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         if arguments[:1] == ["stats"]:
             stats(stats_parser().parse_args(arguments[1:]))

@@ -63,6 +63,7 @@ class FID:
                 f"FID of {min(real, fake)} images, fewer than its {DIMENSIONS} dimensions, is far above that of "
                 "many: compare it only with FIDs of as many images"
             )
+        return None
 
     def compare(self, real: FeatureStatistics, fake: FeatureStatistics) -> dict[str, float]:
         return {"fid": frechet_distance(*real.moments(), *fake.moments())}

@@ -53,6 +53,7 @@ class IS:
     def check(self, real: int, fake: int) -> str | None:
         if fake < FEW:
             return f"IS of {fake} images is far below that of many: compare it only with scores of as many images"
+        return None
 
     def compare(self, real: Logits | None, fake: Logits) -> dict[str, float]:
         """{"is": ..., "is_std": ...}."""

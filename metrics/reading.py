@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DAMAGED, MetricError
@@ -222,5 +222,5 @@ def decoded(file, name: str) -> np.ndarray:
     except MetricError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
-        reason = "no image" if isinstance(error, Image.UnidentifiedImageError) else error
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else error
         raise MetricError(f"cannot read {name}: {reason}") from None

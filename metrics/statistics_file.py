@@ -27,7 +27,7 @@ class StoredStatistics(NamedTuple):
 
     mean: Tensor
     covariance: Tensor
-    count: int | None
+    count: int | None  # type: ignore[assignment]
     how: dict[str, str]
 
     def moments(self) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,15 @@ from .weights import load_weights
 
 # A metric keeps an accumulator, which takes "features", "logits" or "images" batch by batch, and compares two of them,
 # the first of which is None where it does not use the real images.
-METRICS = {"fid": FID, "fid_inf": FIDInfinity, "is": IS, "kid": KID, "prdc": PRDC, "swd": SWD, "msssim": MSSSIM}
+METRICS: dict[str, Any] = {
+    "fid": FID,
+    "fid_inf": FIDInfinity,
+    "is": IS,
+    "kid": KID,
+    "prdc": PRDC,
+    "swd": SWD,
+    "msssim": MSSSIM,
+}
 VERSION = 1  # of the numbers: raised whenever one of them changes
 INCEPTION_BATCH = {"cpu": 32, "cuda": 256}
 
@@ -72,7 +80,7 @@ class Suite:
             if name not in METRICS:
                 raise MetricError(f"{name!r} is not a metric; choose from {', '.join(METRICS)}")
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
-        self.cache, self.say, self.inception = cache and Cache(cache), say, None
+        self.cache, self.say, self.inception = Cache(cache) if cache else None, say, None
         takes = {name: metric.keeps().takes for name, metric in self.metrics.items()}
         wants = [name for name in self.metrics if takes[name] != "images"]
         if not wants:

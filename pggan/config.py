@@ -413,8 +413,9 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
             channels=config.channels or native.channels,
         )
     out = config.out or f"runs/{Path(config.data).resolve().name}-{config.resolution}"
-    tables = [f.name for f in fields(config) if f.type == "PerStage" and f.name not in chosen]
-    return replace(config, out=out, **{name: cut(getattr(config, name), config.resolution) for name in tables})
+    names = [f.name for f in fields(config) if f.type == "PerStage" and f.name not in chosen]
+    tables: dict[str, Any] = {name: cut(getattr(config, name), config.resolution) for name in names}
+    return replace(config, out=out, **tables)
 
 
 def cut(table: PerStage, resolution: int) -> dict[int, Any]:

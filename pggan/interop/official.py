@@ -67,7 +67,7 @@ def from_official(variables: Mapping[str, np.ndarray], network: str, **static_kw
     return built
 
 
-def layers(network: nn.Module) -> dict[str, nn.Module]:
+def layers(network: Any) -> dict[str, nn.Module]:
     """Official layer name -> our layer, for every layer of a network."""
     top = len(network.blocks)
     names = {"4x4/Conv": network.conv}

@@ -29,6 +29,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
 }
+BYTE_ORDERS: dict[str, Any] = {order: order for order in "<>|="}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -180,7 +181,7 @@ class Machine:
         if isinstance(made, Record):
             made.state = state
         elif isinstance(made, DType):
-            made.value = made.value.newbyteorder({"<": "<", ">": ">", "|": "|", "=": "="}[state[1]])
+            made.value = made.value.newbyteorder(BYTE_ORDERS[state[1]])
         elif isinstance(made, Array):
             _, shape, dtype, column_major, content = state
             made.value = array(content, dtype, shape, column_major)

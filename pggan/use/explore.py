@@ -89,7 +89,7 @@ def top_level(trained: Trained) -> int:
 
 def picture(trained: Trained, view: View) -> bytes:
     """The view as a PNG file of the stage's own size."""
-    a, b = trained.latents([view.seed, view.towards])
+    a, b = trained.latents([view.seed, view.towards])  # type: ignore[list-item]
     labels = torch.tensor([view.label]) if trained.classes else None
     stage = trained.at(view.resolution, view.alpha)
     latents = slerp(a, b, torch.tensor([view.walk])).to(next(trained.generator.parameters()).device)

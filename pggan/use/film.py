@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -49,7 +50,7 @@ def write_film(path: Path, frames: Iterator[Image.Image], count: int, fps: int) 
             f"--out: {count} frames of {first.width}x{first.height} are too many for {path.suffix[1:]}; "
             "name an .mp4, or take fewer"
         )
-    options = {"quality": 90} if path.suffix.lower() == ".webp" else {}
+    options: dict[str, Any] = {"quality": 90} if path.suffix.lower() == ".webp" else {}
     first.save(path, save_all=True, append_images=frames, duration=round(1000 / fps), loop=0, **options)
 
 

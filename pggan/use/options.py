@@ -40,7 +40,7 @@ def add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
 
 
-def add_seeds(p: argparse.ArgumentParser, default: str) -> None:
+def add_seeds(p: argparse._ActionsContainer, default: str) -> None:
     """Which latents to draw."""
     p.add_argument(
         "--seeds", type=seed_list, default=default, metavar="LIST",

@@ -178,7 +178,9 @@ def write_found(folder: Path, given: Tensor, found: Found, errors: list[float], 
     large = given.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     sheet = torch.cat([large[None], found.images]).numpy()
     contact_sheet(sheet, columns=min(len(sheet), 5)).save(folder / "side-by-side.png")
-    arrays = {"latents": found.latents.numpy()} | ({} if found.labels is None else {"labels": found.labels.numpy()})
+    arrays: dict[str, Any] = {"latents": found.latents.numpy()} | (
+        {} if found.labels is None else {"labels": found.labels.numpy()}
+    )
     np.savez(folder / "latents.npz", **arrays)
     rows = [
         {"file": n, "rms_error": round(e, 3), "psnr": round(decibels(e), 2)} for n, e in zip(names, errors, strict=True)

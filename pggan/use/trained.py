@@ -142,7 +142,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
         untrained = load_or_leave_out(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
-            generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
+            generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),  # type: ignore[call-overload]
             int(stage["resolution"]),
             float(stage["alpha"]),
             int(content["images"]),
