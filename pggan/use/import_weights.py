@@ -69,6 +69,8 @@ def as_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any],
         weights.resolution, weights.alpha = resolution, 1.0
     known = {f.name for f in fields(TrainConfig)}
     shape = generator | weights.networks.get("discriminator", {})
+    if shape["latent_size"] == min(shape["fmap_base"], shape["fmap_max"]):
+        del shape["latent_size"]  # as the first layer, which the option means where it is not given
     content = {
         "images": 0,
         "stage": {"resolution": weights.resolution, "alpha": weights.alpha},
