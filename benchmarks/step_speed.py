@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pggan.config import resolve  # noqa: E402
-from pggan.training.device import peak_memory  # noqa: E402
+from pggan.training.device import keep_freed_memory, peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
 from pggan.training.profile import FlopCount, matrix_rate  # noqa: E402
 from pggan.training.ranks import ALONE  # noqa: E402
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
     a = parser.parse_args()
+    keep_freed_memory()
     device = torch.device(a.device)
     a.stages = a.stages or STAGES[device.type]
     names = ["ours fp32", "ours bf16"] + ([] if a.no_peer else [PEER])

@@ -1,4 +1,4 @@
-"""python -m pggan COMMAND: put trained generators to use."""
+"""python -m pggan COMMAND: put trained generators to use, and profile their training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from metrics import MetricError
 
 from .config import ConfigError
 from .interop import WeightsError
+from .training import profile
 from .use import (
     compare,
     evaluate,
@@ -33,7 +34,7 @@ from .use import (
 # each with add_parser(commands), in the order of --help
 COMMANDS = (
     sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore,
-    import_weights, export,
+    import_weights, export, profile,
 )  # fmt: skip
 
 

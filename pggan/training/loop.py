@@ -21,7 +21,14 @@ from metrics import Suite, default_folder
 from ..config import ConfigError, TrainConfig
 from ..networks import generate
 from .augment import Augmentation, split
-from .device import choose_device, compute_deterministically, device_name, peak_memory, use_bf16
+from .device import (
+    choose_device,
+    choose_precision,
+    compute_deterministically,
+    device_name,
+    keep_freed_memory,
+    peak_memory,
+)
 from .evaluation import Judge, modes_of_embedded_set
 from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
@@ -46,6 +53,7 @@ def train(config: TrainConfig) -> None:
         TrainingStopped: a signal (the state is saved), gradients that stay non-finite, or a state that cannot be saved.
     """
     directory = RunDirectory(config.out)
+    keep_freed_memory()
     try:
         Training(config, directory).run()
     finally:
@@ -60,10 +68,11 @@ class Training:
         if began := self.directory.exists():
             self.directory.lock()
             config, saved = same_run(self.directory, config), self.directory.load_newest(say)
-        self.config, self.plan = config, GrowthController(config)
         if config.deterministic:
             compute_deterministically()
         self.device = choose_device(config.device)
+        config = replace(config, precision=choose_precision(config, self.device))
+        self.config, self.plan = config, GrowthController(config)
         self.signals = StopSignals()
         self.pyramid = open_pyramid(
             open_source(config.data, config.labels), config.resolution, config.channels, fit=config.fit,
@@ -82,8 +91,7 @@ class Training:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-        bf16 = use_bf16(config, self.device)
-        self.stepper = Stepper.of(config, bf16, augment)
+        self.stepper = Stepper.of(config, config.precision == "bf16", augment)
         trained, held_out = split(config, len(self.pyramid))
         feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group)
         self.feeder, self.held_out = feed(trained), feed(held_out) if len(held_out) else None

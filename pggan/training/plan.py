@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import time
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import RunDirectory
@@ -14,11 +19,11 @@ from datasets import open_source
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator
-from .device import choose_device, use_bf16
+from .device import choose_device, choose_precision, resident_memory
 from .growth import GrowthController, Phase
-from .losses import WGANGP, cautions
+from .losses import cautions
 from .ranks import ALONE
-from .state import TrainState
+from .state import TrainState, make_optimizer
 from .steps import Batch, Stepper
 from .tracking import duration
 
@@ -57,11 +62,14 @@ def print_plan(config: TrainConfig) -> None:
         ConfigError: a plan that cannot be carried out.
     """
     plan, device = GrowthController(config), choose_device(config.device)
+    before = resident_memory() if device.type == "cpu" else 0
     state = TrainState(config, len(open_source(config.data, config.labels).classes), device)
     costs = costs_per_image(state.arguments)
-    speed = measured_speed(config, state, costs, use_bf16(config, device))
+    bf16 = choose_precision(config, device) == "bf16"
+    peaks = [before + memory(config, state, plan.phase(row.start + 1), bf16) for row in plan.rows()]
+    speed = measured_speed(config, state, costs, bf16)
     rows = []
-    for row in plan.rows():
+    for row, peak in zip(plan.rows(), peaks, strict=True):
         seconds = (row.end - row.start) * costs[row.resolution] / speed
         rows.append(
             [
@@ -73,7 +81,7 @@ def print_plan(config: TrainConfig) -> None:
                 f"{row.batch_size:g}",
                 f"{row.lr:g}",
                 " + ".join(f"{used_parameters(network, row.resolution) / 1e6:.2f}" for network in (state.G, state.D)),
-                f"{memory(state, row.resolution, row.batch_size) / 2**30:.2f}",
+                f"{peak / 2**30:.2f}",
                 duration(seconds),
             ]
         )
@@ -110,30 +118,49 @@ def used_parameters(network: Generator | Discriminator, resolution: int) -> int:
     return count - sum(p.numel() for module in unused for p in module.parameters())
 
 
-def memory(state: TrainState, resolution: int, batch: int) -> float:
-    """Bytes at the peak of a step: weights, EMA, gradients, Adam's moments and what autograd keeps."""
-    weights = sum(p.numel() for network in (state.G, state.D, state.G_ema) for p in network.parameters())
-    trained = used_parameters(state.G, resolution) + used_parameters(state.D, resolution)
-    return 4 * (weights + 3 * trained) + saved_bytes(state.arguments, resolution, state.D.mbstd.group_size) * batch
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made in its context that live at the same time, and keeps the peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.free, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def free(self, count: int) -> None:
+        self.now -= count
 
 
-def saved_bytes(arguments: dict[str, dict[str, Any]], resolution: int, batch: int) -> float:
-    """Bytes of float32 tensors that autograd keeps for one image of a discriminator step, counted without computing."""
-    storages: dict[int, int] = {}
+def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:
+    """Bytes of the tensors that live at the peak of a stage's steps, found by steps on tensors without content.
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storages[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
-            held.append(tensor)
-        return tensor
-
-    held: list[torch.Tensor] = []
-    with torch.device("meta"):
-        network = Discriminator(**arguments["discriminator"])
-        images, mixing = torch.zeros(batch, network.channels, resolution, resolution), torch.zeros(batch, 1, 1, 1)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            WGANGP(resolution).discriminator(network, images, images, mixing)
-    return sum(storages.values()) / batch
+    state: one that has not trained yet; it stays so.
+    """
+    batch, side = phase.batch_size, phase.resolution
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+        twin = copy.copy(state)
+        twin.G, twin.D, twin.G_ema = networks = [copy.deepcopy(network) for network in (state.G, state.D, state.G_ema)]
+        twin.g_optimizer, twin.d_optimizer = (make_optimizer(config, network) for network in networks[:2])
+        twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))
+        twin.clear_sums()
+        weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+        live.now = live.peak = 0
+        images = torch.empty(batch, config.channels, side, side, dtype=torch.uint8, device=state.device)
+        labels = torch.zeros(batch, dtype=torch.long, device=state.device) if state.G.label_size else None
+        reals = Batch(images, labels, ALONE.share(batch, config.mbstd_group))
+        stepper = Stepper.of(replace(config, n_critic=1), bf16)
+        for _ in range(2):  # gradients and moments of both networks are there from the second on
+            stepper.step(twin, reals, phase)
+        return weights + live.peak
 
 
 def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:

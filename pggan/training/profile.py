@@ -1,17 +1,168 @@
-"""Where the time of a step goes."""
+"""python -m pggan profile: where the time of a training step goes."""
 
 from __future__ import annotations
 
+import argparse
+import statistics
 import time
+from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from ..config import ConfigError, TrainConfig, add_options, resolve
+from .device import choose_device, choose_precision, device_name, keep_freed_memory
+from .growth import GrowthController, Phase
+from .losses import between
+from .plan import table
+from .ranks import ALONE
+from .state import TrainState, draws
+from .steps import Batch, Stepper, frozen, update_ema
+
+TEXT = """\
+Train some steps of one stage on noise and say where the time goes, by part of the step, and how much of the machine's
+rate of matrix products that is. Options are train.py's, such as --preset, --batch-size and --precision.
+"""
+EXAMPLES = """\
+examples:
+  python -m pggan profile synthetic --preset cifar10
+  python -m pggan profile photos --resolution 128 --at 64 --fading
+"""
+IMAGES = 2000  # of noise, to gather batches from
+
+
+def add_parser(commands: Any) -> None:
+    p = commands.add_parser(
+        "profile", help="say where the time of a training step goes", description=TEXT, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add_options(p)
+    p.add_argument("--at", type=int, metavar="RESOLUTION", help="the stage (default: the last)")
+    p.add_argument("--fading", action="store_true", help="the stage in the middle of its fade")
+    p.add_argument("--steps", type=int, default=10, metavar="N", help="steps to time (default: %(default)s)")
+    p.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    config = resolve({f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
+    plan, at = GrowthController(config), arguments.at or config.resolution
+    if at not in plan.resolutions:
+        raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
+    keep_freed_memory()
+    device = choose_device(config.device)
+    config = replace(config, precision=choose_precision(config, device))
+    phase = plan.phase(plan.position(at, 0.5 if arguments.fading and at > 4 else 1.0))
+    print(report(config, device, phase, max(arguments.steps, 1)))
+
+
+def report(config: TrainConfig, device: torch.device, phase: Phase, count: int) -> str:
+    """The parts of a step, whole steps' time beside them, and the rate of computing."""
+    step = TimedStep(config, device, phase)
+    for _ in range(3):
+        step.whole()
+    with FlopCount() as flops:
+        step.whole()
+    together, parts = [], []
+    for _ in range(count):
+        together.append(step.whole())
+        parts.append(step.parts())
+    whole = statistics.median(together)
+    seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
+    seconds["the rest, and gaps"] = max(whole - sum(seconds.values()), 0.0)
+    rate = matrix_rate(device, torch.bfloat16 if step.stepper.bf16 else torch.float32)
+    fading = " fading in" if phase.fading else ""
+    rows = [[name, f"{1000 * s:.2f}", f"{s / whole:.1%}"] for name, s in seconds.items()]
+    return "\n".join(
+        [
+            f"{phase.resolution}x{phase.resolution}{fading}, batch {phase.batch_size}, {config.precision}, "
+            f"{device_name(device)}: {phase.batch_size / whole:,.1f} images/s",
+            table(["part", "ms", "of a step"], [*rows, ["a whole step", f"{1000 * whole:.2f}", ""]]),
+            f"{flops.total / whole / 1e9:,.0f} GFLOP/s: {flops.total / whole / rate:.0%} of the {rate / 1e9:,.0f} of a "
+            f"large matrix product in {config.precision}",
+        ]
+    )
+
+
+class TimedStep:
+    """A step on noise, as a whole or part by part, in seconds; between parts the device is waited for."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, phase: Phase):
+        self.state, self.phase, self.device = TrainState(config, 0, device), phase, device
+        self.stepper = Stepper.of(replace(config, n_critic=1), config.precision == "bf16")
+        shape = (IMAGES, config.channels, phase.resolution, phase.resolution)
+        self.images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        self.share = ALONE.share(phase.batch_size, config.mbstd_group)
+        alpha = torch.tensor(phase.alpha, device=device) if phase.fading else 1.0
+        self.stage = {"resolution": phase.resolution, "alpha": alpha}
+
+    def batch(self) -> Batch:
+        """Images gathered as the feeder gathers them from a level in memory."""
+        places = draws(0, self.state.images, "grid").integers(0, IMAGES, self.phase.batch_size)
+        return Batch(self.images[torch.from_numpy(places)], None, self.share).to(self.device)
+
+    def whole(self) -> float:
+        start = self.now()
+        self.stepper.step(self.state, self.batch(), self.phase)
+        return self.now() - start
+
+    def parts(self) -> dict[str, float]:
+        """The same step by the same pieces."""
+        state, stage, stepper, seconds = self.state, self.stage, self.stepper, {}
+        last = self.now()
+
+        def took(name: str) -> None:
+            nonlocal last
+            now = self.now()
+            seconds[name], last = seconds.get(name, 0.0) + now - last, now
+
+        def critic(images: Any) -> Any:
+            return state.D(images, **stage)
+
+        part = self.batch()
+        with stepper.autocast(state):
+            reals = stepper.reals(state, stage, part, "augmented reals")
+            took("data")
+            with torch.no_grad():
+                fakes = stepper.fakes(state, stage, part, "d latents")
+            took("G forward")
+            mixing = torch.full((len(fakes), 1, 1, 1), 0.5, device=self.device)
+            terms = replace(stepper.loss, penalty=0.0).discriminator(critic, reals, fakes, mixing)
+            took("D forward")
+        state.d_optimizer.zero_grad()
+        terms["d_loss"].backward()
+        took("D backward")
+        if stepper.loss.penalty:
+            with stepper.autocast(state):
+                penalty = stepper.loss.gradient_norms(critic, between(reals, fakes, mixing)).square().mean()
+            took("penalty, D forward and gradient")
+            penalty.backward()
+            took("penalty, double backward")
+        stepper.update(state.D, state.d_optimizer, terms, "d_loss", self.phase.lr)
+        took("optimizers, EMA")
+        state.g_optimizer.zero_grad()
+        with stepper.autocast(state), frozen(state.D):
+            fakes = stepper.fakes(state, stage, part, "g latents")
+            took("G forward")
+            terms = stepper.loss.generator(critic, fakes, None, reals if stepper.loss.paired else None)
+            took("D forward")
+            terms["g_loss"].backward()
+        took("G backward, through D")
+        stepper.update(state.G, state.g_optimizer, terms, "g_loss", self.phase.lr)
+        update_ema(state.G_ema, state.G, stepper.ema_decay)
+        took("optimizers, EMA")
+        return seconds
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
 
 class FlopCount(TorchDispatchMode):
-    """Counts floating-point operations of convolutions and matrix products, also through autograd.grad.
+    """Counts floating-point operations of convolutions and matrix products.
 
     torch's FlopCounterMode also says in which module, by hooks that a gradient penalty's graph does not allow.
     """
@@ -29,13 +180,13 @@ class FlopCount(TorchDispatchMode):
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a large matrix product, the best of some trials."""
-    size = 1024 if device.type == "cpu" else 8192
-    x, y = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    size = 2048 if device.type == "cpu" else 8192
+    x, y, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
     best = 0.0
-    for _ in range(5):
-        start, count = time.perf_counter(), 10
+    for _ in range(6):
+        start, count = time.perf_counter(), 4 if device.type == "cpu" else 20
         for _ in range(count):
-            x @ y
+            torch.mm(x, y, out=out)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = max(best, 2 * size**3 * count / (time.perf_counter() - start))

@@ -41,6 +41,8 @@ def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
     old = run.read_config()
     if config.resume not in (None, old.get("resume")):
         raise ConfigError(f"--resume: {run.folder} has begun already, from {old.get('resume')}; give another --out")
+    if config.precision == "auto" and old.get("precision") in ("fp32", "bf16"):
+        config = replace(config, precision=old["precision"])  # what auto came to at the start
     if lines := differences(old, config, identity_only=True):
         raise ConfigError(
             f"{run.folder} is a run with other options:\n" + "\n".join(lines) + "\n"

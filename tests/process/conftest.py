@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 TINY = """
     synthetic --resolution 16 --fmap-base 64 --fmap-max 8 --batch-size 8 --fade-kimg 0.3 --stabilize-kimg 0.3
     --tick-kimg 0.1 --metrics swd --metric-images 48 --metric-every-kimg 0.2 --track none --device cpu
+    --precision fp32
 """.split()
 
 
