@@ -251,7 +251,11 @@ class TrainConfig:
         identity=False,
     )  # fmt: skip
     device: str = option("auto, cpu, cuda or cuda:N", "auto", identity=False)
-    precision: str = option("arithmetic of the convolutions", "auto", choices=("auto", "fp32", "bf16"))
+    precision: str = option(
+        "arithmetic of the convolutions; auto: bf16 where a trial finds it faster",
+        "auto",
+        choices=("auto", "fp32", "bf16"),
+    )
     deterministic: bool = option("the same bits each time also on a GPU, more slowly", False, identity=False)
     track: str = option(
         "where numbers also go", "tensorboard", choices=("tensorboard", "wandb", "none"), identity=False

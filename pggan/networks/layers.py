@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operations import convolve, leaky_relu  # noqa: F401 (this module shows all layers)
+from .operations import convolve
 
 HE_GAIN = math.sqrt(2)
 

@@ -13,9 +13,9 @@ from .layers import (
     PixelNorm,
     at_least_float32,
     downscale,
-    leaky_relu,
     upscale,
 )
+from .operations import leaky_relu
 
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
 FIRST_LAYERS = ("paper", "no-norm", "pixel-bias")

@@ -11,7 +11,8 @@ import torch
 
 from pggan.interop import from_official
 from pggan.interop.official import from_official_layout, layers
-from pggan.networks.layers import downscale, leaky_relu, upscale
+from pggan.networks.layers import downscale, upscale
+from pggan.networks.operations import leaky_relu
 from pggan.networks.progressive import GeneratorBlock
 from pggan.training.losses import WGANGP
 
