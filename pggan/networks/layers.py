@@ -1,8 +1,6 @@
 """The paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling."""
 
 import math
-from contextlib import nullcontext
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -81,45 +79,26 @@ class EqualizedConv2d(Equalized):
         return convolve(x, self.scaled_weight(), self.bias, padding=self.padding)
 
 
-@cache
-def shifts_of_the_box(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[16, 9]: what each weight of a 3x3 kernel gives to the 4x4 kernel that is it convolved with a 2x2 box of ones."""
-    with torch.inference_mode(False), torch.no_grad():
-        kernels = torch.eye(9, dtype=dtype, device=device).view(9, 3, 3)
-        places = [(left, 1 - left, top, 1 - top) for left in (0, 1) for top in (0, 1)]
-        return sum(F.pad(kernels, place) for place in places).flatten(1).T
+def spread_over_four_shifts(kernel: Tensor) -> Tensor:
+    """[..., 3, 3] -> [..., 4, 4]: the kernel convolved with the 2x2 box of ones that scaling by two amounts to."""
+    return F.avg_pool2d(kernel, 2, stride=1, padding=1, divisor_override=1)
 
 
-class FusedScaleConv2d(EqualizedConv2d):
-    """The kernel is convolved with the 2x2 box that scaling by two amounts to.
-
-    As one product with a matrix, which is quicker than four shifted sums and their gradients.
-    """
-
-    def spread_weight(self, factor: float = 1.0, rotated: bool = False) -> Tensor:
-        """[outputs, inputs, 4, 4] in channels-last order, like the weight; rotated by 180 degrees if asked."""
-        rows = self.weight.permute(0, 2, 3, 1).flatten(1, 2)
-        shifts = shifts_of_the_box(rows.dtype, rows.device) * (self.scale * factor)
-        with nullcontext() if rows.device.type == "meta" else torch.autocast(rows.device.type, enabled=False):
-            rows = torch.matmul(shifts.flip(0) if rotated else shifts, rows)
-        return rows.unflatten(1, (4, 4)).permute(0, 3, 1, 2)
-
-
-class FusedUpConv2d(FusedScaleConv2d):
+class FusedUpConv2d(EqualizedConv2d):
     """`EqualizedConv2d(upscale(x))` as one transposed convolution, with 16 products per input pixel instead of 36."""
 
     def kernel(self) -> Tensor:
-        return self.spread_weight(rotated=True).transpose(0, 1)
+        return spread_over_four_shifts(self.scaled_weight().flip(2, 3)).transpose(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.kernel(), self.bias, stride=2, padding=1, transposed=True)
 
 
-class FusedDownConv2d(FusedScaleConv2d):
+class FusedDownConv2d(EqualizedConv2d):
     """`downscale(EqualizedConv2d(x))` as one strided convolution, with 16 products per output pixel instead of 36."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.spread_weight(1 / 4), self.bias, stride=2, padding=1)
+        return convolve(x, spread_over_four_shifts(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
 
 
 class PixelNorm(nn.Module):
