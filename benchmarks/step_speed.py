@@ -25,14 +25,17 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pggan.config import resolve  # noqa: E402
+from pggan.networks import layers, progressive  # noqa: E402
 from pggan.training.device import keep_freed_memory, peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
 from pggan.training.profile import FlopCount, matrix_rate  # noqa: E402
@@ -41,9 +44,22 @@ from pggan.training.state import TrainState  # noqa: E402
 from pggan.training.steps import Batch, Stepper  # noqa: E402
 
 PEER = "pro_gan_pytorch"
+
+
+def torchs_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0, transposed: bool = False
+) -> Tensor:
+    function = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
+    return function(x, weight, bias, stride, padding)
+
+
 STAGES = {  # feature maps at most, resolution, batch
     "cpu": ((128, 8, 64), (128, 16, 32), (128, 32, 16)),
     "cuda": ((512, 32, 64), (512, 64, 32), (512, 128, 16), (128, 32, 64)),
+}
+TORCHS_OWN = {  # instead of ours, in turn
+    "torch's convolution": {"convolve": torchs_convolution},
+    "torch's leaky ReLU": {"leaky_relu": functools.partial(torch.nn.functional.leaky_relu, negative_slope=0.2)},
 }
 Step = Callable[[], None]
 
@@ -60,12 +76,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least (default: %(default)s)")
     parser.add_argument("--no-peer", action="store_true", help="ours only")
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
+    parser.add_argument("--ablate", action="store_true", help="beside ours, ours with torch's own operations; no peer")
+    parser.add_argument("--plain-memory", action="store_true", help="leave the allocation of memory as it is")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
     a = parser.parse_args()
-    keep_freed_memory()
+    if not a.plain_memory:
+        keep_freed_memory()
     device = torch.device(a.device)
     a.stages = a.stages or STAGES[device.type]
-    names = ["ours fp32", "ours bf16"] + ([] if a.no_peer else [PEER])
+    names = ["ours fp32", "ours bf16"]
+    if a.ablate:
+        names += [f"{name}, {without}" for without in TORCHS_OWN for name in names[:2]]
+    elif not a.no_peer:
+        names.append(PEER)
     if a.peak_of:
         print(peak_of(a.peak_of, a.stages[0], a.alpha, device))
         return
@@ -152,18 +175,32 @@ def wait(device: torch.device) -> None:
 
 
 def side(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> Step:
-    return peer(*stage, alpha, device) if name == PEER else ours(*stage, alpha, device, name.endswith("bf16"))
+    if name == PEER:
+        return peer(*stage, alpha, device)
+    which, _, without = name.partition(", ")
+    return ours(*stage, alpha, device, which == "ours bf16", TORCHS_OWN.get(without, {}))
 
 
-def ours(maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool) -> Step:
-    """Our step on reals that lie on the device as bytes."""
+def ours(
+    maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool, instead: dict[str, Any]
+) -> Step:
+    """Our step on reals that lie on the device as bytes, with other operations instead of our own."""
     options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
     config = resolve(options)
     state = TrainState(config, 0, device)
     stepper = Stepper.of(config, bf16)
     images = torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device)
     reals = Batch(images, None, ALONE.share(batch, config.mbstd_group))
-    return functools.partial(stepper.step, state, reals, Phase(resolution, alpha, batch, 0.001, 1))
+    phase = Phase(resolution, alpha, batch, 0.001, 1)
+
+    def step() -> None:
+        with contextlib.ExitStack() as patches:
+            for module in (layers, progressive):
+                for operation in instead.keys() & vars(module).keys():
+                    patches.enter_context(mock.patch.object(module, operation, instead[operation]))
+            stepper.step(state, reals, phase)
+
+    return step
 
 
 def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.device) -> Step:
