@@ -246,6 +246,8 @@ def stamp(where: Path, files: Iterable[str | Path]) -> str:
 def file_digest(path: str | Path) -> bytes:
     """Of what is in the file; of nothing, where it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
+    if not os.path.isfile(path):  # a pipe would be waited for, a device read for ever
+        return bytes(16)
     try:
         with open(path, "rb", buffering=0) as file:
             while block := file.read(1 << 20):

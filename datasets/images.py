@@ -31,6 +31,8 @@ def open_picture(file: str | IO[bytes]) -> Image.Image:
     Raises:
         ValueError: an empty file, no image, or one of more than 180 megapixels. OSError: a file that cannot be read.
     """
+    if isinstance(file, str) and os.path.exists(file) and not os.path.isfile(file):
+        raise ValueError("not a plain file")
     try:
         picture = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:

@@ -212,6 +212,8 @@ def is_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
 
 def decoded(file, name: str) -> np.ndarray:
     """uint8 [H, W, 3], an alpha channel left out, as the field's tools do it. Raises MetricError."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise MetricError(f"cannot read {name}: not a plain file")
     try:
         with Image.open(file) as image:
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
