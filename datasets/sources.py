@@ -52,6 +52,6 @@ def open_file(path: Path, labels: bool) -> Source:
             return Zip(path, labels)
         if tarfile.is_tarfile(path):
             return Tar(path, labels)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     raise DataError(f"{path} is a file, but no zip, tar or .npz; name {KINDS}")

@@ -47,7 +47,7 @@ class ImageSet:
             raise MetricError(f"{path} is neither a folder nor a plain file")
         elif self.path.suffix.lower() == ".npz":
             self.images = ArrayImages(self.path)
-        elif zipfile.is_zipfile(self.path):
+        elif is_zip(self.path):
             self.images = ZipImages(self.path)
         else:
             raise MetricError(f"{path} is not a folder of images, a zip or an .npz")
@@ -78,6 +78,13 @@ class ImageSet:
                             "resize them to one size first"
                         )
                 yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one of several parts
+        return False
 
 
 def shuffled(names: list) -> list:

@@ -42,7 +42,7 @@ def read_weights(path: Path) -> Weights:
         if start[:1] == b"\x80":
             return read_snapshot(path)
         raise WeightsError(f"it is none of what can be read: {KNOWN}")
-    except WeightsError as error:
+    except (WeightsError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None  # names in a file may hold line ends
 
 

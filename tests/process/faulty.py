@@ -82,7 +82,7 @@ def main():
 
     def faulty_step(self, phase):
         hooks = []
-        if now(self) and fault == "nan-weights":
+        if now(self) and fault == "nan-weights" and self.state.lr_factor == 1:
             weight = next(self.state.G.parameters()).data
             weight[(0,) * weight.ndim] = NAN
         if now(self) and fault == "nan-gradients" and self.state.lr_factor == 1:
