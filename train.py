@@ -20,6 +20,7 @@ from datasets import DataError
 from metrics import MetricError
 from pggan.config import ConfigError, add_options, resolve
 from pggan.training import TrainingStopped, print_plan, train
+from pggan.training.ranks import first_speaks, joined
 from pggan.use.report import write_final_report
 
 
@@ -29,15 +30,16 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--config", metavar="FILE", help="JSON file of options, such as a run's config.json")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
-    options = vars(parser.parse_args())
-    config_file, dry_run = options.pop("config"), options.pop("dry_run")
     try:
-        config = resolve(options, config_file)
-        if dry_run:
-            print_plan(config)
-        else:
-            train(config)
-            write_final_report(config.out)
+        with first_speaks():
+            options = vars(parser.parse_args())
+            config_file, dry_run = options.pop("config"), options.pop("dry_run")
+            with joined() as ranks:
+                config = ranks.from_first(resolve(options, config_file) if ranks.first else None)
+                if not dry_run:
+                    train(config, ranks)
+                if ranks.first:
+                    print_plan(config) if dry_run else write_final_report(config.out)
     except (ConfigError, DataError, CheckpointError, MetricError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)

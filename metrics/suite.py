@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,22 @@ class Description:
     count: int = 0
     shape: tuple[int, ...] = ()
     kept: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Seen:
+    """What was taken of some images.
+
+    Attributes:
+        count: of images. shape: theirs, [C, H, W]. given: any of "images", "features" and "logits", [count, ...].
+    """
+
+    count: int
+    shape: tuple[int, ...]
+    given: dict[str, Tensor]
+
+
+SeenBatches = Callable[[set[str]], Iterable[list[Seen]]]
 
 
 class Suite:
@@ -122,33 +139,48 @@ class Suite:
         Raises:
             MetricError: images of different shapes, or of one that a metric cannot work with.
         """
-        return self._describe(batches, {metric.keeps: metric.keeps() for metric in self.metrics.values()})
+        return self.collect(lambda takes: (self.see(batch, takes) for batch in batches))
 
-    def _describe(self, batches: Iterable[Tensor], kept: dict[Any, Any]) -> Description:
+    def see(self, batch: Tensor, takes: Iterable[str]) -> list[Seen]:
+        """What accumulators take ("images", "features", "logits") of a batch, in parts that fit through Inception."""
+        uses_inception = any(what != "images" for what in takes)
+        parts = batch.split(INCEPTION_BATCH[self.inception.device.type]) if uses_inception else [batch]
+        return [self._see(images, takes, uses_inception) for images in parts]
+
+    def _see(self, images: Tensor, takes: Iterable[str], uses_inception: bool) -> Seen:
+        given = {"images": images}
+        if uses_inception:
+            given["features"], given["logits"] = self.inception(images)
+        return Seen(len(images), tuple(images.shape[1:]), {what: given[what] for what in takes})
+
+    def collect(self, seen: SeenBatches, kept: dict[Any, Any] | None = None) -> Description:
+        """`describe`, with the work on the batches done elsewhere.
+
+        Args:
+            seen: called with what the accumulators take; gives what `see` gives of each batch, in their order.
+            kept: the accumulators to fill (default: every metric's).
+        """
+        kept = {metric.keeps: metric.keeps() for metric in self.metrics.values()} if kept is None else kept
         result = Description(kept=kept)
-        uses_inception = any(accumulator.takes != "images" for accumulator in kept.values())
-        for batch in batches:
-            for images in batch.split(INCEPTION_BATCH[self.inception.device.type] if uses_inception else len(batch)):
-                shape = tuple(images.shape[1:])
-                if result.count and shape != result.shape:
-                    raise MetricError(f"images of one set have different shapes: {result.shape} and {shape}")
-                result.count, result.shape = result.count + len(images), shape
-                given = {"images": images}
-                if uses_inception:
-                    given["features"], given["logits"] = self.inception(images)
-                for accumulator in kept.values():
-                    accumulator.update(given[accumulator.takes])
+        for part in chain.from_iterable(seen({accumulator.takes for accumulator in kept.values()})):
+            if result.count and part.shape != result.shape:
+                raise MetricError(f"images of one set have different shapes: {result.shape} and {part.shape}")
+            result.count, result.shape = result.count + part.count, part.shape
+            for accumulator in kept.values():
+                accumulator.update(part.given[accumulator.takes])
         return result
 
-    def remembered(self, make_batches: Callable[[], Iterable[Tensor]]) -> Description:
+    def remembered(self, make_batches: Callable[[], Iterable[Tensor]], seen: SeenBatches | None = None) -> Description:
         """`describe`, with what comes from Inception's features looked up in the cache, or put there.
 
         Args:
             make_batches: called once or twice; gives the same batches each time.
+            seen: as for `collect` of the same batches, called at most once (default: they are seen here).
         """
+        seen = seen or (lambda takes: (self.see(batch, takes) for batch in make_batches()))
         storable = {m.keeps for m in self.metrics.values() if hasattr(m.keeps, "from_arrays")}
         if self.cache is None or not storable:
-            return self.describe(make_batches())
+            return self.collect(seen)
         digest, count, shape = content(make_batches())
         key = {"images": digest, "device": self.inception.device.type, **self.how()}
         keys = {keeps: {"what": keeps.name, **key} for keeps in storable}
@@ -157,7 +189,7 @@ class Suite:
         missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found and m.uses_reals}
         if not missing:
             return Description(count, shape, found)
-        result = self._describe(make_batches(), missing)
+        result = self.collect(seen, missing)
         for keeps in storable - found.keys():
             try:
                 self.cache.save(keys[keeps], result.kept[keeps].arrays())

@@ -14,14 +14,27 @@ from metrics.processor import survives
 
 from ..config import ConfigError, TrainConfig
 from ..networks.progressive import feature_maps
+from .ranks import ALONE, Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; auto takes a GPU where there is one. Raises ConfigError."""
+def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device of this name; of several processes on a machine each takes a GPU of its own.
+
+    Raises:
+        ConfigError: it is not there, or not one for each process.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks.count > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"--device: each process takes a GPU of its own; give cuda, not {name}")
+        if ranks.local >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise ConfigError(f"--device: {count} GPUs for more processes; give torchrun --nproc-per-node {count}")
+        name = f"cuda:{ranks.local}"
+        torch.cuda.set_device(name)
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):

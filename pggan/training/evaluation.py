@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from tqdm import tqdm
 
 from datasets import MODES, SMALLEST_CLASSIFIED, Pyramid, classify
 from metrics import ModeCoverage, Suite
-from metrics.suite import Description
+from metrics.suite import Description, Seen, SeenBatches
 
 from ..networks import Generator, generate
+from .ranks import ALONE, Ranks
 from .state import draws, latents
 
 BATCH = 64
@@ -31,58 +33,84 @@ class Judge:
     Args:
         pyramid: the real images. count: images of each kind; at most as many reals as there are.
         seed: of the latents, which are the same at every stage.
-        check: called before every batch; may raise to break off.
+        check: called before every batch, in all processes alike; may raise to break off. ranks: the processes.
 
     Raises:
         MetricError: too few images for one of the metrics.
     """
 
     def __init__(
-        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None
+        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
     ):  # fmt: skip
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
+        self.ranks = ranks
         self.real: dict[int, Description] = {}
         if suite.metrics:
             suite.check(len(self.real_indices()), count)
 
     def __call__(self, generator: Generator, resolution: int, alpha: float) -> dict[str, float]:
-        """Results by name, as in `metrics.Suite.compare`; {} where no metric is wanted or available."""
+        """Results by name, as in `metrics.Suite.compare`; {} where no metric is wanted or available.
+
+        Of several processes each generates and looks at a part of the images; the first one gets the results.
+        """
         if not self.suite.metrics:
             return {}
         if resolution not in self.real:
-            total = len(self.real_indices())
+            indices = self.real_indices()
+            images, total = partial(self.real_images, resolution, indices), len(indices)
+            remembered = partial(self.suite.remembered, partial(map, images, range(0, total, BATCH)))
+            # one stage at a time: descriptions can be large
+            self.real = {resolution: self.shared(remembered, images, total, f"real {resolution}x{resolution}")}
+        images = partial(self.fake_images, generator, resolution, alpha)
+        fake = self.shared(self.suite.collect, images, self.count, f"fake {resolution}x{resolution}")
+        return self.suite.compare(self.real[resolution], fake) if self.ranks.first else {}
 
-            def reals() -> Iterator[Tensor]:
-                return self.progress(self.real_batches(resolution), total, f"real {resolution}x{resolution}")
+    def shared(
+        self, describe: Callable[[SeenBatches], Description], images: Callable[[int], Tensor], total: int, what: str
+    ) -> Description:
+        """`describe` on the first process; when it wants to see the images, all processes work.
 
-            self.real = {resolution: self.suite.remembered(reals)}  # one stage at a time: descriptions can be large
-        fakes = self.fake_batches(generator, resolution, alpha)
-        fake = self.suite.describe(self.progress(fakes, self.count, f"fake {resolution}x{resolution}"))
-        return self.suite.compare(self.real[resolution], fake)
+        images: from the number of the first one to a batch of them.
+        """
+        if not self.ranks.first:
+            while takes := self.ranks.from_first(None):
+                for _ in self.seen(images, total, takes, what):
+                    pass
+            return Description()
+
+        def seen(takes: set[str]) -> Iterator[list[Seen]]:
+            return self.seen(images, total, self.ranks.from_first(takes), what)
+
+        description = describe(seen)
+        self.ranks.from_first(None)
+        return description
+
+    def seen(
+        self, images: Callable[[int], Tensor], total: int, takes: set[str], what: str
+    ) -> Iterator[list[Seen]]:  # fmt: skip
+        """Batches in turns: each process sees one, then the first one gets them all, in order."""
+        with tqdm(total=total, desc=f"judging {what}", unit="image", disable=None, leave=False) as bar:
+            for turn in range(0, total, BATCH * self.ranks.count):
+                self.check()
+                start = turn + BATCH * self.ranks.rank
+                mine = self.suite.see(images(start), takes) if start < total else []
+                for parts in self.ranks.to_first(mine):
+                    yield parts
+                    bar.update(sum(part.count for part in parts))
 
     def real_indices(self) -> np.ndarray:
         """The same images at every stage, drawn without repetition, in an order of no meaning."""
         return draws(self.seed, 0, "judged reals").permutation(len(self.pyramid))[: self.count]
 
-    def real_batches(self, resolution: int) -> Iterator[Tensor]:
-        indices = self.real_indices()
-        for start in range(0, len(indices), BATCH):
-            yield torch.from_numpy(self.pyramid.images(resolution, indices[start : start + BATCH]))
+    def real_images(self, resolution: int, indices: np.ndarray, start: int) -> Tensor:
+        return torch.from_numpy(self.pyramid.images(resolution, indices[start : start + BATCH]))
 
-    def fake_batches(self, generator: Generator, resolution: int, alpha: float) -> Iterator[Tensor]:
+    def fake_images(self, generator: Generator, resolution: int, alpha: float, start: int) -> Tensor:
         labels = evaluation_labels(self.pyramid, self.count, self.seed)
-        for start in range(0, self.count, BATCH):
-            count = min(BATCH, self.count - start)
-            z = latents(self.seed, start, "evaluation", count, generator.latent_size)
-            batch_labels = None if labels is None else labels[start : start + count]
-            yield generate(generator, z, batch_labels, resolution, alpha)
-
-    def progress(self, batches: Iterator[Tensor], total: int, what: str) -> Iterator[Tensor]:
-        with tqdm(total=total, desc=f"judging {what}", unit="image", disable=None, leave=False) as bar:
-            for batch in batches:
-                self.check()
-                yield batch
-                bar.update(len(batch))
+        z = latents(self.seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
+        labels = None if labels is None else labels[start : start + BATCH]
+        return generate(generator, z, labels, resolution, alpha)
 
 
 def evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:

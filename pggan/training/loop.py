@@ -33,29 +33,34 @@ from .evaluation import Judge, modes_of_embedded_set
 from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
 from .losses import cautions
-from .plan import costs_per_image, print_stages, time_left
+from .memory import is_out_of_memory, less_memory
+from .plan import costs_per_image, idle_processes, print_stages, time_left
+from .ranks import ALONE, ProcessLost, Ranks
 from .resume import adopt, check_fits, fitting, go_back, same_run
 from .saving import Keeper
 from .signals import StopRequested, StopSignals, TrainingStopped
-from .state import TrainState, latents
+from .state import TrainState, latents, to_device
 from .steps import Batch, Stepper
 from .tracking import Progress, Tracker, duration, samples_in_grid, say
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
 
 
-def train(config: TrainConfig) -> None:
+def train(config: TrainConfig, ranks: Ranks = ALONE) -> None:
     """Carry out a run, or go on with it where it was left.
+
+    ranks: the processes that share the work; only the first one writes in the run directory.
 
     Raises:
         ConfigError, datasets.DataError, checkpoints.CheckpointError, metrics.MetricError: options or files that
             cannot be used; nothing is written in the run directory then.
-        TrainingStopped: a signal (the state is saved), gradients that stay non-finite, or a state that cannot be saved.
+        TrainingStopped: a signal (the state is saved), gradients that stay non-finite, a state that cannot be saved,
+            memory that does not suffice, or another process that has ended.
     """
     directory = RunDirectory(config.out)
     keep_freed_memory()
     try:
-        Training(config, directory).run()
+        Training(config, directory, ranks).run()
     finally:
         directory.release()
 
@@ -63,53 +68,72 @@ def train(config: TrainConfig) -> None:
 class Training:
     """A run under way: its parts, put together from the config and the run directory."""
 
-    def __init__(self, config: TrainConfig, directory: RunDirectory):
-        self.directory, saved = directory, None
-        if began := self.directory.exists():
+    def __init__(self, config: TrainConfig, directory: RunDirectory, ranks: Ranks):
+        self.directory, self.ranks, saved = directory, ranks, None
+        if began := ranks.first and self.directory.exists():
             self.directory.lock()
             config, saved = same_run(self.directory, config), self.directory.load_newest(say)
+        config = ranks.from_first(config)
         if config.deterministic:
             compute_deterministically()
-        self.device = choose_device(config.device)
-        config = replace(config, precision=choose_precision(config, self.device))
+        self.device = choose_device(config.device, ranks)
+        config = ranks.from_first(ranks.first and replace(config, precision=choose_precision(config, self.device)))
         self.config, self.plan = config, GrowthController(config)
-        self.signals = StopSignals()
-        self.pyramid = open_pyramid(
-            open_source(config.data, config.labels), config.resolution, config.channels, fit=config.fit,
-            background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
-        )  # fmt: skip
+        self.signals = StopSignals(ranks.largest)
+        with ranks.in_turn():
+            self.pyramid = open_pyramid(
+                open_source(config.data, config.labels), config.resolution, config.channels, fit=config.fit,
+                background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
+            )  # fmt: skip
+            suite = self.suite()
         if saved:
             with fitting(self.directory.latest):
                 check_fits(saved, self.pyramid.digest(), config, self.plan)
-        self.judge = Judge(self.pyramid, self.suite(), config.metric_images, config.seed, self.signals.check)
+        self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check, ranks)
         self.state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
             with fitting(self.directory.latest):
                 self.state.load_state_dict(saved["state"])
             say(f"resuming {self.directory.folder} at {self.state.images / 1000:g} kimg")
-        elif config.resume:
+        elif config.resume and ranks.first:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-        self.stepper = Stepper.of(config, config.precision == "bf16", augment)
+        self.stepper = Stepper.of(config, config.precision == "bf16", augment, ranks)
         trained, held_out = split(config, len(self.pyramid))
-        feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group)
+        feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
         self.feeder, self.held_out = feed(trained), feed(held_out) if len(held_out) else None
         if self.held_out:
             say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
-        for caution in cautions(config):
+        for caution in [*cautions(config), *idle_processes(self.plan, ranks)]:
             say(caution)
+        if ranks.first:
+            self.begin_to_write(began)
+        self.share_state()
+        self.costs = costs_per_image(self.state.arguments)
+        self.start_tick()
+        self.recent = ""
+
+    def begin_to_write(self, began: bool) -> None:
+        """In the run directory, where nothing was written until now."""
         if not began:
             self.directory.lock()
             if self.directory.exists():
                 raise ConfigError(f"--out: {self.directory.folder} was begun by another process just now")
-        self.directory.create(config.to_dict())
+        self.directory.create(self.config.to_dict())
         self.directory.cut_logs(self.state.images)
-        self.keeper = Keeper(self.directory, config.keep_last)
-        self.tracker = Tracker(self.directory, config, self.state.images)
-        self.costs = costs_per_image(self.state.arguments)
-        self.start_tick()
-        self.recent = ""
+        self.keeper = Keeper(self.directory, self.config.keep_last)
+        self.tracker = Tracker(self.directory, self.config, self.state.images)
+
+    def share_state(self) -> None:
+        """Every process gets the first one's state."""
+        if self.ranks.count == 1:
+            return
+        held = self.ranks.from_first(
+            to_device(self.state.state_dict(), torch.device("cpu")) if self.ranks.first else None
+        )
+        if not self.ranks.first:
+            self.state.load_state_dict(held)
 
     def run(self) -> None:
         state, plan = self.state, self.plan
@@ -126,25 +150,45 @@ class Training:
                         self.go_back_or_stop()
                         continue
                     if self.ticks():
-                        self.tick(phase)
+                        if self.ranks.first:
+                            self.tick(phase)
+                        state.clear_sums()
                     progress.update(state.images, f"{status(phase, state.images)}  {self.recent}")
                     self.signals.check()
             except StopRequested as request:
-                self.save(needed=str(request))
-                raise TrainingStopped(f"{request}: saved {self.directory.latest}; the same command goes on") from None
-            except torch.OutOfMemoryError:
+                self.stop(request)
+            except ProcessLost as lost:
+                raise TrainingStopped(f"{lost}; {self.to_go_on()}") from None
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 phase = plan.phase(state.previous)
-                raise TrainingStopped(
-                    f"out of memory at {status(phase, state.images)}: give a --batch-size below {phase.batch_size} for "
-                    f"{phase.resolution}, with --out ANOTHER --resume {self.directory.latest}"
-                ) from None
+                advice = less_memory(self.config, phase, self.ranks, self.directory.latest)
+                where = f"{status(phase, state.images)} with batches of {phase.batch_size}"
+                raise TrainingStopped(f"out of memory at {where}; {self.to_go_on()}{advice}") from None
             except KeyboardInterrupt:  # the second Ctrl-C: nobody waits for a service
-                self.tracker.close(wait=0)
+                if self.ranks.first:
+                    self.tracker.close(wait=0)
                 raise
             finally:
                 progress.close()
-                self.tracker.close()
-        print_stages(read_lines(self.directory.metrics), self.directory)
+                if self.ranks.first:
+                    self.tracker.close()
+        if self.ranks.first:
+            print_stages(read_lines(self.directory.metrics), self.directory)
+
+    def stop(self, request: StopRequested) -> None:
+        """All processes come here at the same moment; the first one saves it."""
+        if not self.ranks.first:
+            self.ranks.from_first(None)
+            raise SystemExit(1)
+        self.save(needed=str(request))
+        self.ranks.from_first(None)
+        raise TrainingStopped(f"{request}: saved {self.directory.latest}; the same command goes on") from None
+
+    def to_go_on(self) -> str:
+        latest = self.directory.latest
+        return f"the same command goes on from {latest}" if latest.exists() else "nothing was saved yet"
 
     def phase(self) -> Phase:
         """What is trained next."""
@@ -174,11 +218,13 @@ class Training:
                 f"{say_what}; try a lower --lr, or --precision fp32, in another --out ({start}), or the same command "
                 "with --on-nan rollback"
             )
-        go_back(state, self.directory, self.config.rollback_lr, say_what)
-        self.tracker.close()
-        self.keeper.forget(state.images)
-        self.tracker = Tracker(self.directory, self.config, state.images)
-        self.save()
+        if self.ranks.first:
+            go_back(state, self.directory, self.config.rollback_lr, say_what)
+            self.tracker.close()
+            self.keeper.forget(state.images)
+            self.tracker = Tracker(self.directory, self.config, state.images)
+            self.save()
+        self.share_state()
         self.start_tick()
 
     def held_out_images(self, phase: Phase) -> Batch | None:
@@ -302,12 +348,14 @@ class Training:
         if not self.judges():
             return
         state, phase = self.state, self.plan.phase(self.state.previous)
-        if self.ends_stage():
+        if self.ends_stage() and self.ranks.first:
             self.keeper.name_stage(phase.resolution)
-        if self.judged():
+        if self.ranks.from_first(self.ranks.first and self.judged()):
             return
         start = time.perf_counter()
         results = self.judge(state.G_ema, phase.resolution, phase.alpha)
+        if not self.ranks.first:
+            return
         seconds = state.seconds.get(phase.resolution, 0.0)
         line = {
             "images": state.images,

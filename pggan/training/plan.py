@@ -22,7 +22,7 @@ from ..networks import Discriminator, Generator
 from .device import choose_device, choose_precision, resident_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
-from .ranks import ALONE
+from .ranks import ALONE, Ranks
 from .state import TrainState, make_optimizer
 from .steps import Batch, Stepper
 from .tracking import duration
@@ -161,6 +161,20 @@ def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> 
         for _ in range(2):  # gradients and moments of both networks are there from the second on
             stepper.step(twin, reals, phase)
         return weights + live.peak
+
+
+def idle_processes(plan: GrowthController, ranks: Ranks) -> list[str]:
+    """A sentence for each stage that has less minibatch-stddev groups in a batch than there are processes."""
+    found = []
+    for resolution in plan.resolutions:
+        batch = plan.phase(plan.stage_end(resolution)).batch_size
+        groups = batch // min(batch, plan.config.mbstd_group)
+        if groups < ranks.count:
+            found.append(
+                f"at {resolution}x{resolution} a batch of {batch} is {groups} minibatch-stddev groups: "
+                f"{ranks.count - groups} of {ranks.count} processes have nothing to do; a larger --batch-size has more"
+            )
+    return found
 
 
 def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:

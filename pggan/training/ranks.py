@@ -7,11 +7,19 @@ same update up to the order of summation.
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .signals import TrainingStopped
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,32 @@ class Share:
         return Share(len(whole), self.group, self.first - whole.first, self.last - whole.first, self.weight)
 
 
+class ProcessLost(TrainingStopped):
+    """Another process of the run has ended, or cannot be reached."""
+
+
 @dataclass(frozen=True)
 class Ranks:
-    """This process, number `rank` of `count`."""
+    """This process, number `rank` of `count`, and `local` of those on its machine.
+
+    With one process nothing is sent and torch.distributed is not used. Else every process must call the same methods in
+    the same order; gradients go by the fast way (NCCL between GPUs) and fail where a process does not answer for
+    `PATIENCE`; all else goes by Gloo and waits as long as the others live, since the first one may have a cache to
+    build or a checkpoint to write.
+
+    Raises:
+        ProcessLost: from any of the methods that send.
+    """
 
     rank: int = 0
     count: int = 1
+    local: int = 0
+    slow: dist.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
 
     def share(self, size: int, group: int) -> Share:
         """What this process holds of a batch of so many samples in groups of so many; a smaller batch is one group.
@@ -75,9 +103,101 @@ class Ranks:
         if self.count == 1:
             return
         flat = torch.cat([t.flatten() for t in tensors])
-        dist.all_reduce(flat)
+        with answering():
+            dist.all_reduce(flat)
         sums = flat.split([t.numel() for t in tensors])
         torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(sums, tensors, strict=True)])
 
+    def largest(self, number: int) -> int:
+        """Of all processes' numbers."""
+        if self.count == 1:
+            return number
+        numbers = torch.tensor([number])
+        with answering():
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self.slow)
+        return int(numbers)
+
+    def from_first(self, value: Any) -> Any:
+        """The first process' value, plain data or tensors on the CPU, in all of them."""
+        if self.count == 1:
+            return value
+        held = [value]
+        with answering():
+            dist.broadcast_object_list(held, src=0, group=self.slow)
+        return held[0]
+
+    def to_first(self, value: Any) -> list[Any]:
+        """All processes' values, in order, in the first one; [] in the others."""
+        if self.count == 1:
+            return [value]
+        held = [None] * self.count if self.first else None
+        with answering():
+            dist.gather_object(value, held, dst=0, group=self.slow)
+        return held or []
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """One process of each machine goes first, what it left behind spares the others the work."""
+        if self.local:
+            self.largest(0)
+        yield
+        if not self.local:
+            self.largest(0)
+
 
 ALONE = Ranks()
+PATIENCE = timedelta(minutes=10)
+COURTESY = 3  # seconds
+
+
+def place() -> tuple[int, int, int]:
+    """rank, count and local rank, as torchrun tells them."""
+    rank, count, local = (int(os.environ.get(name) or 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return (rank, count, local) if count > 1 and "RANK" in os.environ else (0, 1, 0)
+
+
+@contextmanager
+def first_speaks() -> Iterator[None]:
+    """What other processes than the first print is dropped; what ends one of them, too, if the first says it as well.
+
+    Where the first process ends, torchrun ends the others before they have waited out their `COURTESY`.
+    """
+    if place()[0] == 0:
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        time.sleep(COURTESY)
+        raise
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that torchrun (or another launcher with its environment variables) started, connected; else ALONE.
+
+    Raises:
+        ProcessLost: not all of them came.
+    """
+    rank, count, local = place()
+    if count == 1:
+        yield ALONE
+        return
+    with answering():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        slow = dist.new_group(backend="gloo", timeout=timedelta(days=30))
+    yield Ranks(rank, count, local, slow)
+    dist.destroy_process_group()
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Says in a sentence that somebody does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ProcessLost(f"another process of this run has ended or cannot be reached ({reason})") from None

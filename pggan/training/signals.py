@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from .tracking import say
@@ -17,10 +18,13 @@ class StopRequested(Exception):
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once."""
+    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once.
 
-    def __init__(self) -> None:
-        self.received: str | None = None
+    agree: from this process' signal, 0 for none, to the one that all processes of the run stop for.
+    """
+
+    def __init__(self, agree: Callable[[int], int] = lambda number: number) -> None:
+        self.received, self.agree = 0, agree
 
     def __enter__(self) -> StopSignals:
         self.old = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -33,9 +37,9 @@ class StopSignals:
     def handle(self, number: int, frame: Any) -> None:
         if self.received:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-        say(f"{self.received}: saving, then stopping (once more: stop at once)")
+        self.received = number
+        say(f"{signal.Signals(number).name}: saving, then stopping (once more: stop at once)")
 
     def check(self) -> None:
-        if self.received:
-            raise StopRequested(self.received)
+        if number := self.agree(self.received):
+            raise StopRequested(signal.Signals(number).name)

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from pggan.config import resolve
+from pggan.training import TrainingStopped, train
+from pggan.training.growth import GrowthController
+from pggan.training.memory import is_out_of_memory, less_memory
+from pggan.training.ranks import ALONE, Ranks
+from pggan.training.steps import Stepper
+
+OPTIONS = {
+    "data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 4, "batch_size": "4:16,8:8",
+    "fade_kimg": 0.1, "stabilize_kimg": 0.1, "tick_kimg": 0.05, "metrics": "none", "track": "none", "device": "cpu",
+}  # fmt: skip
+
+
+def advice(path, ranks=ALONE, **options):
+    config = resolve(OPTIONS | options)
+    return less_memory(config, GrowthController(config).phase(1000), ranks, path)
+
+
+def test_what_is_computed_at_once_is_halved_until_a_group_is_left(tmp_path):
+    assert " --micro-batch 4:16,8:4," in advice(tmp_path)
+    assert " --micro-batch 4:32,8:8," in advice(tmp_path, batch_size="4:32,8:16")
+    assert " --micro-batch 4:8,8:4," in advice(tmp_path, batch_size=16, micro_batch=8)
+    assert " --micro-batch 4:16,8:4," in advice(tmp_path, ranks=Ranks(0, 2), batch_size=16)
+    assert "--micro-batch" not in advice(tmp_path, batch_size=4)
+
+
+def test_where_a_group_is_left_only_a_smaller_batch_helps(tmp_path):
+    assert "--batch-size 4:16,8:4 with --out ANOTHER" in advice(tmp_path / "none", micro_batch=4)
+    (tmp_path / "latest.pt").touch()
+    assert advice(tmp_path / "latest.pt", micro_batch=4).endswith(f"--out ANOTHER --resume {tmp_path / 'latest.pt'}")
+
+
+def test_the_errors_of_gpus_and_cpus_are_known():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(error.value) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError()) and not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_growth_step_out_of_memory_says_what_to_do_and_that_command_goes_on(tmp_path, monkeypatch, error):
+    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+    options = OPTIONS | {"out": str(tmp_path / "run")}
+    d_terms = Stepper.d_terms
+
+    def limited(self, state, stage, part):
+        if stage["resolution"] == 8 and len(part.images) > 4:
+            raise error
+        return d_terms(self, state, stage, part)
+
+    monkeypatch.setattr(Stepper, "d_terms", limited)
+    with pytest.raises(TrainingStopped) as stopped:
+        train(resolve(options))
+    assert str(stopped.value) == (
+        f"out of memory at 8x8 alpha 0.28 0.1 kimg with batches of 8; the same command goes on from {tmp_path}/run/"
+        "checkpoints/latest.pt with --micro-batch 4:16,8:4, which needs less memory and gives the same result"
+    )
+    train(resolve(options | {"micro_batch": "4:16,8:4"}))
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "latest.pt", weights_only=True)
+    assert saved["images"] >= 300

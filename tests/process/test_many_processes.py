@@ -1,0 +1,134 @@
+"""Several processes train what one does, stop together, and leave a run that any number of them can go on with."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, Commands
+from test_stop_and_resume import assert_equal_bits
+
+OPTIONS = """
+    synthetic --resolution 8 --fmap-base 64 --fmap-max 8 --batch-size 16 --fade-kimg 0.2 --stabilize-kimg 0.2
+    --tick-kimg 0.1 --metrics swd --metric-images 100 --metric-every-kimg 0.2 --track none --device cpu
+    --optimizer sgd --lr 0.01 --labels --mirror --augment ada --ada-kimg 0.5 --holdout 5%
+""".split()
+
+
+class Processes:
+    """Training processes as a launcher would start them; the first one's output, and what the others say."""
+
+    def __init__(self, commands, count, *arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.all = []
+        for rank in range(count):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+            place = {name: str(value) for name, value in (place | {"MASTER_PORT": port}).items()}
+            command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+            process = subprocess.Popen(
+                command, cwd=commands.folder, env=commands.environment | place, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            self.all.append(process)
+
+    def wait(self):
+        """Exit codes, after the first process' output was set as `out` and `err`, the others' as `others`."""
+        texts = [process.communicate(timeout=120) for process in self.all]
+        (self.out, self.err), *others = texts
+        self.others = [part for text in others for part in text]
+        return [process.returncode for process in self.all]
+
+    def train_some(self, run, lines=2):
+        """Wait until so many lines are logged."""
+        log, end = run / "log.jsonl", time.monotonic() + 120
+        while not (log.exists() and len(log.read_text().splitlines()) >= lines):
+            assert time.monotonic() < end and self.all[0].poll() is None
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def by_count(tmp_path_factory, cache):
+    """Whole runs by 1, 2 (started by torchrun, in micro-batches) and 4 processes."""
+    commands = Commands(tmp_path_factory.mktemp("ranks"), cache)
+    alone = commands.train(*OPTIONS, "--out", "1")
+    assert alone.returncode == 0, alone.err
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", ROOT / "train.py"]
+    two = commands.run(*torchrun, *OPTIONS, "--micro-batch", "4", "--out", "2")
+    assert two.returncode == 0, two.err
+    four = Processes(commands, 4, *OPTIONS, "--out", "4")
+    assert four.wait() == [0] * 4, four.err
+    assert four.others == [""] * 6
+    return {count: commands.folder / str(count) for count in (1, 2, 4)}
+
+
+def state(run):
+    return torch.load(run / "checkpoints" / "latest.pt", weights_only=True)["state"]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_alike(run, reference):
+    """The same run up to the order of summation."""
+    ours, theirs = state(run), state(reference)
+    assert ours["images"] == theirs["images"] and ours["augment_p"] == theirs["augment_p"]
+    for name in ("G", "D", "G_ema"):
+        for key, value in theirs[name].items():
+            assert torch.allclose(ours[name][key], value, rtol=0, atol=2e-6), (name, key)
+    for name in ("log.jsonl", "metrics.jsonl"):
+        for a, b in zip(lines(run / name), lines(reference / name), strict=True):
+            assert a.keys() == b.keys()
+            for key in {"images", "alpha", "d_loss", "g_loss", "real_score", "augment_p", "modes"} & a.keys():
+                assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), (name, key)
+            assert a.get("swd", 0) == pytest.approx(b.get("swd", 0), rel=0.01)  # rounding may turn a pixel's byte
+    assert {p.name for p in run.rglob("*")} == {p.name for p in reference.rglob("*")}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_any_number_of_processes_trains_the_same_over_a_whole_fade(by_count, count):
+    assert_alike(by_count[count], by_count[1])
+    start = torch.load(by_count[1] / "checkpoints" / "stage-0004.pt", weights_only=True)["state"]["G"]
+    moved = [float((value - start[key]).abs().max()) for key, value in state(by_count[1])["G"].items()]
+    assert max(moved) > 1e-3  # much more than they may differ by
+
+
+def test_a_process_that_dies_ends_the_run_and_one_alone_finishes_it(commands, by_count):
+    processes = Processes(commands, 2, *OPTIONS, "--out", "run")
+    processes.train_some(commands.folder / "run")
+    processes.all[1].kill()
+    start = time.monotonic()
+    assert processes.wait() == [1, -signal.SIGKILL]
+    assert time.monotonic() - start < 60
+    assert "another process of this run has ended" in processes.err and "Traceback" not in processes.err
+    assert "the same command goes on from run/checkpoints/latest.pt" in processes.err
+    process = commands.train(*OPTIONS, "--out", "run")
+    assert process.returncode == 0, process.err
+    assert_alike(commands.folder / "run", by_count[1])
+
+
+def test_a_signal_to_one_stops_all_and_as_many_go_on_bit_for_bit(commands, by_count):
+    options = [*OPTIONS, "--micro-batch", "4", "--out", "run"]
+    processes = Processes(commands, 2, *options)
+    processes.train_some(commands.folder / "run", lines=3)
+    processes.all[1].send_signal(signal.SIGTERM)
+    assert processes.wait() == [1, 1], processes.err
+    assert "SIGTERM: saved run/checkpoints/latest.pt" in processes.err and processes.others == ["", ""]
+    processes = Processes(commands, 2, *options)
+    assert processes.wait() == [0, 0], processes.err
+    whole, resumed = (state(run) | {"seconds": 0} for run in (by_count[2], commands.folder / "run"))
+    assert_equal_bits(resumed, whole)
+
+
+def test_what_cannot_be_followed_is_said_once(commands):
+    processes = Processes(commands, 2, *OPTIONS, "--batch-size", "10", "--out", "run")
+    codes = processes.wait()
+    assert codes[0] == 2 and codes[1] != 0
+    assert processes.err == "train.py: --batch-size: 10 is not a multiple of --mbstd-group 4\n"
+    assert list(commands.folder.iterdir()) == []
