@@ -15,6 +15,13 @@ from metrics import METRICS
 
 PerStage = Mapping[int, float]
 
+OF_ARCH: dict[str, dict[str, Any]] = {  # options that each architecture decides where they are not given
+    "pggan": {},
+    "mlp": {"hidden": (256, 256, 256, 128), "d_hidden": (256, 256)},
+    "dcgan": {},
+    "hybrid": {"hidden": (128, 128, 128, 128), "d_hidden": (64, 64)},
+    "msg": {},
+}
 OF_LOSS: dict[str, dict[str, Any]] = {  # options that each loss decides where they are not given
     "wgan-gp": {"penalty": "gp", "drift": 0.001},
     "wgan": {"penalty": "clip", "drift": 0.0},
@@ -45,7 +52,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{resolution}:{v:g}" for resolution, v in value.items())
     if isinstance(value, tuple):
-        return ",".join(value) or "none"
+        return ",".join(map(str, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, bool):
@@ -85,6 +92,18 @@ def number(kind: type, value: Any) -> Any:
     if kind is int and float(value) != int(float(value)):
         raise ValueError(f"{value!r} is not a whole number")
     return kind(float(value)) if kind is int else float(value)
+
+
+def sizes(value: Any) -> tuple[int, ...]:
+    """Layer sizes: "256,256,128"."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        found = tuple(number(int, part) for part in parts)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a list of whole numbers like 256,256,128") from None
+    if not 1 <= len(found) <= 20 or not all(1 <= size <= 65536 for size in found):
+        raise ValueError(f"{value!r}: 1 to 20 layers of 1 to 65536 each")
+    return found
 
 
 def metric_names(value: Any) -> tuple[str, ...]:
@@ -147,6 +166,11 @@ class TrainConfig:
     )  # fmt: skip
 
     # Networks (paper, table 2)
+    arch: str = option(
+        "pggan; the older mlp, dcgan, and hybrid of a dense generator and a convolutional discriminator; msg, which "
+        "trains every resolution at once", "pggan", "pggan", choices=("pggan", "mlp", "dcgan", "hybrid", "msg"),
+    )  # fmt: skip
+    growing: bool = option("grow stage by stage; the others than pggan never do", True, "on for pggan")
     fmap_base: int = option("feature maps times resolution / 2, before the limit", 8192, parse=int, minimum=1)
     fmap_decay: float = option("how fast feature maps fall with resolution", 1.0, parse=float, minimum=0, maximum=4)
     fmap_max: int = option("limit on feature maps in any layer", 512, parse=int, minimum=1, maximum=8192)
@@ -155,7 +179,18 @@ class TrainConfig:
         "the generator's first layer: the paper's, or that of weights imported from pro_gan_pytorch or pytorch_GAN_zoo",
         "paper", choices=("paper", "no-norm", "pixel-bias"),
     )  # fmt: skip
+    hidden: tuple[int, ...] | None = option(
+        "generator's hidden layers, of mlp and hybrid", None, "256,256,256,128; hybrid: 128,128,128,128", parse=sizes,
+        metavar="N,N,...",
+    )  # fmt: skip
+    d_hidden: tuple[int, ...] | None = option(
+        "discriminator's hidden layers, of mlp, or feature maps, of hybrid", None, "256,256; hybrid: 64,64",
+        parse=sizes, metavar="N,N,...",
+    )  # fmt: skip
     mbstd_group: int = option("samples in a minibatch-stddev group", 4, parse=int, minimum=1)
+    minibatch_stddev: bool = option("minibatch stddev in the discriminator", True)
+    equalized_lr: bool = option("equalized learning rate, else He's initialisation", True)
+    pixel_norm: bool = option("pixel norm after the generator's convolutions", True)
     fused_scale: bool = option("scale and convolve in one operation", True)
 
     # Growth, in thousands of real images seen by the discriminator
@@ -165,6 +200,18 @@ class TrainConfig:
         "the whole run, in thousands of images", None, "until the last stage has stabilised", parse=float,
         minimum=0.001, identity=False,
     )  # fmt: skip
+
+    growth: str = option(
+        "fixed stages, or adaptive: a stage ends when its score has stopped improving, --stabilize-kimg at the latest",
+        "fixed", choices=("fixed", "adaptive"),
+    )  # fmt: skip
+    growth_metric: str = option("score that adaptive growth looks at, one of --metrics", "swd", choices=("fid", "swd"))
+    growth_share: float = option(
+        "improvement in the last --growth-window that is too little to stay, as a share", 0.05, "5%", parse=percentage,
+        metavar="N%",
+    )  # fmt: skip
+    growth_window: float = option("that window, in thousands of images", 100.0, parse=float, minimum=0.001)
+    min_stabilize_kimg: float = option("least that adaptive growth stabilises", 100.0, parse=float, minimum=0)
 
     # Optimisation
     batch_size: PerStage = option(
@@ -264,10 +311,16 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
-        for name, value in OF_LOSS[self.loss].items():
+        settled = OF_LOSS[self.loss] | OF_ARCH[self.arch]
+        for name, value in settled.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_together(self)
+
+    @property
+    def grows(self) -> bool:
+        """Whether there is more than one stage."""
+        return self.growing and self.arch == "pggan"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what config.json holds and checkpoints carry."""
@@ -310,6 +363,29 @@ def check_together(config: TrainConfig) -> None:
             f"--label-smoothing is for the losses minimax and nonsaturating, whose discriminator guesses a "
             f"probability; --loss {config.loss} has none"
         )
+    if config.hidden and config.arch not in ("mlp", "hybrid"):
+        raise ConfigError(f"--hidden is for --arch mlp and hybrid; the layers of {config.arch} go by --fmap-base")
+    if config.d_hidden and config.arch not in ("mlp", "hybrid"):
+        raise ConfigError(f"--d-hidden is for --arch mlp and hybrid; the layers of {config.arch} go by --fmap-base")
+    for name in ("minibatch_stddev", "equalized_lr", "pixel_norm"):
+        if not getattr(config, name) and config.arch not in ("pggan", "msg"):
+            raise ConfigError(f"--no-{name.replace('_', '-')} is for --arch pggan and msg; {config.arch} has none")
+    if config.arch == "dcgan" and config.resolution == 4:
+        raise ConfigError("--arch dcgan begins with images of 8x8; give another --resolution")
+    if config.growth == "adaptive":
+        if not config.grows:
+            raise ConfigError("--growth adaptive is for networks that grow: --arch pggan without --no-growing")
+        if config.metric_every_kimg is None or config.growth_metric not in config.metrics:
+            raise ConfigError(
+                f"--growth adaptive looks at {config.growth_metric} during a stage: give --metric-every-kimg, and "
+                f"{config.growth_metric} among --metrics"
+            )
+        if config.min_stabilize_kimg > config.stabilize_kimg:
+            raise ConfigError("--min-stabilize-kimg is above --stabilize-kimg, the most that a stage may take")
+    if config.arch == "dcgan" and config.micro_batch is not None:
+        raise ConfigError("--micro-batch: the batch norm of --arch dcgan is of the batch as a whole; leave it out")
+    if config.arch == "msg" and config.augment != "none":
+        raise ConfigError(f"--augment {config.augment} is not there for --arch msg, whose images are of many sizes")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -336,6 +412,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fade_kimg": 6, "stabilize_kimg": 6, "total_kimg": 72, "tick_kimg": 3,
         "metric_images": 300, "metric_every_kimg": 24,
     },
+    # each of the older ones with its own objective, after the papers named in docs/architectures.md
+    "mlp": {
+        "arch": "mlp", "loss": "nonsaturating", "latent_size": 128, "batch_size": 64, "lr": 0.0002, "adam_beta1": 0.5,
+        "adam_beta2": 0.999, "ema_decay": 0.999,
+    },
+    "dcgan": {
+        "arch": "dcgan", "loss": "nonsaturating", "latent_size": 128, "fmap_base": 2048, "fmap_max": 512,
+        "batch_size": 128, "lr": 0.0002, "adam_beta1": 0.5, "adam_beta2": 0.999, "ema_decay": 0.999,
+    },
+    "hybrid": {
+        "arch": "hybrid", "loss": "nonsaturating", "latent_size": 128, "batch_size": 64, "lr": 0.0002,
+        "adam_beta1": 0.5, "adam_beta2": 0.999, "ema_decay": 0.999,
+    },
+    "wgan": {"loss": "wgan", "optimizer": "rmsprop", "lr": 5e-5, "n_critic": 5, "batch_size": 64},
+    "msg": {"arch": "msg", "lr": 0.003, "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 32},
+    "r3gan": {"loss": "relativistic", "penalty": "r1+r2", "r_weight": 1.0, "growing": False, "lr": 0.0002,
+              "adam_beta2": 0.99, "batch_size": 64},
     "demo": {  # minutes on two cores
         "resolution": 32, "fmap_base": 512, "fmap_max": 64, "batch_size": 8, "lr": "4:0.005,32:0.003",
         "ema_decay": 0.995, "fade_kimg": 4, "stabilize_kimg": 4, "total_kimg": 40, "tick_kimg": 2,

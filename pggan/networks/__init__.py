@@ -1,7 +1,8 @@
-"""What is trained: the progressive generator and discriminator. Knows no optimizer and no file."""
+"""What is trained: generators and discriminators. Knows no optimizer and no file."""
 
+from .architectures import ARCHITECTURES, build
 from .folding import folded
 from .progressive import Discriminator, Generator
 from .sampling import generate, one_hot
 
-__all__ = ["Discriminator", "Generator", "folded", "generate", "one_hot"]
+__all__ = ["ARCHITECTURES", "Discriminator", "Generator", "build", "folded", "generate", "one_hot"]

@@ -42,6 +42,15 @@ class Equalized(nn.Module):
         return self.weight * self.scale
 
 
+@torch.no_grad()
+def without_equalized_lr(network: nn.Module) -> None:
+    """Scale the weights once, now, instead of in every step: He's initialisation (paper, section 4.1)."""
+    for module in network.modules():
+        if isinstance(module, Equalized):
+            module.weight.mul_(module.scale)
+            module.scale = 1.0
+
+
 class EqualizedLinear(Equalized):
     """[N, inputs] -> [N, outputs]."""
 

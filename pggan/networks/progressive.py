@@ -14,6 +14,7 @@ from .layers import (
     at_least_float32,
     downscale,
     upscale,
+    without_equalized_lr,
 )
 from .operations import leaky_relu
 
@@ -41,12 +42,12 @@ def is_fading(alpha: float | Tensor) -> bool:
 class GeneratorBlock(nn.Module):
     """Doubles the resolution: upscale, then twice 3x3 convolution, leaky ReLU, pixel norm."""
 
-    def __init__(self, inputs: int, outputs: int, fused_scale: bool):
+    def __init__(self, inputs: int, outputs: int, fused_scale: bool, norm: nn.Module):
         super().__init__()
         self.fused_scale = fused_scale
         self.up = (FusedUpConv2d if fused_scale else EqualizedConv2d)(inputs, outputs)
         self.conv = EqualizedConv2d(outputs, outputs)
-        self.norm = PixelNorm()
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.up(x if self.fused_scale else upscale(x))
@@ -83,10 +84,14 @@ class Generator(nn.Module):
         fused_scale: upscale and convolve in one operation (same function, fewer products).
         first_layer: one of FIRST_LAYERS: "paper", or for weights of other codebases "no-norm", without the pixel norm
             after it, or "pixel-bias", with a bias for each pixel.
+        equalized_lr, pixel_norm: the paper's own, each of which can be left out (its table 1). The latents are
+            normalised all the same.
 
     Raises:
         ValueError: a resolution or a first layer that there is not.
     """
+
+    multiscale = batch_norm = False
 
     def __init__(
         self,
@@ -99,6 +104,8 @@ class Generator(nn.Module):
         fmap_max: int = 512,
         fused_scale: bool = True,
         first_layer: str = "paper",
+        equalized_lr: bool = True,
+        pixel_norm: bool = True,
     ):
         super().__init__()
         levels = check_resolution(resolution)
@@ -107,12 +114,22 @@ class Generator(nn.Module):
         maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
         self.latent_size = latent_size or maps[0]
-        self.norm = PixelNorm()
+        self.latent_norm = PixelNorm()
+        self.norm = PixelNorm() if pixel_norm else nn.Identity()
         self.first_norm = nn.Identity() if first_layer == "no-norm" else self.norm
         self.dense = EqualizedLatent(self.latent_size + label_size, maps[1], pixel_bias=first_layer == "pixel-bias")
         self.conv = EqualizedConv2d(maps[1], maps[1])
-        self.blocks = nn.ModuleList(GeneratorBlock(maps[r - 2], maps[r - 1], fused_scale) for r in range(3, levels + 1))
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(maps[r - 2], maps[r - 1], fused_scale, self.norm) for r in range(3, levels + 1)
+        )
         self.to_rgb = nn.ModuleList(EqualizedConv2d(m, channels, kernel_size=1, gain=1) for m in maps[1:])
+        if not equalized_lr:
+            without_equalized_lr(self)
+
+    @property
+    def resolutions(self) -> list[int]:
+        """What it can draw."""
+        return [4 << level for level in range(len(self.to_rgb))]
 
     def forward(
         self,
@@ -139,7 +156,7 @@ class Generator(nn.Module):
             if labels is None:
                 raise ValueError(f"this generator is conditional: labels [N, {self.label_size}] are needed")
             latents = torch.cat([latents, labels.to(latents.dtype)], dim=1)
-        return self.first_norm(leaky_relu(self.dense(self.norm(latents))))
+        return self.first_norm(leaky_relu(self.dense(self.latent_norm(latents))))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
         """The rest of `forward`, from the first layer's feature maps on."""
@@ -157,9 +174,11 @@ class Discriminator(nn.Module):
     """The progressive discriminator (paper, table 2), with label logits beside the score where there are classes.
 
     Args:
-        mbstd_group: samples in a minibatch-stddev group.
+        mbstd_group: samples in a minibatch-stddev group; 0 leaves that layer out.
         others: as for `Generator`.
     """
+
+    multiscale = batch_norm = False
 
     def __init__(
         self,
@@ -171,6 +190,7 @@ class Discriminator(nn.Module):
         fmap_max: int = 512,
         fused_scale: bool = True,
         mbstd_group: int = 4,
+        equalized_lr: bool = True,
     ):
         super().__init__()
         levels = check_resolution(resolution)
@@ -180,10 +200,12 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(maps[r - 1], maps[r - 2], fused_scale) for r in range(3, levels + 1)
         )
-        self.mbstd = MinibatchStdDev(mbstd_group)
-        self.conv = EqualizedConv2d(maps[1] + 1, maps[1])
+        self.mbstd = MinibatchStdDev(mbstd_group) if mbstd_group else nn.Identity()
+        self.conv = EqualizedConv2d(maps[1] + bool(mbstd_group), maps[1])
         self.dense = EqualizedLinear(maps[1] * 16, maps[0])
         self.output = EqualizedLinear(maps[0], 1 + label_size, gain=1)
+        if not equalized_lr:
+            without_equalized_lr(self)
 
     def forward(
         self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0
@@ -209,6 +231,10 @@ class Discriminator(nn.Module):
             if level == top and is_fading(alpha):
                 lower = leaky_relu(self.from_rgb[top - 1](downscale(images)))
                 x = torch.lerp(at_least_float32(lower), at_least_float32(x), alpha)
+        return self.score(x)
+
+    def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, nf(1), 4, 4] -> (scores [N], label logits [N, label_size])."""
         x = leaky_relu(self.conv(self.mbstd(x)))
         x = self.output(leaky_relu(self.dense(x.flatten(1))))
         x = at_least_float32(x)

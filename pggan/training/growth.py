@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..config import ConfigError, PerStage, TrainConfig
@@ -58,21 +58,26 @@ class Row:
 class GrowthController:
     """The official schedule: 4x4 stabilises, then each stage fades in and stabilises, the last one to the end.
 
-    A pure function of the number of images seen, looked at once every `repeats` steps.
+    A pure function of the number of images seen, looked at once every `repeats` steps. Networks that do not grow have
+    one stage, of the final resolution.
+
+    Args:
+        ends: resolution -> images seen where adaptive growth ended that stage; the others end where they are planned.
 
     Raises:
         ConfigError: a plan that cannot be carried out.
     """
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, ends: Mapping[int, int] | None = None):
         try:
-            self.top = check_resolution(config.resolution) - 2
+            levels = check_resolution(config.resolution) - 2
         except ValueError as error:
             raise ConfigError(f"--resolution: {error}") from None
         self.config = config
+        self.resolutions = [4 << level for level in range(levels + 1)] if config.grows else [config.resolution]
+        self.top = len(self.resolutions) - 1
         self.fade, self.stabilize = round(config.fade_kimg * 1000), round(config.stabilize_kimg * 1000)
-        self.stage_length = self.fade + self.stabilize
-        reached = self.top * self.stage_length
+        reached = self.top * (self.fade + self.stabilize)
         total = reached + self.stabilize if config.total_kimg is None else round(config.total_kimg * 1000)
         if total <= reached:
             raise ConfigError(
@@ -80,18 +85,29 @@ class GrowthController:
                 f"has faded in after {reached / 1000:g}; raise it, or lower --fade-kimg and --stabilize-kimg"
             )
         self.total_images = total
+        self.starts, self.stable, self.ends = [0], [0], []  # of each stage: where it fades in, has done so, ends
+        for resolution in self.resolutions[:-1]:
+            self.ends.append((ends or {}).get(resolution, self.stable[-1] + self.stabilize))
+            self.starts.append(self.ends[-1])
+            self.stable.append(self.ends[-1] + self.fade)
+        self.ends.append(total)
+        self.check(config)
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse stages that are too short, tables of stages that are not there, batches that do not divide."""
         group = config.repeats * max(config.batch_size.values())
-        if self.top and self.stage_length < group:
+        if self.top and self.fade + self.stabilize < group:
             raise ConfigError(
-                f"--fade-kimg, --stabilize-kimg: a stage of {self.stage_length} images would be skipped by steps of "
-                f"{group} (batch size times --repeats); make stages longer"
+                f"--fade-kimg, --stabilize-kimg: a stage of {self.fade + self.stabilize} images would be skipped by "
+                f"steps of {group} (batch size times --repeats); make stages longer"
             )
+        stages = [4 << level for level in range(check_resolution(config.resolution) - 1)]
         for option in ("batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
             for resolution in getattr(config, option) or ():
-                if resolution not in self.resolutions:
+                if resolution not in stages:
                     raise ConfigError(
                         f"--{option.replace('_', '-')}: there is no stage {resolution}; the stages are "
-                        f"{', '.join(map(str, self.resolutions))}"
+                        f"{', '.join(map(str, stages))}"
                     )
         for batch in config.batch_size.values():
             group = min(batch, config.mbstd_group)
@@ -102,19 +118,12 @@ class GrowthController:
             if at_once < phase.batch_size and at_once % group:
                 raise ConfigError(f"--micro-batch: {at_once} is not a multiple of --mbstd-group {group}")
 
-    @property
-    def resolutions(self) -> list[int]:
-        return [4 << level for level in range(self.top + 1)]
-
     def phase(self, images: int) -> Phase:
         """What is trained after so many images. A fade's first moment still belongs to the stage before it."""
-        level = min(images // self.stage_length, self.top)
-        into = images - level * self.stage_length
-        alpha = 1.0
-        if level < self.top and into > self.stabilize:
-            level += 1
-            alpha = (into - self.stabilize) / self.fade
-        resolution = 4 << level
+        later = range(1, self.top + 1)
+        level = sum(images > self.starts[i] or images >= self.stable[i] for i in later)
+        alpha = min((images - self.starts[level]) / self.fade, 1.0) if level and self.fade else 1.0
+        resolution = self.resolutions[level]
         return Phase(
             resolution=resolution,
             alpha=alpha,
@@ -136,11 +145,27 @@ class GrowthController:
 
     def stage_end(self, resolution: int) -> int:
         """Images seen when a stage has stabilised."""
-        level = self.resolutions.index(resolution)
-        return self.total_images if level == self.top else level * self.stage_length + self.stabilize
+        return self.ends[self.resolutions.index(resolution)]
 
     def ends_stage(self, before: int, after: int) -> bool:
         return before < self.stage_end(self.phase(before).resolution) <= after
+
+    def ended_early(self, images: int, scores: Sequence[tuple[int, float]]) -> bool:
+        """Whether adaptive growth moves on now, at alpha 1 of a stage that is not the last.
+
+        It does where the best score within the last --growth-window is not better than the best one before by
+        --growth-share of that.
+
+        Args:
+            scores: (images seen, score) in this stage at alpha 1, in order, this moment's last; lower is better.
+        """
+        level = self.resolutions.index(self.phase(images).resolution)
+        stable = images - self.stable[level]
+        if level == self.top or stable < self.config.min_stabilize_kimg * 1000:
+            return False
+        border = images - self.config.growth_window * 1000
+        before = [score for seen, score in scores if seen <= border]
+        return bool(before) and min(score for _, score in scores) > (1 - self.config.growth_share) * min(before)
 
     def position(self, resolution: int, alpha: float) -> int:
         """Images seen where a plan like this one first trains at (resolution, alpha), or has stabilised it (alpha 1).
@@ -148,24 +173,19 @@ class GrowthController:
         At the last resolution, where it begins to stabilise.
         """
         level = self.resolutions.index(resolution)
-        start = level * self.stage_length
         if alpha < 1:
-            return start - self.fade + round(alpha * self.fade)
-        return start if level == self.top else start + self.stabilize
+            return self.starts[level] + round(alpha * self.fade)
+        return self.stable[level] if level == self.top else self.ends[level]
 
     def rows(self) -> Iterator[Row]:
         """The plan, in order."""
-        start = 0
-        for resolution in self.resolutions:
-            for fading in (True, False):
-                length = self.fade if fading else self.stabilize
-                end = start + length if fading else self.stage_end(resolution)
-                if (resolution > 4 or not fading) and end > start:
+        for resolution, start, stable, end in zip(self.resolutions, self.starts, self.stable, self.ends, strict=True):
+            for fading, first, last in ((True, start, stable), (False, stable, end)):
+                if last > first:
                     yield Row(
-                        resolution, fading, start, end,
+                        resolution, fading, first, last,
                         at(self.config.batch_size, resolution), at(self.config.lr, resolution),
                     )  # fmt: skip
-                    start = end
 
 
 def at(table: PerStage, resolution: int) -> float:

@@ -99,6 +99,7 @@ class Training:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
+        self.plan = GrowthController(config, self.state.stage_ends)
         self.stepper = Stepper.of(config, config.precision == "bf16", augment, ranks)
         trained, held_out = split(config, len(self.pyramid))
         feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
@@ -136,13 +137,13 @@ class Training:
             self.state.load_state_dict(held)
 
     def run(self) -> None:
-        state, plan = self.state, self.plan
-        progress = Progress(state.images, plan.total_images)
+        state = self.state
+        progress = Progress(state.images, self.plan.total_images)
         with self.signals:
             try:
                 while True:
                     self.finish_stage_and_judge()
-                    if state.images >= plan.total_images:
+                    if state.images >= self.plan.total_images:
                         break
                     phase = self.phase()
                     self.train_until_next_look(phase)
@@ -162,7 +163,7 @@ class Training:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                phase = plan.phase(state.previous)
+                phase = self.plan.phase(state.previous)
                 advice = less_memory(self.config, phase, self.ranks, self.directory.latest)
                 where = f"{status(phase, state.images)} with batches of {phase.batch_size}"
                 raise TrainingStopped(f"out of memory at {where}; {self.to_go_on()}{advice}") from None
@@ -225,6 +226,7 @@ class Training:
             self.tracker = Tracker(self.directory, self.config, state.images)
             self.save()
         self.share_state()
+        self.plan = GrowthController(self.config, state.stage_ends)
         self.start_tick()
 
     def held_out_images(self, phase: Phase) -> Batch | None:
@@ -348,13 +350,16 @@ class Training:
         if not self.judges():
             return
         state, phase = self.state, self.plan.phase(self.state.previous)
-        if self.ends_stage() and self.ranks.first:
-            self.keeper.name_stage(phase.resolution)
-        if self.ranks.from_first(self.ranks.first and self.judged()):
-            return
+        judged = self.ranks.from_first(self.ranks.first and self.judged())
         start = time.perf_counter()
-        results = self.judge(state.G_ema, phase.resolution, phase.alpha)
+        results = {} if judged else self.judge(state.G_ema, phase.resolution, phase.alpha)
+        if self.config.growth == "adaptive" and not phase.fading:
+            self.grow_early(phase, results)
         if not self.ranks.first:
+            return
+        if self.ends_stage():
+            self.keeper.name_stage(phase.resolution)
+        if judged:
             return
         seconds = state.seconds.get(phase.resolution, 0.0)
         line = {
@@ -384,6 +389,21 @@ class Training:
             if now["fid"] == min(rivals):
                 self.keeper.name_best()
         return now is not None
+
+    def grow_early(self, phase: Phase, results: dict[str, float]) -> None:
+        """Adaptive growth: end the stage here where its score has stopped improving, as the metrics so far say."""
+        state, metric, resolution = self.state, self.config.growth_metric, phase.resolution
+        if self.ranks.first and resolution not in state.stage_ends:
+            now = {"images": state.images, "resolution": resolution, "alpha": 1.0, **results}
+            lines = [*read_lines(self.directory.metrics), now]
+            stable = [line for line in lines if line["resolution"] == resolution and line["alpha"] == 1]
+            scores = [(line["images"], line[metric]) for line in stable if line.get(metric) is not None]
+            if self.plan.ended_early(state.images, scores):
+                state.stage_ends[resolution] = state.images
+                say(f"{metric.upper()} has stopped improving at {resolution}x{resolution}: growing on")
+                self.save()
+        state.stage_ends = self.ranks.from_first(state.stage_ends)
+        self.plan = GrowthController(self.config, state.stage_ends)
 
 
 def status(phase: Phase, images: int) -> str:

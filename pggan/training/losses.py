@@ -231,4 +231,9 @@ def cautions(config: TrainConfig) -> list[str]:
         found.append(f"{penalty} is meant for --loss wgan; elsewhere it keeps D from being sure, and gradients small")
     if config.penalty == "clip" and config.optimizer == "adam":
         found.append(f"{penalty} is unstable with Adam's momentum and quick steps; --preset wgan has RMSprop's")
+    if config.arch == "dcgan" and config.penalty not in ("none", "clip"):
+        found.append(
+            f"--arch dcgan {penalty}: through batch norm a gradient is of the whole batch, not of each image "
+            "(Gulrajani et al. 2017, section 4); the penalty means less"
+        )
     return [f"caution: {sentence}" for sentence in found]

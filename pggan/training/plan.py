@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -18,7 +19,7 @@ from checkpoints import RunDirectory
 from datasets import open_source
 
 from ..config import TrainConfig
-from ..networks import Discriminator, Generator
+from ..networks import Discriminator, Generator, build
 from .device import choose_device, choose_precision, resident_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
@@ -32,13 +33,14 @@ def costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
     """Floating-point operations of the convolutions and products for one image through G and D, by resolution."""
     costs = {}
     with torch.device("meta"), torch.no_grad():
-        generator, discriminator = Generator(**arguments["generator"]), Discriminator(**arguments["discriminator"])
+        generator, discriminator = (build(kind, arguments[kind]) for kind in ("generator", "discriminator"))
+        generator.eval(), discriminator.eval()
         latents = torch.zeros(1, generator.latent_size)
         labels = torch.zeros(1, generator.label_size) if generator.label_size else None
-        for level in range(len(generator.to_rgb)):
+        for resolution in [generator.resolution] if generator.multiscale else generator.resolutions:
             with FlopCounterMode(display=False) as counter:
-                discriminator(generator(latents, labels, resolution=4 << level))
-            costs[4 << level] = counter.get_total_flops()
+                discriminator(generator(latents, labels, resolution=resolution))
+            costs[resolution] = counter.get_total_flops()
     return costs
 
 
@@ -95,7 +97,7 @@ def print_plan(config: TrainConfig) -> None:
 def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool) -> float:
     """Cost carried out in a second by real steps at the largest stage that takes about a second on a slow machine."""
     batch = config.mbstd_group
-    affordable = [r for r, cost in costs.items() if cost * batch < 2e9] or [4]
+    affordable = [r for r, cost in costs.items() if cost * batch < 2e9] or [min(costs)]
     resolution = max(affordable)
     phase = Phase(resolution, 1.0, batch, 0.0, 1)
     stepper = Stepper.of(replace(config, n_critic=1), bf16)
@@ -109,8 +111,10 @@ def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, floa
     return costs[resolution] * batch / seconds
 
 
-def used_parameters(network: Generator | Discriminator, resolution: int) -> int:
-    """Parameters of the layers that run at a stage while it fades in."""
+def used_parameters(network: nn.Module, resolution: int) -> int:
+    """Parameters of the layers that run at a stage while it fades in; all of a network that has no stages."""
+    if network.multiscale or not isinstance(network, (Generator, Discriminator)):
+        return sum(p.numel() for p in network.parameters())
     level = resolution.bit_length() - 3
     heads = network.to_rgb if isinstance(network, Generator) else network.from_rgb
     unused = [*network.blocks[level:], *heads[level + 1 :], *heads[: max(level - 1, 0)]]
@@ -149,7 +153,8 @@ def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> 
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         twin = copy.copy(state)
         twin.G, twin.D, twin.G_ema = networks = [copy.deepcopy(network) for network in (state.G, state.D, state.G_ema)]
-        twin.g_optimizer, twin.d_optimizer = (make_optimizer(config, network) for network in networks[:2])
+        adam = replace(config, optimizer="adam")  # the others keep less, and RMSprop looks at numbers
+        twin.g_optimizer, twin.d_optimizer = (make_optimizer(adam, network) for network in networks[:2])
         twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))
         twin.clear_sums()
         weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())

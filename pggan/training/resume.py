@@ -13,7 +13,7 @@ import torch
 from checkpoints import CheckpointError, RunDirectory, load
 
 from ..config import ConfigError, TrainConfig, checked, format_value, option_name
-from ..networks import Discriminator, Generator
+from ..networks import ARCHITECTURES
 from .growth import GrowthController
 from .signals import TrainingStopped
 from .state import TrainState
@@ -72,12 +72,13 @@ def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str,
     Raises:
         CheckpointError: they differ in more than a higher resolution or the size of the stddev groups.
     """
-    for network, kind in (("generator", Generator), ("discriminator", Discriminator)):
+    for network, arguments in wanted.items():
         if network not in saved:
             continue  # imported weights: it begins anew
-        defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
-        for name, value in wanted[network].items():
-            before = saved[network].get(name, defaults[name])
+        kind = ARCHITECTURES[arguments["arch"]][network]
+        defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()} | {"arch": "pggan"}
+        for name, value in arguments.items():
+            before = saved[network].get(name, defaults.get(name))
             if before != value and not (name == "resolution" and before < value) and name != "mbstd_group":
                 option = "--" + name.replace("_", "-")
                 raise CheckpointError(f"{path} has {name} {before}, not {value}: {option} must agree with it")
@@ -130,7 +131,8 @@ def adopted(
     content.setdefault("G", content["G_ema"])
     lines = differences(saved["config"], config)
     for name in ("G", "D", "G_ema"):
-        lines += new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
+        if config.arch == "pggan":
+            lines += new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
         content[name] = getattr(state, name).state_dict() | content.get(name, {})
     options = ("optimizer", "adam_beta1", "adam_beta2")
     other = any(saved["config"].get(name, getattr(TrainConfig, name)) != getattr(config, name) for name in options)
@@ -142,9 +144,10 @@ def adopted(
     if saved["classes"] != classes:
         lines.append(f"  classes: {', '.join(saved['classes'])} -> {', '.join(classes)}")
     stage = saved["stage"]
-    now = plan.phase(state.previous)
+    now = GrowthController(config, state.stage_ends).phase(state.previous)
     same_pace = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
     if not same_pace or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
+        state.stage_ends = {}
         state.images = plan.position(stage["resolution"], stage["alpha"])
         lines.append(f"  counting on from {state.images / 1000:g} kimg, where this plan is at that stage")
     if grown or plan.resets_optimizers(state.previous, state.images):

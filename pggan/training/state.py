@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
-from ..networks import Discriminator, Generator
+from ..networks import build
 from ..networks.progressive import feature_maps
 
 PURPOSES = (
@@ -42,21 +42,27 @@ def latents(seed: int, images: int, purpose: str, count: int, size: int) -> Tens
 
 
 def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[str, Any]]:
-    """Keyword arguments of Generator and Discriminator."""
-    shape = (config.fmap_base, config.fmap_decay, config.fmap_max)
+    """What `networks.build` makes the generator and the discriminator of."""
+    maps = {"fmap_base": config.fmap_base, "fmap_decay": config.fmap_decay, "fmap_max": config.fmap_max}
     shared = {
+        "arch": config.arch,
         "resolution": config.resolution,
         "channels": config.channels,
         "label_size": label_size,
-        "fmap_base": config.fmap_base,
-        "fmap_decay": config.fmap_decay,
-        "fmap_max": config.fmap_max,
-        "fused_scale": config.fused_scale,
     }
+    generator = shared | {"latent_size": config.latent_size or feature_maps(0, *maps.values())}
+    if config.arch in ("mlp", "hybrid"):
+        return {
+            "generator": generator | {"hidden": list(config.hidden)},
+            "discriminator": shared | {"hidden": list(config.d_hidden)},
+        }
+    if config.arch == "dcgan":
+        return {"generator": generator | maps, "discriminator": shared | maps}
+    paper = maps | {"fused_scale": config.fused_scale, "equalized_lr": config.equalized_lr}
+    group = config.mbstd_group if config.minibatch_stddev else 0
     return {
-        "generator": shared
-        | {"latent_size": config.latent_size or feature_maps(0, *shape), "first_layer": config.first_layer},
-        "discriminator": shared | {"mbstd_group": config.mbstd_group},
+        "generator": generator | paper | {"pixel_norm": config.pixel_norm, "first_layer": config.first_layer},
+        "discriminator": shared | paper | {"mbstd_group": group},
     }
 
 
@@ -72,6 +78,7 @@ class TrainState:
         seconds: time spent training each resolution.
         lr_factor: of all learning rates; 1 until the run has gone back for gradients that were not finite.
         rollbacks: [from, to] in images seen, of each time it has.
+        stage_ends: resolution -> images seen where adaptive growth decided to move on.
     """
 
     def __init__(self, config: TrainConfig, label_size: int, device: torch.device):
@@ -79,10 +86,9 @@ class TrainState:
         seed = int(draws(config.seed, 0, "initial weights").integers(2**62))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.G = Generator(**self.arguments["generator"])
-            self.D = Discriminator(**self.arguments["discriminator"])
+            self.G, self.D = (build(kind, arguments) for kind, arguments in self.arguments.items())
         self.G, self.D = (n.to(device, memory_format=torch.channels_last) for n in (self.G, self.D))
-        self.G_ema = copy.deepcopy(self.G).requires_grad_(False)
+        self.G_ema = copy.deepcopy(self.G).requires_grad_(False).eval()
         self.g_optimizer, self.d_optimizer = (make_optimizer(config, n) for n in (self.G, self.D))
         self.device = device
         self.images = self.previous = 0
@@ -90,6 +96,7 @@ class TrainState:
         self.augment_p = torch.zeros((), device=device)
         self.seconds: dict[int, float] = {}
         self.lr_factor, self.rollbacks = 1.0, []
+        self.stage_ends: dict[int, int] = {}
         self.clear_sums()
 
     def clear_sums(self) -> None:
@@ -112,7 +119,8 @@ class TrainState:
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
     PLAIN = (
-        "images", "previous", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds", "lr_factor", "rollbacks"
+        "images", "previous", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds", "stage_ends", "lr_factor",
+        "rollbacks",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

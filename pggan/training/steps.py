@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..networks import one_hot
 from ..networks.layers import Equalized, downscale, upscale
+from ..networks.multiscale import pyramid
 from .augment import Augmentation, overfitting
 from .growth import Phase
-from .losses import Loss, objective
+from .losses import Images, Loss, objective
 from .ranks import ALONE, Ranks, Share
 from .state import TrainState, draws, latents
 
@@ -145,8 +146,9 @@ class Stepper:
     def autocast(self, state: TrainState) -> torch.autocast:
         return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def reals(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Tensor:
-        return self.augmented(state, self.prepare(part, state.images, stage["alpha"]), part, purpose)
+    def reals(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Images:
+        reals = self.augmented(state, self.prepare(part, state.images, stage["alpha"]), part, purpose)
+        return pyramid(reals) if state.D.multiscale else reals
 
     def prepare(self, part: Batch, seen: int, alpha: float | Tensor) -> Tensor:
         """uint8 [N, C, r, r] -> float in [-1, 1], half of them mirrored, and faded like the fakes (official code)."""
@@ -158,11 +160,12 @@ class Stepper:
         reals = images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         return fade(reals, alpha)
 
-    def fakes(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Tensor:
+    def fakes(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Images:
         z = part.share.of(latents(self.seed, state.images, purpose, part.share.size, state.G.latent_size))
-        return state.G(z.to(state.device, non_blocking=True), one_hot(part.labels, state.G.label_size), **stage)
+        z, hot = z.to(state.device, non_blocking=True), one_hot(part.labels, state.G.label_size)
+        return state.G.pyramid(z, hot) if state.G.multiscale else state.G(z, hot, **stage)
 
-    def augmented(self, state: TrainState, images: Tensor, part: Batch, purpose: str) -> Tensor:
+    def augmented(self, state: TrainState, images: Images, part: Batch, purpose: str) -> Images:
         return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose), part.share)
 
     def update(
@@ -231,5 +234,7 @@ def clip_weights(network: nn.Module, bound: float) -> None:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema <- decay ema + (1 - decay) weights, after the generator's step (paper, section 5)."""
+    """ema <- decay ema + (1 - decay) weights, after the generator's step (paper, section 5); buffers alike."""
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
+    for ours, theirs in zip(ema.buffers(), network.buffers(), strict=True):  # batch norm's statistics, and its count
+        ours.lerp_(theirs, 1 - decay) if ours.is_floating_point() else ours.copy_(theirs)

@@ -57,8 +57,8 @@ class View:
             int(within(self.towards, MAX_SEED)),
             within(self.walk, 1),
             within(self.truncation, 1),
-            int(within(self.level, top_level(trained))),
-            within(self.alpha, 1),
+            top_level(trained) if len(trained.resolutions) == 1 else int(within(self.level, top_level(trained))),
+            within(self.alpha, 1) if trained.grew else 1.0,
             int(within(self.label, max(len(trained.classes) - 1, 0))),
         )
 

@@ -57,6 +57,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     trained = open_trained(arguments).at(alpha=1.0)
+    if not trained.grew:
+        raise ConfigError("this network did not grow: nothing in it fades in")
     if trained.resolution == 4:
         raise ConfigError("--resolution: 4x4 is the first stage and does not fade in; name a later one")
     if len(arguments.seeds) > 64:

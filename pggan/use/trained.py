@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import checkpoints
 
-from ..networks import Generator, one_hot
+from ..networks import Generator, build, one_hot
 from ..networks.progressive import check_resolution
 from ..networks.sampling import PIXELS_AT_ONCE, to_uint8
 
@@ -30,7 +30,7 @@ class Trained:
         untrained: resolutions whose RGB layer imported weights lack.
     """
 
-    generator: Generator
+    generator: nn.Module
     resolution: int
     alpha: float
     images: int
@@ -52,13 +52,28 @@ class Trained:
         if resolution > self.resolution:
             raise ValueError(f"{resolution}x{resolution} is not trained: this checkpoint is at {self.resolution}")
         check_resolution(resolution, self.generator.resolution)
+        if resolution not in self.resolutions:
+            raise ValueError(f"{resolution}x{resolution} is not trained: this network has one stage, {self.resolution}")
         if alpha is None:
             alpha = self.alpha if resolution == self.resolution else 1.0
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha {alpha:g} is outside the range from 0 to 1")
         if lacking := self.untrained & {resolution, *([resolution // 2] if alpha != 1 else [])}:
             raise ValueError(f"{min(lacking)}x{min(lacking)} has no RGB layer: the imported weights lack it")
+        if alpha != 1 and not self.grew:
+            raise ValueError(f"alpha {alpha:g}: this network did not grow, and nothing in it fades in")
         return replace(self, resolution=resolution, alpha=float(alpha))
+
+    @property
+    def grew(self) -> bool:
+        """Whether it was trained stage by stage."""
+        return self.config.get("arch", "pggan") == "pggan" and bool(self.config.get("growing", True))
+
+    @property
+    def resolutions(self) -> list[int]:
+        """What it can draw, up to its stage: of a network that never grew, that one alone."""
+        lower = self.grew or self.generator.multiscale
+        return [r for r in self.generator.resolutions if r == self.resolution or (lower and r < self.resolution)]
 
     def sample(self, count: int, seed: int = 0, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """uint8 images [count, C, resolution, resolution] of the seeds seed, seed + 1, ..., seed + count - 1.
@@ -138,7 +153,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     content = checkpoints.load(path)
     try:
         with torch.device("meta"):
-            generator = Generator(**content["networks"]["generator"])
+            generator = build("generator", content["networks"]["generator"])
         untrained = load_or_leave_out(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
@@ -158,7 +173,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     return trained
 
 
-def load_or_leave_out(generator: Generator, state: dict[str, Tensor]) -> frozenset[int]:
+def load_or_leave_out(generator: nn.Module, state: dict[str, Tensor]) -> frozenset[int]:
     """Give a generator without storage (device meta) its weights.
 
     Returns:
@@ -169,7 +184,8 @@ def load_or_leave_out(generator: Generator, state: dict[str, Tensor]) -> frozens
     """
     state = dict(state)
     untrained = set()
-    for level, head in enumerate(generator.to_rgb[:-1]):
+    heads = generator.to_rgb[:-1] if isinstance(generator, Generator) else ()
+    for level, head in enumerate(heads):
         names = {f"to_rgb.{level}.{name}": parameter for name, parameter in head.named_parameters()}
         if not names.keys() & state.keys():
             state |= {name: torch.zeros(parameter.shape) for name, parameter in names.items()}

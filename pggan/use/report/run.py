@@ -52,7 +52,8 @@ def read_run(folder: str | Path) -> Run:
         versions = {str(name)[:100]: str(version)[:100] for name, version in saved[:20]}
     except (CheckpointError, KeyError, AttributeError):
         versions = {}
-    return Run(directory, config, log, read_log(directory.metrics), versions, plan_rows(config))
+    metrics = read_log(directory.metrics)
+    return Run(directory, config, log, metrics, versions, plan_rows(config, metrics))
 
 
 def read_log(path: Path) -> list[Line]:
@@ -64,10 +65,12 @@ def read_log(path: Path) -> list[Line]:
     return sorted(lines, key=lambda line: line["images"])
 
 
-def plan_rows(config: dict[str, Any]) -> list[Row]:
-    """The plan, or [] where these options are none of this version's."""
+def plan_rows(config: dict[str, Any], metrics: list[Line]) -> list[Row]:
+    """The plan, as far as adaptive growth has decided on it, or [] where these options are none of this version's."""
+    early = {line["resolution"]: line["images"] for line in metrics if line.get("stage_end") is True}
     known = {f.name for f in fields(TrainConfig)}
     try:
-        return list(GrowthController(TrainConfig(**{k: v for k, v in config.items() if k in known})).rows())
+        options = TrainConfig(**{k: v for k, v in config.items() if k in known})
+        return list(GrowthController(options, early if options.growth == "adaptive" else None).rows())
     except (ConfigError, TypeError, OverflowError):
         return []
