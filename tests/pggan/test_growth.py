@@ -1,11 +1,18 @@
 """The schedule against the official code's table-driven one, written out here the plain way."""
 
+import itertools
+import json
 import math
 
 import pytest
+import torch
 
 from pggan.config import PRESETS, ConfigError, TrainConfig, resolve
+from pggan.training import train
+from pggan.training.evaluation import Judge
 from pggan.training.growth import GrowthController, crosses
+from pggan.training.loop import Training
+from pggan.training.steps import Stepper
 
 SMALL = {"data": "synthetic", "resolution": 16, "channels": 3, "batch_size": 16}
 
@@ -126,3 +133,123 @@ def test_a_batch_smaller_than_the_group_is_one_group():
 def test_presets_tables_are_cut_at_the_target_resolution():
     assert resolve({"data": "synthetic", "resolution": 16, "channels": 3}).batch_size == {4: 128}
     assert TrainConfig(data="x").batch_size[512] == 4
+
+
+ADAPTIVE = {
+    "growth": "adaptive", "fade_kimg": 1, "stabilize_kimg": 4, "min_stabilize_kimg": 1, "growth_window": 1,
+    "growth_share": "10%", "metrics": "swd", "metric_every_kimg": 0.5,
+}  # fmt: skip
+
+
+def test_stages_that_ended_early_move_the_later_ones_up_and_leave_the_last_more():
+    early, fixed = GrowthController(resolve(SMALL | ADAPTIVE), {4: 1500, 8: 4000}), plan(**ADAPTIVE)
+    assert [(row.resolution, row.start, row.end) for row in early.rows()] == [
+        (4, 0, 1500), (8, 1500, 2500), (8, 2500, 4000), (16, 4000, 5000), (16, 5000, fixed.total_images),
+    ]  # fmt: skip
+    assert early.phase(1500).resolution == 4 and early.phase(1501).resolution == 8
+    assert early.phase(2000).alpha == 0.5 and early.phase(2500).alpha == 1
+    assert early.ends_stage(1436, 1500) and not early.ends_stage(1500, 1564)
+
+
+@pytest.mark.parametrize(
+    "scores, moves_on",
+    [
+        ([(500, 100.0), (1000, 95.0), (1500, 91.0)], True),  # by 9% since 500
+        ([(500, 100.0), (1000, 95.0), (1500, 89.0)], False),  # by 11%
+        ([(500, 100.0), (1000, 80.0), (1500, 99.0)], False),  # the best of the window counts
+        ([(500, 100.0), (1000, 110.0), (1500, 120.0)], True),
+        ([(1000, 100.0), (1500, 100.0)], False),  # nothing before the window yet
+        ([], False),
+    ],
+)
+def test_a_stage_ends_when_its_score_has_stopped_improving(scores, moves_on):
+    assert plan(**ADAPTIVE).ended_early(1500, scores) == moves_on
+
+
+def test_a_stage_stays_its_least_time_and_the_last_one_to_the_end():
+    flat = [(100, 1.0), (3000, 1.0)]
+    assert not plan(**ADAPTIVE | {"min_stabilize_kimg": 2, "growth_window": 0.5}).ended_early(1999, flat)
+    last = plan(**ADAPTIVE)
+    assert not last.ended_early(last.total_images - 1, [(10_500, 1.0), (13_000, 1.0)])
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"growing": False}, "--growth adaptive is for networks that grow"),
+        ({"arch": "dcgan"}, "--growth adaptive is for networks that grow"),
+        ({"metric_every_kimg": None}, "--growth adaptive looks at swd during a stage: give --metric-every-kimg"),
+        ({"growth_metric": "fid"}, "fid among --metrics"),
+        ({"min_stabilize_kimg": 5}, "--min-stabilize-kimg is above --stabilize-kimg"),
+    ],
+)
+def test_adaptive_growth_without_what_it_needs_is_refused(options, says):
+    with pytest.raises(ConfigError) as refusal:
+        plan(**ADAPTIVE | options)
+    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_networks_that_do_not_grow_have_one_stage():
+    for options in ({"arch": "dcgan"}, {"growing": False}, {"arch": "msg"}):
+        controller = plan(stabilize_kimg=3, **options)
+        (row,) = controller.rows()
+        assert (row.resolution, row.fading, row.start, row.end) == (16, False, 0, 3000)
+        assert {(controller.phase(i).resolution, controller.phase(i).alpha) for i in range(0, 3000, 100)} == {(16, 1.0)}
+
+
+RUN = SMALL | ADAPTIVE | {
+    "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8, "fade_kimg": 0.1, "stabilize_kimg": 0.8,
+    "total_kimg": 1.2,
+    "min_stabilize_kimg": 0.1, "growth_window": 0.1, "metric_every_kimg": 0.1, "tick_kimg": 0.15, "metric_images": 32,
+    "n_critic": 3, "track": "none", "device": "cpu",
+}  # fmt: skip
+TIMES = {"images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
+
+
+def logged(run, name):
+    lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def test_a_run_that_decides_for_itself_ends_bit_identical_wherever_it_was_broken_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+    train(resolve(RUN | {"out": str(tmp_path / "whole")}))
+    whole = torch.load(tmp_path / "whole/checkpoints/latest.pt", weights_only=True)["state"]
+    assert set(whole["stage_ends"]) == {4} and whole["stage_ends"][4] < 800  # before its time
+    lines = logged(tmp_path / "whole", "metrics.jsonl")
+    ends = {line["resolution"]: line["images"] for line in lines if line["stage_end"]}
+    assert ends == {**whole["stage_ends"], 8: whole["images"]}
+
+    def after(count, method):
+        """The method, breaking off at so many calls of it."""
+        calls = itertools.count(1)
+
+        def broken(*args):
+            if next(calls) == count:
+                raise Broken
+            return method(*args)
+
+        return broken
+
+    for owner, name, moment in ((Stepper, "step", 31), (Judge, "__call__", 2), (Training, "save", 3)):
+        with monkeypatch.context() as context, pytest.raises(Broken):
+            context.setattr(owner, name, after(moment, getattr(owner, name)))
+            train(resolve(RUN | {"out": str(tmp_path / "run")}))
+    train(resolve(RUN | {"out": str(tmp_path / "run")}))
+    ours = torch.load(tmp_path / "run/checkpoints/latest.pt", weights_only=True)["state"]
+    assert_equal_bits(ours | {"seconds": 0}, whole | {"seconds": 0})
+    for name in ("log.jsonl", "metrics.jsonl"):
+        assert logged(tmp_path / "run", name) == logged(tmp_path / "whole", name)
+
+
+class Broken(Exception):
+    """Stands for a process that was killed."""
+
+
+def assert_equal_bits(a, b, where="state"):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal_bits(a[key], b[key], f"{where}.{key}")
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, where
