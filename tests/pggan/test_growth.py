@@ -224,10 +224,10 @@ def test_a_run_that_decides_for_itself_ends_bit_identical_wherever_it_was_broken
         """The method, breaking off at so many calls of it."""
         calls = itertools.count(1)
 
-        def broken(*args):
+        def broken(*args, **kwargs):
             if next(calls) == count:
                 raise Broken
-            return method(*args)
+            return method(*args, **kwargs)
 
         return broken
 
