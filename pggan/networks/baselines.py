@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .layers import LEAKINESS, at_least_float32
+from .layers import at_least_float32
+from .operations import LEAKINESS
 from .progressive import check_resolution, feature_maps
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import EqualizedConv2d, at_least_float32, downscale, leaky_relu, without_equalized_lr
+from .layers import EqualizedConv2d, at_least_float32, downscale, without_equalized_lr
+from .operations import leaky_relu
 from .progressive import Discriminator, Generator
 
 
