@@ -115,6 +115,7 @@ class DenseGenerator(OneStageGenerator):
             resolution, channels, label_size, latent_size,
             nn.Sequential(*first, activation()), nn.Sequential(*rest, nn.Tanh()),
         )  # fmt: skip
+        start_as_he(self)
 
 
 class DenseDiscriminator(OneStageDiscriminator):
@@ -123,6 +124,7 @@ class DenseDiscriminator(OneStageDiscriminator):
     def __init__(self, resolution: int, channels: int, label_size: int, hidden: Sequence[int]):
         layers = dense_layers([channels * resolution**2, *hidden, 1 + label_size])
         super().__init__(resolution, channels, label_size, nn.Sequential(nn.Flatten(), *layers))
+        start_as_he(self)
 
 
 class StridedDiscriminator(OneStageDiscriminator):
@@ -140,6 +142,7 @@ class StridedDiscriminator(OneStageDiscriminator):
             side = (side + 1) // 2
         layers += [nn.Flatten(), nn.Linear(maps[-1] * side**2, 1 + label_size)]
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
+        start_as_he(self)
 
 
 def dcgan_maps(resolution: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> list[int]:
@@ -195,6 +198,16 @@ class DCGANDiscriminator(OneStageDiscriminator):
         layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
         self.apply(start_as_dcgan)
+
+
+@torch.no_grad()
+def start_as_he(network: nn.Module) -> None:
+    """He's initialisation (He et al. 2015): torch's own shrinks what depends on the latent with every layer."""
+    layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    for layer in layers:
+        gain = "linear" if layer is layers[-1] else "leaky_relu"
+        nn.init.kaiming_normal_(layer.weight, LEAKINESS, nonlinearity=gain)
+        nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

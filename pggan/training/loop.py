@@ -32,6 +32,7 @@ from .device import (
 from .evaluation import Judge, modes_of_embedded_set
 from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
+from .health import sentence, signs, variety
 from .losses import cautions
 from .memory import is_out_of_memory, less_memory
 from .plan import costs_per_image, idle_processes, print_stages, time_left
@@ -125,6 +126,7 @@ class Training:
         self.directory.cut_logs(self.state.images)
         self.keeper = Keeper(self.directory, self.config.keep_last)
         self.tracker = Tracker(self.directory, self.config, self.state.images)
+        self.history = read_lines(self.directory.log)
 
     def share_state(self) -> None:
         """Every process gets the first one's state."""
@@ -227,6 +229,8 @@ class Training:
             self.save()
         self.share_state()
         self.plan = GrowthController(self.config, state.stage_ends)
+        if self.ranks.first:
+            self.history = [line for line in self.history if line["images"] <= state.images]
         self.start_tick()
 
     def held_out_images(self, phase: Phase) -> Batch | None:
@@ -283,10 +287,15 @@ class Training:
         }
         if state.rollbacks:
             line["rollbacks"] = len(state.rollbacks)
+        line |= self.samples(phase)
+        line["health"] = signs([*self.history, line])
         self.record(self.directory.log, line)
         self.recent = self.recent_text(line, speed, phase)
         say(f"{status(phase, state.images)}  {self.recent}")
-        self.samples(phase)
+        for sign in line["health"]:
+            if sign not in (self.history[-1].get("health") or () if self.history else ()):
+                say(f"  health: {sentence(sign)}")
+        self.history.append(line)
         state.clear_sums()
         self.save(needed="a stage ends here" if self.ends_stage() else "")
         self.start_tick()
@@ -311,18 +320,19 @@ class Training:
         left = f"left {duration(stage)} in this stage, {duration(whole)} in all"
         return "  ".join([*losses, f"{speed:.1f} img/s", left])
 
-    def samples(self, phase: Phase) -> None:
-        """A grid of the EMA generator's images of fixed latents, and once a stage one of reals."""
+    def samples(self, phase: Phase) -> dict[str, float]:
+        """A grid of the EMA generator's images of fixed latents, and once a stage one of reals; how varied they are."""
         count = samples_in_grid(phase.resolution)
         z = latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
         classes = len(self.pyramid.classes)
         labels = torch.arange(count) % classes if classes else None
         fakes = generate(self.state.G_ema, z, labels, phase.resolution, phase.alpha)
         self.draw(f"fakes-{self.state.images:08d}", fakes.numpy())
-        reals = f"reals-{phase.resolution:04d}"
-        if not (self.directory.samples / f"{reals}.png").exists():
-            indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
-            self.draw(reals, self.pyramid.images(phase.resolution, indices))
+        indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
+        reals = self.pyramid.images(phase.resolution, indices)
+        if not (self.directory.samples / f"reals-{phase.resolution:04d}.png").exists():
+            self.draw(f"reals-{phase.resolution:04d}", reals)
+        return variety(fakes, torch.from_numpy(reals), bool(modes_of_embedded_set(self.config.data, fakes.shape[1])))
 
     def save(self, needed: str = "") -> None:
         """Write a checkpoint; `needed` says why the run cannot go on without."""

@@ -97,20 +97,21 @@ class Stepper:
             signal = means(shown, partial(self.held_out_terms, state, stage))
         d_lr, g_lr = phase.lrs
         d_terms = means(parts, partial(self.d_terms, state, stage), state.d_optimizer, "d_loss")
-        d_skipped = self.update(state.D, state.d_optimizer, d_terms | signal, "d_loss", d_lr)
+        d_skipped, d_norm = self.update(state.D, state.d_optimizer, d_terms | signal, "d_loss", d_lr)
         if self.clip is not None:
             clip_weights(state.D, self.clip)
         g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
         if self.trains_generator(state.images, batch.share.size):
             with frozen(state.D):
                 g_terms = means(parts, partial(self.g_terms, state, stage), state.g_optimizer, "g_loss")
-            g_skipped = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
+            g_skipped, g_norm = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
+            g_terms["g_gradient"] = g_norm
             update_ema(state.G_ema, state.G, self.ema_decay)
 
         skipped = torch.stack([d_skipped, g_skipped])
         in_a_row = (state.skipped_in_a_row + skipped) * skipped
         state.skipped_in_a_row = in_a_row if g_terms else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
-        state.add(d_terms | g_terms | {"skipped": skipped.sum()})
+        state.add(d_terms | g_terms | {"d_gradient": d_norm, "skipped": skipped.sum()})
         if held_out is not None:
             scores = {"seen": d_terms["real_score"], **signal, "faked": d_terms["fake_score"]}
             state.add({f"{name}_score": score for name, score in scores.items()})
@@ -170,8 +171,10 @@ class Stepper:
 
     def update(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms, loss: str, lr: float
-    ) -> Tensor:  # fmt: skip
-        """One optimizer step, left out as a whole where a gradient is not finite. Returns 1.0 where it was left out.
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """One optimizer step, left out as a whole where a gradient is not finite.
+
+        Returns 1.0 where it was left out, and the norm of the gradient by all weights.
 
         Before it, gradients and terms become the global batch's: the sums over all processes.
         """
@@ -186,7 +189,7 @@ class Stepper:
             optimizer.step()
         elif not skipped:
             optimizer.step()
-        return skipped
+        return skipped, norm
 
 
 def means(

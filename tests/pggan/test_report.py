@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from checkpoints import CheckpointError, RunDirectory
+from pggan.training.health import SIGNS
 from pggan.use.report import write_final_report, write_report
 from pggan.use.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, chart, ticks
 from pggan.use.report.pictures import LARGEST_FILE, data_uri, spread
@@ -59,6 +60,15 @@ def log_line(images, **more):
     }  # fmt: skip
 
 
+def test_the_health_section_says_what_was_seen_and_when(run):
+    write_lines(
+        run.log, [log_line(i, health=["collapse", "unheard of"] if i > 2000 else []) for i in range(250, 3001, 250)]
+    )
+    text = Page(write_report(run.folder)).text
+    assert "4 of 12, 2.25 to 3 kimg" in text and SIGNS["collapse"].advice in text
+    assert text.count("not seen") == len(SIGNS) - 1 and "unheard of" not in text
+
+
 def metrics_line(images, resolution, **scores):
     return {"images": images, "resolution": resolution, "alpha": 1.0, "stage_end": True, "metric_images": 64, **scores}
 
@@ -89,7 +99,9 @@ def run(tmp_path):
 
 def test_everything_the_run_has_is_in_the_page(run):
     page = Page(write_report(run.folder))
-    assert {a["id"] for a in page.all("section")} == {"samples", "plan", "curves", "scores", "signals", "options"}
+    assert {a["id"] for a in page.all("section")} == {
+        *("samples", "plan", "curves", "scores", "health", "signals", "options")
+    }
     assert page.all("h1") and "faces" in page.text and "photos" in page.text
     for title in ("Losses", "Critic scores", "Gradient norm", "Alpha", "Speed", "Learning rate", "Score gap"):
         assert title in page.text

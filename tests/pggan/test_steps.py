@@ -46,7 +46,9 @@ def test_a_step_trains_both_networks_moves_the_ema_and_counts_the_images():
         assert any(not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)), name
     moved = zip(weights(state.G_ema), before["G_ema"], weights(state.G), strict=True)
     assert all(torch.allclose(ema, 0.9 * old + 0.1 * new, atol=1e-6) for ema, old, new in moved)
-    assert {"d_loss", "g_loss", "real_score", "fake_score", "grad_norm", "skipped"} == state.sums.keys()
+    assert {
+        *("d_loss", "g_loss", "real_score", "fake_score", "grad_norm", "skipped", "d_gradient", "g_gradient")
+    } == state.sums.keys()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -19,6 +19,7 @@ from checkpoints.run_directory import write_text
 
 from ...config import format_value
 from ...training.growth import Row
+from ...training.health import SIGNS
 from ...training.tracking import duration
 from .charts import Axis, Chart, Line, chart, number, short
 from .pictures import data_uri, grids, spread
@@ -44,6 +45,8 @@ CURVES = (
     ("Critic scores", "the discriminator's mean output", {"real_score": "real images", "fake_score": "generated"}),
     ("Gradient norm", "of the critic by its input; the penalty pulls it to the dashed line",
      {"grad_norm": "mean norm"}),
+    ("Gradients of the weights", "mean norms; neither towards 0 nor ever larger",
+     {"d_gradient": "discriminator", "g_gradient": "generator"}),
     ("Alpha", "weight of the newest block: from 0 to 1 in every fade", {"alpha": "alpha"}),
     ("Speed", "real images per second, without judging", {"images_per_second": "images/s"}),
     ("Learning rate", "of Adam", {"d_lr": "discriminator", "g_lr": "generator"}),
@@ -59,6 +62,7 @@ PLAIN = {
     "seconds",
     "batch_size",
     "overfitting",
+    *("variety", "likeness", "likeness_real", "modes_shown", "modes_shown_real"),
     *(key for _, _, names in CURVES for key in names),
 }
 METRICS = {
@@ -142,11 +146,18 @@ def contents(run: Run) -> dict[str, Any]:
                       {"gap": "real - generated"}, [gap(line) for line in run.log], axis),
                 chart("Overfitting", "0: the critic knows training images as it knows held-out ones; 1: by heart",
                       {"overfitting": "of training images"}, run.log, axis),
+                chart("Variety", "distance of a generated image to its nearest, by that of real ones; near 0: collapse",
+                      {"variety": "of a grid's images"}, run.log, axis),
+                chart("Likeness", "MS-SSIM of pairs of images; generated far above real means few kinds",
+                      {"likeness": "generated", "likeness_real": "real"}, run.log, axis),
+                chart("Modes shown", "kinds of image in a sample grid", 
+                      {"modes_shown": "generated", "modes_shown_real": "real"}, run.log, axis),
                 *(chart(label(key), COVERAGE[key], {key: label(key)}, run.metrics, axis, apart=True)
                   for key in scores if key in COVERAGE),
             ]
         ),
         "turn": turning_point(run.metrics),
+        "health": health_rows(run.log),
         "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
         "how": how_judged(run),
         "columns": metric_columns(run.metrics),
@@ -186,6 +197,16 @@ def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
         return None
     (best, kimg), (final, end) = min(judged), judged[-1]
     return {"best": best, "kimg": kimg, "final": final, "end": end}
+
+
+def health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
+    """Each sign of ill health: at how many of the ticks that were watched it showed, and when; [] of older logs."""
+    watched = [line for line in log if isinstance(line.get("health"), list)]
+    rows = []
+    for name, sign in SIGNS.items() if watched else ():
+        at = [line["images"] / 1000 for line in watched if name in line["health"]]
+        rows.append({"sign": sign, "ticks": len(at), "of": len(watched), "first": at[:1], "last": at[-1:]})
+    return rows
 
 
 def plan_row(row: Row, run: Run) -> dict[str, Any]:
