@@ -402,6 +402,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "resolution": 32, "channels": 3, "fmap_base": 4096, "fmap_max": 128, "latent_size": 128, "batch_size": 16,
         "fade_kimg": 400, "stabilize_kimg": 400, "total_kimg": 20000, "gp_target": 750, "mirror": False,
     },
+    # aims at the paper's level in 25 minutes on one H200; batch, lr, bf16, lengths, mirror and EMA are not the paper's
+    "cifar10-fast": {
+        "resolution": 32, "channels": 3, "fmap_base": 4096, "fmap_max": 128, "latent_size": 128, "batch_size": 128,
+        "lr": 0.002, "precision": "bf16", "fade_kimg": 200, "stabilize_kimg": 200, "total_kimg": 6000,
+        "gp_target": 750, "mirror": True, "ema_decay": 0.9995,
+    },
     "lsun": {
         "resolution": 256, "channels": 3, "fade_kimg": 800, "stabilize_kimg": 800, "total_kimg": 20000,
         "batch_size": 16, "mirror": False,

@@ -203,7 +203,10 @@ RUN = SMALL | ADAPTIVE | {
     "min_stabilize_kimg": 0.1, "growth_window": 0.1, "metric_every_kimg": 0.1, "tick_kimg": 0.15, "metric_images": 32,
     "n_critic": 3, "track": "none", "device": "cpu",
 }  # fmt: skip
-TIMES = {"images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"}
+TIMES = {
+    *("images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"),
+    *("checkpoint_seconds", "checkpoint_mb"),
+}
 
 
 def logged(run, name):

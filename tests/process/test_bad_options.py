@@ -47,6 +47,29 @@ CASES = f"""
     {LAST} | --fmap-max 10000000 | --fmap-max
     {LAST} | --latent-size 0 | --latent-size
     {LAST} | --mbstd-group 0 | --mbstd-group
+    {LAST} | --arch vae | --arch
+    {LAST} | --hidden 16,16 | --hidden
+    {LAST} | --arch mlp --hidden 16,0 | --hidden
+    {LAST} | --arch mlp --d-hidden many | --d-hidden
+    {LAST} | --arch mlp --no-pixel-norm | --no-pixel-norm
+    {LAST} | --arch dcgan --micro-batch 4 | --micro-batch
+    {LAST} | --arch msg --augment diffaug | --augment
+    {LAST} | --penalty r3 | --penalty
+    {LAST} | --r-weight 0 | --r-weight
+    {LAST} | --clip 0 | --clip
+    {LAST} | --penalty-pixels some | --penalty-pixels
+    {LAST} | --label-smoothing 0.1 | --label-smoothing
+    {LAST} | --n-critic 0 | --n-critic
+    {LAST} | --d-lr 0 | --d-lr
+    {LAST} | --optimizer lion | --optimizer
+    {LAST} | --adam-beta1 1 | --adam-beta1
+    {LAST} | --adam-beta2 -1 | --adam-beta2
+    {LAST} | --growth quick | --growth
+    {LAST} | --growth adaptive | --growth adaptive
+    {LAST} | --growth-metric kid | --growth-metric
+    {LAST} | --growth-share 101% | --growth-share
+    {LAST} | --growth-window 0 | --growth-window
+    {LAST} | --min-stabilize-kimg -1 | --min-stabilize-kimg
     {LAST} | --mbstd-group 3 | --mbstd-group
     {LAST} | --fade-kimg -1 | --fade-kimg
     {LAST} | --fade-kimg inf | --fade-kimg
