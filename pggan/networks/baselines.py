@@ -33,6 +33,7 @@ class OneStageGenerator(nn.Module):
 
     @property
     def resolutions(self) -> list[int]:
+        """What it can draw."""
         return [self.resolution]
 
     def forward(
@@ -77,6 +78,7 @@ class OneStageDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0
     ) -> tuple[Tensor, Tensor]:
+        """Arguments as for the progressive `Discriminator`; ValueError for images of another size."""
         check_stage(resolution, self.resolution)
         if images.shape[1:] != (self.channels, self.resolution, self.resolution):
             raise ValueError(f"images are {list(images.shape)}, not of {self.channels} channels at {self.resolution}")
@@ -85,11 +87,13 @@ class OneStageDiscriminator(nn.Module):
 
 
 def check_stage(resolution: int | None, only: int) -> None:
+    """Raise ValueError for another resolution than the only one."""
     if resolution not in (None, only):
         raise ValueError(f"this network has one stage, {only}x{only}, not {resolution}x{resolution}")
 
 
 def activation() -> nn.Module:
+    """Leaky ReLU of the progressive networks' slope."""
     return nn.LeakyReLU(LEAKINESS)
 
 

@@ -45,6 +45,7 @@ def variety(fakes: Tensor, reals: Tensor, modes: bool) -> dict[str, float]:
 
 
 def shrunk(images: Tensor) -> Tensor:
+    """As floats, of at most LARGEST pixels a side, by averaging boxes."""
     x = images.float()
     return F.avg_pool2d(x, x.shape[-1] // LARGEST) if x.shape[-1] > LARGEST else x
 
@@ -71,6 +72,7 @@ def collapsed(stage: Sequence[Line]) -> bool:
 
 
 def by_heart(stage: Sequence[Line]) -> bool:
+    """A discriminator whose overfitting signal is near 1."""
     signal = last(stage, "overfitting")
     return bool(signal) and fmean(signal) > 0.7
 
@@ -83,11 +85,13 @@ def compared(stage: Sequence[Line], name: str) -> float | None:
 
 
 def vanished(stage: Sequence[Line]) -> bool:
+    """The generator's gradient a hundredth of what it was."""
     ratio = compared(stage, "g_gradient")
     return ratio is not None and ratio < 0.01
 
 
 def exploded(stage: Sequence[Line]) -> bool:
+    """A gradient a hundred times what it was, or not finite."""
     ratios = [compared(stage, name) for name in ("g_gradient", "d_gradient")]
     return bool(stage[-1].get("skipped")) or any(ratio is not None and ratio > 100 for ratio in ratios)
 

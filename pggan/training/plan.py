@@ -152,7 +152,10 @@ def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> 
     batch, side = phase.batch_size, phase.resolution
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         twin = copy.copy(state)
-        twin.G, twin.D, twin.G_ema = networks = [copy.deepcopy(network) for network in (state.G, state.D, state.G_ema)]
+        with state.device:  # deepcopy cannot copy buffers here
+            networks = [build(kind, state.arguments[kind]) for kind in ("generator", "discriminator", "generator")]
+        twin.G, twin.D, twin.G_ema = networks
+        twin.G_ema.requires_grad_(False)
         adam = replace(config, optimizer="adam")  # the others keep less, and RMSprop looks at numbers
         twin.g_optimizer, twin.d_optimizer = (make_optimizer(adam, network) for network in networks[:2])
         twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))

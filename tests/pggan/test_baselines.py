@@ -142,11 +142,11 @@ def test_the_papers_switches():
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_the_plan_knows_what_each_costs(arch):
-    config, state = new_state(arch, growing=False)
+    config, state = new_state(arch, growing=False, optimizer="rmsprop")
     (row,) = GrowthController(config).rows()
     costs = costs_per_image(state.arguments)
     assert row.resolution == 8 and costs[8] > 0
-    assert memory(state, 8, 8, config.mbstd_group) > 0
+    assert memory(config, state, GrowthController(config).phase(0), False) > 0
 
 
 @pytest.mark.parametrize(
