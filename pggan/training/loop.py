@@ -100,7 +100,8 @@ class Training:
             lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
             say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-        self.plan = GrowthController(config, self.state.stage_ends)
+        if ranks.count > 1 and self.state.D.batch_norm:
+            raise ConfigError("--arch dcgan is for one process: its batch norm is of the batch as a whole")
         self.stepper = Stepper.of(config, config.precision == "bf16", augment, ranks)
         trained, held_out = split(config, len(self.pyramid))
         feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
@@ -112,6 +113,7 @@ class Training:
         if ranks.first:
             self.begin_to_write(began)
         self.share_state()
+        self.plan = GrowthController(config, self.state.stage_ends)
         self.costs = costs_per_image(self.state.arguments)
         self.start_tick()
         self.recent = ""
