@@ -78,7 +78,7 @@ def experiment(a: argparse.Namespace):
             for objective in ("own", "common"):
                 grown = trained(a, data, source, seed, "pggan", objective, "images", a.kimg)
                 yield grown
-                for system in SYSTEMS.keys() - {"pggan"}:
+                for system in (name for name in SYSTEMS if name != "pggan"):
                     same = trained(a, data, source, seed, system, objective, "images", a.kimg)
                     yield same
                     kimg = a.kimg * grown["seconds"] / same["seconds"]
