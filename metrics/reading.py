@@ -81,6 +81,7 @@ class ImageSet:
 
 
 def is_zip(path: Path) -> bool:
+    """Whether it is a zip in one part."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:  # one of several parts

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..networks import Generator, folded, one_hot
+from ..networks import AnyGenerator, folded, one_hot
 from .errors import WeightsError
 
 
 class Drawing(nn.Module):
     """What is exported: latents [N, L] (and class indices, int64 [N]) -> images [N, C, r, r] around [-1, 1]."""
 
-    def __init__(self, generator: Generator, resolution: int, alpha: float):
+    def __init__(self, generator: AnyGenerator, resolution: int, alpha: float):
         super().__init__()
         self.generator, self.resolution, self.alpha = folded(generator).float(), resolution, alpha
 

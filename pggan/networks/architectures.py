@@ -7,9 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from .baselines import DCGANDiscriminator, DCGANGenerator, DenseDiscriminator, DenseGenerator, StridedDiscriminator
+from .baselines import (
+    DCGANDiscriminator,
+    DCGANGenerator,
+    DenseDiscriminator,
+    DenseGenerator,
+    OneStageGenerator,
+    StridedDiscriminator,
+)
 from .multiscale import MultiScaleDiscriminator, MultiScaleGenerator
 from .progressive import Discriminator, Generator
+
+AnyGenerator = Generator | OneStageGenerator
 
 ARCHITECTURES: dict[str, dict[str, type[nn.Module]]] = {
     "pggan": {"generator": Generator, "discriminator": Discriminator},
@@ -20,7 +29,7 @@ ARCHITECTURES: dict[str, dict[str, type[nn.Module]]] = {
 }
 
 
-def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build(kind: str, arguments: Mapping[str, Any]) -> Any:
     """A network out of plain data, as checkpoints hold it.
 
     Args:

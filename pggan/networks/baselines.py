@@ -209,8 +209,8 @@ def start_as_he(network: nn.Module) -> None:
     """He's initialisation (He et al. 2015): torch's own shrinks what depends on the latent with every layer."""
     layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for layer in layers:
-        gain = "linear" if layer is layers[-1] else "leaky_relu"
-        nn.init.kaiming_normal_(layer.weight, LEAKINESS, nonlinearity=gain)
+        slope = 1 if layer is layers[-1] else LEAKINESS
+        nn.init.kaiming_normal_(layer.weight, slope)
         nn.init.zeros_(layer.bias)
 
 

@@ -5,11 +5,11 @@ import copy
 import torch
 from torch import nn
 
+from .architectures import AnyGenerator
 from .layers import EqualizedConv2d, FusedUpConv2d
-from .progressive import Generator
 
 
-def folded(generator: Generator) -> Generator:
+def folded(generator: AnyGenerator) -> AnyGenerator:
     """A copy whose convolutions hold the kernels that the equalized ones work out anew in every call.
 
     The same function, for drawing only: the copy is not trained, saved or loaded. For single images of the paper's

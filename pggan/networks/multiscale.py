@@ -44,8 +44,10 @@ class MultiScaleDiscriminator(Discriminator):
     multiscale = True
 
     def __init__(self, *args: Any, equalized_lr: bool = True, **kwargs: Any):
-        super().__init__(*args, equalized_lr=equalized_lr, **kwargs)
-        widths = [layer.weight.shape[0] for layer in list(self.from_rgb)[:-1]]
+        kwargs["equalized_lr"] = equalized_lr
+        super().__init__(*args, **kwargs)
+        lower: list[Any] = list(self.from_rgb)[:-1]
+        widths = [len(layer.bias) for layer in lower]
         self.join = nn.ModuleList(EqualizedConv2d(width + self.channels, width, kernel_size=1) for width in widths)
         self.from_rgb = self.from_rgb[-1:]
         if not equalized_lr:

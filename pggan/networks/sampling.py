@@ -2,7 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from .architectures import AnyGenerator
 
 PIXELS_AT_ONCE = 64 * 128**2
 
@@ -19,7 +21,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    generator: nn.Module, latents: Tensor, labels: Tensor | None, resolution: int, alpha: float = 1.0
+    generator: AnyGenerator, latents: Tensor, labels: Tensor | None, resolution: int, alpha: float = 1.0
 ) -> Tensor:
     """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, r, r] on the CPU, a bounded number at a time."""
     device = next(generator.parameters()).device

@@ -14,7 +14,7 @@ from datasets import MODES, SMALLEST_CLASSIFIED, Pyramid, classify
 from metrics import ModeCoverage, Suite
 from metrics.suite import Description, Seen, SeenBatches
 
-from ..networks import Generator, generate
+from ..networks import AnyGenerator, generate
 from .ranks import ALONE, Ranks
 from .state import draws, latents
 
@@ -49,7 +49,7 @@ class Judge:
         if suite.metrics:
             suite.check(len(self.real_indices()), count)
 
-    def __call__(self, generator: Generator, resolution: int, alpha: float) -> dict[str, float]:
+    def __call__(self, generator: AnyGenerator, resolution: int, alpha: float) -> dict[str, float]:
         """Results by name, as in `metrics.Suite.compare`; {} where no metric is wanted or available.
 
         Of several processes each generates and looks at a part of the images; the first one gets the results.
@@ -106,7 +106,7 @@ class Judge:
     def real_images(self, resolution: int, indices: np.ndarray, start: int) -> Tensor:
         return torch.from_numpy(self.pyramid.images(resolution, indices[start : start + BATCH]))
 
-    def fake_images(self, generator: Generator, resolution: int, alpha: float, start: int) -> Tensor:
+    def fake_images(self, generator: AnyGenerator, resolution: int, alpha: float, start: int) -> Tensor:
         labels = evaluation_labels(self.pyramid, self.count, self.seed)
         z = latents(self.seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
         labels = None if labels is None else labels[start : start + BATCH]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import checkpoints
 
-from ..networks import Generator, build, one_hot
+from ..networks import AnyGenerator, Generator, build, one_hot
 from ..networks.progressive import check_resolution
 from ..networks.sampling import PIXELS_AT_ONCE, to_uint8
 
@@ -30,7 +30,7 @@ class Trained:
         untrained: resolutions whose RGB layer imported weights lack.
     """
 
-    generator: nn.Module
+    generator: AnyGenerator
     resolution: int
     alpha: float
     images: int
@@ -157,7 +157,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
         untrained = load_or_leave_out(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
-            generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),  # type: ignore[call-overload]
+            generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
             int(stage["resolution"]),
             float(stage["alpha"]),
             int(content["images"]),
@@ -173,7 +173,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     return trained
 
 
-def load_or_leave_out(generator: nn.Module, state: dict[str, Tensor]) -> frozenset[int]:
+def load_or_leave_out(generator: AnyGenerator, state: dict[str, Tensor]) -> frozenset[int]:
     """Give a generator without storage (device meta) its weights.
 
     Returns:
