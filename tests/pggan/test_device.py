@@ -39,6 +39,5 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
 
 
 def test_peak_memory_is_at_least_what_is_taken():
-    before = resident_memory()
-    held = torch.ones(2**24)
-    assert resident_memory() >= before + held.nbytes * 0.9 and peak_memory(CPU) >= held.nbytes
+    held = torch.ones(2**24)  # perhaps in memory that earlier tests gave back
+    assert peak_memory(CPU) >= resident_memory() * 0.99 >= held.nbytes * 0.99
