@@ -50,18 +50,18 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
         "channels": config.channels,
         "label_size": label_size,
     }
-    generator = shared | {"latent_size": config.latent_size or feature_maps(0, *maps.values())}
+    latent = {"latent_size": config.latent_size or feature_maps(0, *maps.values())}
     if config.arch in ("mlp", "hybrid"):
         return {
-            "generator": generator | {"hidden": list(config.hidden)},
+            "generator": shared | {"hidden": list(config.hidden)} | latent,
             "discriminator": shared | {"hidden": list(config.d_hidden)},
         }
     if config.arch == "dcgan":
-        return {"generator": generator | maps, "discriminator": shared | maps}
+        return {"generator": shared | maps | latent, "discriminator": shared | maps}
     paper = maps | {"fused_scale": config.fused_scale, "equalized_lr": config.equalized_lr}
     group = config.mbstd_group if config.minibatch_stddev else 0
     return {
-        "generator": generator | paper | {"pixel_norm": config.pixel_norm, "first_layer": config.first_layer},
+        "generator": shared | paper | {"pixel_norm": config.pixel_norm, "first_layer": config.first_layer} | latent,
         "discriminator": shared | paper | {"mbstd_group": group},
     }
 
