@@ -28,7 +28,7 @@ rate of matrix products that is. Options are train.py's, such as --preset, --bat
 """
 EXAMPLES = """\
 examples:
-  python -m pggan profile synthetic --preset cifar10
+  python -m pggan profile photos --preset cifar10
   python -m pggan profile photos --resolution 128 --at 64 --fading
 """
 IMAGES = 2000  # of noise, to gather batches from

@@ -154,7 +154,7 @@ def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_p
 
 
 def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(commands):
-    draw(commands.folder / "art", 1500, (160, 160))
+    draw(commands.folder / "art", 4000, (160, 160))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     process = commands.start(*arguments)
     while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
@@ -165,7 +165,7 @@ def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(comman
     assert caches(commands)[0].startswith("building-")
     assert "unfinished" in done(datasets(commands, "clean"))
     assert "partly built" in done(datasets(commands, "plan", "art", "--resolution", "64"))
-    assert "1500 images" in done(commands.run(*arguments))
+    assert "4000 images" in done(commands.run(*arguments))
 
 
 def test_two_builders_at_once_do_not_collide(commands):

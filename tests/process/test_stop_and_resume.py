@@ -100,6 +100,8 @@ def test_a_finished_run_stays_as_it_is(commands, finished_run):
     assert before == {p: p.stat().st_mtime_ns for p in (finished_run / "checkpoints").iterdir()}
 
 
+@pytest.mark.long  # tests/pggan/test_growth.py breaks such a run off everywhere, without processes
+@pytest.mark.faults
 def test_an_adaptive_run_killed_on_its_way_ends_bit_identical(commands):
     options = [*TINY, "--augment", "ada", "--holdout", "1%", "--ada-kimg", "0.5", "--ada-target", "0.1"]
     whole, run = commands.folder / "whole", commands.folder / "run"
