@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PARALLEL = --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-faults check setup clean
 
@@ -12,10 +13,10 @@ demo: setup
 	$(BIN)/python train.py synthetic --preset demo
 
 test: setup $(VENV)/tested-with
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-faults: setup $(VENV)/tested-with
-	$(BIN)/python -m pytest -m faults --long --faults-table benchmarks/results/faults
+	$(BIN)/python -m pytest $(PARALLEL) -m faults --long --faults-table benchmarks/results/faults
 
 check: setup $(VENV)/tested-with
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from datasets import DataError
 from metrics import MetricError
 from pggan.config import ConfigError, add_options, resolve
 from pggan.training import TrainingStopped, print_plan, train
-from pggan.training.ranks import first_speaks, joined
+from pggan.training.ranks import ends_at_once, first_speaks, joined
 from pggan.use.report import write_final_report
 
 
@@ -51,4 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_at_once():
+        main()

@@ -3,11 +3,12 @@
 import json
 import platform
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-counts = {}
+tries, losses = Counter(), Counter()
 
 
 def pytest_addoption(parser):
@@ -22,8 +23,8 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="make test-faults tries it"))
 
 
-@pytest.fixture
-def tries(request):
+@pytest.fixture(name="tries")
+def how_many_tries(request):
     """tries(short, long): how often a fault is tried."""
     return lambda short, long: long if request.config.getoption("--long") else short
 
@@ -31,32 +32,23 @@ def tries(request):
 @pytest.fixture
 def count_fault(request):
     """count_fault(fault, tries): note that a fault was survived so many times; a failing test has a loss."""
-    noted = {}
-
-    def note(fault, number=1):
-        noted[fault] = noted.get(fault, 0) + number
-
-    yield note
-    lost = getattr(request.node, "failed", False)
-    for fault, number in noted.items():
-        before = counts.get(fault, (0, 0))
-        counts[fault] = (before[0] + number, before[1] + int(lost))
+    return lambda fault, number=1: request.node.user_properties.append((fault, number))
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    outcome = yield
-    if call.when == "call":
-        item.failed = outcome.get_result().failed
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        for fault, number in report.user_properties:
+            tries[fault] += number
+        losses.update({fault for fault, _ in report.user_properties} if report.failed else ())
 
 
 def pytest_sessionfinish(session):
     folder = session.config.getoption("--faults-table")
-    if not folder or not counts:
+    if not folder or not tries or hasattr(session.config, "workerinput"):
         return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table = [{"fault": fault, "tries": tries, "losses": losses} for fault, (tries, losses) in sorted(counts.items())]
+    table = [{"fault": fault, "tries": tries[fault], "losses": losses[fault]} for fault in sorted(tries)]
     import torch
 
     where = {

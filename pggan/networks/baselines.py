@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .layers import at_least_float32
 from .operations import LEAKINESS
-from .progressive import check_resolution, feature_maps
+from .progressive import check_resolution, feature_maps, with_labels
 
 
 class OneStageGenerator(nn.Module):
@@ -48,11 +48,7 @@ class OneStageGenerator(nn.Module):
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The first layer's output."""
-        if self.label_size:
-            if labels is None:
-                raise ValueError(f"this generator is conditional: labels [N, {self.label_size}] are needed")
-            latents = torch.cat([latents, labels.to(latents.dtype)], dim=1)
-        return self.first(latents)
+        return self.first(with_labels(latents, labels, self.label_size))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
         """The rest of `forward`."""

@@ -39,6 +39,19 @@ def is_fading(alpha: float | Tensor) -> bool:
     return isinstance(alpha, Tensor) or alpha != 1
 
 
+def with_labels(latents: Tensor, labels: Tensor | None, label_size: int) -> Tensor:
+    """Latents [N, L] and one-hot labels [N, label_size] -> [N, L + label_size], what generators begin with.
+
+    Raises:
+        ValueError: labels missing where the generator was built with them.
+    """
+    if not label_size:
+        return latents
+    if labels is None:
+        raise ValueError(f"this generator is conditional: labels [N, {label_size}] are needed")
+    return torch.cat([latents, labels.to(latents.dtype)], dim=1)
+
+
 class GeneratorBlock(nn.Module):
     """Doubles the resolution: upscale, then twice 3x3 convolution, leaky ReLU, pixel norm."""
 
@@ -152,10 +165,7 @@ class Generator(nn.Module):
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """The first layer's feature maps [N, nf(1), 4, 4], normed; arguments and errors as for `forward`."""
-        if self.label_size:
-            if labels is None:
-                raise ValueError(f"this generator is conditional: labels [N, {self.label_size}] are needed")
-            latents = torch.cat([latents, labels.to(latents.dtype)], dim=1)
+        latents = with_labels(latents, labels, self.label_size)
         return self.first_norm(leaky_relu(self.dense(self.latent_norm(latents))))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:

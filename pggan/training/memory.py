@@ -25,8 +25,7 @@ def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -
     if smaller:
         table = with_stage(config.micro_batch or {4: max(config.batch_size.values())}, phase.resolution, smaller)
         return f" with --micro-batch {table}, which needs less memory and gives the same result"
-    group = max(phase.batch_size // 2, 1)
-    table = with_stage(config.batch_size, phase.resolution, group)
+    table = with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
     resume = f" --resume {latest}" if latest.exists() else ""
     return (
         f"; fewer than a minibatch-stddev group of {share.group} cannot be computed at once: give --batch-size {table} "

@@ -8,6 +8,7 @@ same update up to the order of summation.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -48,9 +49,7 @@ class Share:
     def split(self, at_once: int | None) -> list[Share]:
         """The share in parts of at most so many samples, but at least a group."""
         step = max((at_once or len(self)) // self.group, 1)
-        return [
-            self._part(first, min(first + step, self.last)) for first in range(self.first, self.last, step)
-        ]  # fmt: skip
+        return [self._part(first, min(first + step, self.last)) for first in range(self.first, self.last, step)]
 
     def _part(self, first: int, last: int) -> Share:
         weight = self.weight * (last - first) / (self.last - self.first)
@@ -173,6 +172,22 @@ def first_speaks() -> Iterator[None]:
     except BaseException:
         time.sleep(COURTESY)
         raise
+
+
+@contextmanager
+def ends_at_once() -> Iterator[None]:
+    """One of several processes ends without taking the interpreter apart first.
+
+    A thread of torch.distributed that meanwhile hears of another process' end would abort it with SIGABRT.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if place()[1] == 1:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
+import importlib
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ TINY = """
     --tick-kimg 0.1 --metrics swd --metric-images 48 --metric-every-kimg 0.2 --track none --device cpu
     --precision fp32
 """.split()
+
+Said = namedtuple("Said", "code out err")
 
 
 class Commands:
@@ -50,6 +54,25 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def commands(tmp_path, cache):
     return Commands(tmp_path, cache)
+
+
+@pytest.fixture
+def pggan(monkeypatch, capsys, tmp_path, cache):
+    """Runs a command in this process, in a folder of its own: starting torch anew takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
+    main = importlib.import_module("pggan.__main__").main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pggan", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        return Said(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def test_a_process_that_dies_ends_the_run_and_one_alone_finishes_it(commands, by
     processes.train_some(commands.folder / "run")
     processes.all[1].kill()
     start = time.monotonic()
-    assert processes.wait() == [1, -signal.SIGKILL]
+    assert processes.wait() == [1, -signal.SIGKILL], processes.err
     assert time.monotonic() - start < 60
     assert "another process of this run has ended" in processes.err and "Traceback" not in processes.err
     assert "the same command goes on from run/checkpoints/latest.pt" in processes.err
@@ -128,6 +128,6 @@ def test_a_signal_to_one_stops_all_and_as_many_go_on_bit_for_bit(commands, by_co
 def test_what_cannot_be_followed_is_said_once(commands):
     processes = Processes(commands, 2, *OPTIONS, "--batch-size", "10", "--out", "run")
     codes = processes.wait()
-    assert codes[0] == 2 and codes[1] != 0
+    assert codes[0] == 2 and codes[1] != 0, processes.err
     assert processes.err == "train.py: --batch-size: 10 is not a multiple of --mbstd-group 4\n"
     assert list(commands.folder.iterdir()) == []

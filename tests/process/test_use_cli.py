@@ -4,7 +4,6 @@ import importlib
 import json
 import shutil
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +12,6 @@ import torch
 from PIL import Image
 
 from datasets import open_source
-
-Said = namedtuple("Said", "code out err")
-
-
-@pytest.fixture
-def pggan(monkeypatch, capsys, tmp_path, cache):
-    """Runs a command in this process, in a folder of its own: starting torch anew takes seconds."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PGGAN_CACHE", str(cache))
-    main = importlib.import_module("pggan.__main__").main
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pggan", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """python -m pggan import and export as a user meets them, and training on from what was imported."""
 
-import importlib
 import json
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +12,6 @@ import checkpoints
 from pggan import load
 
 SNAPSHOT = Path(__file__).parents[1] / "golden" / "official_gray16_labels.pkl"
-Said = namedtuple("Said", "code out err")
-
-
-@pytest.fixture
-def pggan(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    main = importlib.import_module("pggan.__main__").main
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pggan", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        return Said(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
