@@ -1,11 +1,13 @@
 """Several processes train what one does, stop together, and leave a run that any number of them can go on with."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,10 +21,17 @@ OPTIONS = """
 """.split()
 
 
-class Processes:
-    """Training processes as a launcher would start them; the first one's output, and what the others say."""
+FAULTY = Path(__file__).with_name("faulty.py")
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
-    def __init__(self, commands, count, *arguments):
+
+class Processes:
+    """Training processes as a launcher would start them; the first one's output, and what the others say.
+
+    fault: what goes wrong in the last of them, as faulty.py is told.
+    """
+
+    def __init__(self, commands, count, *arguments, fault=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -30,7 +39,8 @@ class Processes:
         for rank in range(count):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
             place = {name: str(value) for name, value in (place | {"MASTER_PORT": port}).items()}
-            command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+            script = [FAULTY, fault] if fault and rank == count - 1 else [ROOT / "train.py"]
+            command = [sys.executable, *map(str, [*script, *arguments])]
             process = subprocess.Popen(
                 command, cwd=commands.folder, env=commands.environment | place, text=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -45,11 +55,15 @@ class Processes:
         return [process.returncode for process in self.all]
 
     def train_some(self, run, lines=2):
-        """Wait until so many lines are logged."""
-        log, end = run / "log.jsonl", time.monotonic() + 120
-        while not (log.exists() and len(log.read_text().splitlines()) >= lines):
-            assert time.monotonic() < end and self.all[0].poll() is None
-            time.sleep(0.02)
+        train_some(self.all[0], run, lines)
+
+
+def train_some(process, run, lines):
+    """Wait until so many lines are logged."""
+    log, end = run / "log.jsonl", time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= lines):
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +72,7 @@ def by_count(tmp_path_factory, cache):
     commands = Commands(tmp_path_factory.mktemp("ranks"), cache)
     alone = commands.train(*OPTIONS, "--out", "1")
     assert alone.returncode == 0, alone.err
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", ROOT / "train.py"]
-    two = commands.run(*torchrun, *OPTIONS, "--micro-batch", "4", "--out", "2")
+    two = commands.run(*TORCHRUN, ROOT / "train.py", *OPTIONS, "--micro-batch", "4", "--out", "2")
     assert two.returncode == 0, two.err
     four = Processes(commands, 4, *OPTIONS, "--out", "4")
     assert four.wait() == [0] * 4, four.err
@@ -119,10 +132,40 @@ def test_a_signal_to_one_stops_all_and_as_many_go_on_bit_for_bit(commands, by_co
     processes.all[1].send_signal(signal.SIGTERM)
     assert processes.wait() == [1, 1], processes.err
     assert "SIGTERM: saved run/checkpoints/latest.pt" in processes.err and processes.others == ["", ""]
+    interrupt_torchrun(commands, options)
     processes = Processes(commands, 2, *options)
     assert processes.wait() == [0, 0], processes.err
     whole, resumed = (state(run) | {"seconds": 0} for run in (by_count[2], commands.folder / "run"))
     assert_equal_bits(resumed, whole)
+
+
+def interrupt_torchrun(commands, options):
+    """Go on with the run for a line or two and press Ctrl-C, of which a terminal tells every process in front."""
+    command = [sys.executable, *TORCHRUN, "--redirects", "3", "--log-dir", "logs", ROOT / "train.py", *options]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    torchrun = subprocess.Popen(
+        command, cwd=commands.folder, env=commands.environment, start_new_session=True, **output
+    )
+    run = commands.folder / "run"
+    train_some(torchrun, run, lines=len(lines(run / "log.jsonl")) + 1)
+    os.killpg(torchrun.pid, signal.SIGINT)
+    torchrun.wait(timeout=60)
+    said = [next(commands.folder.glob(f"logs/*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)]
+    assert said[0].count("SIGINT: saved run/checkpoints/latest.pt; the same command goes on") == 1, said[0]
+    assert "Traceback" not in said[0] and said[1] == ""
+
+
+def test_what_is_not_finite_in_one_process_takes_all_of_them_back(commands):
+    short = ["--fade-kimg", "0.1", "--stabilize-kimg", "0.1", "--metrics", "none"]
+    options = [*OPTIONS, *short, "--max-skipped", "4", "--on-nan", "rollback", "--out", "run"]
+    processes = Processes(commands, 2, *options, fault="nan-weights:128")
+    assert processes.wait() == [0, 0], processes.err
+    assert processes.err.count("going back to 0.128 kimg, with 0.5 of the learning rates") == 1
+    assert processes.others == ["", ""]
+    run = commands.folder / "run"
+    assert all(value.isfinite().all() for name in ("G", "D", "G_ema") for value in state(run)[name].values())
+    rates = {line["images"]: line["g_lr"] for line in lines(run / "log.jsonl")}
+    assert rates == {128: 0.01, 256: 0.005, 320: 0.005}
 
 
 def test_what_cannot_be_followed_is_said_once(commands):
