@@ -2,26 +2,39 @@
 
     python -m benchmarks.compare_architectures --mnist FILE --cifar10 FILE --out runs/compare
     python -m benchmarks.compare_architectures --quick --out runs/try       the synthetic set, one seed, minutes
-    python -m benchmarks.compare_architectures --out runs/compare --write   the table and the plot of what is there
+    python -m benchmarks.compare_architectures --out runs/compare --write   the table and the plots of what is there
 
-Each system is trained for the same number of images, once with its own objective and once with one for all:
-relativistic pairs under R1 and R2 (Huang et al. 2024), which is nobody's own here, converges without a discriminator
-that is trained more often, and asks for no other learning rate. What the growing network took is then every other
-one's time: they are trained again for as many images as they see in it. Runs that are there are not trained again, and
-a run that was broken off goes on, so the command can be stopped and given again. Nothing else should run meanwhile.
+Each system is trained once with its own objective and once with one for all: relativistic pairs under R1 and R2 (Huang
+et al. 2024), which is nobody's own here, converges without a discriminator that is trained more often, and asks for no
+other learning rate. All see the same number of images; those that took less time than the growing network go on until
+they have had as much, and of those that took more, what counts at equal time is the score on the way, interpolated.
+Time is the processor's, on one thread (OMP_NUM_THREADS=1), so that other work on the machine does not count.
+Runs that are there are not trained again, and a run that was broken off goes on, so the command can be stopped and
+given again. Seeds come one after the other, each with all sets: what is there is always worth a table.
 """
 
 import argparse
 import json
-import math
 import statistics
-import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from itertools import product
 from pathlib import Path
 
+from datasets import open_pyramid, open_source
+from metrics import Suite, default_folder
+from pggan import load
+from pggan.config import add_options, resolve
+from pggan.training import train
+from pggan.training.device import keep_freed_memory
+from pggan.training.evaluation import Judge, modes_of_embedded_set
+
 ROOT = Path(__file__).parents[1]
-NARROW = "--fmap-base 512 --fmap-max 64 --batch-size 16 --ema-decay 0.99"
-OLDER = "--latent-size 64 --batch-size 32 --adam-beta1 0.5 --adam-beta2 0.999 --ema-decay 0.99 --lr 0.0005"
+NARROW = "--fmap-base 512 --fmap-max 64 --batch-size 8 --ema-decay 0.99"
+OLDER = "--latent-size 64 --batch-size 16 --adam-beta1 0.5 --adam-beta2 0.999 --ema-decay 0.99 --lr 0.0005"
 SYSTEMS = {  # options of the networks, and of their own objective
     "mlp": (f"--arch mlp {OLDER}", "--loss nonsaturating"),
     "dcgan": (f"--arch dcgan --fmap-base 512 --fmap-max 64 {OLDER}", "--loss nonsaturating"),
@@ -35,7 +48,9 @@ ABLATIONS = {
     "pggan, penalty by native pixels": "--penalty-pixels native",
     "pggan, adaptive growth": "--growth adaptive",
 }
+SCORES = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
 COLOURS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
+GROWING = ("pggan", *ABLATIONS)
 MARK = "<!-- compare_architectures -->"
 
 
@@ -44,23 +59,28 @@ def main() -> None:
     p.add_argument("--out", required=True, type=Path, help="folder of the runs and of results.json")
     p.add_argument("--mnist", help="MNIST, as train.py takes it (default: left out)")
     p.add_argument("--cifar10", help="CIFAR-10, as train.py takes it (default: left out)")
-    p.add_argument("--kimg", type=float, default=40.0, help="thousands of images for each (default: %(default)s)")
-    p.add_argument("--points", type=int, default=4, help="times each run is judged (default: %(default)s)")
+    p.add_argument(
+        "--kimg",
+        type=float,
+        default=40.0,
+        help="thousands of images for each; more for those with time left (default: %(default)s)",
+    )
     p.add_argument("--metric-images", type=int, default=500, help="images of each kind (default: %(default)s)")
     p.add_argument("--metrics", default="fid,is,swd", help="(default: %(default)s)")
+    p.add_argument("--inception-precision", default="fp32", choices=["fp32", "bf16"], help="(default: %(default)s)")
     p.add_argument("--seeds", type=int, default=3, help="on the synthetic set and MNIST (default: %(default)s)")
     p.add_argument("--cifar-seeds", type=int, default=1, help="on CIFAR-10 (default: %(default)s)")
     p.add_argument("--quick", action="store_true", help="1,500 images, one seed, SWD, 16x16: to see that it works")
-    p.add_argument("--write", action="store_true", help="write docs/experiments.md and its plot, and train nothing")
+    p.add_argument("--write", action="store_true", help="write docs/experiments.md and its plots, and train nothing")
     a = p.parse_args()
     a.resolution = 32
     if a.quick:
-        a.kimg, a.points, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 2, 64, "swd", 1, 16
-    a.out = a.out.resolve()
+        a.kimg, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 64, "swd", 1, 16
     a.out.mkdir(parents=True, exist_ok=True)
     path = a.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else []
     if not a.write:
+        keep_freed_memory()
         for result in experiment(a):
             results = [r for r in results if r["run"] != result["run"]] + [result]
             path.write_text(json.dumps(results, indent=1) + "\n")
@@ -70,103 +90,132 @@ def main() -> None:
         write_page(text, results)
 
 
-def experiment(a: argparse.Namespace):
+def experiment(a: argparse.Namespace) -> Iterator[dict]:
     """The result of each run, as it ends."""
-    sets = {"synthetic": ("synthetic", a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
-    for data, (source, seeds) in sets.items():
-        for seed in range(seeds if source else 0):
-            for objective in ("own", "common"):
-                grown = trained(a, data, source, seed, "pggan", objective, "images", a.kimg)
-                yield grown
-                for system in (name for name in SYSTEMS if name != "pggan"):
-                    same = trained(a, data, source, seed, system, objective, "images", a.kimg)
-                    yield same
-                    kimg = a.kimg * grown["seconds"] / same["seconds"]
-                    yield trained(a, data, source, seed, system, objective, "time", kimg)
-            for system in ABLATIONS:
-                yield trained(a, data, source, seed, system, "own", "images", a.kimg)
+    sources = {"synthetic": "synthetic", "MNIST": a.mnist, "CIFAR-10": a.cifar10}
+    suite = partial(Suite, a.metrics.split(","), precision=a.inception_precision)
+    judges = {}
+    for seed, (data, source) in product(range(a.seeds), sources.items()):
+        if not source or (data == "CIFAR-10" and seed >= a.cifar_seeds):
+            continue
+        if data not in judges:
+            pyramid = open_pyramid(open_source(source), a.resolution, 1 if data == "MNIST" else 3, allow_upscale=True)
+            more = modes_of_embedded_set(source, pyramid.channels)
+            judges[data] = Judge(pyramid, suite(more=more, cache=default_folder()), a.metric_images, seed=0)
+        run = partial(trained, a, data, source, judges[data], seed)
+        for objective in ("own", "common"):
+            grown = run("pggan", objective)
+            yield grown
+            for system in (name for name in SYSTEMS if name != "pggan"):
+                yield run(system, objective, grown["seconds"])
+        for system in ABLATIONS:
+            yield run(system, "own")
 
 
 def trained(
-    a: argparse.Namespace, data: str, source: str, seed: int, system: str, objective: str, budget: str, kimg: float
-) -> dict:
-    """Train and judge one run, or read what it left."""
-    run = a.out / "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, budget, str(seed)]).lower()
-    done = run / "result.json"
-    if not done.exists():
-        networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
-        options = (
-            f"{networks} {own if objective == 'own' else COMMON} {ABLATIONS.get(system, '')} {schedule(system, kimg)}"
-        )
-        common = f"--resolution {a.resolution} --allow-upscale --seed {seed} --track none --metrics {a.metrics}"
-        common += (
-            f" --metric-images {a.metric_images} --metric-every-kimg {kimg / a.points:.3f} --tick-kimg {kimg / 8:.3f}"
-        )
-        if a.resolution < 32:
-            options = options.replace("4:0.005,32:0.002", "0.005")
-        begun = run / "config.json"  # a run that was begun goes on with the length it began with
-        if begun.exists():
-            common += f" --total-kimg {json.loads(begun.read_text())['total_kimg']}"
-        command = [sys.executable, ROOT / "train.py", source, *options.split(), *common.split(), "--out", run]
+    a: argparse.Namespace, data: str, source: str, judge: Judge, seed: int, system: str, objective: str,
+    seconds: float = 0.0,
+) -> dict:  # fmt: skip
+    """Train and judge one run, for the number of images and for so many seconds; or read what it left.
+
+    Growing networks are judged at the last resolution, the others first after a quarter, which tells their speed.
+    """
+    run = a.out / "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, str(seed)]).lower()
+    networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
+    options = (
+        f"{networks} {own if objective == 'own' else COMMON} {schedule(system, a.kimg)} {ABLATIONS.get(system, '')} "
+        f"--resolution {a.resolution} --allow-upscale --seed {seed} --track none --tick-kimg {a.kimg / 2:.4f} "
+        f"--metric-images {a.metric_images} --device cpu --precision fp32 --out {run}"
+    )
+    if a.resolution < 32:
+        options = options.replace("4:0.005,32:0.002", "0.005")
+    options = [source, *options.split()]
+    course = []
+    reach = partial(reached, a.out, run, options, judge, a.resolution, course)
+    if system in GROWING:
+        for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at 32x32 by then
+            reach(part * a.kimg)
+    else:
+        reach(a.kimg / 4)
+        equal_time = a.kimg / 4 * seconds / course[0]["seconds"]
+        for kimg in sorted({a.kimg, max(equal_time, a.kimg / 4)}):
+            reach(kimg)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    signs = sorted({sign for line in log for sign in line["health"]})
+    what = {"run": run.name, "data": data, "system": system, "objective": objective, "seed": seed}
+    at_images = next(moment for moment in course if moment["images"] >= a.kimg * 1000)
+    return what | at_images | {"course": course, "health": signs}
+
+
+def reached(
+    folder: Path, run: Path, options: list[str], judge: Judge, resolution: int, course: list[dict], kimg: float
+) -> None:
+    """Append to the course what the run scores after so many thousand images; train it up to there first."""
+    moment = run / f"after-{kimg:.3f}-kimg.json"
+    if not moment.exists():
         print(f"{run.name}: {kimg:.1f} kimg", file=sys.stderr, flush=True)
-        with (a.out / f"{run.name}.txt").open("w") as log:
-            subprocess.run(list(map(str, command)), cwd=ROOT, check=True, stdout=log, stderr=subprocess.STDOUT)
-        what = {"run": run.name, "data": data, "system": system, "objective": objective, "budget": budget, "seed": seed}
-        done.write_text(json.dumps(what | outcome(run)) + "\n")
-    return json.loads(done.read_text())
+        parser = argparse.ArgumentParser()
+        add_options(parser)
+        config = resolve(vars(parser.parse_args([*options, "--total-kimg", f"{kimg:.4f}"])), None)
+        with (folder / f"{run.name}.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            spent, start = run / "cpu-seconds.txt", time.process_time()
+            try:
+                train(config)
+            finally:
+                seconds = time.process_time() - start + (float(spent.read_text()) if spent.exists() else 0)
+                spent.write_text(str(seconds))
+            scores = judge(load(run).generator, resolution, 1.0)
+        images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
+        scores = {name: scores[name] for name in SCORES if name in scores}
+        moment.write_text(json.dumps({"images": images, "seconds": seconds} | scores) + "\n")
+    course.append(json.loads(moment.read_text()))
 
 
 def schedule(system: str, kimg: float) -> str:
     """Of growing networks: four stages, the last one with half of the images; of the others: one."""
-    if "growing" in system or not system.startswith("pggan"):
-        return f"--stabilize-kimg {kimg:.4f} --total-kimg {kimg:.4f}"
-    if "adaptive" in system:
-        window = kimg / 16
-        return (
-            f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 6:.4f} --min-stabilize-kimg {window:.4f} "
-            f"--growth-window {window:.4f} --metric-every-kimg {window / 2:.4f} --total-kimg {kimg:.4f}"
-        )
-    return f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 12:.4f} --total-kimg {kimg:.4f}"
+    if system not in GROWING:
+        return f"--stabilize-kimg {kimg:.4f} --metrics none"
+    if "adaptive" not in system:
+        return f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 12:.4f} --metrics none"
+    window = kimg / 16
+    return (
+        f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 6:.4f} --min-stabilize-kimg {window:.4f} "
+        f"--growth-window {window:.4f} --metrics swd --metric-every-kimg {window / 2:.4f}"
+    )
 
 
-def outcome(run: Path) -> dict:
-    """Scores at the end, seconds of training, and the course of the scores."""
-    lines = {
-        name: [json.loads(t) for t in (run / f"{name}.jsonl").read_text().splitlines()] for name in ("log", "metrics")
-    }
-    seconds = {line["images"]: line["seconds"] for line in lines["log"]}
-    scores = ("fid", "is", "swd", "modes")
-    course = [
-        {"images": m["images"], "seconds": seconds[m["images"]], "resolution": m["resolution"]}
-        | {name: m[name] for name in scores if name in m}
-        for m in lines["metrics"]
-    ]
-    return course[-1] | {"course": course, "health": sorted({sign for line in lines["log"] for sign in line["health"]})}
+def at_seconds(course: list[dict], seconds: float) -> dict:
+    """What a run had reached after so many seconds of training, interpolated between the moments it was judged at."""
+    later = next((i for i, moment in enumerate(course) if moment["seconds"] >= seconds), len(course) - 1)
+    before, after = course[max(later - 1, 0)], course[later]
+    part = (seconds - before["seconds"]) / ((after["seconds"] - before["seconds"]) or 1)
+    names = before.keys() & after.keys()
+    return {name: before[name] + min(part, 1) * (after[name] - before[name]) for name in names} | {"seconds": seconds}
 
 
 def table(results: list[dict]) -> list[str]:
     """Markdown: means over seeds, with the standard deviation where there are several."""
-    scores = [name for name in ("fid", "is", "swd", "modes") if any(name in r for r in results)]
-    names = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
-    rows = [
-        "| data | objective | equal | system | seeds | kimg | seconds | images/s | "
-        + " | ".join(map(names.get, scores))
-        + " |"
-    ]
-    rows.append("|---" * (8 + len(scores)) + "|")
+    scores = {name: title for name, title in SCORES.items() if any(name in r for r in results)}
+    heads = ["data", "objective", "equal", "system", "seeds", "kimg", "CPU seconds", "images/s", *scores.values()]
+    rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     groups: dict[tuple, list[dict]] = {}
     for r in results:
-        budgets = ("images", "time") if r["system"] == "pggan" else (r["budget"],)
-        for budget in budgets:
-            groups.setdefault((r["data"], r["objective"], budget, r["system"]), []).append(r)
+        rival = next((o for o in results if o["system"] == "pggan" and same(o, r, "data", "objective", "seed")), None)
+        groups.setdefault((r["data"], r["objective"], "images", r["system"]), []).append(r)
+        if rival:
+            moment = at_seconds(r["course"], rival["seconds"])
+            groups.setdefault((r["data"], r["objective"], "time", r["system"]), []).append(moment)
     order = [*SYSTEMS, *ABLATIONS]
-    for key in sorted(groups, key=lambda k: (*k[:3], order.index(k[3]))):
-        runs = groups[key]
-        kimg, seconds = (statistics.fmean(r[name] for r in runs) for name in ("images", "seconds"))
-        cells = [*key, len(runs), f"{kimg / 1000:.1f}", f"{seconds:.0f}", f"{kimg / seconds:.0f}" if seconds else ""]
-        cells += [spread([r[name] for r in runs if name in r]) for name in scores]
+    for key, moments in sorted(groups.items(), key=lambda item: (*item[0][:3], order.index(item[0][3]))):
+        kimg, seconds = (statistics.fmean(m[name] for m in moments) for name in ("images", "seconds"))
+        cells = [*key, len(moments), f"{kimg / 1000:.1f}", f"{seconds:.0f}", f"{kimg / seconds:.0f}" if seconds else ""]
+        cells += [spread([m[name] for m in moments if name in m]) for name in scores]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return rows
+
+
+def same(a: dict, b: dict, *names: str) -> bool:
+    return all(a[name] == b[name] for name in names)
 
 
 def spread(values: list[float]) -> str:
@@ -176,49 +225,21 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f}{deviation}"
 
 
-def plot(results: list[dict], data: str, score: str) -> str:
-    """An SVG of a score against seconds of training: own objective, seed 0, what was trained for equal time."""
-    width, height, left, bottom = 640, 360, 60, 40
-    chosen = [
-        r for r in results
-        if r["data"] == data and r["objective"] == "own" and r["seed"] == 0 and r["system"] in SYSTEMS
-        and (r["budget"] == "time" or r["system"] == "pggan")
-    ]  # fmt: skip
-    points = {
-        r["system"]: [(c["seconds"], c[score]) for c in r["course"] if score in c and c["seconds"]] for r in chosen
-    }
-    every = [p for curve in points.values() for p in curve]
-    if not every:
-        return ""
-    low, high = (f(v for _, v in every) for f in (min, max))
-    first, last = (math.log10(f(s for s, _ in every)) for f in (min, max))
+def plot(results: list[dict], data: str, score: str, path: Path) -> None:
+    """A score against CPU seconds, each system with its own objective; thin lines are single seeds."""
+    import matplotlib.pyplot as plt
 
-    def place(seconds: float, value: float) -> str:
-        x = left + (width - left - 150) * (math.log10(seconds) - first) / max(last - first, 1e-9)
-        y = 20 + (height - bottom - 20) * (high - value) / max(high - low, 1e-9)
-        return f"{x:.1f},{y:.1f}"
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        'font-size="12">'
-    ]
-    parts.append(f'<rect width="{width}" height="{height}" fill="white"/>')
-    for value in (low, (low + high) / 2, high):
-        parts.append(
-            f'<text x="{left - 6}" y="{place(10**first, value).split(",")[1]}" text-anchor="end">{value:.0f}</text>'
-        )
-    for at in (first, (first + last) / 2, last):
-        x = place(10**at, low).split(",")[0]
-        parts.append(f'<text x="{x}" y="{height - 20}" text-anchor="middle">{10**at:.0f} s</text>')
-    for number, (system, colour) in enumerate(zip(SYSTEMS, COLOURS, strict=True)):
-        if curve := points.get(system):
-            line = " ".join(place(*p) for p in curve)
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            parts.append(f'<text x="{width - 145}" y="{30 + 18 * number}" fill="{colour}">{system}</text>')
-    parts.append(
-        f'<text x="{left}" y="14">{score.upper()} on {data} against seconds of training (logarithmic)</text></svg>'
-    )
-    return "\n".join(parts) + "\n"
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for system, colour in zip(SYSTEMS, COLOURS, strict=True):
+        for r in results:
+            if same(r, {"data": data, "objective": "own", "system": system}, "data", "objective", "system"):
+                points = [(m["seconds"], m[score]) for m in r["course"] if score in m]
+                label = system if r["seed"] == 0 else None
+                axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", linewidth=1)
+    axes.set(xlabel="CPU seconds", ylabel=SCORES[score], title=data, xscale="log", yscale="log")
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
 
 
 def write_page(text: str, results: list[dict]) -> None:
@@ -228,9 +249,8 @@ def write_page(text: str, results: list[dict]) -> None:
     for data in dict.fromkeys(r["data"] for r in results):
         score = "fid" if any("fid" in r for r in results) else "swd"
         name = f"{score}-against-time-{data.lower()}.svg"
-        if svg := plot(results, data, score):
-            (ROOT / "docs" / "pictures" / name).write_text(svg)
-            pictures.append(f"![{score.upper()} on {data} against seconds of training](pictures/{name})")
+        plot(results, data, score, ROOT / "docs" / "pictures" / name)
+        pictures.append(f"![{SCORES[score]} on {data} against CPU seconds](pictures/{name})")
     before, _, after = page.read_text().split(MARK)
     page.write_text(f"{before}{MARK}\n\n{text}\n\n" + "\n\n".join([*pictures, f"{MARK}{after}"]))
 

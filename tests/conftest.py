@@ -17,6 +17,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: "process" not in item.path.parts)  # the slow ones first, for workers to share
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):

@@ -18,9 +18,14 @@ def config(**options):
 def test_auto_precision_is_what_a_trial_in_another_process_found(monkeypatch, faster, expected):
     tried = []
     monkeypatch.setattr(device, "survives", lambda code: tried.append(code) or faster)
-    assert choose_precision(config(), CPU) == expected
-    assert tried == [FASTER_IN_BF16.format(maps=16)]
+    assert choose_precision(config(fmap_max=32), CPU) == expected
+    assert tried == [FASTER_IN_BF16.format(maps=32)]
     compile(tried[0], "trial", "exec")
+
+
+def test_narrow_networks_are_not_tried_out(monkeypatch):
+    monkeypatch.setattr(device, "survives", lambda code: pytest.fail("tried out"))
+    assert choose_precision(config(), CPU) == "fp32"
 
 
 def test_precision_that_was_asked_for_is_taken_where_it_can_be(monkeypatch):

@@ -17,7 +17,7 @@ from test_stop_and_resume import assert_equal_bits
 OPTIONS = """
     synthetic --resolution 8 --fmap-base 64 --fmap-max 8 --batch-size 16 --fade-kimg 0.2 --stabilize-kimg 0.2
     --tick-kimg 0.1 --metrics swd --metric-images 100 --metric-every-kimg 0.2 --track none --device cpu
-    --optimizer sgd --lr 0.01 --labels --mirror --augment ada --ada-kimg 0.5 --holdout 5%
+    --precision fp32 --optimizer sgd --lr 0.01 --labels --mirror --augment ada --ada-kimg 0.5 --holdout 5%
 """.split()
 
 
@@ -49,7 +49,7 @@ class Processes:
 
     def wait(self):
         """Exit codes, after the first process' output was set as `out` and `err`, the others' as `others`."""
-        texts = [process.communicate(timeout=120) for process in self.all]
+        texts = [process.communicate(timeout=600) for process in self.all]
         (self.out, self.err), *others = texts
         self.others = [part for text in others for part in text]
         return [process.returncode for process in self.all]
@@ -60,7 +60,7 @@ class Processes:
 
 def train_some(process, run, lines):
     """Wait until so many lines are logged."""
-    log, end = run / "log.jsonl", time.monotonic() + 120
+    log, end = run / "log.jsonl", time.monotonic() + 300
     while not (log.exists() and len(log.read_text().splitlines()) >= lines):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.02)
@@ -149,7 +149,7 @@ def interrupt_torchrun(commands, options):
     run = commands.folder / "run"
     train_some(torchrun, run, lines=len(lines(run / "log.jsonl")) + 1)
     os.killpg(torchrun.pid, signal.SIGINT)
-    torchrun.wait(timeout=60)
+    torchrun.wait(timeout=300)
     said = [next(commands.folder.glob(f"logs/*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)]
     assert said[0].count("SIGINT: saved run/checkpoints/latest.pt; the same command goes on") == 1, said[0]
     assert "Traceback" not in said[0] and said[1] == ""
