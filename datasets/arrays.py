@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .base import DAMAGED, DataError, Header
+from .base import DAMAGED, DataError, Header, Source
 from .files import file_digest, stamp
 from .images import from_pixels
 
@@ -17,7 +17,7 @@ LARGEST_UNPACKED, LARGEST_RATIO = 1 << 30, 100  # bytes, and times its packed si
 LABEL_NAMES = ("labels", "y", "y_train", "label", "arr_1")
 
 
-class Arrays:
+class Arrays(Source):
     """An .npz of images: uint8 or uint16 [N, H, W], [N, H, W, C] or [N, C, H, W], and class numbers [N] or [N, 1].
 
     The images are the array named images, x, x_train, data or arr_0, or the only one that can be images; the labels
@@ -28,8 +28,8 @@ class Arrays:
     """
 
     def __init__(self, path: Path, labels: bool = False):
-        self.path, self.name, self.others = path, path.stem, []
-        self.classes, self.labels = [], None
+        self.path, self.name, self.classes, self.others = path, path.stem, [], []
+        self.labels: np.ndarray | None = None
         try:
             with zipfile.ZipFile(path) as archive:
                 self.arrays = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
@@ -41,7 +41,7 @@ class Arrays:
             shape, *_ = shapes[self.key]
             fits = lambda s, dtype: dtype.kind in "iu" and s in ((shape[0],), (shape[0], 1))  # noqa: E731
             self.read_labels(self.choose(shapes, LABEL_NAMES, fits, f"labels, whole numbers [{shape[0]}]"))
-        self.pixels: tuple[int, np.ndarray] | None = None
+        self.pixels: np.ndarray | None = None
 
     def choose(self, shapes: dict, names: tuple[str, ...], fits, what: str) -> str:
         found = [name for name, header in shapes.items() if fits(*header)]

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .base import DAMAGED, DataError, Header
+from .base import DAMAGED, DataError, Header, Source
 from .images import MAX_FILE_BYTES, SUFFIXES, open_picture
 
 MAX_CLASSES = 1 << 16
 LABEL_FILE = "dataset.json"  # of the StyleGAN2 and StyleGAN3 tools: {"labels": [["00000/img.png", 3], ...]}
 
 
-class ImageFiles:
+class ImageFiles(Source):
     """What folders and archives have in common: names that end like an image's, and what follows from the names.
 
     With labels, the classes are those of a dataset.json beside the images, or else the first-level subfolders.

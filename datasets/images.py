@@ -98,7 +98,8 @@ class Preparation:
             x, y = (max(side - min(width, height), 0) / 2 for side in (width, height))
             box = (x, y, width - x, height - y)
         elif self.fit == "pad":
-            inner = tuple(max(round(side * resolution / max(width, height)), 1) for side in (width, height))
+            longest = max(width, height)
+            inner = (max(round(width * resolution / longest), 1), max(round(height * resolution / longest), 1))
         resized = image.resize(inner, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
         if inner == (resolution, resolution):
             return resized
@@ -106,11 +107,10 @@ class Preparation:
         square.paste(resized, ((resolution - inner[0]) // 2, (resolution - inner[1]) // 2))
         return square
 
-    def padding(self) -> tuple[int, ...]:
-        """The background in this many channels, transparent where there is an alpha channel."""
-        mode = MODES[self.channels]
-        colour = ImageColor.getcolor(self.background, mode.rstrip("A"))
-        return (*(colour if isinstance(colour, tuple) else (colour,)), *([0] if "A" in mode else []))
+    def padding(self) -> str:
+        """The background, transparent where there is an alpha channel, as Pillow reads colours."""
+        red, green, blue, *_ = ImageColor.getrgb(self.background)
+        return f"#{red:02x}{green:02x}{blue:02x}00"
 
     def enlarges(self, width: int, height: int) -> bool:
         """Whether an image of these sides, the long one where it is padded, is smaller than the resolution."""

@@ -43,7 +43,7 @@ def in_boxes(total: np.ndarray, bits: int) -> np.ndarray:
     """
     half = 8 * total.itemsize
     pairs = np.ascontiguousarray(total).view(f"<u{2 * total.itemsize}")
-    rows = (pairs & ((1 << half) - 1)) + (pairs >> half)
+    rows: np.ndarray = (pairs & ((1 << half) - 1)) + (pairs >> half)
     if bits:  # sums of 4^4 pixels of 255 are the most that 16 bits hold
         rows = rows.astype(np.uint16 if bits + 2 <= 8 else np.uint32, copy=False)
     return rows[:, :, 0::2] + rows[:, :, 1::2]

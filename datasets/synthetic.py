@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-from .base import Header
+from .base import Header, Source
 from .images import from_pixels
 
 SHAPES = ("disc", "triangle", "cross", "ring")
@@ -18,7 +18,7 @@ MODES = tuple(product(SHAPES, COLOURS, BACKGROUNDS))
 SMALLEST_CLASSIFIED = 8  # smaller images do not show their shape
 
 
-class SyntheticShapes:
+class SyntheticShapes(Source):
     """Anti-aliased shapes of 32 modes, with continuous position, size and rotation; a function of (seed, index).
 
     Image i has mode i % 32. Colours and backgrounds vary a little around their mode's.

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .base import DataError, Header
+from .base import DataError, Header, Source
 from .files import combined, file_digest, stamp
 from .images import from_pixels
 
 LEVEL_FILE = re.compile(r"-r(\d\d)\.tfrecords$")
 
 
-class TFRecords:
+class TFRecords(Source):
     """A folder of NAME-r02.tfrecords, NAME-r03.tfrecords, ..., one file for each power of two, and NAME-rxx.labels.
 
     Each record is a tf.train.Example with "shape", [channels, height, width], and "data", so many uint8 bytes. The

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .base import DataError, Header
+from .base import DataError, Header, Source
 
 # name: torchvision's class and its arguments; what has labels names the attribute that holds them
 SETS: dict[str, tuple[str, dict[str, Any], str | None]] = {
@@ -30,7 +30,7 @@ def is_name(data: str) -> bool:
     return data in SETS or data.startswith("lsun-")
 
 
-class TorchvisionSet:
+class TorchvisionSet(Source):
     """The training images of one of torchvision's sets (of celeba all, of stl10 without labels the unlabelled too).
 
     Args:

@@ -166,7 +166,8 @@ class ArrayImages:
             found = ", ".join(f"{n.removesuffix('.npy')} {d}{list(s)}" for n, (s, d) in arrays.items())
             raise MetricError(f"{path} must hold one uint8 array of images [N, H, W, C], not {found or 'nothing'}")
         ((self.member, self.shape),) = images.items()
-        self.size, self.position = math.prod(self.shape[1:]), None
+        self.size = math.prod(self.shape[1:])
+        self.position: int | None = None
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
         with self.archive.open(name) as file:

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import FITS, KINDS, native_format, open_source, percentage
 from metrics import METRICS
 
-PerStage = Mapping[int, float]
+Number = TypeVar("Number", int, float)
+PerStage = Mapping[int, Number]
 
 OF_ARCH: dict[str, dict[str, Any]] = {  # options that each architecture decides where they are not given
     "pggan": {},
@@ -214,18 +215,18 @@ class TrainConfig:
     min_stabilize_kimg: float = option("least that adaptive growth stabilises", 100.0, parse=float, minimum=0)
 
     # Optimisation
-    batch_size: PerStage = option(
+    batch_size: PerStage[int] = option(
         "images per step, e.g. 16 or 4:128,32:64,128:16 from each resolution on",
         "4:128,32:64,64:32,128:16,256:8,512:4", parse=per_stage(int),
     )  # fmt: skip
-    micro_batch: PerStage | None = option(
+    micro_batch: PerStage[int] | None = option(
         "images that a process computes at once, for want of memory, as for --batch-size; changes nothing else", None,
         "all of its own", parse=per_stage(int), identity=False,
     )  # fmt: skip
-    lr: PerStage = option(
+    lr: PerStage[float] = option(
         "learning rate of both networks, a number or per resolution", "4:0.001,1024:0.0015", parse=per_stage(float)
     )  # fmt: skip
-    d_lr: PerStage | None = option(
+    d_lr: PerStage[float] | None = option(
         "the discriminator's, where it is another, a number or per resolution", None, "as --lr", parse=per_stage(float)
     )  # fmt: skip
     optimizer: str = option("of both networks", "adam", choices=("adam", "rmsprop", "sgd"))
@@ -289,7 +290,7 @@ class TrainConfig:
 
     # Running
     seed: int = option("seed of everything random", 0, parse=int, minimum=0, maximum=2**32 - 1)
-    tick_kimg: PerStage = option(
+    tick_kimg: PerStage[float] = option(
         "thousands of images between log lines, samples and checkpoints, per resolution",
         "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10", parse=per_stage(float),
     )  # fmt: skip
@@ -516,12 +517,14 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
             channels=config.channels or native.channels,
         )
     out = config.out or f"runs/{Path(config.data).resolve().name}-{config.resolution}"
-    names = [f.name for f in fields(config) if f.type == "PerStage" and f.name not in chosen]
-    tables: dict[str, Any] = {name: cut(getattr(config, name), config.resolution) for name in names}
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in chosen}
+    tables: dict[str, Any] = {
+        name: cut(value, config.resolution) for name, value in values.items() if isinstance(value, Mapping)
+    }
     return replace(config, out=out, **tables)
 
 
-def cut(table: PerStage, resolution: int) -> dict[int, Any]:
+def cut(table: PerStage[Number], resolution: int) -> dict[int, Number]:
     """A table without the resolutions above the run's own."""
     return {r: value for r, value in table.items() if r <= max(resolution, 4)}
 

@@ -41,7 +41,8 @@ class Feeder:
         self.pyramid, self.seed, self.device, self.group, self.ranks = pyramid, seed, device, group, ranks
         self.chosen = np.arange(len(pyramid)) if chosen is None else chosen
         self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.chosen])
-        self.resolution, self.level = 0, None
+        self.resolution = 0
+        self.level: Tensor | None = None
         self.thread = ThreadPoolExecutor(1, "feeder")
         self.ahead: tuple[tuple[int, int, int], Future[Batch]] | None = None
         self.waited = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..config import ConfigError, PerStage, TrainConfig
+from ..config import ConfigError, Number, PerStage, TrainConfig
 from ..networks.progressive import check_resolution
 
 
@@ -188,7 +188,7 @@ class GrowthController:
                     )  # fmt: skip
 
 
-def at(table: PerStage, resolution: int) -> float:
+def at(table: PerStage[Number], resolution: int) -> Number:
     """A table's number for a resolution: the entry nearest below."""
     return table[max(r for r in table if r <= resolution)]
 

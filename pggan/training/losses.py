@@ -168,7 +168,8 @@ class Loss:
     def square_norms(self, scores: Tensor, images: Images) -> Tensor:
         """|grad scores|^2 by the leaves that they were computed of [N]; pixels of every scale count alike."""
         scales = as_list(images)
-        total = sum(g.square().sum(dim=(1, 2, 3)) for g in input_gradients(scores, scales))
+        first, *others = [g.square().sum(dim=(1, 2, 3)) for g in input_gradients(scores, scales)]
+        total = sum(others, first)
         return total * (1 if self.full_resolution is None else (scales[-1].shape[-1] / self.full_resolution) ** 2)
 
 
@@ -185,9 +186,8 @@ def leaves(images: Images) -> Images:
 
 def between(reals: Images, fakes: Images, mixing: Tensor) -> Images:
     """Points on the lines from reals to fakes, at the same place of the line in every scale."""
-    if isinstance(reals, list):
-        return [torch.lerp(real, fake, mixing) for real, fake in zip(reals, fakes, strict=True)]
-    return torch.lerp(reals, fakes, mixing)
+    points = [torch.lerp(real, fake, mixing) for real, fake in zip(as_list(reals), as_list(fakes), strict=True)]
+    return points if isinstance(reals, list) else points[0]
 
 
 def WGANGP(

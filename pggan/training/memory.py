@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import TrainConfig, format_value
+from ..config import PerStage, TrainConfig, format_value
 from .growth import Phase
 from .ranks import Ranks
 
@@ -33,6 +33,6 @@ def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -
     )
 
 
-def with_stage(table: dict[int, int], resolution: int, value: int) -> str:
+def with_stage(table: PerStage[int], resolution: int, value: int) -> str:
     """A table with another number from a resolution on, as an option is written."""
     return format_value({r: v for r, v in table.items() if r < resolution} | {resolution: value})

@@ -50,7 +50,8 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
         "channels": config.channels,
         "label_size": label_size,
     }
-    latent = {"latent_size": config.latent_size or feature_maps(0, *maps.values())}
+    first = feature_maps(0, config.fmap_base, config.fmap_decay, config.fmap_max)
+    latent = {"latent_size": config.latent_size or first}
     if config.arch in ("mlp", "hybrid"):
         return {
             "generator": shared | {"hidden": list(config.hidden)} | latent,

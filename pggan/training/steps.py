@@ -148,8 +148,8 @@ class Stepper:
         return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
 
     def reals(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Images:
-        reals = self.augmented(state, self.prepare(part, state.images, stage["alpha"]), part, purpose)
-        return pyramid(reals) if state.D.multiscale else reals
+        reals = self.prepare(part, state.images, stage["alpha"])
+        return self.augmented(state, pyramid(reals) if state.D.multiscale else reals, part, purpose)
 
     def prepare(self, part: Batch, seen: int, alpha: float | Tensor) -> Tensor:
         """uint8 [N, C, r, r] -> float in [-1, 1], half of them mirrored, and faded like the fakes (official code)."""
@@ -167,6 +167,8 @@ class Stepper:
         return state.G.pyramid(z, hot) if state.G.multiscale else state.G(z, hot, **stage)
 
     def augmented(self, state: TrainState, images: Images, part: Batch, purpose: str) -> Images:
+        if isinstance(images, list):  # of --arch msg, for which there is no augmentation
+            return images
         return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose), part.share)
 
     def update(
@@ -185,7 +187,7 @@ class Stepper:
         for group in optimizer.param_groups:
             group["lr"] = lr
         if optimizer.defaults.get("fused"):
-            optimizer.grad_scale, optimizer.found_inf = None, skipped  # the fused kernel reads it on the device
+            vars(optimizer).update(grad_scale=None, found_inf=skipped)  # the fused kernel reads it on the device
             optimizer.step()
         elif not skipped:
             optimizer.step()

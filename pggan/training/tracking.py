@@ -155,7 +155,7 @@ class WandB:
         if not identity.exists():
             write_text(identity, secrets.token_hex(4))
         self.wandb = wandb
-        start = partial(
+        start: Callable[..., Any] = partial(
             wandb.init, project="pggan", name=run.folder.resolve().name, id=identity.read_text(), resume="allow",
             dir=str(run.folder.resolve()), config=config.to_dict(), settings=wandb.Settings(init_timeout=30),
         )  # fmt: skip
@@ -174,7 +174,7 @@ class WandB:
         self.writer.log({name: self.wandb.Image(pixels), "images": images}, step=images)
 
     def stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
-        self.writer.log({"stages": self.wandb.Table(columns=columns, data=rows), "images": images}, step=images)
+        self.writer.log({"stages": self.wandb.Table(columns=list(columns), data=rows), "images": images}, step=images)
 
     def close(self) -> None:
         self.writer.finish()

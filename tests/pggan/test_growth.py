@@ -201,7 +201,7 @@ RUN = SMALL | ADAPTIVE | {
     "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8, "fade_kimg": 0.1, "stabilize_kimg": 0.8,
     "total_kimg": 1.2,
     "min_stabilize_kimg": 0.1, "growth_window": 0.1, "metric_every_kimg": 0.1, "tick_kimg": 0.15, "metric_images": 32,
-    "n_critic": 3, "track": "none", "device": "cpu",
+    "n_critic": 3, "track": "none", "device": "cpu", "precision": "fp32",
 }  # fmt: skip
 TIMES = {
     *("images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"),
