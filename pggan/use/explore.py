@@ -51,14 +51,16 @@ class View:
     label: int = 0
 
     def checked(self, trained: Trained) -> View:
-        """Every number within its range; an empty field is 0."""
+        """Every number within its range, the stage one that can be drawn; an empty field is 0."""
+        wanted = 4 << int(within(self.level, top_level(trained)))
+        resolution = next(r for r in trained.resolutions if r >= wanted)
         return View(
             int(within(self.seed, MAX_SEED)),
             int(within(self.towards, MAX_SEED)),
             within(self.walk, 1),
             within(self.truncation, 1),
-            top_level(trained) if len(trained.resolutions) == 1 else int(within(self.level, top_level(trained))),
-            within(self.alpha, 1) if trained.grew else 1.0,
+            resolution.bit_length() - 3,
+            within(self.alpha, 1) if trained.grew and resolution // 2 in trained.resolutions else 1.0,
             int(within(self.label, max(len(trained.classes) - 1, 0))),
         )
 

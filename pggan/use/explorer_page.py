@@ -65,8 +65,10 @@ class Page:
             select = ui.select(names, label="label", on_change=self.refresh).classes("w-full")
             select.props("id=label").bind_value(self.view, "label")
         self.slider("truncation", "truncation", 1, 0.01)
-        self.slider("stage", "level", top_level(self.trained), 1)
-        self.slider("alpha", "alpha", 1, 0.01)
+        if len(self.trained.resolutions) > 1:
+            self.slider("stage", "level", top_level(self.trained), 1)
+            if self.trained.grew:
+                self.slider("alpha", "alpha", 1, 0.01)
         self.number("walk towards seed", "towards")
         self.slider("walk", "walk", 1, 0.01)
         ui.button("Download PNG", on_click=self.download).props("no-caps id=download").classes("mt-4")

@@ -52,14 +52,14 @@ class Trained:
         if resolution > self.resolution:
             raise ValueError(f"{resolution}x{resolution} is not trained: this checkpoint is at {self.resolution}")
         check_resolution(resolution, self.generator.resolution)
-        if resolution not in self.resolutions:
-            raise ValueError(f"{resolution}x{resolution} is not trained: this network has one stage, {self.resolution}")
         if alpha is None:
             alpha = self.alpha if resolution == self.resolution else 1.0
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha {alpha:g} is outside the range from 0 to 1")
         if lacking := self.untrained & {resolution, *([resolution // 2] if alpha != 1 else [])}:
             raise ValueError(f"{min(lacking)}x{min(lacking)} has no RGB layer: the imported weights lack it")
+        if resolution not in self.resolutions:
+            raise ValueError(f"{resolution}x{resolution} is not trained: this network has one stage, {self.resolution}")
         if alpha != 1 and not self.grew:
             raise ValueError(f"alpha {alpha:g}: this network did not grow, and nothing in it fades in")
         return replace(self, resolution=resolution, alpha=float(alpha))
@@ -72,8 +72,9 @@ class Trained:
     @property
     def resolutions(self) -> list[int]:
         """What it can draw, up to its stage: of a network that never grew, that one alone."""
-        lower = self.grew or self.generator.multiscale
-        return [r for r in self.generator.resolutions if r == self.resolution or (lower and r < self.resolution)]
+        if not self.grew and not self.generator.multiscale:
+            return [self.resolution]
+        return [r for r in self.generator.resolutions if r <= self.resolution and r not in self.untrained]
 
     def sample(self, count: int, seed: int = 0, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """uint8 images [count, C, resolution, resolution] of the seeds seed, seed + 1, ..., seed + count - 1.
@@ -118,8 +119,9 @@ class Trained:
             torch.set_num_threads(1)
         try:
             for start in range(0, len(latents), at_once):
-                z, y = (None if t is None else t[start : start + at_once] for t in (latents, labels))
-                parts.append(self.draw_batch(z.to(device), None if y is None else y.to(device), truncation))
+                chosen = slice(start, start + at_once)
+                classes = None if labels is None else labels[chosen].to(device)
+                parts.append(self.draw_batch(latents[chosen].to(device), classes, truncation))
         finally:
             torch.set_num_threads(threads)
         empty = torch.zeros(0, self.generator.channels, self.resolution, self.resolution, dtype=torch.uint8)

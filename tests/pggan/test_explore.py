@@ -1,6 +1,7 @@
 """What the explorer draws, without its page."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,14 @@ def test_whatever_a_page_sends_can_be_drawn(value):
     view = View(*[value] * 7)
     assert pixels(model, view).shape[2] == 3
     assert view.checked(model).file_name(model).endswith(".png")
+
+
+def test_stages_that_imported_weights_lack_are_passed_over():
+    model = replace(trained(), untrained=frozenset({4, 8}))
+    view = View(level=0, alpha=0.5).checked(prepared(model))
+    assert (view.resolution, view.alpha) == (16, 1.0)
+    view = View(level=0, alpha=0.5).checked(replace(model, untrained=frozenset({4})))
+    assert (view.resolution, view.alpha) == (8, 1.0)
 
 
 def test_a_picture_is_saved_under_what_it_shows():
