@@ -58,7 +58,8 @@ def load_safetensors(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the package is missing, or the file is damaged or was not written by this project.
     """
-    package, state = library(), {}
+    package = library()
+    state: dict[str, dict[str, Any]] = {}
     try:
         with package.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(FORMAT, "")

@@ -122,7 +122,8 @@ def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[i
     """Why images cannot be read, by index, and for each copy of an earlier image that one's index."""
     step, count = 16, len(source)
     spans = [(start, min(start + step, count)) for start in range(0, count, step)]
-    bad, digests = {}, {}
+    bad: dict[int, str] = {}
+    digests: dict[bytes, list[int]] = {}
     with tqdm(total=count, desc="decoding", unit="image", disable=None, leave=False) as bar:
         for looks in in_parallel(Examine(source), spans, min(workers or cores(), len(spans))):
             bar.update(len(looks))

@@ -63,14 +63,13 @@ class ImageFiles(Source):
         """A JPEG of more than six times the resolution is halved while it is decoded, which is much quicker."""
         picture = open_picture(self.open(self.names[index]))
         if resolution:
-            picture.draft(None, (3 * resolution, 3 * resolution))
+            picture.draft(picture.mode, (3 * resolution, 3 * resolution))
         return picture
 
     def folder_labels(self) -> tuple[list[str], list[int]]:
-        first = [name.split("/", 1)[0] if "/" in name else None for name in self.names]
-        if None in first:
-            loose = self.names[first.index(None)]
+        if loose := next((name for name in self.names if "/" not in name), None):
             raise DataError(f"--labels needs every image in a class subfolder of {self.path}, but {loose} is in none")
+        first = [name.split("/", 1)[0] for name in self.names]
         classes = sorted(set(first))
         number = {name: i for i, name in enumerate(classes)}
         return classes, [number[name] for name in first]
@@ -85,18 +84,18 @@ class ImageFiles(Source):
             raise DataError(f'{where} is not JSON like {{"labels": [["folder/image.png", 3], ...]}}') from None
         if table is None:
             raise DataError(f"{where} has no labels; leave --labels out")
-        labels = [table.get(name) for name in self.names]
-        if None in labels:
-            raise DataError(f"{where} has no label for {self.names[labels.index(None)]}")
+        if missing := next((name for name in self.names if table.get(name) is None), None):
+            raise DataError(f"{where} has no label for {missing}")
+        labels = [table[name] for name in self.names]
         if not all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
             raise DataError(f"{where}: labels must be class numbers from 0 to {MAX_CLASSES - 1}")
         return self.class_names(labels), labels
 
     def class_names(self, labels: list[int]) -> list[str]:
         """Of numbered classes: their subfolders' names where each class has one of its own, else the numbers."""
-        folders = [name.split("/", 1)[0] if "/" in name else None for name in self.names]
+        folders = [name.split("/", 1)[0] if "/" in name else "" for name in self.names]
         of_class = dict(zip(labels, folders, strict=True))
-        own = len(set(zip(labels, folders, strict=True))) == len(of_class) == len(set(folders) - {None})
+        own = len(set(zip(labels, folders, strict=True))) == len(of_class) == len(set(folders) - {""})
         return [of_class.get(i, str(i)) if own else str(i) for i in range(max(labels) + 1)]
 
 

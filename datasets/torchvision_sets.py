@@ -57,7 +57,7 @@ class TorchvisionSet(Source):
         except ImportError:
             raise DataError(f"{name} is read by torchvision: pip install torchvision") from None
         self.images = self.loaded(getattr(torchvision.datasets, kind), root, options)
-        if labels:
+        if labels and attribute:
             self.labels = np.asarray(getattr(self.images, attribute), dtype=np.int64)
             names = getattr(self.images, "classes", range(self.labels.max() + 1))
             self.classes = [str(c) for c in names]

@@ -23,15 +23,14 @@ class FeatureStatistics:
 
     def __init__(self) -> None:
         self.count = 0
-        self.origin: Tensor | None = None  # the first features: sums about them lose fewer digits
-        self.total: Tensor | None = None
-        self.outer: Tensor | None = None
+        self.origin = self.total = self.outer = torch.zeros(0).double()
 
     def update(self, features: Tensor) -> None:
         """features: [N, D]."""
         x = features.cpu().double()
-        if self.origin is None:
-            self.origin, self.total = x[0].clone(), x.new_zeros(x.shape[1])
+        if not self.count:
+            self.origin = x[0].clone()  # sums about the first features lose fewer digits
+            self.total = x.new_zeros(x.shape[1])
             self.outer = x.new_zeros(x.shape[1], x.shape[1])
         x = x - self.origin
         self.count += len(x)
@@ -52,8 +51,9 @@ class FeatureStatistics:
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray] | None, count: int) -> FeatureStatistics | None:
         """Of so many images, or None where the arrays are not what `arrays` gives of so many."""
-        sums = [arrays.get(name) for name in ("origin", "total", "outer")] if arrays else [None]
-        if any(x is None or x.dtype != np.float64 or not np.isfinite(x).all() for x in sums):
+        arrays = arrays or {}
+        sums = [arrays[name] for name in ("origin", "total", "outer") if name in arrays]
+        if len(sums) < 3 or any(x.dtype != np.float64 or not np.isfinite(x).all() for x in sums):
             return None
         size = sums[0].size
         if arrays.get("count", -1) != count or [x.shape for x in sums] != [(size,), (size,), (size, size)]:

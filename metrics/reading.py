@@ -65,12 +65,13 @@ class ImageSet:
 
     def batches(self) -> Iterator[Tensor]:
         """uint8 [N, 3, H, W]. Raises MetricError naming an image that cannot be read or has another size."""
-        size, first = None, None
+        size: tuple[int, ...] = ()
+        first = 0
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(self.indices), BATCH):
                 images = self.images.read(self.indices[start : start + BATCH], threads)
                 for index, image in zip(self.indices[start:], images, strict=False):
-                    size, first = (image.shape, index) if size is None else (size, first)
+                    size, first = (size, first) if size else (image.shape, index)
                     if image.shape != size:
                         raise MetricError(
                             f"{self.path} holds images of different sizes: {self.images.name(first)} is "
@@ -225,7 +226,7 @@ def decoded(file, name: str) -> np.ndarray:
         raise MetricError(f"cannot read {name}: not a plain file")
     try:
         with Image.open(file) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise MetricError(f"{name} is of {image.width}x{image.height} pixels: too large to be judged")
             if image.mode.startswith(("I", "F")):
                 raise MetricError(f"{name} has more than 8 bits a channel: convert it to 8 bits first")

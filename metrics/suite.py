@@ -143,14 +143,15 @@ class Suite:
 
     def see(self, batch: Tensor, takes: Iterable[str]) -> list[Seen]:
         """What accumulators take ("images", "features", "logits") of a batch, in parts that fit through Inception."""
-        uses_inception = any(what != "images" for what in takes)
-        parts = batch.split(INCEPTION_BATCH[self.inception.device.type]) if uses_inception else [batch]
-        return [self._see(images, takes, uses_inception) for images in parts]
+        inception = self.inception if any(what != "images" for what in takes) else None
+        parts = batch.split(INCEPTION_BATCH[inception.device.type]) if inception else [batch]
+        return [self._see(images, takes, inception) for images in parts]
 
-    def _see(self, images: Tensor, takes: Iterable[str], uses_inception: bool) -> Seen:
+    def _see(self, images: Tensor, takes: Iterable[str], inception: Inception | None) -> Seen:
         given = {"images": images}
-        if uses_inception:
-            given["features"], given["logits"] = self.inception(images)
+        if inception:
+            given["features"], logits = inception(images)
+            given |= {} if logits is None else {"logits": logits}
         return Seen(len(images), tuple(images.shape[1:]), {what: given[what] for what in takes})
 
     def collect(self, seen: SeenBatches, kept: dict[Any, Any] | None = None) -> Description:
@@ -179,7 +180,7 @@ class Suite:
         """
         seen = seen or (lambda takes: (self.see(batch, takes) for batch in make_batches()))
         storable = {m.keeps for m in self.metrics.values() if hasattr(m.keeps, "from_arrays")}
-        if self.cache is None or not storable:
+        if self.cache is None or self.inception is None or not storable:
             return self.collect(seen)
         digest, count, shape = content(make_batches())
         key = {"images": digest, "device": self.inception.device.type, **self.how()}

@@ -121,12 +121,14 @@ def metric_names(value: Any) -> tuple[str, ...]:
 class TrainConfig:
     """A run's options, checked. The defaults are the paper's, as in the authors' second release on one GPU.
 
+    Not given, out, resolution and channels are None until `resolve` has asked the images.
+
     Raises:
         ConfigError: a value outside its range.
     """
 
     data: str = option(f"the images: {KINDS}", "", identity=False)
-    out: str | None = option(
+    out: str = option(
         "run directory; the same command run again resumes it", None, "runs/DATA-RESOLUTION", identity=False
     )
     preset: str | None = option("start from these options instead of the defaults", None, identity=False)
@@ -136,10 +138,10 @@ class TrainConfig:
     )  # fmt: skip
 
     # Images
-    resolution: int | None = option(
+    resolution: int = option(
         "final image size in pixels, a power of two from 4 to 1024", None, "the images' own, rounded down", parse=int
     )
-    channels: int | None = option("image channels", None, "the images' own", parse=int, minimum=1, maximum=4)
+    channels: int = option("image channels", None, "the images' own", parse=int, minimum=1, maximum=4)
     fit: str = option("how images become square", FITS[0], choices=FITS)
     background: str = option(
         "under transparency and beside padded images, a name or #rrggbb", "white", metavar="COLOUR"
@@ -238,7 +240,7 @@ class TrainConfig:
 
     # Loss
     loss: str = option("adversarial loss", "wgan-gp", choices=tuple(OF_LOSS))
-    penalty: str | None = option(
+    penalty: str = option(
         "what keeps the discriminator smooth: a gradient penalty, or weights clipped", None,
         "gp with wgan-gp, clip with wgan, r1+r2 with relativistic, else none",
         choices=("gp", "r1", "r2", "r1+r2", "clip", "none"),
@@ -251,7 +253,7 @@ class TrainConfig:
         "full", choices=("full", "native"),
     )  # fmt: skip
     clip: float = option("bound on the discriminator's weights under --penalty clip", 0.01, parse=float, minimum=1e-6)
-    drift: float | None = option(
+    drift: float = option(
         "epsilon, weight of the squared real scores", None, "0.001 with wgan-gp, else 0", parse=float, minimum=0
     )
     label_smoothing: float = option(
@@ -504,7 +506,7 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
     preset = chosen.get("preset")
     if preset is not None and preset not in tuple(PRESETS):
         raise ConfigError(f"--preset: {preset!r} is not one of {', '.join(PRESETS)}")
-    config = TrainConfig(**{**PRESETS.get(preset, {}), **chosen})
+    config = TrainConfig(**{**(PRESETS[preset] if preset else {}), **chosen})
     if not config.data:
         raise ConfigError(f"DATA: name {KINDS}")
     if config.resolution is None or config.channels is None:

@@ -71,5 +71,6 @@ def export_onnx(drawing: Drawing, path: Path, metadata: dict[str, Any]) -> None:
             drawing, drawing.example(), dynamo=True, dynamic_shapes=drawing.dynamic(), verbose=False,
             input_names=names, output_names=["images"],
         )  # fmt: skip
+    assert program is not None, "what torch.onnx.export gives with dynamo=True"
     program.model.metadata_props["pggan"] = json.dumps(metadata)
     program.save(path)

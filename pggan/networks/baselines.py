@@ -207,7 +207,8 @@ def start_as_he(network: nn.Module) -> None:
     for layer in layers:
         slope = 1 if layer is layers[-1] else LEAKINESS
         nn.init.kaiming_normal_(layer.weight, slope)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

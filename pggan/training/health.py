@@ -59,9 +59,8 @@ def nearest(images: Tensor) -> float:
 
 def last(stage: Sequence[Line], name: str, count: int = LASTING) -> list[float]:
     """The field in the last `count` lines; [] where one lacks it."""
-    values = [line.get(name) for line in stage[-count:]]
-    fit = len(values) == count and all(isinstance(v, (int, float)) for v in values)
-    return values if fit else []
+    values = [line[name] for line in stage[-count:] if isinstance(line.get(name), (int, float))]
+    return values if len(values) == count else []
 
 
 def collapsed(stage: Sequence[Line]) -> bool:

@@ -273,7 +273,7 @@ class Training:
         start, images = self.tick_start
         elapsed = time.perf_counter() - start
         speed = (state.images - images) / elapsed
-        line = {
+        line: dict[str, Any] = {
             "images": state.images,
             "resolution": phase.resolution,
             "alpha": phase.alpha,

@@ -153,6 +153,7 @@ class Loss:
         scores, logits = critic(fakes)
         real_scores = scores
         if self.paired:
+            assert reals is not None, "a paired loss needs them"
             with torch.no_grad():
                 real_scores, _ = critic(reals)
         loss = self.adversarial.generator(scores, real_scores).mean()

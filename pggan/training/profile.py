@@ -110,7 +110,8 @@ class TimedStep:
 
     def parts(self) -> dict[str, float]:
         """The same step by the same pieces."""
-        state, stage, stepper, seconds = self.state, self.stage, self.stepper, {}
+        state, stage, stepper = self.state, self.stage, self.stepper
+        seconds: dict[str, float] = {}
         last = self.now()
 
         def took(name: str) -> None:

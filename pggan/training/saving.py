@@ -31,7 +31,8 @@ class Keeper:
     def __init__(self, directory: RunDirectory, keep_last: int):
         self.directory, self.keep_last = directory, keep_last
         self.lines: list[tuple[Path, dict[str, Any]]] = []
-        self.failures, self.behind, self.cost = 0, False, {}
+        self.failures, self.behind = 0, False
+        self.cost: dict[str, float] = {}
 
     def line(self, path: Path, values: dict[str, Any]) -> None:
         """One more line of log.jsonl or metrics.jsonl."""

@@ -54,8 +54,8 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
     latent = {"latent_size": config.latent_size or first}
     if config.arch in ("mlp", "hybrid"):
         return {
-            "generator": shared | {"hidden": list(config.hidden)} | latent,
-            "discriminator": shared | {"hidden": list(config.d_hidden)},
+            "generator": shared | {"hidden": list(config.hidden or ())} | latent,
+            "discriminator": shared | {"hidden": list(config.d_hidden or ())},
         }
     if config.arch == "dcgan":
         return {"generator": shared | maps | latent, "discriminator": shared | maps}
@@ -96,7 +96,8 @@ class TrainState:
         self.skipped_in_a_row = torch.zeros(2, device=device)
         self.augment_p = torch.zeros((), device=device)
         self.seconds: dict[int, float] = {}
-        self.lr_factor, self.rollbacks = 1.0, []
+        self.lr_factor = 1.0
+        self.rollbacks: list[list[int]] = []
         self.stage_ends: dict[int, int] = {}
         self.clear_sums()
 

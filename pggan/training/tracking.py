@@ -58,7 +58,8 @@ class Background:
     """A sink made and called in a thread of its own, in order."""
 
     def __init__(self, name: str, make: Callable[[], Any]):
-        self.name, self.calls, self.failed = name, queue.Queue(1000), False
+        self.name, self.failed = name, False
+        self.calls: queue.Queue[Any] = queue.Queue(1000)
         self.thread = threading.Thread(target=self.work, args=(make,), name=f"track {name}", daemon=True)
         self.thread.start()
 

@@ -91,7 +91,7 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
     _, pyramid = real_images(trained, options.data)
     if pyramid.classes != trained.classes:
         raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
-    data = options.data or trained.config.get("data")
+    data = options.data or trained.config.get("data", "")
     suite = Suite(
         names, options.inception_weights, device, resize=options.resize, precision=options.precision,
         more=modes_of_embedded_set(data, trained.generator.channels) if names else {}, cache=default_folder(),

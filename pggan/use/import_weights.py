@@ -46,7 +46,8 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     output = Output(arguments.out, arguments.force, (".pt",))
     if arguments.source.suffix == ".safetensors":
-        content, notes = checkpoints.load(arguments.source), []
+        content = checkpoints.load(arguments.source)
+        notes: list[str] = []
     else:
         content, notes = as_checkpoint(arguments.source, arguments.resolution)
     with output.writing() as path:

@@ -111,7 +111,7 @@ def check_grid(count: int, resolution: int) -> None:
 
 def drawn(trained: Trained, seeds: list[int], classes: list[int], truncation: float) -> Iterator[Batch]:
     """The images of every seed with every class, some at a time."""
-    each = [seed for seed in seeds for _ in classes or [None]]
+    each = [seed for seed in seeds for _ in range(len(classes) or 1)]
     with tqdm(total=len(each), desc="drawing", unit="image", disable=None, leave=False) as bar:
         for start in range(0, len(each), BATCH):
             part = each[start : start + BATCH]

@@ -214,11 +214,11 @@ def plan_row(row: Row, run: Run) -> dict[str, Any]:
     ticks = [line for line in run.log if row.start < line["images"] <= row.end]
     speeds = sorted(v for line in ticks if (v := number(line.get("images_per_second"))) is not None)
     before = [line for line in run.log if line["images"] <= row.start]
-    times = [number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks)]
+    begun, now = (number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks))
     return {
         "row": row,
         "done": min(max((run.seen - row.start) / (row.end - row.start), 0), 1),
-        "time": seconds_text(times[1] - times[0]) if ticks and None not in times else "",
+        "time": seconds_text(now - begun) if ticks and now is not None and begun is not None else "",
         "speed": short(speeds[len(speeds) // 2]) if speeds else "",
     }
 
@@ -262,9 +262,9 @@ def cell(line: Line, key: str) -> str:
     """A value of a table, with its standard deviation where there is one."""
     value = line.get(key)
     deviation = next((d for s in ("_std", "_error") if (d := number(line.get(key + s))) is not None), None)
-    if number(value) is None:
+    if (figure := number(value)) is None:
         return "" if value is None or isinstance(value, (dict, list)) else str(value)[:40]
-    return short(value) + ("" if deviation is None else f" ± {short(deviation)}")
+    return short(figure) + ("" if deviation is None else f" ± {short(deviation)}")
 
 
 def side(resolution: Any) -> str:
