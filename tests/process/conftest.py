@@ -34,7 +34,7 @@ class Commands:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
 
-    def run(self, *arguments, timeout=300):
+    def run(self, *arguments, timeout=600):
         process = self.start(*arguments)
         process.out, process.err = process.communicate(timeout=timeout)
         return process

@@ -156,11 +156,15 @@ def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_p
 def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(commands):
     draw(commands.folder / "art", 4000, (160, 160))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
-    process = commands.start(*arguments)
-    while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    for _ in range(5):  # on a busy machine a build may be whole before it is noticed that it began
+        process = commands.start(*arguments)
+        while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=300)
+        if process.returncode:
+            break
+        shutil.rmtree(commands.folder / "home" / "datasets")
     assert process.returncode == 130 and "Traceback" not in errors
     assert caches(commands)[0].startswith("building-")
     assert "unfinished" in done(datasets(commands, "clean"))
@@ -172,7 +176,7 @@ def test_two_builders_at_once_do_not_collide(commands):
     draw(commands.folder / "art", 600, (64, 64))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     processes = [commands.start(*arguments) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("600 images in " in out for out, _ in outputs) and len(caches(commands)) == 1
     assert "is whole" in done(datasets(commands, "verify", "art", "--resolution", "64"))
@@ -199,7 +203,7 @@ def test_a_full_disk_leaves_nothing_half_written(commands, count):
     script += ' --workers 2; echo "exit $?"; find home -type f'
     out = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], cwd=commands.folder, env=commands.environment, text=True,
-        capture_output=True, timeout=60,
+        capture_output=True, timeout=300,
     )  # fmt: skip
     assert "exit 2" in out.stdout and "Traceback" not in out.stderr, out.stdout + out.stderr
     assert "the pyramid cache needs" in out.stderr and "make room, or set PGGAN_CACHE" in out.stderr

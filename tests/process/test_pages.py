@@ -147,7 +147,7 @@ def explorer(commands, checkpoint):
         pytest.fail(f"no address: {line} {process.communicate()[1]}")
     yield address[0]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode in (0, 130) and "Traceback" not in errors, errors
 
 

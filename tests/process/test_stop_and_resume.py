@@ -66,7 +66,7 @@ def stop_at_random_moment(process, run, how, rng, from_the_start=False):
             process.send_signal(how)
             break
         time.sleep(0.01)
-    return process.communicate(timeout=60)[1]
+    return process.communicate(timeout=300)[1]
 
 
 @pytest.mark.faults
