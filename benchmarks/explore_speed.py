@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpoints import save
 from pggan import Generator, load
-from pggan.use.explore import View, picture, prepared
+from pggan.use.explorer_view import View, picture, prepared
 
 LEVEL, DRAWS = 4, 20  # 4x4 is level 0
 

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from nicegui import app, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from .explore import MAX_SEED, View, picture, prepared, top_level
+from .explorer_view import View, picture, prepared, top_level
+from .options import MAX_SEED
 from .trained import Trained
 
 STYLE = """

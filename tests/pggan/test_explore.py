@@ -10,7 +10,7 @@ from PIL import Image
 
 from pggan.networks import Generator
 from pggan.use import Trained
-from pggan.use.explore import View, picture, prepared
+from pggan.use.explorer_view import View, picture, prepared
 
 
 def trained(channels=3, classes=()):
