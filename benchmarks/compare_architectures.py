@@ -55,7 +55,10 @@ MARK = "<!-- compare_architectures -->"
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        "python -m benchmarks.compare_architectures", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     p.add_argument("--out", required=True, type=Path, help="folder of the runs and of results.json")
     p.add_argument("--mnist", help="MNIST, as train.py takes it (default: left out)")
     p.add_argument("--cifar10", help="CIFAR-10, as train.py takes it (default: left out)")
