@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def title(path: Path, trained: Trained) -> str:
-    """As in "faces-128, 1200 kimg"."""
+    """As in "faces-128, 1200 kimg"; of imported weights the name alone."""
     folder = path.resolve().parent
     name = folder.parent.name if folder.name == "checkpoints" else path.name
-    return f"{name}, {trained.images / 1000:g} kimg"
+    return f"{name}, {trained.images / 1000:g} kimg" if trained.images else name
 
 
 def free_port(port: int | None) -> int:
