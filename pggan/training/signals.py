@@ -18,7 +18,9 @@ class StopRequested(Exception):
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once.
+    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; SIGINT after it ends at once.
+
+    SIGTERM may come again: schedulers send it to every process, and torchrun passes it on to its own.
 
     agree: from this process' signal, 0 for none, to the one that all processes of the run stop for.
     """
@@ -36,9 +38,11 @@ class StopSignals:
 
     def handle(self, number: int, frame: Any) -> None:
         if self.received:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.received = number
-        say(f"{signal.Signals(number).name}: saving, then stopping (once more: stop at once)")
+        say(f"{signal.Signals(number).name}: saving, then stopping (Ctrl-C: at once)")
 
     def check(self) -> None:
         if number := self.agree(self.received):

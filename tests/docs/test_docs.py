@@ -47,7 +47,7 @@ ONLY_PARSED = {  # what would take minutes, or needs what a test machine may not
     "python -m metrics .assets": "images of the network",
     "python -m datasets clean": "the reader's own caches",
 }
-OTHER_PROGRAMS = {"make", "pip", "npm", "tar", "git", "source", "cd", "ssh", "wandb", "hf", "export", "mkdir"}
+OTHER_PROGRAMS = {"make", "pip", "npm", "tar", "git", "source", "cd", "ssh", "wandb", "hf", "export", "mkdir", "sbatch"}
 
 
 class Parsed(Exception):
@@ -201,9 +201,11 @@ def test_snippets_run(page, line, text, at):
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+FOLDERS = ("docs", "benchmarks", "tests", *generated.ROOMS)  # not runs, nor an environment of the reader's
+EVERY_PAGE = [*sorted(ROOT.glob("*.md")), *(p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.md")))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in LINK.findall(text):
