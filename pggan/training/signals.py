@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
 from .tracking import say
+
+
+ECHO = 10  # seconds
 
 
 class TrainingStopped(RuntimeError):
@@ -18,15 +22,15 @@ class StopRequested(Exception):
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; SIGINT after it ends at once.
+    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once.
 
-    SIGTERM may come again: schedulers send it to every process, and torchrun passes it on to its own.
+    SIGTERM soon after it is no second one: schedulers send it to every process, and torchrun passes it on to its own.
 
     agree: from this process' signal, 0 for none, to the one that all processes of the run stop for.
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda number: number) -> None:
-        self.received, self.agree = 0, agree
+        self.received, self.since, self.agree = 0, 0.0, agree
 
     def __enter__(self) -> StopSignals:
         self.old = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -38,11 +42,11 @@ class StopSignals:
 
     def handle(self, number: int, frame: Any) -> None:
         if self.received:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        self.received = number
-        say(f"{signal.Signals(number).name}: saving, then stopping (Ctrl-C: at once)")
+            if number == signal.SIGTERM and time.monotonic() - self.since < ECHO:
+                return
+            raise KeyboardInterrupt
+        self.received, self.since = number, time.monotonic()
+        say(f"{signal.Signals(number).name}: saving, then stopping (once more: at once)")
 
     def check(self) -> None:
         if number := self.agree(self.received):

@@ -4,10 +4,10 @@ import signal
 
 import pytest
 
-from pggan.training.signals import StopRequested, StopSignals
+from pggan.training.signals import ECHO, StopRequested, StopSignals
 
 
-def test_sigterm_from_several_places_stops_once_and_ctrl_c_after_it_ends_at_once():
+def test_sigterm_from_several_places_stops_once_and_another_one_later_ends_at_once():
     with StopSignals() as signals:
         signals.check()
         for _ in range(2):
@@ -16,3 +16,6 @@ def test_sigterm_from_several_places_stops_once_and_ctrl_c_after_it_ends_at_once
             signals.check()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        signals.since -= ECHO
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
