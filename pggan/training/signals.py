@@ -9,7 +9,6 @@ from typing import Any
 
 from .tracking import say
 
-
 ECHO = 10  # seconds
 
 
