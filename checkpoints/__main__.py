@@ -23,6 +23,8 @@ def main() -> None:
     except CheckpointError as error:
         print(f"python -m checkpoints: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

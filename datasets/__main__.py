@@ -38,7 +38,13 @@ def main() -> None:
             p.add_argument("--unfinished", action="store_true", help="remove what interrupted builds left")
             p.add_argument("--all", action="store_true", help="remove every cache and report")
             continue
-        add_data_options(p)
+        add_data_options(p, prepared=name != "inspect")
+        if name in ("plan", "build"):
+            add_limits(p)
+        if name in ("plan", "build", "inspect"):
+            p.add_argument(
+                "--workers", type=whole(1, 1024), metavar="N", help="processes that decode (default: one for each core)"
+            )
         if name == "grid":
             p.add_argument("--out", default="grid.png", metavar="FILE", help="picture to write (default: %(default)s)")
             p.add_argument(
@@ -77,25 +83,30 @@ COMMANDS = {
 }
 
 
-def add_data_options(p: argparse.ArgumentParser) -> None:
+def add_data_options(p: argparse.ArgumentParser, prepared: bool) -> None:
     """Which images, and how they are prepared."""
     p.add_argument("data", metavar="DATA", help=KINDS)
-    p.add_argument("--resolution", type=int, metavar="N", help="a power of two, 4 to 1024 (default: the images' own)")
-    p.add_argument("--channels", type=int, choices=(1, 2, 3, 4), help="default: 1 for gray images, else 3")
+    if prepared:
+        p.add_argument(
+            "--resolution", type=int, metavar="N", help="a power of two, 4 to 1024 (default: the images' own)"
+        )
+        p.add_argument("--channels", type=int, choices=(1, 2, 3, 4), help="default: 1 for gray images, else 3")
     p.add_argument("--labels", action="store_true", help="read classes")
     p.add_argument("--fit", choices=FITS, default=FITS[0], help="how images become square (default: %(default)s)")
-    p.add_argument(
-        "--background", default="white", metavar="COLOUR",
-        help="under transparency and beside padded images, a name or #rrggbb (default: %(default)s)",
-    )  # fmt: skip
+    if prepared:
+        p.add_argument(
+            "--background", default="white", metavar="COLOUR",
+            help="under transparency and beside padded images, a name or #rrggbb (default: %(default)s)",
+        )  # fmt: skip
+
+
+def add_limits(p: argparse.ArgumentParser) -> None:
+    """What a cache is refused for."""
     p.add_argument("--allow-upscale", action="store_true", help="enlarge images smaller than the resolution")
     p.add_argument(
         "--max-bad", type=percentage, default=0.01, metavar="N%",
         help="largest share of images that may be left out because they cannot be read (default: 1%%)",
     )  # fmt: skip
-    p.add_argument(
-        "--workers", type=whole(1, 1024), metavar="N", help="processes that decode (default: one for each core)"
-    )
 
 
 def whole(smallest: int, largest: int):

@@ -31,8 +31,9 @@ def prepared(arguments: Namespace, source: Source, found: Survey | None = None) 
     resolution, channels = arguments.resolution, arguments.channels
     if resolution is None or channels is None:
         native = format_of(source, found or survey(source), arguments.fit, needs_size=resolution is None)
-        resolution, channels = resolution or native.resolution, channels or native.channels
-        if native.note and not arguments.channels:
+        resolution = native.resolution if resolution is None else resolution
+        channels = native.channels if channels is None else channels
+        if native.note and arguments.channels is None:
             print(native.note)
     return Preparation(resolution, channels, arguments.fit, arguments.background)
 
@@ -194,7 +195,7 @@ def verify(arguments: Namespace) -> int:
             f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first number {wrong[0]}; remove it "
             f"with python -m datasets clean {folder.name}, then build it again"
         )
-    chosen = np.random.default_rng().permutation(len(pyramid))[: max(arguments.decode, 0)]
+    chosen = np.random.default_rng().permutation(len(pyramid))[: arguments.decode]
     for index in tqdm(chosen, "decoding", unit="image", disable=None, leave=False):
         row = int(pyramid.rows[index])
         with source.picture(row, prepare.resolution, prepare.channels) as picture:

@@ -68,8 +68,9 @@ def judge_parser() -> argparse.ArgumentParser:
         help="images of each kind in each of KID's subsets (default: %(default)s)",
     )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print one line of JSON")
-    p.add_argument("--cache", metavar="DIR", help=f"where REAL's features are kept (default: {default_folder()})")
-    p.add_argument("--no-cache", action="store_true", help="neither look for REAL's features nor keep them")
+    keep = p.add_mutually_exclusive_group()
+    keep.add_argument("--cache", metavar="DIR", help=f"where REAL's features are kept (default: {default_folder()})")
+    keep.add_argument("--no-cache", action="store_true", help="neither look for REAL's features nor keep them")
     add_common(p)
     return p
 

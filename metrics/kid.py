@@ -47,8 +47,8 @@ class KID:
     def check(self, real: int, fake: int) -> None:
         if min(real, fake) < self.subset_size:
             raise MetricError(
-                f"KID's subsets are of {self.subset_size} images, and there are {min(real, fake)}: "
-                "give more images or a smaller --kid-subset-size"
+                f"kid needs at least {self.subset_size} images of each kind, the size of its subsets "
+                f"(--kid-subset-size of python -m metrics), not {min(real, fake)}"
             )
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:

@@ -55,7 +55,7 @@ class ImageSet:
         if not total:
             raise MetricError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
         if count is not None and count > total:
-            raise MetricError(f"{path} holds {total} images, and {count} were asked for")
+            raise MetricError(f"--num-images: {path} holds {total} images, and {count} were asked for")
         self.indices = np.arange(total)
         if count is not None:
             self.indices = np.sort(np.random.RandomState(SEED).choice(total, count, replace=False))

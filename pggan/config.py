@@ -15,6 +15,7 @@ from metrics import METRICS
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
+LARGEST = 1e12  # of any number; what is computed from it stays within a float
 
 OF_ARCH: dict[str, dict[str, Any]] = {  # options that each architecture decides where they are not given
     "pggan": {},
@@ -77,8 +78,8 @@ def per_stage(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]
             raise ValueError(f"{value!r} is neither a number nor RESOLUTION:NUMBER pairs like 4:128,32:64") from None
         if len(table) != len(pairs):
             raise ValueError(f"{value!r} names a resolution twice")
-        if not all(minimum < v < float("inf") for v in table.values()):
-            raise ValueError(f"{value!r}: every number must be above {minimum}")
+        if not all(minimum < v <= LARGEST for v in table.values()):
+            raise ValueError(f"{value!r}: every number must be above {minimum}, and at most {LARGEST:g}")
         if 4 not in table:
             raise ValueError(f"{value!r} does not say what holds at 4x4; begin with 4:")
         return dict(sorted(table.items()))
@@ -177,7 +178,9 @@ class TrainConfig:
     fmap_base: int = option("feature maps times resolution / 2, before the limit", 8192, parse=int, minimum=1)
     fmap_decay: float = option("how fast feature maps fall with resolution", 1.0, parse=float, minimum=0, maximum=4)
     fmap_max: int = option("limit on feature maps in any layer", 512, parse=int, minimum=1, maximum=8192)
-    latent_size: int | None = option("latent vector length", None, "as the first layer", parse=int, minimum=1)
+    latent_size: int | None = option(
+        "latent vector length", None, "as the first layer", parse=int, minimum=1, maximum=8192
+    )
     first_layer: str = option(
         "the generator's first layer: the paper's, or that of weights imported from pro_gan_pytorch or pytorch_GAN_zoo",
         "paper", choices=("paper", "no-norm", "pixel-bias"),
@@ -347,8 +350,8 @@ def checked(f: Field, value: Any) -> Any:
             raise ValueError(f"{value!r} is not text")
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
-    low, high = rules.get("minimum", float("-inf")), rules.get("maximum", float("inf"))
-    if parse in (int, float) and not (low <= value <= high and abs(value) != float("inf")):
+    low, high = rules.get("minimum", -LARGEST), rules.get("maximum", LARGEST)
+    if parse in (int, float) and not low <= value <= high:
         raise ConfigError(f"{name}: {value} is outside the range from {low:g} to {high:g}")
     if "choices" in rules and value not in rules["choices"]:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(rules['choices'])}")

@@ -37,8 +37,8 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         torch.cuda.set_device(name)
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("only cpu and cuda can train")
+        if device.type not in ("cpu", "cuda") or name.startswith("cpu:"):
+            raise RuntimeError("choose auto, cpu, cuda or cuda:N")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None

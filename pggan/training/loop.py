@@ -34,7 +34,7 @@ from .feeding import Feeder
 from .growth import GrowthController, Phase, crosses
 from .health import sentence, signs, variety
 from .losses import cautions
-from .memory import is_out_of_memory, less_memory
+from .memory import is_out_of_memory, less_memory, room_for_networks
 from .plan import costs_per_image, idle_processes, print_stages, time_left
 from .ranks import ALONE, ProcessLost, Ranks
 from .resume import adopt, check_fits, fitting, go_back, same_run
@@ -77,9 +77,9 @@ class Training:
         config = ranks.from_first(config)
         if config.deterministic:
             compute_deterministically()
-        self.device = choose_device(config.device, ranks)
+        self.device, self.plan = choose_device(config.device, ranks), GrowthController(config)
         config = ranks.from_first(ranks.first and replace(config, precision=choose_precision(config, self.device)))
-        self.config, self.plan = config, GrowthController(config)
+        self.config = config
         self.signals = StopSignals(ranks.largest)
         with ranks.in_turn():
             self.pyramid = open_pyramid(
@@ -91,7 +91,8 @@ class Training:
             with fitting(self.directory.latest):
                 check_fits(saved, self.pyramid.digest(), config, self.plan)
         self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check, ranks)
-        self.state = TrainState(config, len(self.pyramid.classes), self.device)
+        with room_for_networks():
+            self.state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
             with fitting(self.directory.latest):
                 self.state.load_state_dict(saved["state"])

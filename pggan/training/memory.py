@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from ..config import PerStage, TrainConfig, format_value
+from ..config import ConfigError, PerStage, TrainConfig, format_value
 from .growth import Phase
 from .ranks import Ranks
 
@@ -15,6 +17,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Of a GPU or of the machine: PyTorch's allocator on CPUs has no exception of its own."""
     of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or of_cpu
+
+
+@contextmanager
+def room_for_networks() -> Iterator[None]:
+    """Says that networks cannot even be built. Raises ConfigError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError("--fmap-max: out of memory for networks of this size; lower it, or --fmap-base") from None
 
 
 def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -> str:

@@ -42,20 +42,24 @@ def add_parser(commands: Any) -> None:
     add_options(p)
     p.add_argument("--at", type=int, metavar="RESOLUTION", help="the stage (default: the last)")
     p.add_argument("--fading", action="store_true", help="the stage in the middle of its fade")
-    p.add_argument("--steps", type=int, default=10, metavar="N", help="steps to time (default: %(default)s)")
+    p.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="steps to time, 1 to 100000 (default: %(default)s)"
+    )
     p.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     config = resolve({f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
-    plan, at = GrowthController(config), arguments.at or config.resolution
+    plan, at = GrowthController(config), config.resolution if arguments.at is None else arguments.at
+    if not 1 <= arguments.steps <= 100_000:
+        raise ConfigError(f"--steps: {arguments.steps} is outside the range from 1 to 100000")
     if at not in plan.resolutions:
         raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
     keep_freed_memory()
     device = choose_device(config.device)
     config = replace(config, precision=choose_precision(config, device))
     phase = plan.phase(plan.position(at, 0.5 if arguments.fading and at > 4 else 1.0))
-    print(report(config, device, phase, max(arguments.steps, 1)))
+    print(report(config, device, phase, arguments.steps))
 
 
 def report(config: TrainConfig, device: torch.device, phase: Phase, count: int) -> str:

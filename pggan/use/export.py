@@ -44,14 +44,17 @@ def add_parser(commands: Commands) -> None:
     p.add_argument("--out", type=Path, required=True, metavar="PATH", help=f"{endings}; a folder for hub")
     p.add_argument("--force", action="store_true", help="overwrite what is there")
     p.add_argument(
-        "--license", default="unknown", metavar="NAME",
+        "--license", metavar="NAME",
         help="hub: the weights' licence, as the Hub names it: mit, cc-by-4.0, ... (default: unknown)",
     )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if not arguments.license.replace("-", "").replace(".", "").isalnum():
-        raise ConfigError(f"--license: {arguments.license!r} is not a name such as mit or cc-by-4.0")
+    licence = "unknown" if arguments.license is None else arguments.license
+    if not licence.replace("-", "").replace(".", "").isalnum():
+        raise ConfigError(f"--license: {licence!r} is not a name such as mit or cc-by-4.0")
+    if arguments.license and arguments.format != "hub":
+        raise ConfigError(f"--license is for the model card of --format hub; {arguments.format} has none")
     output = Output(arguments.out, arguments.force, (SUFFIXES[arguments.format],))
     path = newest(arguments.checkpoint)
     trained, content = load(path), generator_only(checkpoints.load(path))
@@ -59,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.format == "safetensors":
             save_safetensors(temporary, content)
         elif arguments.format == "hub":
-            write_folder(temporary, path, trained, content, arguments.license, arguments.out.name)
+            write_folder(temporary, path, trained, content, licence, arguments.out.name)
         else:
             drawing = Drawing(trained.generator, trained.resolution, trained.alpha)
             if arguments.format == "onnx":

@@ -53,6 +53,8 @@ def grey_levels(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     trained = open_trained(arguments)
+    if trained.resolution == 4:
+        raise ConfigError("--resolution: at 4x4 there is no smaller image to start from")
     default = default_path(arguments.checkpoint, trained, "upscale", arguments.image.stem, suffix="")
     output = Output(arguments.out or default, arguments.force, ("",))
     picture = read_image(arguments.image, trained.generator.channels)
@@ -92,7 +94,7 @@ def check_size(picture: Image.Image, resolution: int, path: Path) -> None:
     except ValueError:
         raise ConfigError(
             f"{path} is {picture.width}x{picture.height}; to become {resolution}x{resolution} it must be square and "
-            f"{', '.join(f'{4 << i}' for i in range(resolution.bit_length() - 3)) or 'less than 4'} pixels wide"
+            f"{', '.join(f'{4 << i}' for i in range(resolution.bit_length() - 3))} pixels wide"
         ) from None
 
 

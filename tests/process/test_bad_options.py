@@ -1,8 +1,11 @@
 """Values that no option can have: one sentence that names the option, exit code 2, nothing written."""
 
+import re
 import sys
 
 import pytest
+from conftest import ROOT
+from PIL import Image
 
 import checkpoints.__main__
 import datasets.__main__
@@ -19,8 +22,9 @@ MAINS = {
     "checkpoints": checkpoints.__main__.main,
 }
 TRAIN = "train.py synthetic --resolution 8 --channels 3 --fmap-base 32 --fmap-max 8 --batch-size 4 --device cpu"
-LAST = f"{TRAIN} --metrics none --track none --fade-kimg 0.1 --stabilize-kimg 0.1"
+LAST = f"{TRAIN} --precision fp32 --metrics none --track none --fade-kimg 0.1 --stabilize-kimg 0.1"
 RUN = "RUN"  # stands for a finished run's directory
+PICTURE = "RUN/samples/reals-0016.png"  # larger than the run's images; ICON: smaller
 CASES = f"""
     {LAST} | --resolution 0 | --resolution
     {LAST} | --resolution -8 | --resolution
@@ -116,6 +120,69 @@ CASES = f"""
     {LAST} | --preset mine | --preset
     {LAST} | --resume nowhere.pt | nowhere.pt
     {LAST} | --config nowhere.json | --config
+    {LAST} | --allow-upscale=1 | --allow-upscale
+    {LAST} | --mirror=both | --mirror
+    {LAST} | --ada-target x | --ada-target
+    {LAST} | --ada-kimg 1e13 | --ada-kimg
+    {LAST} | --holdout some | --holdout
+    {LAST} | --augment diffaug --holdout 101% | --holdout
+    {LAST} | --growing=no | --growing
+    {LAST} | --latent-size 1000000000 | --latent-size
+    {LAST} | --latent-size 1e30 | --latent-size
+    {LAST} | --first-layer second | --first-layer
+    {LAST} | --arch hybrid --hidden 0 | --hidden
+    {LAST} | --d-hidden 16 | --d-hidden
+    {LAST} | --arch mlp --hidden 70000 | --hidden
+    {LAST} | --mbstd-group many | --mbstd-group
+    {LAST} | --minibatch-stddev=2 | --minibatch-stddev
+    {LAST} | --arch dcgan --no-minibatch-stddev | --no-minibatch-stddev
+    {LAST} | --equalized-lr=2 | --equalized-lr
+    {LAST} | --arch hybrid --no-equalized-lr | --no-equalized-lr
+    {LAST} | --pixel-norm=2 | --pixel-norm
+    {LAST} | --fused-scale=2 | --fused-scale
+    {LAST} | --fade-kimg 1e306 | --fade-kimg
+    {LAST} | --stabilize-kimg 1e306 | --stabilize-kimg
+    {LAST} | --total-kimg 1e306 | --total-kimg
+    {LAST} | --total-kimg -1 | --total-kimg
+    {LAST} | --growth adaptive --arch mlp | --growth adaptive
+    {LAST} | --growth adaptive --metrics swd --growth-metric fid | --growth adaptive
+    {LAST} | --growth adaptive --metrics swd --metric-every-kimg 1 --min-stabilize-kimg 9 | --min-stabilize-kimg
+    {LAST} | --growth-share -5% | --growth-share
+    {LAST} | --growth-window 1e13 | --growth-window
+    {LAST} | --min-stabilize-kimg nan | --min-stabilize-kimg
+    {LAST} | --batch-size 1e13 | --batch-size
+    {LAST} | --micro-batch 0 | --micro-batch
+    {LAST} | --micro-batch 2.5 | --micro-batch
+    {LAST} | --micro-batch 8:4 | --micro-batch
+    {LAST} | --micro-batch 4:4,4:8 | --micro-batch
+    {LAST} | --lr 1e300 | --lr
+    {LAST} | --d-lr -1 | --d-lr
+    {LAST} | --d-lr 8:0.1 | --d-lr
+    {LAST} | --n-critic 1001 | --n-critic
+    {LAST} | --n-critic 2.5 | --n-critic
+    {LAST} | --adam-beta1 nan | --adam-beta1
+    {LAST} | --adam-beta2 1 | --adam-beta2
+    {LAST} | --penalty 10 | --penalty
+    {LAST} | --gp-target 1e300 | --gp-target
+    {LAST} | --r-weight -1 | --r-weight
+    {LAST} | --r-weight nan | --r-weight
+    {LAST} | --loss wgan --clip 1e300 | --clip
+    {LAST} | --clip -0.01 | --clip
+    {LAST} | --drift -1 | --drift
+    {LAST} | --loss minimax --label-smoothing 0.6 | --label-smoothing
+    {LAST} | --loss minimax --label-smoothing -0.1 | --label-smoothing
+    {LAST} | --loss hinge --label-smoothing 0.1 | --label-smoothing
+    {LAST} | --label-weight inf | --label-weight
+    {LAST} | --max-skipped some | --max-skipped
+    {LAST} | --rollback-lr half | --rollback-lr
+    {LAST} | --keep-last 10001 | --keep-last
+    {LAST} | --keep-last 1.5 | --keep-last
+    {LAST} | --metric-every-kimg never | --metric-every-kimg
+    {LAST} | --tick-kimg 1e306 | --tick-kimg
+    {LAST} | --tick-kimg 8:1 | --tick-kimg
+    {LAST} | --device cpu:99 | --device
+    {LAST} | --deterministic=1 | --deterministic
+    {LAST} | --dry-run=1 | --dry-run
     {LAST} | --out /proc/none/run | /proc/none/run
     {LAST} | --labels=yes | --labels
     {LAST} | --unknown 1 | --unknown
@@ -151,6 +218,92 @@ CASES = f"""
     pggan info nowhere | | nowhere
     pggan report nowhere | | nowhere
     pggan explore RUN | --port 99999999 | --port
+    pggan sample RUN | --count 99999999999 | --count
+    pggan sample RUN | --truncation nan | --truncation
+    pggan sample RUN | --alpha nan | --alpha
+    pggan sample RUN | --out RUN/config.json | --out
+    pggan sample RUN | --force=yes | --force
+    pggan interpolate RUN | --frames 0 | --frames
+    pggan interpolate RUN | --frames 99999999 | --frames
+    pggan interpolate RUN | --fps nan | --fps
+    pggan interpolate RUN | --label 0 | label
+    pggan interpolate RUN | --truncation 1.1 | --truncation
+    pggan interpolate RUN | --resolution 2 | --resolution
+    pggan interpolate RUN | --alpha x | --alpha
+    pggan interpolate RUN | --device abacus | --device
+    pggan grow RUN | --out a.png | --out
+    pggan fade RUN | --seeds x | --seeds
+    pggan fade RUN | --frames 1 | --frames
+    pggan fade RUN | --fps 1e9 | --fps
+    pggan fade RUN | --out a.zip | --out
+    pggan fade RUN | --device abacus | --device
+    pggan evaluate RUN | --num-images 1e4 | --num-images
+    pggan evaluate RUN | --resize bigger | --resize
+    pggan evaluate RUN | --precision int1 | --precision
+    pggan evaluate RUN | --metrics fid --inception-weights nowhere.pth | nowhere.pth
+    pggan evaluate RUN | --seed 1.5 | --seed
+    pggan evaluate RUN | --device abacus | --device
+    pggan compare RUN | | two
+    pggan compare RUN RUN | --seed -1 | --seed
+    pggan compare RUN RUN | --metrics luck | --metrics
+    pggan compare RUN RUN | --num-images 0 | --num-images
+    pggan compare RUN RUN | --data nowhere | nowhere
+    pggan compare RUN RUN | --resize big | --resize
+    pggan compare RUN RUN | --precision fp8 | --precision
+    pggan compare RUN RUN | --metrics fid --inception-weights nowhere.pth | nowhere.pth
+    pggan compare RUN RUN | --device abacus | --device
+    pggan compare RUN RUN | --metrics none --out a.txt | --out
+    pggan nearest RUN | --seeds 5-1 | --seeds
+    pggan nearest RUN | --neighbours 21 | --neighbours
+    pggan nearest RUN | --num-reals 1 | --num-reals
+    pggan nearest RUN | --data nowhere | nowhere
+    pggan nearest RUN | --inception-weights nowhere.pth | nowhere.pth
+    pggan nearest RUN | --resolution 7 | --resolution
+    pggan nearest RUN | --out a.gif | --out
+    pggan nearest RUN | --device abacus | --device
+    pggan project RUN PICTURE | --searches 0 | --searches
+    pggan project RUN PICTURE | --steps 10000000 | --steps
+    pggan project RUN PICTURE | --seed 99999999999 | --seed
+    pggan project RUN PICTURE --fit | --label cat | label
+    pggan project RUN PICTURE | --resolution 7 | --resolution
+    pggan project RUN PICTURE | --out RUN/config.json | --out
+    pggan project RUN PICTURE | --device abacus | --device
+    pggan project RUN PICTURE | | --fit
+    pggan upscale RUN PICTURE | --tolerance 0 | --tolerance
+    pggan upscale RUN PICTURE | --tolerance nan | --tolerance
+    pggan upscale RUN PICTURE | --searches -1 | --searches
+    pggan upscale RUN PICTURE | --steps many | --steps
+    pggan upscale RUN PICTURE | --seed x | --seed
+    pggan upscale RUN PICTURE | --resolution 4 | --resolution
+    pggan upscale RUN ICON | --label 3 | label
+    pggan upscale RUN PICTURE | --out RUN/config.json | --out
+    pggan upscale RUN PICTURE | --device abacus | --device
+    pggan upscale RUN PICTURE | | 4, 8 pixels wide
+    pggan report RUN | --out RUN/config.json | --out
+    pggan explore RUN | --port 0 | --port
+    pggan explore RUN | --device abacus | --device
+    pggan import nowhere | --out a.pt | nowhere
+    pggan import RUN | --out a.txt | --out
+    pggan import RUN | | --out
+    pggan import RUN | --out RUN/config.json | --out
+    pggan import RUN/config.json | --out a.pt | config.json
+    pggan import nowhere | --out a.pt --resolution 3 | --resolution
+    pggan import nowhere | --out a.pt --resolution 99999 | --resolution
+    pggan export RUN | --out a | --format
+    pggan export RUN | --format jpeg --out a | --format
+    pggan export RUN | --format onnx | --out
+    pggan export RUN | --format onnx --out a.pt | --out
+    pggan export RUN | --format hub --out RUN/samples | --out
+    pggan export RUN | --format hub --out a --license a:b | --license
+    pggan export RUN | --format onnx --out a.onnx --license mit | --license
+    pggan export nowhere | --format hub --out a | nowhere
+    pggan profile synthetic --resolution 8 --channels 3 | --at 0 | --at
+    pggan profile synthetic --resolution 8 --channels 3 | --at 16 | --at
+    pggan profile synthetic --resolution 8 --channels 3 | --steps 0 | --steps
+    pggan profile synthetic --resolution 8 --channels 3 | --steps 1e3 | --steps
+    pggan profile synthetic --resolution 8 --channels 3 | --steps 99999999999 | --steps
+    pggan profile synthetic --resolution 8 --channels 3 | --batch-size -4 | --batch-size
+    pggan profile | | DATA
     pggan fly RUN | | fly
     metrics nowhere here | | nowhere
     metrics RUN/samples RUN/samples | --metrics luck | --metrics
@@ -161,7 +314,16 @@ CASES = f"""
     metrics RUN/samples RUN/samples | --kid-subset-size 0 | --kid-subset-size
     metrics RUN/samples RUN/samples | --device abacus | --device
     metrics RUN/samples RUN/samples | --inception-weights nowhere.pth | nowhere.pth
+    metrics RUN/samples RUN/samples | --num-images 99999999999999999999 | --num-images
+    metrics RUN/samples RUN/samples | --cache here --no-cache | --cache
+    metrics RUN/samples | | GENERATED
     metrics stats RUN/samples --out x.txt | | --out
+    metrics stats RUN/samples --out x.npz | --num-images 1 | --num-images
+    metrics stats RUN/samples --out x.npz | --resize none | --resize
+    metrics stats RUN/samples --out x.npz | --precision int1 | --precision
+    metrics stats RUN/samples --out x.npz | --device abacus | --device
+    metrics stats RUN/samples --out x.npz | --inception-weights nowhere.pth | nowhere.pth
+    metrics stats nowhere --out x.npz | | nowhere
     datasets build nowhere | | nowhere
     datasets build RUN/samples | --resolution 7 | --resolution
     datasets build RUN/samples | --channels 9 | --channels
@@ -175,9 +337,44 @@ CASES = f"""
     datasets grid RUN/samples | --count 0 | --count
     datasets grid RUN/samples | --out nowhere/grid.png | --out
     datasets verify RUN/samples | --decode -1 | --decode
+    datasets build RUN/samples | --resolution 0 | --resolution
+    datasets build RUN/samples | --resolution 1024 | --allow-upscale
+    datasets build RUN/samples | --max-bad -1% | --max-bad
+    datasets grid RUN/samples | --count 1025 | --count
+    datasets grid RUN/samples | --count some | --count
+    datasets grid RUN/samples | --out grid.txt | --out
+    datasets verify RUN/samples | --decode 1.5 | --decode
+    datasets verify RUN/samples | --decode 99999999999999999 | --decode
+    datasets plan RUN/samples | --background blurple | --background
+    datasets grid RUN/samples | --background blurple | --background
+    datasets verify RUN/samples | --background blurple | --background
+    datasets plan RUN/samples | --resolution 0 | --resolution
+    datasets plan RUN/samples | --channels 9 | --channels
+    datasets plan RUN/samples | --fit zoom | --fit
+    datasets plan RUN/samples | --max-bad -1% | --max-bad
+    datasets plan RUN/samples | --workers 0 | --workers
+    datasets inspect RUN/samples | --fit zoom | --fit
+    datasets inspect RUN/samples | --workers 0 | --workers
+    datasets grid RUN/samples | --resolution 0 | --resolution
+    datasets grid RUN/samples | --channels 9 | --channels
+    datasets grid RUN/samples | --fit zoom | --fit
+    datasets verify RUN/samples | --resolution 0 | --resolution
+    datasets verify RUN/samples | --channels 9 | --channels
+    datasets verify RUN/samples | --fit zoom | --fit
     datasets clean nokey | | nokey
     checkpoints nowhere | | nowhere
+    checkpoints RUN/config.json | | config.json
+    checkpoints RUN/samples | | samples
+    checkpoints RUN | --json | --json
+    checkpoints | | FILE
 """.strip().splitlines()
+
+
+@pytest.fixture(scope="module")
+def icon(tmp_path_factory):
+    path = tmp_path_factory.mktemp("icon") / "8x8.png"
+    Image.new("RGB", (8, 8)).save(path)
+    return str(path)
 
 
 def files(folder):
@@ -185,9 +382,11 @@ def files(folder):
 
 
 @pytest.mark.parametrize("case", [case.strip() for case in CASES])
-def test_what_no_option_can_be_is_refused(case, finished_run, cache, tmp_path, monkeypatch, capsys, count_fault):
+def test_what_no_option_can_be_is_refused(case, finished_run, icon, cache, tmp_path, monkeypatch, capsys, count_fault):
     command, options, named = (part.strip() for part in case.split("|"))
-    program, *arguments = command.replace(RUN, str(finished_run)).split()
+    for word, path in {"PICTURE": PICTURE, "ICON": icon, RUN: str(finished_run)}.items():
+        command, options = command.replace(word, path), options.replace(word, path)
+    program, *arguments = command.split()
     monkeypatch.setenv("PGGAN_CACHE", str(cache))
     monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
     monkeypatch.chdir(tmp_path)
@@ -201,3 +400,15 @@ def test_what_no_option_can_be_is_refused(case, finished_run, cache, tmp_path, m
     assert named in sentence and "Traceback" not in said
     assert list(tmp_path.iterdir()) == [] and files(finished_run) == before
     count_fault("bad options")
+
+
+def test_every_option_that_takes_a_value_has_a_case():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    sections = re.findall(r"^##+ (?:python -m )?(.+?)\n(.+?)(?=^##|\Z)", page, re.M | re.S)
+    options = {command: set(re.findall(r"^  (--[\w-]+) \S", text, re.M)) for command, text in sections}
+    options["pggan profile"] -= options["train.py"]
+    for command, those in options.items():
+        tried = {
+            word for case in CASES if case.split()[: len(command.split())] == command.split() for word in case.split()
+        }
+        assert those <= tried, (command, those - tried)
