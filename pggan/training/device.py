@@ -87,17 +87,20 @@ raise SystemExit(int(2 * seconds(torch.bfloat16) > seconds(torch.float32)))
 """
 
 
-def choose_precision(config: TrainConfig, device: torch.device) -> str:
+def choose_precision(config: TrainConfig, device: torch.device, latest: Path | None = None) -> str:
     """ "fp32" or "bf16". auto: bf16 on GPUs that compute in it, and on CPUs whose convolutions it makes twice as fast.
 
     A CPU is tried out in another process, on the run's widest layers, unless even these are narrow. A run keeps what
     was chosen at its start.
 
+    latest: the checkpoint of the run that goes on, if one does.
+
     Raises:
-        ConfigError: bf16 asked for on a CPU that cannot compute in it.
+        ConfigError: bf16 asked for, or begun in, on a CPU that cannot compute in it.
     """
     if config.precision == "bf16" and device.type == "cpu" and not survives(BF16_TRIAL):
-        raise ConfigError("--precision: this machine's cpu cannot compute in bf16; use fp32")
+        instead = f" in a new run from this one: --precision fp32 --out ANOTHER --resume {latest}" if latest else ""
+        raise ConfigError(f"--precision: this machine's cpu cannot compute in bf16; use fp32{instead}")
     if config.precision != "auto":
         return config.precision
     if device.type == "cuda":

@@ -78,8 +78,9 @@ class Training:
         if config.deterministic:
             compute_deterministically()
         self.device, self.plan = choose_device(config.device, ranks), GrowthController(config)
-        config = ranks.from_first(ranks.first and replace(config, precision=choose_precision(config, self.device)))
-        self.config = config
+        latest = self.directory.latest if saved else None
+        precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest))
+        self.config = config = replace(config, precision=precision)
         self.signals = StopSignals(ranks.largest)
         with ranks.in_turn():
             self.pyramid = open_pyramid(

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,6 +35,8 @@ def test_precision_that_was_asked_for_is_taken_where_it_can_be(monkeypatch):
     assert choose_precision(config(precision="fp32"), CPU) == "fp32"
     with pytest.raises(ConfigError, match="cannot compute in bf16"):
         choose_precision(config(precision="bf16"), CPU)
+    with pytest.raises(ConfigError, match=r"use fp32 in a new run .* --resume runs/a/latest\.pt"):
+        choose_precision(config(precision="bf16"), CPU, Path("runs/a/latest.pt"))
 
 
 def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
