@@ -145,7 +145,9 @@ def test_commands_run(command, at, monkeypatch, capsys):
 def check_other(words):
     """A command of another program: a target of the Makefile, a file of the repository, or a known program."""
     words = [word for word in words if not re.fullmatch(r"\w+=\S*", word)]
-    if words[:1] == ["python"] and len(words) > 1:
+    if words[:2] == ["python", "-m"]:
+        assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file(), words
+    elif words[:1] == ["python"] and len(words) > 1:
         assert (ROOT / words[1]).is_file(), words
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), words
