@@ -16,7 +16,7 @@ test: setup $(VENV)/tested-with
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-faults: setup $(VENV)/tested-with
-	$(BIN)/python -m pytest $(PARALLEL) -m faults --long --faults-table benchmarks/results/faults
+	$(BIN)/python -m pytest $(PARALLEL) -m faults --long --faults-table=benchmarks/results/faults
 
 check: setup $(VENV)/tested-with
 	$(BIN)/ruff check .
