@@ -49,7 +49,11 @@ class Processes:
 
     def wait(self):
         """Exit codes, after the first process' output was set as `out` and `err`, the others' as `others`."""
-        texts = [process.communicate(timeout=600) for process in self.all]
+        try:
+            texts = [process.communicate(timeout=600) for process in self.all]
+        finally:
+            for process in self.all:
+                process.kill()
         (self.out, self.err), *others = texts
         self.others = [part for text in others for part in text]
         return [process.returncode for process in self.all]
