@@ -69,10 +69,11 @@ def print_plan(config: TrainConfig) -> None:
     costs = costs_per_image(state.arguments)
     bf16 = choose_precision(config, device) == "bf16"
     peaks = [before + memory(config, state, plan.phase(row.start + 1), bf16) for row in plan.rows()]
-    speed = measured_speed(config, state, costs, bf16)
-    rows = []
+    speed, of_each_step = measured_speed(config, state, costs, bf16)
+    rows, total = [], 0.0
     for row, peak in zip(plan.rows(), peaks, strict=True):
-        seconds = (row.end - row.start) * costs[row.resolution] / speed
+        seconds = (row.end - row.start) * (costs[row.resolution] / speed + of_each_step / row.batch_size)
+        total += seconds
         rows.append(
             [
                 f"{row.resolution}x{row.resolution}",
@@ -90,25 +91,36 @@ def print_plan(config: TrainConfig) -> None:
     header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million", "memory, GiB", "time"]
     print(table(header, rows))
     print("".join(f"\n{caution}" for caution in cautions(config)), end="")
-    total = sum(costs[row.resolution] * (row.end - row.start) for row in plan.rows()) / speed
     print(f"\nabout {duration(total)} of training on {device}, judging not counted; memory and time are estimates")
 
 
-def measured_speed(config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool) -> float:
-    """Cost carried out in a second by real steps at the largest stage that takes about a second on a slow machine."""
+def measured_speed(
+    config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool
+) -> tuple[float, float]:  # fmt: skip
+    """Cost carried out in a second, and the seconds that a step takes beside that, whatever its batch.
+
+    By real steps of one and of three minibatch-stddev groups at the largest stage that takes about a second on a slow
+    machine. What does not grow with the batch is the optimizers', or a GPU's waiting for its next kernel.
+    """
     batch = config.mbstd_group
     affordable = [r for r, cost in costs.items() if cost * batch < 2e9] or [min(costs)]
     resolution = max(affordable)
-    phase = Phase(resolution, 1.0, batch, 0.0, 1)
     stepper = Stepper.of(replace(config, n_critic=1), bf16)
-    images = torch.randint(256, (batch, config.channels, resolution, resolution), dtype=torch.uint8)
-    labels = torch.zeros(batch, dtype=torch.long) if state.G.label_size else None
-    for _ in range(3):
-        start = time.perf_counter()
-        stepper.step(state, Batch(images, labels, ALONE.share(batch, batch)), phase)
-        float(state.skipped_in_a_row.sum())  # waits for the device
-        seconds = time.perf_counter() - start
-    return costs[resolution] * batch / seconds
+
+    def seconds(count: int) -> float:
+        images = torch.randint(256, (count, config.channels, resolution, resolution), dtype=torch.uint8)
+        labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
+        found = []
+        for _ in range(4):
+            start = time.perf_counter()
+            stepper.step(state, Batch(images, labels, ALONE.share(count, batch)), Phase(resolution, 1.0, count, 0.0, 1))
+            float(state.skipped_in_a_row.sum())  # waits for the device
+            found.append(time.perf_counter() - start)
+        return min(found[1:])
+
+    one, three = seconds(batch), seconds(3 * batch)
+    of_images = max((three - one) / 2, one / 20)
+    return costs[resolution] * batch / of_images, max(one - of_images, 0.0)
 
 
 def used_parameters(network: nn.Module, resolution: int) -> int:
