@@ -239,7 +239,7 @@ def plot(results: list[dict], data: str, score: str, path: Path) -> None:
                 points = [(m["seconds"], m[score]) for m in r["course"] if score in m]
                 label = system if r["seed"] == 0 else None
                 axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", linewidth=1)
-    axes.set(xlabel="CPU seconds", ylabel=SCORES[score], title=data, xscale="log", yscale="log")
+    axes.set(xlabel="CPU seconds", ylabel=SCORES[score], title=data, xscale="log")
     axes.legend()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
