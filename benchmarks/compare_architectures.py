@@ -8,7 +8,8 @@ Each system is trained once with its own objective and once with one for all: re
 et al. 2024), which is nobody's own here, converges without a discriminator that is trained more often, and asks for no
 other learning rate. All see the same number of images; those that took less time than the growing network go on until
 they have had as much, and of those that took more, what counts at equal time is the score on the way, interpolated.
-Time is the processor's, on one thread (OMP_NUM_THREADS=1), so that other work on the machine does not count.
+Time is the processor's, on one thread (OMP_NUM_THREADS=1): waiting for other work does not count, but what that work
+does to caches and memory does, so that a quiet machine is better.
 Runs that are there are not trained again, and a run that was broken off goes on, so the command can be stopped and
 given again. Seeds come one after the other, each with all sets: what is there is always worth a table.
 """
@@ -63,11 +64,9 @@ def main() -> None:
     p.add_argument("--mnist", help="MNIST, as train.py takes it (default: left out)")
     p.add_argument("--cifar10", help="CIFAR-10, as train.py takes it (default: left out)")
     p.add_argument(
-        "--kimg",
-        type=float,
-        default=40.0,
+        "--kimg", type=float, default=40.0,
         help="thousands of images for each; more for those with time left (default: %(default)s)",
-    )
+    )  # fmt: skip
     p.add_argument("--metric-images", type=int, default=500, help="images of each kind (default: %(default)s)")
     p.add_argument("--metrics", default="fid,is,swd", help="(default: %(default)s)")
     p.add_argument("--inception-precision", default="fp32", choices=["fp32", "bf16"], help="(default: %(default)s)")
@@ -95,11 +94,11 @@ def main() -> None:
 
 def experiment(a: argparse.Namespace) -> Iterator[dict]:
     """The result of each run, as it ends."""
-    sources = {"synthetic": "synthetic", "MNIST": a.mnist, "CIFAR-10": a.cifar10}
+    sets = {"synthetic": ("synthetic", a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
     suite = partial(Suite, a.metrics.split(","), precision=a.inception_precision)
     judges = {}
-    for seed, (data, source) in product(range(a.seeds), sources.items()):
-        if not source or (data == "CIFAR-10" and seed >= a.cifar_seeds):
+    for seed, (data, (source, seeds)) in product(range(max(a.seeds, a.cifar_seeds)), sets.items()):
+        if not source or seed >= seeds:
             continue
         if data not in judges:
             pyramid = open_pyramid(open_source(source), a.resolution, 1 if data == "MNIST" else 3, allow_upscale=True)
