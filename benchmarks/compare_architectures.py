@@ -11,7 +11,8 @@ they have had as much, and of those that took more, what counts at equal time is
 Time is the processor's, on one thread (OMP_NUM_THREADS=1): waiting for other work does not count, but what that work
 does to caches and memory does, so that a quiet machine is better.
 Runs that are there are not trained again, and a run that was broken off goes on, so the command can be stopped and
-given again. Seeds come one after the other, each with all sets: what is there is always worth a table.
+given again. Seeds come one after the other, each with all sets: what is there is always worth a table. Two processes
+can fill one folder, one of them with --no-synthetic and the other without MNIST and CIFAR-10.
 """
 
 import argparse
@@ -60,7 +61,8 @@ def main() -> None:
         "python -m benchmarks.compare_architectures", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    p.add_argument("--out", required=True, type=Path, help="folder of the runs and of results.json")
+    p.add_argument("--out", required=True, type=Path, help="folder of the runs, each with its result.json")
+    p.add_argument("--no-synthetic", action="store_true", help="leave out the synthetic set")
     p.add_argument("--mnist", help="MNIST, as train.py takes it (default: left out)")
     p.add_argument("--cifar10", help="CIFAR-10, as train.py takes it (default: left out)")
     p.add_argument(
@@ -69,7 +71,10 @@ def main() -> None:
     )  # fmt: skip
     p.add_argument("--metric-images", type=int, default=500, help="images of each kind (default: %(default)s)")
     p.add_argument("--metrics", default="fid,is,swd", help="(default: %(default)s)")
-    p.add_argument("--inception-precision", default="fp32", choices=["fp32", "bf16"], help="(default: %(default)s)")
+    p.add_argument(
+        "--precision", default="fp32", choices=["fp32", "bf16"],
+        help="of training and of Inception (default: %(default)s)",
+    )  # fmt: skip
     p.add_argument("--seeds", type=int, default=3, help="on the synthetic set and MNIST (default: %(default)s)")
     p.add_argument("--cifar-seeds", type=int, default=1, help="on CIFAR-10 (default: %(default)s)")
     p.add_argument("--quick", action="store_true", help="1,500 images, one seed, SWD, 16x16: to see that it works")
@@ -79,23 +84,24 @@ def main() -> None:
     if a.quick:
         a.kimg, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 64, "swd", 1, 16
     a.out.mkdir(parents=True, exist_ok=True)
-    path = a.out / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else []
     if not a.write:
         keep_freed_memory()
         for result in experiment(a):
-            results = [r for r in results if r["run"] != result["run"]] + [result]
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            (a.out / result["run"] / "result.json").write_text(json.dumps(result) + "\n")
+    results = [json.loads(path.read_text()) for path in sorted(a.out.glob("*/result.json"))]
     text = "\n".join(table(results))
     print(text)
     if a.write:
+        raw = "".join(json.dumps(result) + "\n" for result in results)
+        (ROOT / "benchmarks" / "results" / "compare-architectures" / "results.jsonl").write_text(raw)
         write_page(text, results)
 
 
 def experiment(a: argparse.Namespace) -> Iterator[dict]:
     """The result of each run, as it ends."""
-    sets = {"synthetic": ("synthetic", a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
-    suite = partial(Suite, a.metrics.split(","), precision=a.inception_precision)
+    synthetic = None if a.no_synthetic else "synthetic"
+    sets = {"synthetic": (synthetic, a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
+    suite = partial(Suite, a.metrics.split(","), precision=a.precision)
     judges = {}
     for seed, (data, (source, seeds)) in product(range(max(a.seeds, a.cifar_seeds)), sets.items()):
         if not source or seed >= seeds:
@@ -127,7 +133,7 @@ def trained(
     options = (
         f"{networks} {own if objective == 'own' else COMMON} {schedule(system, a.kimg)} {ABLATIONS.get(system, '')} "
         f"--resolution {a.resolution} --allow-upscale --seed {seed} --track none --tick-kimg {a.kimg / 2:.4f} "
-        f"--metric-images {a.metric_images} --device cpu --precision fp32 --out {run}"
+        f"--metric-images {a.metric_images} --device cpu --precision {a.precision} --out {run}"
     )
     if a.resolution < 32:
         options = options.replace("4:0.005,32:0.002", "0.005")

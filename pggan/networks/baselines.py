@@ -72,13 +72,14 @@ class OneStageDiscriminator(nn.Module):
         self.layers = layers
 
     def forward(
-        self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0
+        self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0, batches: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Arguments as for the progressive `Discriminator`; ValueError for images of another size."""
         check_stage(resolution, self.resolution)
         if images.shape[1:] != (self.channels, self.resolution, self.resolution):
             raise ValueError(f"images are {list(images.shape)}, not of {self.channels} channels at {self.resolution}")
-        x = at_least_float32(self.layers(images))
+        apart = images.chunk(batches) if self.batch_norm else [images]
+        x = at_least_float32(torch.cat([self.layers(batch) for batch in apart]))
         return x[:, 0], x[:, 1:]
 
 
@@ -182,7 +183,7 @@ class DCGANGenerator(OneStageGenerator):
 class DCGANDiscriminator(OneStageDiscriminator):
     """The generator mirrored: 4x4 convolutions of stride 2 down to 4x4, batch norm but in the first, a dense layer.
 
-    Reals and fakes are to be given apart: their statistics would mix. Args: as for the progressive `Discriminator`.
+    Batch norm's statistics are those of each of `batches`. Args: as for the progressive `Discriminator`.
     """
 
     batch_norm = True

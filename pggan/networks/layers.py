@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operations import convolve
+from .operations import NormByChannels, convolve
 
 HE_GAIN = math.sqrt(2)
 
@@ -73,8 +73,9 @@ class EqualizedLatent(Equalized):
             self.bias = nn.Parameter(torch.zeros(outputs, 4, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x @ self.scaled_weight().flatten(1)
-        return x.view(-1, *self.weight.shape[1:]) + self.bias.view(len(self.bias), *(self.bias.shape[1:] or (1, 1)))
+        x = x @ self.scaled_weight().permute(0, 2, 3, 1).flatten(1)
+        x = x.view(-1, 4, 4, len(self.bias)).permute(0, 3, 1, 2)  # channels_last
+        return x + self.bias.view(len(self.bias), *(self.bias.shape[1:] or (1, 1)))
 
 
 class EqualizedConv2d(Equalized):
@@ -97,7 +98,8 @@ class FusedUpConv2d(EqualizedConv2d):
     """`EqualizedConv2d(upscale(x))` as one transposed convolution, with 16 products per input pixel instead of 36."""
 
     def kernel(self) -> Tensor:
-        return spread_over_four_shifts(self.scaled_weight().flip(2, 3)).transpose(0, 1)
+        kernel = self.scaled_weight().flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        return spread_over_four_shifts(kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.kernel(), self.bias, stride=2, padding=1, transposed=True)
@@ -118,8 +120,7 @@ class PixelNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        mean_square = at_least_float32(x).square().mean(dim=1, keepdim=True)
-        return x * torch.rsqrt(mean_square + self.epsilon).to(x.dtype)
+        return NormByChannels.apply(x, self.epsilon)[0]
 
 
 class MinibatchStdDev(nn.Module):
@@ -129,19 +130,22 @@ class MinibatchStdDev(nn.Module):
 
     Args:
         group_size: samples in a group; a smaller batch is one group.
+        batches: how many batches of one size `x` is, one after another; no group has samples of two.
     """
 
     def __init__(self, group_size: int = 4, epsilon: float = 1e-8):
         super().__init__()
         self.group_size, self.epsilon = group_size, epsilon
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, _, height, width = x.shape
+    def forward(self, x: Tensor, batches: int = 1) -> Tensor:
+        n = len(x) // batches
         group = min(self.group_size, n)
         if n % group:
             raise ValueError(f"a batch of {n} cannot be split into minibatch-stddev groups of {group}; use a multiple")
-        y = at_least_float32(x).view(group, n // group, *x.shape[1:])
-        variance = (y - y.mean(dim=0)).square().mean(dim=0)  # `var` along a stride takes ten times as long on a CPU
-        deviation = (variance + self.epsilon).sqrt().mean(dim=(1, 2, 3))
-        feature = deviation.to(x.dtype).repeat(group).view(n, 1, 1, 1).expand(n, 1, height, width)
-        return torch.cat([x, feature], dim=1)
+        y = at_least_float32(x).view(batches, group, n // group, *x.shape[1:])
+        difference = y - y.mean(dim=1, keepdim=True)
+        variance = difference.square().mean(dim=1, keepdim=True)  # `var` takes ten times as long on a CPU
+        deviation = (variance + self.epsilon).sqrt().mean(dim=(3, 4, 5), keepdim=True)
+        feature = deviation.to(x.dtype).expand_as(y[:, :, :, :1]).reshape(len(x), 1, *x.shape[2:])
+        channels_last = [maps.permute(0, 2, 3, 1) for maps in (x, feature)]
+        return torch.cat(channels_last, dim=3).permute(0, 3, 1, 2)

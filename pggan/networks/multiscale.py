@@ -54,7 +54,11 @@ class MultiScaleDiscriminator(Discriminator):
             without_equalized_lr(self.join)
 
     def forward(
-        self, images: Tensor | list[Tensor], resolution: int | None = None, alpha: float | Tensor = 1.0
+        self,
+        images: Tensor | list[Tensor],
+        resolution: int | None = None,
+        alpha: float | Tensor = 1.0,
+        batches: int = 1,
     ) -> tuple[Tensor, Tensor]:
         """images: of every scale from 4x4 up, as from `pyramid`; or of the largest, whose smaller ones are made."""
         scales = images if isinstance(images, list) else pyramid(images)
@@ -65,7 +69,7 @@ class MultiScaleDiscriminator(Discriminator):
         for level in reversed(range(len(self.blocks))):
             x = torch.cat([self.blocks[level](x), scales[level]], dim=1)
             x = leaky_relu(self.join[level](x))
-        return self.score(x)
+        return self.score(x, batches)
 
 
 def pyramid(images: Tensor) -> list[Tensor]:

@@ -1,8 +1,8 @@
-"""Convolution and leaky ReLU whose gradients' gradients are as quick as they can be: the gradient penalty needs them.
+"""Operations whose gradients torch works out slowly, and the gradients' gradients that the gradient penalty needs.
 
 torch works out a convolution's second derivative by its weight as a convolution with a kernel of the images' size; that
-takes many times as long as the weight gradient that it is; and it passes on leaky ReLU's second derivative, which is
-zero, as tensors of zeros.
+takes many times as long as the weight gradient that it is. It passes on leaky ReLU's second derivative, which is zero,
+as tensors of zeros. And it takes the gradient of pixel norm through tensors of another memory format.
 """
 
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LEAKINESS = 0.2
 passing_weights_by = False
@@ -18,7 +19,7 @@ passing_weights_by = False
 
 @contextmanager
 def weights_passed_by():
-    """Backward passes in this context work out no gradients of convolutions' weights and biases.
+    """Differentiable backward passes in this context work out no gradients of convolutions' weights and biases.
 
     Torch's own operations leave out what `autograd.grad` was not asked for; a Function cannot know.
     """
@@ -62,13 +63,23 @@ class Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, transposed = ctx.geometry
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_input = by_weight = by_bias = None
-        if ctx.needs_input_grad[0]:
+        if not torch.is_grad_enabled():  # nobody will differentiate the gradients
+            geometry = [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1
+            wanted = [needs_input, needs_weight, needs_bias and not transposed]
+            by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
+                gradient, x, weight, [gradient.shape[1]], *geometry, wanted
+            )
+            if needs_bias and transposed:
+                by_bias = summed_by_channel(gradient)
+            return by_input, by_weight, by_bias, None, None, None
+        if needs_input:
             by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed)
-        if ctx.needs_input_grad[1] and not passing_weights_by:
+        if needs_weight and not passing_weights_by:
             small, large = (x, gradient) if transposed else (gradient, x)
             by_weight = WeightGradient.apply(large, small, weight.detach(), stride, padding)
-        if ctx.needs_input_grad[2] and not passing_weights_by:
+        if needs_bias and not passing_weights_by:
             by_bias = summed_by_channel(gradient)
         return by_input, by_weight, by_bias, None, None, None
 
@@ -98,7 +109,8 @@ class WeightGradient(torch.autograd.Function):
 
 
 def summed_by_channel(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [C]; as a product with ones, which torch carries out far quicker than the sum on a CPU."""
+    """[N, C, H, W] -> [C]; as a product with ones, which torch carries out far quicker than the sum on a CPU, and than
+    the bias gradient of a transposed convolution."""
     flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     return (flat.new_ones(1, len(flat)) @ flat)[0]
 
@@ -124,3 +136,26 @@ class LeakyReLU(torch.autograd.Function):
 def leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU of slope 0.2, in place of x."""
     return LeakyReLU.apply(x)
+
+
+class NormByChannels(torch.autograd.Function):
+    """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least. Has no second derivative."""
+
+    @staticmethod
+    def forward(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
+        r = torch.rsqrt(length.square() / x.shape[1] + epsilon).to(x.dtype)
+        return x * r, r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        y, r = ctx.saved_tensors
+        along_y = (gradient * y).mean(dim=1, keepdim=True)
+        return torch.addcmul(gradient, y, along_y, value=-1).mul_(r), None

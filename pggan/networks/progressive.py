@@ -210,7 +210,7 @@ class Discriminator(nn.Module):
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(maps[r - 1], maps[r - 2], fused_scale) for r in range(3, levels + 1)
         )
-        self.mbstd = MinibatchStdDev(mbstd_group) if mbstd_group else nn.Identity()
+        self.mbstd = MinibatchStdDev(mbstd_group) if mbstd_group else None
         self.conv = EqualizedConv2d(maps[1] + bool(mbstd_group), maps[1])
         self.dense = EqualizedLinear(maps[1] * 16, maps[0])
         self.output = EqualizedLinear(maps[0], 1 + label_size, gain=1)
@@ -218,13 +218,14 @@ class Discriminator(nn.Module):
             without_equalized_lr(self)
 
     def forward(
-        self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0
+        self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0, batches: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Images [N, channels, r, r] in [-1, 1] -> (scores [N], label logits [N, label_size]).
 
         Args:
             resolution: the stage to run; the images' own size, which is the default.
             alpha: weight of the newest block's features, in [0, 1], as for `Generator.forward`.
+            batches: how many batches of one size the images are, one after another, each judged as if alone.
 
         Raises:
             ValueError: images of another size, or a batch that the stddev group does not divide.
@@ -241,11 +242,11 @@ class Discriminator(nn.Module):
             if level == top and is_fading(alpha):
                 lower = leaky_relu(self.from_rgb[top - 1](downscale(images)))
                 x = torch.lerp(at_least_float32(lower), at_least_float32(x), alpha)
-        return self.score(x)
+        return self.score(x, batches)
 
-    def score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, x: Tensor, batches: int) -> tuple[Tensor, Tensor]:
         """Features [N, nf(1), 4, 4] -> (scores [N], label logits [N, label_size])."""
-        x = leaky_relu(self.conv(self.mbstd(x)))
+        x = leaky_relu(self.conv(self.mbstd(x, batches) if self.mbstd else x).contiguous())  # as the dense layer is
         x = self.output(leaky_relu(self.dense(x.flatten(1))))
         x = at_least_float32(x)
         return x[:, 0], x[:, 1:]

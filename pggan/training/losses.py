@@ -13,7 +13,7 @@ from ..config import TrainConfig
 from ..networks.operations import input_gradients
 
 Images = Tensor | list[Tensor]  # [N, C, r, r], or one such tensor for each scale
-Critic = Callable[[Images], tuple[Tensor, Tensor]]  # images -> (scores [N], label logits [N, L])
+Critic = Callable[..., tuple[Tensor, Tensor]]  # images, batches=1 -> (scores [N], label logits [N, L])
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,17 @@ class Loss:
             "d_loss" (a differentiable scalar), and for the log the scalars "real_score", "fake_score" and, with a
             penalty, "grad_norm": at the mixed images, with r1 at the real, with r2 alone at the generated ones.
         """
-        reals, fakes = (leaves(images) if weight else images for images, weight in ((reals, self.r1), (fakes, self.r2)))
-        real_scores, real_logits = critic(reals)
-        fake_scores, fake_logits = critic(fakes)
+        if bool(self.r1) == bool(self.r2):
+            looks = (x.chunk(2) for x in self.look(critic, joined(reals, fakes), self.r1, batches=2))
+            (real_scores, fake_scores), (real_logits, fake_logits), (real_squares, fake_squares) = looks
+        else:  # in one pass the gradient would be of both
+            real_scores, real_logits, real_squares = self.look(critic, reals, self.r1)
+            fake_scores, fake_logits, fake_squares = self.look(critic, fakes, self.r2)
         loss, terms = self.adversarial.discriminator(real_scores, fake_scores), {}
         if self.smoothing:
             loss = loss + self.smoothing * real_scores  # softplus(x) - softplus(-x) = x
-        for weight, scores, images in ((self.r2, fake_scores, fakes), (self.r1, real_scores, reals)):
+        for weight, squares in ((self.r2, fake_squares), (self.r1, real_squares)):
             if weight:
-                squares = self.square_norms(scores, images)
                 loss, terms["grad_norm"] = loss + (weight / 2) * squares, squares.detach().sqrt()
         if self.penalty:
             terms["grad_norm"] = norms = self.gradient_norms(critic, between(reals, fakes, mixing))
@@ -161,6 +163,15 @@ class Loss:
             loss = loss + self.label_weight * F.cross_entropy(logits, labels)
         return {"g_loss": loss}
 
+    def look(self, critic: Critic, images: Images, weight: float, batches: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [N], label logits [N, L], and where there is a weight the square norms of the gradients [N]."""
+        if not weight:
+            scores, logits = critic(images, batches=batches)
+            return scores, logits, torch.zeros_like(scores)
+        images = leaves(images)
+        scores, logits = critic(images, batches=batches)
+        return scores, logits, self.square_norms(scores, images)
+
     def gradient_norms(self, critic: Critic, images: Images) -> Tensor:
         """|grad D(x)| of each image [N] over all scales, differentiable by the critic's weights."""
         images = leaves(images)
@@ -183,6 +194,12 @@ def leaves(images: Images) -> Images:
     """The same values, to take gradients by."""
     parts = [x.detach().requires_grad_(True) for x in as_list(images)]
     return parts if isinstance(images, list) else parts[0]
+
+
+def joined(reals: Images, fakes: Images) -> Images:
+    """Both in one batch, the reals first, at every scale."""
+    batches = [torch.cat(pair) for pair in zip(as_list(reals), as_list(fakes), strict=True)]
+    return batches if isinstance(reals, list) else batches[0]
 
 
 def between(reals: Images, fakes: Images, mixing: Tensor) -> Images:

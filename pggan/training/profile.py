@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,8 +124,7 @@ class TimedStep:
             now = self.now()
             seconds[name], last = seconds.get(name, 0.0) + now - last, now
 
-        def critic(images: Any) -> Any:
-            return state.D(images, **stage)
+        critic = partial(state.D, **stage)
 
         part = self.batch()
         with stepper.autocast(state):

@@ -142,7 +142,8 @@ def test_everything_the_critic_sees_is_augmented(monkeypatch):
     monkeypatch.setattr(state.D, "forward", lambda x, **stage: seen.append(x.detach()) or forward(x, **stage))
     step = stepper(augment=Augmentation("diffaug"), seed=1)
     step.step(state, batch(), FADING, batch())
-    held_out, reals, fakes, mixed, g_fakes = seen
+    held_out, both, mixed, g_fakes = seen
+    reals, fakes = both.chunk(2)
     plain = step.prepare(batch(), 0, torch.tensor(0.5))
     for x in (held_out, reals):
         assert changed(x, plain).all()

@@ -48,6 +48,16 @@ def test_latents_become_images_and_images_scores(arch, channels, labels):
             state.G(torch.randn(4, 8))
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_two_batches_in_one_pass_are_judged_as_if_alone(arch):
+    _, state = new_state(arch, 3)
+    batches = torch.randn(2, 8, 3, 8, 8)
+    joint = [x.chunk(2) for x in state.D(batches.flatten(0, 1), batches=2)]
+    for i, images in enumerate(batches):
+        for ours, alone in zip(joint, state.D(images), strict=True):
+            assert torch.allclose(ours[i], alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("arch", ["mlp", "dcgan", "hybrid"])
 def test_networks_of_one_stage_refuse_another(arch):
     _, state = new_state(arch)

@@ -65,8 +65,8 @@ class Stage:
     def generate(self):
         return self.G(self.latents, self.onehot, resolution=self.resolution, alpha=self.alpha)
 
-    def critic(self, images):
-        return self.D(images, resolution=self.resolution, alpha=self.alpha)
+    def critic(self, images, batches=1):
+        return self.D(images, resolution=self.resolution, alpha=self.alpha, batches=batches)
 
     def discriminator_loss(self):
         return self.loss.discriminator(self.critic, self.reals, self.generate().detach(), self.mixing, self.labels)

@@ -12,7 +12,7 @@ from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, cautions, objective
 def linear_critic(weight, labels=0):
     """D(x) = <w, x>: its gradient is w everywhere."""
 
-    def critic(images):
+    def critic(images, batches=1):
         scores = images.flatten(1) @ weight
         return scores, torch.stack([scores * (i + 1) for i in range(labels)], 1) if labels else scores[:, None][:, :0]
 
@@ -105,7 +105,7 @@ def test_both_networks_losses_are_the_formulas(name):
     )
 
 
-def quadratic_critic(images):
+def quadratic_critic(images, batches=1):
     """D(x) = |x|^2 / 2: its gradient is x."""
     scores = images.square().sum(dim=(1, 2, 3)) / 2
     return scores, scores[:, None][:, :0]
@@ -152,7 +152,7 @@ def test_of_several_scales_the_gradient_is_of_all():
     reals, fakes = ([torch.randn(8, 3, r, r, dtype=torch.float64) for r in (4, 8)] for _ in range(2))
     mixing = torch.rand(8, 1, 1, 1, dtype=torch.float64)
 
-    def critic(images):
+    def critic(images, batches=1):
         scores = sum(quadratic_critic(x)[0] for x in images)
         return scores, scores[:, None][:, :0]
 

@@ -1,10 +1,17 @@
-"""Our convolution and leaky ReLU against torch's own, to the second derivative."""
+"""Our convolution, leaky ReLU and norm against torch's own, to the second derivative where they have one."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pggan.networks.operations import convolve, input_gradients, leaky_relu, summed_by_channel, weights_passed_by
+from pggan.networks.operations import (
+    NormByChannels,
+    convolve,
+    input_gradients,
+    leaky_relu,
+    summed_by_channel,
+    weights_passed_by,
+)
 
 KINDS = [(3, 1, 1, False), (1, 1, 0, False), (4, 2, 1, False), (4, 2, 1, True)]  # kernel, stride, padding, transposed
 
@@ -59,16 +66,31 @@ def test_leaky_relu_is_torchs_own_in_place_to_the_second_derivative():
     assert leaky_relu(z) is not None and torch.equal(z, torch.tensor([-0.2, 2.0]))
 
 
-def test_input_gradients_leave_weight_gradients_out(monkeypatch):
+def test_input_gradients_leave_weight_gradients_out():
     x, weight, bias = inputs(3, False)
+    total, how = convolve(x, weight, bias, padding=1).sum(), {"create_graph": True, "allow_unused": True}
     with weights_passed_by():
-        convolve(x, weight, bias, padding=1).sum().backward()
-    assert x.grad is not None and weight.grad is None and bias.grad is None
-    convolve(x, weight, bias, padding=1).sum().backward()
-    assert weight.grad is not None and bias.grad is not None
+        by_x, by_weight, by_bias = torch.autograd.grad(total, [x, weight, bias], **how)
+    assert by_x is not None and by_weight is None and by_bias is None
+    assert all(gradient is not None for gradient in torch.autograd.grad(total, [x, weight, bias], **how))
 
 
 def test_sum_by_channel():
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
         assert torch.allclose(summed_by_channel(x.contiguous(memory_format=layout)), x.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_norm_by_channels_is_its_formula_with_its_gradient(layout):
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    plain = x / (x.square().mean(dim=1, keepdim=True) + 1e-2).sqrt()
+    assert torch.allclose(NormByChannels.apply(x, 1e-2)[0], plain, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: NormByChannels.apply(x, 1e-2)[0], (x,))
+
+
+def test_norm_by_channels_says_that_it_has_no_second_derivative():
+    x = torch.randn(2, 5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(NormByChannels.apply(x, 1e-8)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
