@@ -43,7 +43,7 @@ from pggan.training.ranks import ALONE  # noqa: E402
 from pggan.training.state import TrainState  # noqa: E402
 from pggan.training.steps import Batch, Stepper  # noqa: E402
 
-PEER = "pro_gan_pytorch"
+PEER, COMPILED = "pro_gan_pytorch", "compiled"
 
 
 def torchs_convolution(
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="ours only")
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
     parser.add_argument("--ablate", action="store_true", help="beside ours, ours with torch's own operations; no peer")
+    parser.add_argument("--compile", action="store_true", help="beside ours, ours with a compiled generator; no peer")
     parser.add_argument("--plain-memory", action="store_true", help="leave the allocation of memory as it is")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
     a = parser.parse_args()
@@ -87,6 +88,8 @@ def main() -> None:
     names = ["ours fp32", "ours bf16"]
     if a.ablate:
         names += [f"{name}, {without}" for without in TORCHS_OWN for name in names[:2]]
+    elif a.compile:
+        names += [f"{name}, {COMPILED}" for name in names]
     elif not a.no_peer:
         names.append(PEER)
     if a.peak_of:
@@ -133,8 +136,9 @@ def compare(
         steps[name]()
         wait(device)
         first = time.perf_counter() - start
+        eager = name.removesuffix(f", {COMPILED}")  # compiled code has no operations to count
         with FlopCount() as counter:
-            steps[name]()
+            steps[eager]()
         sides[name] = {"first_step_seconds": first, "flops": counter.total}
         for _ in range(2):
             steps[name]()
@@ -178,16 +182,22 @@ def side(name: str, stage: tuple[int, int, int], alpha: float, device: torch.dev
     if name == PEER:
         return peer(*stage, alpha, device)
     which, _, without = name.partition(", ")
-    return ours(*stage, alpha, device, which == "ours bf16", TORCHS_OWN.get(without, {}))
+    return ours(*stage, alpha, device, which == "ours bf16", TORCHS_OWN.get(without, {}), without == COMPILED)
 
 
 def ours(
-    maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool, instead: dict[str, Any]
-) -> Step:
-    """Our step on reals that lie on the device as bytes, with other operations instead of our own."""
+    maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool, instead: dict[str, Any],
+    compiled: bool,
+) -> Step:  # fmt: skip
+    """Our step on reals that lie on the device as bytes, with other operations instead of our own.
+
+    compiled: the generator only; torch compiles nothing that is differentiated twice, as the discriminator is.
+    """
     options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
     config = resolve(options)
     state = TrainState(config, 0, device)
+    if compiled:
+        state.G = torch.compile(state.G)
     stepper = Stepper.of(config, bf16)
     images = torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device)
     reals = Batch(images, None, ALONE.share(batch, config.mbstd_group))

@@ -120,7 +120,7 @@ class PixelNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return NormByChannels.apply(x, self.epsilon)[0]
+        return NormByChannels.apply(x, self.epsilon)
 
 
 class MinibatchStdDev(nn.Module):

@@ -51,13 +51,12 @@ class Convolution(torch.autograd.Function):
     """The gradient by the input is the other kind of convolution with the same weight."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, transposed: bool) -> Tensor:
-        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, weight, _, *ctx.geometry = inputs
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, transposed: bool
+    ) -> Tensor:
+        ctx.geometry = stride, padding, transposed
         ctx.save_for_backward(x, weight)
+        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,14 +87,11 @@ class WeightGradient(torch.autograd.Function):
     """Of the convolution from `large` [N, inputs, H, W] to what has the size of `small`; `like`: a weight's shape."""
 
     @staticmethod
-    def forward(large: Tensor, small: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
+    def forward(ctx: Any, large: Tensor, small: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.geometry = stride, padding
+        ctx.save_for_backward(large, small)
         geometry = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
         return torch.ops.aten.convolution_backward(small, large, like, None, *geometry, [False, True, False])[1]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        large, small, _, *ctx.geometry = inputs
-        ctx.save_for_backward(large, small)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -119,13 +115,11 @@ class LeakyReLU(torch.autograd.Function):
     """In place; its second derivative is zero, and is not worked out."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return F.leaky_relu_(x, LEAKINESS)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.mark_dirty(output)
-        ctx.save_for_backward(output)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        F.leaky_relu_(x, LEAKINESS)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -142,20 +136,17 @@ class NormByChannels(torch.autograd.Function):
     """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least. Has no second derivative."""
 
     @staticmethod
-    def forward(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
         r = torch.rsqrt(length.square() / x.shape[1] + epsilon).to(x.dtype)
-        return x * r, r
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*output)
-        ctx.mark_non_differentiable(output[1])
+        y = x * r
+        ctx.save_for_backward(y, r)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         y, r = ctx.saved_tensors
         along_y = (gradient * y).mean(dim=1, keepdim=True)
         return torch.addcmul(gradient, y, along_y, value=-1).mul_(r), None
