@@ -122,14 +122,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def resident_memory() -> int:
-    """Bytes of main memory that the process takes now; 0 where the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return 0
-
-
 def peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU's memory where there is one, else of the process; 0 on Windows, which does not tell."""
     if device.type == "cuda":

@@ -20,13 +20,15 @@ from datasets import open_source
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator, build
-from .device import choose_device, choose_precision, resident_memory
+from .device import choose_device, choose_precision, peak_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
 from .ranks import ALONE, Ranks
 from .state import TrainState, make_optimizer
 from .steps import Batch, Stepper
 from .tracking import duration
+
+HOLES = 1.6  # bytes of a CPU's memory to a byte of tensors: measured on Linux from 128 maps at 32x32 to 256 at 64x64
 
 
 def costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
@@ -64,12 +66,13 @@ def print_plan(config: TrainConfig) -> None:
         ConfigError: a plan that cannot be carried out.
     """
     plan, device = GrowthController(config), choose_device(config.device)
-    before = resident_memory() if device.type == "cpu" else 0
     state = TrainState(config, len(open_source(config.data, config.labels).classes), device)
     costs = costs_per_image(state.arguments)
     bf16 = choose_precision(config, device) == "bf16"
-    peaks = [before + memory(config, state, plan.phase(row.start + 1), bf16) for row in plan.rows()]
-    speed, of_each_step = measured_speed(config, state, costs, bf16)
+    speed, of_each_step, tried = measured_speed(config, state, costs, bf16)
+    holes, taken = (HOLES, peak_memory(device)) if device.type == "cpu" else (1.0, 0)
+    beside_tensors = max(taken - holes * memory(config, state, tried, bf16), 0)
+    peaks = [beside_tensors + holes * memory(config, state, plan.phase(row.start + 1), bf16) for row in plan.rows()]
     rows, total = [], 0.0
     for row, peak in zip(plan.rows(), peaks, strict=True):
         seconds = (row.end - row.start) * (costs[row.resolution] / speed + of_each_step / row.batch_size)
@@ -96,8 +99,8 @@ def print_plan(config: TrainConfig) -> None:
 
 def measured_speed(
     config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool
-) -> tuple[float, float]:  # fmt: skip
-    """Cost carried out in a second, and the seconds that a step takes beside that, whatever its batch.
+) -> tuple[float, float, Phase]:  # fmt: skip
+    """Cost carried out in a second, the seconds that a step takes beside that, whatever its batch, and the phase tried.
 
     By real steps of one and of three minibatch-stddev groups at the largest stage that takes about a second on a slow
     machine. What does not grow with the batch is the optimizers', or a GPU's waiting for its next kernel.
@@ -107,20 +110,23 @@ def measured_speed(
     resolution = max(affordable)
     stepper = Stepper.of(replace(config, n_critic=1), bf16)
 
+    def phase(count: int) -> Phase:
+        return Phase(resolution, 1.0, count, 0.0, 1)
+
     def seconds(count: int) -> float:
         images = torch.randint(256, (count, config.channels, resolution, resolution), dtype=torch.uint8)
         labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
         found = []
         for _ in range(4):
             start = time.perf_counter()
-            stepper.step(state, Batch(images, labels, ALONE.share(count, batch)), Phase(resolution, 1.0, count, 0.0, 1))
+            stepper.step(state, Batch(images, labels, ALONE.share(count, batch)), phase(count))
             float(state.skipped_in_a_row.sum())  # waits for the device
             found.append(time.perf_counter() - start)
         return min(found[1:])
 
     one, three = seconds(batch), seconds(3 * batch)
     of_images = max((three - one) / 2, one / 20)
-    return costs[resolution] * batch / of_images, max(one - of_images, 0.0)
+    return costs[resolution] * batch / of_images, max(one - of_images, 0.0), phase(3 * batch)
 
 
 def used_parameters(network: nn.Module, resolution: int) -> int:
@@ -159,7 +165,7 @@ class LiveBytes(TorchDispatchMode):
 def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:
     """Bytes of the tensors that live at the peak of a stage's steps, found by steps on tensors without content.
 
-    state: one that has not trained yet; it stays so.
+    state: its networks; they stay as they are.
     """
     batch, side = phase.batch_size, phase.resolution
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:

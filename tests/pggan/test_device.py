@@ -6,7 +6,7 @@ import torch
 from checkpoints import RunDirectory
 from pggan.config import ConfigError, resolve
 from pggan.training import device
-from pggan.training.device import FASTER_IN_BF16, choose_precision, peak_memory, resident_memory
+from pggan.training.device import FASTER_IN_BF16, choose_precision, peak_memory
 from pggan.training.resume import same_run
 
 CPU = torch.device("cpu")
@@ -49,4 +49,4 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
 
 def test_peak_memory_is_at_least_what_is_taken():
     held = torch.ones(2**24)  # perhaps in memory that earlier tests gave back
-    assert peak_memory(CPU) >= resident_memory() * 0.99 >= held.nbytes * 0.99
+    assert peak_memory(CPU) >= held.nbytes * 0.99
