@@ -49,6 +49,7 @@ COMMON = "--loss relativistic --penalty r1+r2 --r-weight 1"
 ABLATIONS = {
     "pggan, penalty by native pixels": "--penalty-pixels native",
     "pggan, adaptive growth": "--growth adaptive",
+    "pggan, float32": "--precision fp32",  # where --precision is bf16
 }
 SCORES = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
 COLOURS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
@@ -117,7 +118,8 @@ def experiment(a: argparse.Namespace) -> Iterator[dict]:
             for system in (name for name in SYSTEMS if name != "pggan"):
                 yield run(system, objective, grown["seconds"])
         for system in ABLATIONS:
-            yield run(system, "own")
+            if system != "pggan, float32" or a.precision == "bf16":
+                yield run(system, "own")
 
 
 def trained(
@@ -131,9 +133,9 @@ def trained(
     run = a.out / "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, str(seed)]).lower()
     networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
     options = (
-        f"{networks} {own if objective == 'own' else COMMON} {schedule(system, a.kimg)} {ABLATIONS.get(system, '')} "
+        f"{networks} {own if objective == 'own' else COMMON} {schedule(system, a.kimg)} "
         f"--resolution {a.resolution} --allow-upscale --seed {seed} --track none --tick-kimg {a.kimg / 2:.4f} "
-        f"--metric-images {a.metric_images} --device cpu --precision {a.precision} --out {run}"
+        f"--metric-images {a.metric_images} --device cpu --precision {a.precision} --out {run} {ABLATIONS.get(system, '')}"
     )
     if a.resolution < 32:
         options = options.replace("4:0.005,32:0.002", "0.005")
