@@ -26,13 +26,16 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from datasets import open_pyramid, open_source
+from PIL import Image
+
+from datasets import contact_sheet, open_pyramid, open_source
 from metrics import Suite, default_folder
 from pggan import load
 from pggan.config import add_options, resolve
 from pggan.training import train
 from pggan.training.device import keep_freed_memory
 from pggan.training.evaluation import Judge, modes_of_embedded_set
+from pggan.use.film import captioned
 
 ROOT = Path(__file__).parents[1]
 NARROW = "--fmap-base 512 --fmap-max 64 --batch-size 8 --ema-decay 0.99"
@@ -95,7 +98,7 @@ def main() -> None:
     if a.write:
         raw = "".join(json.dumps(result) + "\n" for result in results)
         (ROOT / "benchmarks" / "results" / "compare-architectures" / "results.jsonl").write_text(raw)
-        write_page(text, results)
+        write_page(text, results, a.out)
 
 
 def experiment(a: argparse.Namespace) -> Iterator[dict]:
@@ -130,12 +133,13 @@ def trained(
 
     Growing networks are judged at the last resolution, the others first after a quarter, which tells their speed.
     """
-    run = a.out / "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, str(seed)]).lower()
+    run = a.out / run_name(data, system, objective, seed)
     networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
     options = (
         f"{networks} {own if objective == 'own' else COMMON} {schedule(system, a.kimg)} "
         f"--resolution {a.resolution} --allow-upscale --seed {seed} --track none --tick-kimg {a.kimg / 2:.4f} "
-        f"--metric-images {a.metric_images} --device cpu --precision {a.precision} --out {run} {ABLATIONS.get(system, '')}"
+        f"--metric-images {a.metric_images} --device cpu --precision {a.precision} "
+        f"--out {run} {ABLATIONS.get(system, '')}"
     )
     if a.resolution < 32:
         options = options.replace("4:0.005,32:0.002", "0.005")
@@ -155,6 +159,10 @@ def trained(
     what = {"run": run.name, "data": data, "system": system, "objective": objective, "seed": seed}
     at_images = next(moment for moment in course if moment["images"] >= a.kimg * 1000)
     return what | at_images | {"course": course, "health": signs}
+
+
+def run_name(data: str, system: str, objective: str, seed: int) -> str:
+    return "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, str(seed)]).lower()
 
 
 def reached(
@@ -252,8 +260,22 @@ def plot(results: list[dict], data: str, score: str, path: Path) -> None:
     plt.close(figure)
 
 
-def write_page(text: str, results: list[dict]) -> None:
-    """Put the table and the plots into docs/experiments.md, between its marks."""
+def draw(runs: Path, data: str, path: Path) -> None:
+    """Sixteen images of each system with its own objective, as it was at the end of the first seed's run."""
+    sheets = []
+    for system in SYSTEMS:
+        model = load(runs / run_name(data, system, "own", 0))
+        images = model.draw(model.latents(list(range(16))))
+        sheets.append(captioned(contact_sheet(images.numpy(), columns=8).convert("RGB"), system))
+    width, height = sheets[0].size
+    page = Image.new("RGB", (2 * width + 8, 3 * height), "white")
+    for i, sheet in enumerate(sheets):
+        page.paste(sheet, (i % 2 * (width + 8), i // 2 * height))
+    page.save(path)
+
+
+def write_page(text: str, results: list[dict], runs: Path) -> None:
+    """Put the table, the plots and the pictures into docs/experiments.md, between its marks."""
     page = ROOT / "docs" / "experiments.md"
     pictures = []
     for data in dict.fromkeys(r["data"] for r in results):
@@ -261,6 +283,9 @@ def write_page(text: str, results: list[dict]) -> None:
         name = f"{score}-against-time-{data.lower()}.svg"
         plot(results, data, score, ROOT / "docs" / "pictures" / name)
         pictures.append(f"![{SCORES[score]} on {data} against CPU seconds](pictures/{name})")
+        name = f"compare-{data.lower()}.png"
+        draw(runs, data, ROOT / "docs" / "pictures" / name)
+        pictures.append(f"![Images of {data} from each system at the end of its run](pictures/{name})")
     before, _, after = page.read_text().split(MARK)
     page.write_text(f"{before}{MARK}\n\n{text}\n\n" + "\n\n".join([*pictures, f"{MARK}{after}"]))
 
