@@ -264,7 +264,9 @@ def draw(runs: Path, data: str, path: Path) -> None:
     """Sixteen images of each system with its own objective, as it was at the end of the first seed's run."""
     sheets = []
     for system in SYSTEMS:
-        model = load(runs / run_name(data, system, "own", 0))
+        if not (run := runs / run_name(data, system, "own", 0)).exists():
+            continue
+        model = load(run)
         images = model.draw(model.latents(list(range(16))))
         sheets.append(captioned(contact_sheet(images.numpy(), columns=8).convert("RGB"), system))
     width, height = sheets[0].size

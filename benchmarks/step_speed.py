@@ -76,8 +76,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least (default: %(default)s)")
     parser.add_argument("--no-peer", action="store_true", help="ours only")
     parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
-    parser.add_argument("--ablate", action="store_true", help="beside ours, ours with torch's own operations; no peer")
-    parser.add_argument("--compile", action="store_true", help="beside ours, ours with a compiled generator; no peer")
+    beside = parser.add_mutually_exclusive_group()
+    beside.add_argument("--ablate", action="store_true", help="beside ours, ours with torch's own operations; no peer")
+    beside.add_argument("--compile", action="store_true", help="beside ours, ours with a compiled generator; no peer")
     parser.add_argument("--plain-memory", action="store_true", help="leave the allocation of memory as it is")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
     a = parser.parse_args()

@@ -25,7 +25,7 @@ class Drawing(nn.Module):
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         onehot = one_hot(labels, self.generator.label_size)
-        return self.generator(latents, onehot, resolution=self.resolution, alpha=self.alpha)
+        return self.generator(latents, onehot, resolution=self.resolution, alpha=self.alpha).contiguous()
 
     def example(self) -> tuple[Tensor, ...]:
         """Arguments of `forward`, by which it is traced."""

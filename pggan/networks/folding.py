@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .architectures import AnyGenerator
-from .layers import EqualizedConv2d, FusedUpConv2d
+from .layers import EqualizedConv2d, EqualizedLatent, FusedUpConv2d
 
 
 def folded(generator: AnyGenerator) -> AnyGenerator:
@@ -20,6 +20,8 @@ def folded(generator: AnyGenerator) -> AnyGenerator:
         for name, layer in list(module.named_children()):
             if isinstance(layer, EqualizedConv2d):
                 setattr(module, name, plain(layer))
+            elif isinstance(layer, EqualizedLatent):
+                layer.to(memory_format=torch.channels_last)  # as it is multiplied by
     return generator
 
 

@@ -130,7 +130,6 @@ class MinibatchStdDev(nn.Module):
 
     Args:
         group_size: samples in a group; a smaller batch is one group.
-        batches: how many batches of one size `x` is, one after another; no group has samples of two.
     """
 
     def __init__(self, group_size: int = 4, epsilon: float = 1e-8):
@@ -138,6 +137,7 @@ class MinibatchStdDev(nn.Module):
         self.group_size, self.epsilon = group_size, epsilon
 
     def forward(self, x: Tensor, batches: int = 1) -> Tensor:
+        """batches: how many batches of one size x is, one after another; no group has samples of two."""
         n = len(x) // batches
         group = min(self.group_size, n)
         if n % group:

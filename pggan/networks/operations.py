@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 LEAKINESS = 0.2
 passing_weights_by = False
@@ -133,20 +132,29 @@ def leaky_relu(x: Tensor) -> Tensor:
 
 
 class NormByChannels(torch.autograd.Function):
-    """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least. Has no second derivative."""
+    """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
-        exact = torch.promote_types(x.dtype, torch.float32)
-        length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
-        r = torch.rsqrt(length.square() / x.shape[1] + epsilon).to(x.dtype)
+        r = inverse_length(x, epsilon)
         y = x * r
-        ctx.save_for_backward(y, r)
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(x, y, r)  # others hold x and y, too
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        y, r = ctx.saved_tensors
+        x, y, r = ctx.saved_tensors
+        differentiable = torch.is_grad_enabled()
+        if differentiable:
+            r = inverse_length(x, ctx.epsilon)
         along_y = (gradient * y).mean(dim=1, keepdim=True)
-        return torch.addcmul(gradient, y, along_y, value=-1).mul_(r), None
+        across_y = torch.addcmul(gradient, y, along_y, value=-1)
+        return across_y * r if differentiable else across_y.mul_(r), None
+
+
+def inverse_length(x: Tensor, epsilon: float) -> Tensor:
+    """1 / sqrt(mean of x^2 over dimension 1 + epsilon)."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
+    return torch.rsqrt(length.square() / x.shape[1] + epsilon).to(x.dtype)

@@ -165,7 +165,7 @@ class LiveBytes(TorchDispatchMode):
 def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:
     """Bytes of the tensors that live at the peak of a stage's steps, found by steps on tensors without content.
 
-    state: its networks; they stay as they are.
+    state: whose networks' arguments and device count; it is not changed.
     """
     batch, side = phase.batch_size, phase.resolution
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:

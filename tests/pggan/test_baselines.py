@@ -50,8 +50,8 @@ def test_latents_become_images_and_images_scores(arch, channels, labels):
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_two_batches_in_one_pass_are_judged_as_if_alone(arch):
-    _, state = new_state(arch, 3)
-    batches = torch.randn(2, 8, 3, 8, 8)
+    _, state = new_state(arch, 3, resolution=16)
+    batches = torch.randn(2, 8, 3, 16, 16)
     joint = [x.chunk(2) for x in state.D(batches.flatten(0, 1), batches=2)]
     for i, images in enumerate(batches):
         for ours, alone in zip(joint, state.D(images), strict=True):

@@ -127,6 +127,9 @@ def test_penalties_add_up_under_every_loss(name):
     terms = halved.discriminator(quadratic_critic, reals, fakes, mixing)
     assert terms["d_loss"].item() == pytest.approx(plain + np.mean(5 / 2 * (norms[0] / 2) ** 2), rel=1e-12)
     assert terms["grad_norm"].item() == pytest.approx(norms[0].mean() / 2, rel=1e-12)
+    terms = Loss(ADVERSARIAL[name], r2=7.0).discriminator(quadratic_critic, reals, fakes, mixing)
+    assert terms["d_loss"].item() == pytest.approx(plain + np.mean(7 / 2 * norms[1] ** 2), rel=1e-12)
+    assert terms["grad_norm"].item() == pytest.approx(norms[1].mean(), rel=1e-12)
 
 
 def test_r1_of_a_flat_critic_has_a_gradient():
