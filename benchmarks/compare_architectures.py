@@ -131,7 +131,7 @@ def trained(
 ) -> dict:  # fmt: skip
     """Train and judge one run, for the number of images and for so many seconds; or read what it left.
 
-    Growing networks are judged at the last resolution, the others first after a quarter, which tells their speed.
+    Growing networks are judged at the last resolution; a quarter of the images tells the others' speed.
     """
     run = a.out / run_name(data, system, objective, seed)
     networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
@@ -145,15 +145,15 @@ def trained(
         options = options.replace("4:0.005,32:0.002", "0.005")
     options = [source, *options.split()]
     course = []
-    reach = partial(reached, a.out, run, options, judge, a.resolution, course)
+    reach = partial(reached, a.out, run, options, a.resolution, course)
     if system in GROWING:
         for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at 32x32 by then
-            reach(part * a.kimg)
+            reach(part * a.kimg, judge)
     else:
-        reach(a.kimg / 4)
+        reach(a.kimg / 4, None)
         equal_time = a.kimg / 4 * seconds / course[0]["seconds"]
         for kimg in sorted({a.kimg, max(equal_time, a.kimg / 4)}):
-            reach(kimg)
+            reach(kimg, judge)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     signs = sorted({sign for line in log for sign in line["health"]})
     what = {"run": run.name, "data": data, "system": system, "objective": objective, "seed": seed}
@@ -166,7 +166,7 @@ def run_name(data: str, system: str, objective: str, seed: int) -> str:
 
 
 def reached(
-    folder: Path, run: Path, options: list[str], judge: Judge, resolution: int, course: list[dict], kimg: float
+    folder: Path, run: Path, options: list[str], resolution: int, course: list[dict], kimg: float, judge: Judge | None
 ) -> None:
     """Append to the course what the run scores after so many thousand images; train it up to there first."""
     moment = run / f"after-{kimg:.3f}-kimg.json"
@@ -182,7 +182,7 @@ def reached(
             finally:
                 seconds = time.process_time() - start + (float(spent.read_text()) if spent.exists() else 0)
                 spent.write_text(str(seconds))
-            scores = judge(load(run).generator, resolution, 1.0)
+            scores = judge(load(run).generator, resolution, 1.0) if judge else {}
         images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
         scores = {name: scores[name] for name in SCORES if name in scores}
         moment.write_text(json.dumps({"images": images, "seconds": seconds} | scores) + "\n")
@@ -207,8 +207,8 @@ def at_seconds(course: list[dict], seconds: float) -> dict:
     later = next((i for i, moment in enumerate(course) if moment["seconds"] >= seconds), len(course) - 1)
     before, after = course[max(later - 1, 0)], course[later]
     part = (seconds - before["seconds"]) / ((after["seconds"] - before["seconds"]) or 1)
-    names = before.keys() & after.keys()
-    return {name: before[name] + min(part, 1) * (after[name] - before[name]) for name in names} | {"seconds": seconds}
+    now = {name: before[name] + min(part, 1) * (after[name] - before[name]) for name in before.keys() & after.keys()}
+    return after | now | {"seconds": seconds}
 
 
 def table(results: list[dict]) -> list[str]:
