@@ -214,20 +214,22 @@ def at_seconds(course: list[dict], seconds: float) -> dict:
 def table(results: list[dict]) -> list[str]:
     """Markdown: means over seeds, with the standard deviation where there are several."""
     scores = {name: title for name, title in SCORES.items() if any(name in r for r in results)}
-    heads = ["data", "objective", "equal", "system", "seeds", "kimg", "CPU seconds", "images/s", *scores.values()]
+    at_time = [f"{title}, equal time" for title in scores.values()]
+    heads = ["data", "objective", "system", "seeds", "images/s", *scores.values(), "kimg in equal time", *at_time]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for r in results:
-        rival = next((o for o in results if o["system"] == "pggan" and same(o, r, "data", "objective", "seed")), None)
-        groups.setdefault((r["data"], r["objective"], "images", r["system"]), []).append(r)
-        if rival:
-            moment = at_seconds(r["course"], rival["seconds"])
-            groups.setdefault((r["data"], r["objective"], "time", r["system"]), []).append(moment)
+        rivals = [o for o in results if o["system"] == "pggan" and same(o, r, "data", "objective", "seed")]
+        if rivals:
+            moments = r, at_seconds(r["course"], rivals[0]["seconds"])
+            groups.setdefault((r["data"], r["objective"], r["system"]), []).append(moments)
     order = [*SYSTEMS, *ABLATIONS]
-    for key, moments in sorted(groups.items(), key=lambda item: (*item[0][:3], order.index(item[0][3]))):
-        kimg, seconds = (statistics.fmean(m[name] for m in moments) for name in ("images", "seconds"))
-        cells = [*key, len(moments), f"{kimg / 1000:.1f}", f"{seconds:.0f}", f"{kimg / seconds:.0f}" if seconds else ""]
-        cells += [spread([m[name] for m in moments if name in m]) for name in scores]
+    for key, moments in sorted(groups.items(), key=lambda item: (*item[0][:2], order.index(item[0][2]))):
+        speed = statistics.fmean(images["images"] / images["seconds"] for images, _ in moments)
+        cells = [*key, len(moments), f"{speed:.0f}"]
+        cells += [spread([images[name] for images, _ in moments if name in images]) for name in scores]
+        cells += [f"{statistics.fmean(time['images'] for _, time in moments) / 1000:.1f}"]
+        cells += [spread([time[name] for _, time in moments if name in time]) for name in scores]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return rows
 
