@@ -203,7 +203,10 @@ def schedule(system: str, kimg: float) -> str:
 
 
 def at_seconds(course: list[dict], seconds: float) -> dict:
-    """What a run had reached after so many seconds of training, interpolated between the moments it was judged at."""
+    """What a run had reached after so many seconds of training, interpolated between the moments it was judged at.
+
+    Scores that the moment before has not, because nobody judged it, are those of the moment after.
+    """
     later = next((i for i, moment in enumerate(course) if moment["seconds"] >= seconds), len(course) - 1)
     before, after = course[max(later - 1, 0)], course[later]
     part = (seconds - before["seconds"]) / ((after["seconds"] - before["seconds"]) or 1)

@@ -64,7 +64,7 @@ TORCHS_OWN = {  # instead of ours, in turn
 Step = Callable[[], None]
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the table goes (default: print it only)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -81,7 +81,11 @@ def main() -> None:
     beside.add_argument("--compile", action="store_true", help="beside ours, ours with a compiled generator; no peer")
     parser.add_argument("--plain-memory", action="store_true", help="leave the allocation of memory as it is")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
-    a = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    a = options()
     if not a.plain_memory:
         keep_freed_memory()
     device = torch.device(a.device)
