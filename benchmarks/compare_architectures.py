@@ -12,7 +12,8 @@ Time is the processor's, on one thread (OMP_NUM_THREADS=1): waiting for other wo
 does to caches and memory does, so that a quiet machine is better.
 Runs that are there are not trained again, and a run that was broken off goes on, so the command can be stopped and
 given again. Seeds come one after the other, each with all sets: what is there is always worth a table. Two processes
-can fill one folder, one of them with --no-synthetic and the other without MNIST and CIFAR-10.
+can fill one folder, one of them with --no-synthetic and the other without MNIST and CIFAR-10. A folder is for runs of
+one length, judged alike: it keeps what they have in common in experiment.json and refuses others.
 """
 
 import argparse
@@ -57,7 +58,7 @@ ABLATIONS = {
 SCORES = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
 COLOURS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
 GROWING = ("pggan", *ABLATIONS)
-MARK = "<!-- compare_architectures -->"
+IN_COMMON = "kimg", "resolution", "metric_images", "metrics", "precision"
 
 
 def main() -> None:
@@ -79,16 +80,26 @@ def main() -> None:
         "--precision", default="fp32", choices=["fp32", "bf16"],
         help="of training and of Inception (default: %(default)s)",
     )  # fmt: skip
+    p.add_argument(
+        "--systems", nargs="+", default=[*SYSTEMS, *ABLATIONS], choices=[*SYSTEMS, *ABLATIONS], metavar="SYSTEM",
+        help=f"of {', '.join(map(repr, [*SYSTEMS, *ABLATIONS]))}; 'pggan' always is, for its time (default: all)",
+    )  # fmt: skip
+    p.add_argument(
+        "--objectives", nargs="+", default=["own", "common"], choices=["own", "common"], metavar="OBJECTIVE",
+        help="own, common, or both; ablations are by their own (default: both)",
+    )  # fmt: skip
     p.add_argument("--seeds", type=int, default=3, help="on the synthetic set and MNIST (default: %(default)s)")
     p.add_argument("--cifar-seeds", type=int, default=1, help="on CIFAR-10 (default: %(default)s)")
     p.add_argument("--quick", action="store_true", help="1,500 images, one seed, SWD, 16x16: to see that it works")
     p.add_argument("--write", action="store_true", help="write docs/experiments.md and its plots, and train nothing")
     a = p.parse_args()
     a.resolution = 32
+    if a.precision == "fp32":
+        a.systems = [system for system in a.systems if system != "pggan, float32"]
     if a.quick:
         a.kimg, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 64, "swd", 1, 16
-    a.out.mkdir(parents=True, exist_ok=True)
     if not a.write:
+        agree(a)
         keep_freed_memory()
         for result in experiment(a):
             (a.out / result["run"] / "result.json").write_text(json.dumps(result) + "\n")
@@ -96,9 +107,19 @@ def main() -> None:
     text = "\n".join(table(results))
     print(text)
     if a.write:
-        raw = "".join(json.dumps(result) + "\n" for result in results)
-        (ROOT / "benchmarks" / "results" / "compare-architectures" / "results.jsonl").write_text(raw)
         write_page(text, results, a.out)
+
+
+def agree(a: argparse.Namespace) -> None:
+    """Keep what the folder's runs have in common; SystemExit where these would differ."""
+    wanted = {name: getattr(a, name) for name in IN_COMMON}
+    a.out.mkdir(parents=True, exist_ok=True)
+    kept = a.out / "experiment.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(wanted) + "\n")
+    there = json.loads(kept.read_text())
+    if there != wanted:
+        raise SystemExit(f"{a.out} holds runs of {there}; these are of {wanted}: give another --out")
 
 
 def experiment(a: argparse.Namespace) -> Iterator[dict]:
@@ -115,14 +136,12 @@ def experiment(a: argparse.Namespace) -> Iterator[dict]:
             more = modes_of_embedded_set(source, pyramid.channels)
             judges[data] = Judge(pyramid, suite(more=more, cache=default_folder()), a.metric_images, seed=0)
         run = partial(trained, a, data, source, judges[data], seed)
-        for objective in ("own", "common"):
+        for objective in a.objectives:
             grown = run("pggan", objective)
             yield grown
-            for system in (name for name in SYSTEMS if name != "pggan"):
-                yield run(system, objective, grown["seconds"])
-        for system in ABLATIONS:
-            if system != "pggan, float32" or a.precision == "bf16":
-                yield run(system, "own")
+            for system in a.systems:
+                if system != "pggan" and (system in SYSTEMS or objective == "own"):
+                    yield run(system, objective, grown["seconds"])
 
 
 def trained(
@@ -131,7 +150,7 @@ def trained(
 ) -> dict:  # fmt: skip
     """Train and judge one run, for the number of images and for so many seconds; or read what it left.
 
-    Growing networks are judged at the last resolution; a quarter of the images tells the others' speed.
+    Growing networks are judged at the last resolution. A quarter of the images tells the others' speed.
     """
     run = a.out / run_name(data, system, objective, seed)
     networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
@@ -150,7 +169,7 @@ def trained(
         for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at 32x32 by then
             reach(part * a.kimg, judge)
     else:
-        reach(a.kimg / 4, None)
+        reach(a.kimg / 4, judge)
         equal_time = a.kimg / 4 * seconds / course[0]["seconds"]
         for kimg in sorted({a.kimg, max(equal_time, a.kimg / 4)}):
             reach(kimg, judge)
@@ -166,7 +185,7 @@ def run_name(data: str, system: str, objective: str, seed: int) -> str:
 
 
 def reached(
-    folder: Path, run: Path, options: list[str], resolution: int, course: list[dict], kimg: float, judge: Judge | None
+    folder: Path, run: Path, options: list[str], resolution: int, course: list[dict], kimg: float, judge: Judge
 ) -> None:
     """Append to the course what the run scores after so many thousand images; train it up to there first."""
     moment = run / f"after-{kimg:.3f}-kimg.json"
@@ -182,7 +201,7 @@ def reached(
             finally:
                 seconds = time.process_time() - start + (float(spent.read_text()) if spent.exists() else 0)
                 spent.write_text(str(seconds))
-            scores = judge(load(run).generator, resolution, 1.0) if judge else {}
+            scores = judge(load(run).generator, resolution, 1.0)
         images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
         scores = {name: scores[name] for name in SCORES if name in scores}
         moment.write_text(json.dumps({"images": images, "seconds": seconds} | scores) + "\n")
@@ -282,19 +301,23 @@ def draw(runs: Path, data: str, path: Path) -> None:
 
 
 def write_page(text: str, results: list[dict], runs: Path) -> None:
-    """Put the table, the plots and the pictures into docs/experiments.md, between its marks."""
+    """Put the table, the plots and the pictures into docs/experiments.md, between the marks of the runs' length."""
+    kimg = json.loads((runs / "experiment.json").read_text())["kimg"]
+    raw = ROOT / "benchmarks" / "results" / "compare-architectures" / f"{kimg:g}-kimg.jsonl"
+    raw.write_text("".join(json.dumps(result) + "\n" for result in results))
     page = ROOT / "docs" / "experiments.md"
     pictures = []
     for data in dict.fromkeys(r["data"] for r in results):
         score = "fid" if any("fid" in r for r in results) else "swd"
-        name = f"{score}-against-time-{data.lower()}.svg"
+        name = f"{score}-against-time-{data.lower()}-{kimg:g}-kimg.svg"
         plot(results, data, score, ROOT / "docs" / "pictures" / name)
         pictures.append(f"![{SCORES[score]} on {data} against CPU seconds](pictures/{name})")
-        name = f"compare-{data.lower()}.png"
+        name = f"compare-{data.lower()}-{kimg:g}-kimg.png"
         draw(runs, data, ROOT / "docs" / "pictures" / name)
         pictures.append(f"![Images of {data} from each system at the end of its run](pictures/{name})")
-    before, _, after = page.read_text().split(MARK)
-    page.write_text(f"{before}{MARK}\n\n{text}\n\n" + "\n\n".join([*pictures, f"{MARK}{after}"]))
+    mark = f"<!-- compare_architectures, {kimg:g} kimg -->"
+    before, _, after = page.read_text().split(mark)
+    page.write_text(f"{before}{mark}\n\n{text}\n\n" + "\n\n".join([*pictures, f"{mark}{after}"]))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def last(stage: Sequence[Line], name: str, count: int = LASTING) -> list[float]:
 def collapsed(stage: Sequence[Line]) -> bool:
     """Images alike for LASTING ticks, or few of the embedded set's modes."""
     near, modes, real = (last(stage, name) for name in ("variety", "modes_shown", "modes_shown_real"))
-    few = bool(modes) and bool(real) and max(modes) < 0.4 * min(real)
+    few = bool(modes) and bool(real) and max(modes) < 0.25 * min(real)
     return few or (bool(near) and max(near) < 0.35)
 
 

@@ -48,6 +48,10 @@ def test_one_bad_tick_is_no_collapse_and_another_stage_does_not_count():
     assert signs([*lines(variety=0.1), *({**line, "resolution": 32} for line in later)]) == []
 
 
+def test_a_young_generator_that_shows_a_third_of_the_modes_in_varied_images_has_not_collapsed():
+    assert signs(lines(modes_shown=10)) == []
+
+
 def test_a_slope_of_the_scores_is_no_oscillation():
     assert signs(lines(fake_score=lambda i: 9.0 * i, real_score=lambda i: 9.0 * i + 1)) == []
 
