@@ -6,7 +6,8 @@
 At every resolution both deliver uint8 batches [N, 3, r, r] in a new order each epoch, in turns in one run; a turn is
 two seconds, the median of three turns counts. What follows (floats, mirroring) is the same for both and left out.
 First, the time to build the cache for the largest resolution beside one epoch of ImageFolder at it with the same number
-of workers, in turns too: with its usual bilinear filter, and with the Lanczos filter that the cache is built with.
+of workers, in turns too: with its usual bilinear filter, as uint8 and as the floats that most make of it (ToTensor),
+and with the Lanczos filter that the cache is built with, as uint8.
 
 Needs torchvision. The files should fit in memory, so that the disk's speed does not enter.
 """
@@ -19,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ def main() -> None:
         count, seconds = len(open_source(a.folder)), build_and_epochs(a, Path(cache))
         built, *epochs = (f"{statistics.median(values):.2f} s" for values in seconds.values())
         print(f"{count} images, {a.workers} workers: cache built in {built}, ", end="")
-        print("one ImageFolder epoch {} (bilinear), {} (Lanczos)".format(*epochs))
+        print("one ImageFolder epoch {} (bilinear), {} (bilinear, floats), {} (Lanczos)".format(*epochs))
         pyramid = open_pyramid(open_source(a.folder), a.resolution, 3, cache=Path(cache))
         print("resolution  ours, images/s  ImageFolder, images/s  ratio")
         for resolution in pyramid.levels:
@@ -65,12 +66,15 @@ def main() -> None:
 
 def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float]]:
     """Seconds of each, in turns; each cache is removed before the next, so that the memory for files is not new."""
-    seconds: dict[str, list[float]] = {"build": [], "epoch_bilinear": [], "epoch_lanczos": []}
+    seconds: dict[str, list[float]] = {
+        "build": [], "epoch_bilinear": [], "epoch_bilinear_floats": [], "epoch_lanczos": []
+    }  # fmt: skip
     for _ in range(TURNS):
         shutil.rmtree(cache)
         work = (
             lambda: open_pyramid(open_source(a.folder), a.resolution, 3, workers=a.workers, cache=cache),
             lambda: list(map(len, imagefolder(a, a.resolution))),
+            lambda: list(map(len, imagefolder(a, a.resolution, last=transforms.ToTensor))),
             lambda: list(map(len, imagefolder(a, a.resolution, InterpolationMode.LANCZOS))),
         )
         for values, do in zip(seconds.values(), work, strict=True):
@@ -81,9 +85,10 @@ def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float
 
 
 def imagefolder(
-    a: argparse.Namespace, resolution: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR
-) -> torch.utils.data.DataLoader:
-    steps = [transforms.Resize(resolution, interpolation), transforms.CenterCrop(resolution), transforms.PILToTensor()]
+    a: argparse.Namespace, resolution: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+    last: Callable = transforms.PILToTensor,
+) -> torch.utils.data.DataLoader:  # fmt: skip
+    steps = [transforms.Resize(resolution, interpolation), transforms.CenterCrop(resolution), last()]
     images = ImageFolder(a.folder, transforms.Compose(steps))
     return torch.utils.data.DataLoader(images, a.batch_size, shuffle=True, num_workers=a.workers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .parallel import cores, in_parallel
 from .places import write_whole
 from .survey import reason, survey
 
-BATCH_BYTES = 1 << 20  # what is summed up stays in the processor's cache
+BATCH_BYTES = 2 << 20  # what is summed up stays in the processor's cache
 
 
 def build(
@@ -84,11 +84,11 @@ def gigabytes(size: float) -> str:
 
 @dataclass
 class Progress:
-    """What is known of the images done so far: reasons by index of the bad ones, how many were enlarged."""
+    """What is known of the images done so far: reasons by index of the bad ones, indices of those enlarged."""
 
     done: set[int] = field(default_factory=set)
     bad: dict[int, str] = field(default_factory=dict)
-    enlarged: int = 0
+    enlarged: list[int] = field(default_factory=list)
 
     def add(self, span: dict) -> None:
         self.done.add(span["start"])
@@ -110,18 +110,20 @@ class Job:
         self.journal = folder / "journal"
 
     def spans(self) -> Iterator[tuple[int, int]]:
-        step = min(max(BATCH_BYTES // int(np.prod(self.shape)), 1), 64)
-        return ((start, min(start + step, len(self.source))) for start in range(0, len(self.source), step))
+        count = len(self.source)
+        step = max(min(BATCH_BYTES // int(np.prod(self.shape)), 64, count // 64), 1)
+        return ((start, min(start + step, count)) for start in range(0, count, step))
 
     def __call__(self, span: tuple[int, int]) -> dict:
         start, stop = span
         images = np.zeros((stop - start, *self.shape), np.uint8)
-        bad, enlarged = {}, 0
+        bad, enlarged = {}, []
         for index in range(start, stop):
             try:
                 with self.source.picture(index, self.prepare.resolution, self.prepare.channels) as picture:
                     images[index - start] = self.prepare(picture)
-                    enlarged += self.prepare.enlarges(*picture.size)
+                    if self.prepare.enlarges(*picture.size):
+                        enlarged.append(index)
             except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
                 bad[index] = reason(error)
         levels = list(pyramid_levels(images))
@@ -155,7 +157,8 @@ def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
     spans = [span for span in job.spans() if span[0] not in progress.done]
     left, count = sum(stop - start for start, stop in spans), len(job.source)
     workers = min(workers or cores(), len(spans))
-    check_enlarged(job, progress, allow_upscale)
+    if progress.enlarged and not allow_upscale:
+        raise DataError(too_small(job.source, job.prepare))
     bar = tqdm(
         total=count, initial=count - left, desc=f"caching {job.source.name}", unit="image", disable=None, leave=False
     )
@@ -165,21 +168,20 @@ def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
             journal.flush()
             progress.add(span)
             bar.update(span["stop"] - span["start"])
-            check_enlarged(job, progress, allow_upscale)
+            if progress.enlarged and not allow_upscale:
+                raise DataError(too_small(job.source, job.prepare))
     return progress
 
 
-def check_enlarged(job: Job, progress: Progress, allow_upscale: bool) -> None:
-    """Raises DataError where images are smaller than the resolution."""
-    if not progress.enlarged or allow_upscale:
-        return
-    found, prepare = survey(job.source), job.prepare
+def too_small(source: Source, prepare: Preparation) -> str:
+    """The error of images that are smaller than the resolution."""
+    found = survey(source)
     sides = found.limiting_sides(prepare.fit)
     smallest = sides.argmin()
     native = 1 << (int(sides[smallest]).bit_length() - 1)
-    raise DataError(
-        f"{(sides < prepare.resolution).sum()} of {len(job.source)} images are smaller than {prepare.resolution}x"
-        f"{prepare.resolution}, the smallest {job.source.describe(int(found.indices[smallest]))} with "
+    return (
+        f"{(sides < prepare.resolution).sum()} of {len(source)} images are smaller than {prepare.resolution}x"
+        f"{prepare.resolution}, the smallest {source.describe(int(found.indices[smallest]))} with "
         f"{found.sizes[smallest][0]}x{found.sizes[smallest][1]}; give "
         + (f"--resolution {native}, " if native >= 4 else "")
         + "--allow-upscale to enlarge them, or remove them"
@@ -188,21 +190,20 @@ def check_enlarged(job: Job, progress: Progress, allow_upscale: bool) -> None:
 
 def finish(job: Job, progress: Progress, max_bad: float) -> None:
     """Labels, notes and report; everything on the disk."""
-    source, bad, count = job.source, progress.bad, len(job.source)
-    checks = job.sums.read(0, count)
-    copies = copied(checks)
+    source, count = job.source, len(job.source)
+    bad = [(source.describe(i), why) for i, why in sorted(progress.bad.items())]
+    copies = copied(job.sums.read(0, count))
     report = job.folder / "report.txt"
-    write_whole(report, report_text(source, bad, copies))
-    if len(bad) > max_bad * count or len(bad) == count:
-        raise DataError(too_many_bad(source, bad, max_bad, report))
+    write_whole(report, report_text(job, bad, copies, sorted(progress.enlarged)))
+    check_bad(bad, count, max_bad, report)
     if source.labels is not None:
-        np.save(job.folder / "labels.npy", np.delete(source.labels, list(bad)))
+        np.save(job.folder / "labels.npy", np.delete(source.labels, list(progress.bad)))
     meta = asdict(job.prepare) | {
         "source": source.name,
         "count": count,
         "classes": source.classes,
-        "bad": [[source.describe(i), bad[i]] for i in sorted(bad)],
-        "enlarged": progress.enlarged,
+        "bad": bad,
+        "enlarged": len(progress.enlarged),
         "duplicates": len(copies),
     }
     for file in (*job.levels, job.sums):
@@ -218,23 +219,27 @@ def copied(checks: np.ndarray) -> dict[int, int]:
     return {int(i): int(earliest[i]) for i in np.flatnonzero((earliest != np.arange(len(checks))) & (checks != 0))}
 
 
-def report_text(source: Source, bad: dict[int, str], copies: dict[int, int]) -> str:
+def report_text(job: Job, bad: Sequence[Sequence[str]], copies: dict[int, int], enlarged: list[int]) -> str:
     """The lines of report.txt."""
+    source, size = job.source, f"{job.prepare.resolution}x{job.prepare.resolution}"
     parts = [
-        ("images that cannot be read", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)]),
+        ("images that cannot be read", [": ".join(pair) for pair in bad]),
+        (f"images smaller than {size}, enlarged", [source.describe(i) for i in enlarged]),
         ("copies of other images", [f"{source.describe(i)}: as {source.describe(j)}" for i, j in copies.items()]),
         ("files that are not named like images", source.others),
     ]
     return "\n".join(f"{len(lines)} {what}\n" + "".join(f"  {line}\n" for line in lines) for what, lines in parts)
 
 
-def too_many_bad(source: Source, bad: dict[int, str], max_bad: float, report: Path) -> str:
-    """The error of too many files that cannot be read."""
-    listed = "\n".join(f"  {source.describe(i)}: {bad[i]}" for i in sorted(bad)[:20])
+def check_bad(bad: Sequence[Sequence[str]], count: int, max_bad: float, report: Path) -> None:
+    """Raises DataError where too many of so many images cannot be read. bad: their names and reasons."""
+    if len(bad) <= max_bad * count and len(bad) < count:
+        return
+    listed = "\n".join(f"  {name}: {why}" for name, why in bad[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-    needed = np.ceil(1000 * len(bad) / len(source)) / 10
-    allow = "" if len(bad) == len(source) else f", or leave them out with --max-bad {needed:g}%"
-    return (
-        f"{len(bad)} of {len(source)} images cannot be read, more than {max_bad:.3g} of them; mend or remove them"
+    needed = np.ceil(1000 * len(bad) / count) / 10
+    allow = "" if len(bad) == count else f", or leave them out with --max-bad {needed:g}%"
+    raise DataError(
+        f"{len(bad)} of {count} images cannot be read, more than {max_bad:.3g} of them; mend or remove them"
         f"{allow} (all are listed in {report}):\n{listed}{more}"
     )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .base import DataError, Source
 from .build import building_folder, cache_bytes, gigabytes
-from .images import Preparation
+from .images import Preparation, eight_bits
 from .levels import resolutions
 from .parallel import cores, in_parallel
 from .places import cache_folder
@@ -72,7 +72,9 @@ def plan(arguments: Namespace) -> int:
         seconds = seconds_each(source, prepare) * len(source) / workers
         print(f"time        about {seconds:.0f} s with {workers} processes, if the disk keeps up")
     if found.unreadable:
-        print(f"unreadable  {len(found.unreadable)}, the first {source.describe(min(found.unreadable))}")
+        first = min(found.unreadable)
+        print(f"unreadable  {len(found.unreadable)} by their headers, the first {source.describe(first)}: ", end="")
+        print(found.unreadable[first])
     problems = []
     if small and not arguments.allow_upscale:
         problems.append(
@@ -113,7 +115,7 @@ class Examine:
         try:
             with self.source.picture(index, 0, 3) as picture:
                 digest = hashlib.blake2b(f"{picture.size}{picture.mode}".encode(), digest_size=16)
-                digest.update(picture.tobytes())
+                digest.update(eight_bits(picture).tobytes())
                 return "", digest.digest()
         except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
             return reason(error), b""

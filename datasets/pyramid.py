@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .base import DataError, Source
-from .build import build
+from .build import build, check_bad, too_small
 from .images import Preparation
 from .levels import LAYOUT, level_file, pyramid_levels, resolutions, sums
 from .places import cache_folder, write_whole
@@ -98,7 +98,6 @@ def open_pyramid(
     Args:
         resolution: of the largest level, a power of two from 4 to 1024. channels, fit, background: see `Preparation`.
         allow_upscale: enlarge images that are smaller. max_bad: largest share of images that may be left out.
-            Both are asked for when a cache is built, not when it is there.
         workers: processes that decode (default: one for each core). cache: the folder of caches.
 
     Raises:
@@ -116,6 +115,9 @@ def open_pyramid(
     except OSError as error:
         raise DataError(f"{cache} cannot be written ({error.strerror or error}); set PGGAN_CACHE") from None
     pyramid = Pyramid(folder)
+    check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
+    if pyramid.meta["enlarged"] and not allow_upscale:
+        raise DataError(too_small(source, prepare))
     if remarks := pyramid.remarks():
         tqdm.write(remarks, file=sys.stderr)
     return pyramid

@@ -71,8 +71,9 @@ def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
     if not isinstance(data, str):
         raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
     source = open_source(data, labels=bool(trained.classes))
-    cut = {name: trained.config[name] for name in ("fit", "background") if name in trained.config}
-    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels, **cut)
+    names = "fit", "background", "allow_upscale", "max_bad"
+    taken = {name: trained.config[name] for name in names if name in trained.config}
+    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels, **taken)
 
 
 def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -126,6 +126,8 @@ def test_a_few_bad_files_are_left_out_and_reported_and_labels_stay_with_their_im
     assert f"of 200 images in images, {len(bad)} cannot be read" in capfd.readouterr().err
     assert [name for name, _ in opened.bad] == [name for name, _ in open_pyramid(source, 8, 1).bad] == names
     assert opened.damage() == []
+    with pytest.raises(DataError, match=rf"{len(bad)} of 200 images cannot be read, more than 0.001"):
+        open_pyramid(source, 8, 1, max_bad=0.001)
 
 
 def test_more_bad_files_than_allowed_are_refused_by_name_and_nothing_is_decoded_again(two_classes, monkeypatch):
@@ -162,10 +164,13 @@ def test_small_images_are_counted_and_enlarged_only_where_that_is_allowed(tmp_pa
     with pytest.raises(DataError, match=r"10 of 100 images are smaller than 16x16.*9x30; give --resolution 8, --allow"):
         open_pyramid(source, 16, 3)
     assert len(open_pyramid(source, 8, 3)) == 100 and "enlarged" not in capfd.readouterr().err
-    assert len(open_pyramid(source, 16, 3, allow_upscale=True)) == 100
-    assert "10 are smaller than 16x16 and were enlarged" in capfd.readouterr().err
-    open_pyramid(source, 16, 3)
-    assert "10 are smaller than 16x16 and were enlarged" in capfd.readouterr().err
+    for _ in range(2):
+        opened = open_pyramid(source, 16, 3, allow_upscale=True)
+        assert len(opened) == 100 and "10 are smaller than 16x16 and were enlarged" in capfd.readouterr().err
+    report = (opened.folder / "report.txt").read_text()
+    assert "10 images smaller than 16x16, enlarged" in report and report.count("small0") == 10
+    with pytest.raises(DataError, match="10 of 100 images are smaller than 16x16"):
+        open_pyramid(source, 16, 3)
 
 
 def test_copies_are_counted_and_listed(tmp_path, capfd):
@@ -192,7 +197,7 @@ def test_an_interrupted_build_goes_on_where_it_was(monkeypatch, cache, workers):
     source = SyntheticShapes(500)
     again = watched(source, monkeypatch)
     opened = open_pyramid(source, 8, 3, workers=workers)
-    assert workers == 2 or again == list(range(256, 500))
+    assert workers == 2 or again == list(range(294, 500))  # spans are of 7 images
     assert (
         opened.images(8, range(500)) == np.stack([source.image(i, 8) for i in range(500)])
     ).all() and opened.damage() == []
@@ -212,11 +217,11 @@ def test_what_the_disk_lost_of_an_interrupted_build_is_decoded_again(monkeypatch
     level[70] = 0
     level.flush()
     with open(building / "journal", "a") as journal:
-        journal.write('{"start": 256, "st')  # the line that was being written
+        journal.write('{"start": 294, "st')  # the line that was being written
     source = SyntheticShapes(500)
     again = watched(source, monkeypatch)
     opened = open_pyramid(source, 8, 3, workers=1)
-    assert again == [*range(64, 128), *range(256, 500)] and opened.damage() == []
+    assert again == [*range(70, 77), *range(294, 500)] and opened.damage() == []
 
 
 def test_images_that_change_meanwhile_are_refused(tmp_path, monkeypatch, cache):

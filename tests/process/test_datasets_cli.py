@@ -83,16 +83,18 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
     (art / "dog" / "empty.jpg").touch()
     (art / "dog" / "cut.png").write_bytes((art / "dog" / "00000.png").read_bytes()[:900])
     (art / "dog" / "song.jpg").write_bytes(b"ID3 not an image")
+    Image.new("F", (50, 50), 0.5).save(art / "dog" / "float.tif")
     (art / "notes.txt").write_text("hello")
     out = done(datasets(commands, "inspect", "art", "--labels"))
     for text in (
-        "14 in art", "40x30 to 100x50", "7 up to 16, 5 up to 32", "11 RGB, 1 L", "1 of 12 images are gray",
-        "duplicates  1", "dog/copy.png: as art/cat/00002.png", "unreadable  3", "empty.jpg: empty file",
+        "15 in art", "40x30 to 100x50", "7 up to 16, 6 up to 32", "11 RGB, 1 F, 1 L", "2 of 13 images are gray",
+        "duplicates  1", "dog/copy.png: as art/cat/00002.png", "unreadable  4", "empty.jpg: empty file",
+        "float.tif: 32-bit grayscale has no range",
         "cut.png: image file is truncated", "song.jpg: not an image", "not taken   1", "notes.txt",
     ):  # fmt: skip
         assert text in out, (text, out)
     rows = [line.split() for line in out.splitlines() if line.startswith("  cat") or line.startswith("  dog")]
-    assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "8"]]
+    assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "9"]]
 
 
 def test_files_that_cannot_be_read_are_refused_then_left_out_where_allowed(commands):

@@ -1,0 +1,24 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import DataError
+from pggan.use.evaluate import real_images
+
+
+def test_reals_are_prepared_as_they_were_for_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(9):
+        Image.fromarray(np.full((10, 10, 3), 9 * i, np.uint8)).save(folder / f"{i}.png")
+    (folder / "bad.png").write_bytes(b"no")
+    config = {"data": str(folder), "allow_upscale": True, "max_bad": 0.2}
+    trained = SimpleNamespace(classes=[], generator=SimpleNamespace(resolution=16, channels=3), config=config)
+    for _ in range(2):  # without a cache, and with one
+        assert len(real_images(trained, None)[1]) == 9
+    trained.config["allow_upscale"] = False
+    with pytest.raises(DataError, match="9 of 10 images are smaller than 16x16"):
+        real_images(trained, None)
