@@ -40,11 +40,11 @@ from pggan.use.film import captioned
 
 ROOT = Path(__file__).parents[1]
 NARROW = "--fmap-base 512 --fmap-max 64 --batch-size 8 --ema-decay 0.99"
-OLDER = "--latent-size 64 --batch-size 16 --adam-beta1 0.5 --adam-beta2 0.999 --ema-decay 0.99 --lr 0.0005"
+OLDER = "--latent-size 64 --batch-size 16 --adam-beta1 0.5 --adam-beta2 0.999 --ema-decay 0.99"
 SYSTEMS = {  # options of the networks, and of their own objective
-    "mlp": (f"--arch mlp {OLDER}", "--loss nonsaturating"),
-    "dcgan": (f"--arch dcgan --fmap-base 512 --fmap-max 64 {OLDER}", "--loss nonsaturating"),
-    "hybrid": (f"--arch hybrid {OLDER}", "--loss nonsaturating"),
+    "mlp": (f"--arch mlp {OLDER} --lr 0.0005", "--loss nonsaturating"),
+    "dcgan": (f"--arch dcgan --fmap-base 512 --fmap-max 64 {OLDER} --lr 0.0002", "--loss nonsaturating"),
+    "hybrid": (f"--arch hybrid {OLDER} --lr 0.0005", "--loss nonsaturating"),
     "pggan, not growing": (f"--no-growing {NARROW} --lr 0.002", "--loss wgan-gp"),
     "pggan": (f"{NARROW} --lr 4:0.005,32:0.002", "--loss wgan-gp"),
     "msg": (f"--arch msg {NARROW} --lr 0.002", "--loss wgan-gp"),

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -30,8 +32,28 @@ def test_batches_are_those_of_the_order_whatever_came_before_and_wherever_they_l
         indices = shuffled(3, images, count, 50)
         assert (batch.images.numpy() == pyramid.images(resolution, indices)).all()
         assert batch.images.dtype == torch.uint8 and (batch.labels.numpy() == pyramid.labels[indices]).all()
-        assert (feeder.level is None) == (memory == 0) == (feeder.ahead is not None)
+        if feeder.taking:
+            feeder.taking.join()
+        assert (feeder.level is None) == (memory == 0) and (memory or feeder.ahead)
     assert feeder.waited > 0
+
+
+def test_batches_come_while_the_level_is_being_taken_and_the_next_stage_has_its_own(pyramid, monkeypatch):
+    monkeypatch.setattr(feeding, "free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(feeding, "PIECE", 1000)
+    feeder, allowed = Feeder(pyramid, 3, torch.device("cpu")), threading.Event()
+    take = feeder.take
+    monkeypatch.setattr(feeder, "take", lambda *level: allowed.wait() and take(*level))
+    threads = []
+    for images, resolution in ((0, 4), (8, 4), (16, 16), (24, 16)):
+        found = feeder.batch(images, phase(resolution, 8)).images.numpy()
+        assert (found == pyramid.images(resolution, shuffled(3, images, 8, 50))).all() and feeder.level is None
+        threads.append(feeder.taking)
+    allowed.set()
+    for thread in threads:
+        thread.join()
+    assert (feeder.level.numpy() == pyramid.images(16, range(50))).all()
+    assert (feeder.batch(32, phase(16, 8)).images.numpy() == pyramid.images(16, shuffled(3, 32, 8, 50))).all()
 
 
 def test_the_following_batch_is_gathered_ahead_where_the_level_does_not_fit(pyramid, monkeypatch):
@@ -64,7 +86,7 @@ def test_only_a_quarter_of_the_free_memory_is_taken(pyramid, monkeypatch):
         monkeypatch.setattr(feeding, "free_memory", lambda free=free: free)
         feeder = Feeder(pyramid, 0, torch.device("cpu"))
         feeder.batch(0, phase(16, 8))
-        assert (feeder.level is not None) == held
+        assert (feeder.taking is not None) == held
 
 
 def test_images_left_out_of_the_cache_never_come(tmp_path):
