@@ -9,7 +9,6 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from PIL import Image
 
 from .base import DAMAGED, DataError, Header, Source
 from .images import MAX_FILE_BYTES, SUFFIXES, open_picture
+from .parallel import cores, in_parallel
 
 MAX_CLASSES = 1 << 16
 LABEL_FILE = "dataset.json"  # of the StyleGAN2 and StyleGAN3 tools: {"labels": [["00000/img.png", 3], ...]}
@@ -115,10 +115,10 @@ class Folder(ImageFiles):
         return stamp(self.path, self.paths())
 
     def content(self) -> str:
-        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-            paths = list(self.paths())
-            spans = (paths[start : start + 64] for start in range(0, len(paths), 64))
-            return combined(chain.from_iterable(pool.map(lambda span: list(map(file_digest, span)), spans)))
+        paths = list(self.paths())
+        spans = [(start, paths[start : start + 64]) for start in range(0, len(paths), 64)]
+        found = sorted(in_parallel(file_digests, spans, min(cores(), len(spans))))
+        return combined(chain.from_iterable(digests for _, digests in found))
 
 
 class Archive(ImageFiles):
@@ -254,6 +254,11 @@ def file_digest(path: str | Path) -> bytes:
     except OSError:
         return bytes(16)
     return digest.digest()
+
+
+def file_digests(span: tuple[int, list[str]]) -> tuple[int, list[bytes]]:
+    """Of files one after the other, with the number of the first."""
+    return span[0], list(map(file_digest, span[1]))
 
 
 def combined(digests: Iterable[bytes]) -> str:
