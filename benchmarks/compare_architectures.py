@@ -164,15 +164,15 @@ def trained(
         options = options.replace("4:0.005,32:0.002", "0.005")
     options = [source, *options.split()]
     course = []
-    reach = partial(reached, a.out, run, options, a.resolution, course)
+    reach = partial(reached, a.out, run, options, judge, a.resolution, course)
     if system in GROWING:
         for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at 32x32 by then
-            reach(part * a.kimg, judge)
+            reach(part * a.kimg)
     else:
-        reach(a.kimg / 4, judge)
+        reach(a.kimg / 4)
         equal_time = a.kimg / 4 * seconds / course[0]["seconds"]
         for kimg in sorted({a.kimg, max(equal_time, a.kimg / 4)}):
-            reach(kimg, judge)
+            reach(kimg)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     signs = sorted({sign for line in log for sign in line["health"]})
     what = {"run": run.name, "data": data, "system": system, "objective": objective, "seed": seed}
@@ -185,7 +185,7 @@ def run_name(data: str, system: str, objective: str, seed: int) -> str:
 
 
 def reached(
-    folder: Path, run: Path, options: list[str], resolution: int, course: list[dict], kimg: float, judge: Judge
+    folder: Path, run: Path, options: list[str], judge: Judge, resolution: int, course: list[dict], kimg: float
 ) -> None:
     """Append to the course what the run scores after so many thousand images; train it up to there first."""
     moment = run / f"after-{kimg:.3f}-kimg.json"
@@ -302,10 +302,15 @@ def draw(runs: Path, data: str, path: Path) -> None:
 
 def write_page(text: str, results: list[dict], runs: Path) -> None:
     """Put the table, the plots and the pictures into docs/experiments.md, between the marks of the runs' length."""
-    kimg = json.loads((runs / "experiment.json").read_text())["kimg"]
+    kept = runs / "experiment.json"
+    if not kept.exists():
+        raise SystemExit(f"--out: {runs} holds no experiment")
+    kimg = json.loads(kept.read_text())["kimg"]
+    page, mark = ROOT / "docs" / "experiments.md", f"<!-- compare_architectures, {kimg:g} kimg -->"
+    if page.read_text().count(mark) != 2:
+        raise SystemExit(f"{page} has no place for runs of {kimg:g} kimg; put {mark} there twice")
     raw = ROOT / "benchmarks" / "results" / "compare-architectures" / f"{kimg:g}-kimg.jsonl"
     raw.write_text("".join(json.dumps(result) + "\n" for result in results))
-    page = ROOT / "docs" / "experiments.md"
     pictures = []
     for data in dict.fromkeys(r["data"] for r in results):
         score = "fid" if any("fid" in r for r in results) else "swd"
@@ -315,7 +320,6 @@ def write_page(text: str, results: list[dict], runs: Path) -> None:
         name = f"compare-{data.lower()}-{kimg:g}-kimg.png"
         draw(runs, data, ROOT / "docs" / "pictures" / name)
         pictures.append(f"![Images of {data} from each system at the end of its run](pictures/{name})")
-    mark = f"<!-- compare_architectures, {kimg:g} kimg -->"
     before, _, after = page.read_text().split(mark)
     page.write_text(f"{before}{mark}\n\n{text}\n\n" + "\n\n".join([*pictures, f"{mark}{after}"]))
 
