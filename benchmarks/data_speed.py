@@ -6,8 +6,8 @@
 At every resolution both deliver uint8 batches [N, 3, r, r] in a new order each epoch, in turns in one run; a turn is
 two seconds, the median of three turns counts. What follows (floats, mirroring) is the same for both and left out.
 First, the time to build the cache for the largest resolution beside one epoch of ImageFolder at it with the same number
-of workers, in turns too: with its usual bilinear filter, as uint8 and as the floats that most make of it (ToTensor),
-and with the Lanczos filter that the cache is built with, as uint8.
+of workers, in turns too: with its usual bilinear filter, as uint8 and as the floats that networks take (ToTensor,
+Normalize), and with the Lanczos filter that the cache is built with, as uint8.
 
 Needs torchvision. The files should fit in memory, so that the disk's speed does not enter.
 """
@@ -74,7 +74,7 @@ def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float
         work = (
             lambda: open_pyramid(open_source(a.folder), a.resolution, 3, workers=a.workers, cache=cache),
             lambda: list(map(len, imagefolder(a, a.resolution))),
-            lambda: list(map(len, imagefolder(a, a.resolution, last=transforms.ToTensor))),
+            lambda: list(map(len, imagefolder(a, a.resolution, last=network_floats))),
             lambda: list(map(len, imagefolder(a, a.resolution, InterpolationMode.LANCZOS))),
         )
         for values, do in zip(seconds.values(), work, strict=True):
@@ -91,6 +91,11 @@ def imagefolder(
     steps = [transforms.Resize(resolution, interpolation), transforms.CenterCrop(resolution), last()]
     images = ImageFolder(a.folder, transforms.Compose(steps))
     return torch.utils.data.DataLoader(images, a.batch_size, shuffle=True, num_workers=a.workers)
+
+
+def network_floats() -> transforms.Compose:
+    """What GANs' training scripts end their transforms with."""
+    return transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
 
 
 def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from .parallel import cores, in_parallel
 from .places import write_whole
 from .survey import reason, survey
 
-BATCH_BYTES = 2 << 20  # what is summed up stays in the processor's cache
+BATCH_BYTES = 1 << 20  # what is summed up stays in the processor's cache
 
 
 def build(
@@ -159,6 +160,7 @@ def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
     workers = min(workers or cores(), len(spans))
     if progress.enlarged and not allow_upscale:
         raise DataError(too_small(job.source, job.prepare))
+    synced = time.monotonic()
     bar = tqdm(
         total=count, initial=count - left, desc=f"caching {job.source.name}", unit="image", disable=None, leave=False
     )
@@ -170,6 +172,9 @@ def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
             bar.update(span["stop"] - span["start"])
             if progress.enlarged and not allow_upscale:
                 raise DataError(too_small(job.source, job.prepare))
+            if time.monotonic() - synced > 1:  # the disk writes while the workers decode: little is left for the end
+                job.levels[0].sync()
+                synced = time.monotonic()
     return progress
 
 

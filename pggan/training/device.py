@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -10,13 +9,12 @@ from pathlib import Path
 
 import torch
 
+from datasets.parallel import mallopt
 from metrics.processor import survives
 
 from ..config import ConfigError, TrainConfig
 from ..networks.progressive import feature_maps
 from .ranks import ALONE, Ranks
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
@@ -117,9 +115,7 @@ def keep_freed_memory() -> None:
     Each step would ask for it anew and fill it with zeros: a tenth of its time. Before the first tensor.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch's large tensors
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(mmap_max=0, trim_threshold=2**31 - 1)
 
 
 def peak_memory(device: torch.device) -> int:
