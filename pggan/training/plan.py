@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints import RunDirectory
+from checkpoints import RunDirectory, load
 from datasets import open_source
 
 from ..config import TrainConfig
@@ -24,6 +24,7 @@ from .device import choose_device, choose_precision, peak_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
 from .ranks import ALONE, Ranks
+from .resume import adopt, fitting, same_run
 from .state import TrainState, make_optimizer
 from .steps import Batch, Stepper
 from .tracking import duration
@@ -63,20 +64,24 @@ def print_plan(config: TrainConfig) -> None:
     """The whole plan as a table, with estimates for this machine; trains a step or two to know its speed.
 
     Raises:
-        ConfigError: a plan that cannot be carried out.
+        ConfigError: a plan that cannot be carried out, or is not that of the run in --out. CheckpointError: no
+            checkpoint to start from.
     """
-    plan, device = GrowthController(config), choose_device(config.device)
-    state = TrainState(config, len(open_source(config.data, config.labels).classes), device)
+    classes, device = open_source(config.data, config.labels).classes, choose_device(config.device)
+    state = TrainState(config, len(classes), device)
+    config, begun = start_of(config, state, classes)
+    plan, done = GrowthController(config, state.stage_ends), state.images
     costs = costs_per_image(state.arguments)
     bf16 = choose_precision(config, device) == "bf16"
     speed, of_each_step, tried = measured_speed(config, state, costs, bf16)
     holes, taken = (HOLES, peak_memory(device)) if device.type == "cpu" else (1.0, 0)
     beside_tensors = max(taken - holes * memory(config, state, tried, bf16), 0)
     peaks = [beside_tensors + holes * memory(config, state, plan.phase(row.start + 1), bf16) for row in plan.rows()]
-    rows, total = [], 0.0
+    rows, total, left = [], 0.0, 0.0
     for row, peak in zip(plan.rows(), peaks, strict=True):
         seconds = (row.end - row.start) * (costs[row.resolution] / speed + of_each_step / row.batch_size)
         total += seconds
+        left += seconds * max(row.end - max(row.start, done), 0) / max(row.end - row.start, 1)
         rows.append(
             [
                 f"{row.resolution}x{row.resolution}",
@@ -95,6 +100,26 @@ def print_plan(config: TrainConfig) -> None:
     print(table(header, rows))
     print("".join(f"\n{caution}" for caution in cautions(config)), end="")
     print(f"\nabout {duration(total)} of training on {device}, judging not counted; memory and time are estimates")
+    print("".join(f"{line}\n" for line in begun), end="")
+    if begun:
+        print(f"about {duration(left)} of it are left")
+
+
+def start_of(config: TrainConfig, state: TrainState, classes: list[str]) -> tuple[TrainConfig, list[str]]:
+    """Puts the state where this run would start; the options it would have, and lines on what it starts from."""
+    run = RunDirectory(config.out)
+    if run.exists():
+        config = same_run(run, config)
+        if not run.latest.exists():
+            return config, []
+        with fitting(run.latest):
+            saved = load(run.latest)["state"]
+            state.images, state.stage_ends = saved["images"], saved["stage_ends"]
+        return config, [f"{run.folder} has seen {state.images / 1000:g} kimg"]
+    if config.resume:
+        lines = adopt(state, config.resume, config, GrowthController(config), classes)
+        return config, [f"it starts from {config.resume} at {state.images / 1000:g} kimg", *lines]
+    return config, []
 
 
 def measured_speed(

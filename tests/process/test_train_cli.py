@@ -55,6 +55,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(commands):
     assert list(commands.folder.iterdir()) == []
 
 
+def test_a_dry_run_says_what_is_left(commands, finished_run):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    process = commands.train(*TINY, "--out", finished_run, "--dry-run")
+    assert process.returncode == 0, process.err
+    images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
+    assert f"has seen {images / 1000:g} kimg\nabout 0s of it are left" in process.out
+    stage = finished_run / "checkpoints" / "stage-0008.pt"
+    process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
+    assert process.returncode == 0, process.err
+    assert f"it starts from {stage} at" in process.out and "--fade-kimg" in process.out
+    assert "about 0s of it" not in process.out
+    refused(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
+    assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+
+
 @pytest.mark.parametrize(
     "options, says",
     [
