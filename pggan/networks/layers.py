@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operations import NormByChannels, convolve
+from .operations import convolve, norm_by_channels
 
 HE_GAIN = math.sqrt(2)
 
@@ -120,7 +120,7 @@ class PixelNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return NormByChannels.apply(x, self.epsilon)
+        return norm_by_channels(x, self.epsilon)
 
 
 class MinibatchStdDev(nn.Module):

@@ -43,7 +43,14 @@ def convolve(
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):  # meta knows no autocast
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if transformed():
+        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
     return Convolution.apply(x, weight, bias, stride, padding, transposed)
+
+
+def transformed() -> bool:
+    """Whether torch.func transforms what is computed now; it takes only Functions of a kind that is called slowly."""
+    return torch._C._are_functorch_transforms_active()
 
 
 class Convolution(torch.autograd.Function):
@@ -128,11 +135,16 @@ class LeakyReLU(torch.autograd.Function):
 
 def leaky_relu(x: Tensor) -> Tensor:
     """Leaky ReLU of slope 0.2, in place of x."""
-    return LeakyReLU.apply(x)
+    return F.leaky_relu(x, LEAKINESS) if transformed() else LeakyReLU.apply(x)
+
+
+def norm_by_channels(x: Tensor, epsilon: float) -> Tensor:
+    """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least."""
+    return x * inverse_length(x, epsilon) if transformed() else NormByChannels.apply(x, epsilon)
 
 
 class NormByChannels(torch.autograd.Function):
-    """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least."""
+    """Pixel norm, with a gradient in the memory format of its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:

@@ -1,14 +1,17 @@
 """Our convolution, leaky ReLU and norm against torch's own, to the second derivative."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from pggan.networks import Discriminator, Generator
 from pggan.networks.operations import (
-    NormByChannels,
     convolve,
     input_gradients,
     leaky_relu,
+    norm_by_channels,
     summed_by_channel,
     weights_passed_by,
 )
@@ -85,6 +88,22 @@ def test_sum_by_channel():
 def test_norm_by_channels_is_its_formula_with_its_derivatives(layout):
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     plain = x / (x.square().mean(dim=1, keepdim=True) + 1e-2).sqrt()
-    assert torch.allclose(NormByChannels.apply(x, 1e-2), plain, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda x: NormByChannels.apply(x, 1e-2), (x,))
-    assert torch.autograd.gradgradcheck(lambda x: NormByChannels.apply(x, 1e-2), (x,))
+    assert torch.allclose(norm_by_channels(x, 1e-2), plain, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: norm_by_channels(x, 1e-2), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: norm_by_channels(x, 1e-2), (x,))
+
+
+def test_the_networks_can_be_transformed_by_torch_func():
+    torch.manual_seed(0)
+    G, D = Generator(16, fmap_max=8).double(), Discriminator(16, fmap_max=8).double()
+    z = torch.randn(2, G.latent_size).double()
+    images = G(z).detach()
+    jacobian = torch.autograd.functional.jacobian(lambda z: G(z).mean(), z)
+    close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
+    close(torch.func.jacrev(lambda z: G(z).mean())(z), jacobian)
+    close(torch.func.jvp(lambda z: G(z).mean(), (z,), (z,))[1], (jacobian * z).sum())
+    close(torch.func.vmap(lambda z: G(z[None])[0])(z), images)
+    by_images = torch.autograd.functional.jacobian(lambda x: D(x)[0].sum(), images)
+    close(torch.func.grad(lambda x: D(x)[0].sum())(images), by_images)
+    hessian = torch.autograd.functional.hessian(lambda z: G(z).mean(), z)
+    close(torch.func.hessian(lambda z: G(z).mean())(z), hessian)
