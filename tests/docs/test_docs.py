@@ -73,6 +73,7 @@ def folder(tmp_path_factory):
         shutil.copy("ship-4x4.png", "small.png")
         shutil.make_archive("photos", "zip", "photos")
         np.savez("generated.npz", np.zeros((40, 32, 32, 3), np.uint8))
+        np.savez("mnist.npz", x=np.zeros((40, 28, 28), np.uint8), y=np.arange(40) % 10)
         train(TrainConfig(data="synthetic", out="runs/tiny", channels=3, **TINY))
         for name in RUNS:
             kept = Path(shutil.copytree("runs/tiny", f"runs/{name}"), "checkpoints")
