@@ -119,6 +119,21 @@ class RunDirectory:
         Raises:
             CheckpointError: there are checkpoints, and none of them can be used.
         """
+        if (found := self.find_newest(usable)) is None:
+            return None
+        path, content, unusable, note = found
+        if note:
+            say(note)
+        if path != self.latest:
+            self.set_aside(unusable)
+            link(path, self.latest)
+        self.images_of_latest = content["images"]
+        return content
+
+    def find_newest(
+        self, usable: Callable[[dict[str, Any]], bool] = lambda content: True
+    ) -> tuple[Path, dict[str, Any], list[Path], str] | None:
+        """What `load_newest` takes, which newer ones it cannot use, and what it says; nothing is changed."""
         stages = sorted(self.checkpoints.glob("stage-*.pt"), reverse=True)
         existing = [p for p in (self.latest, *self.all_earlier(), *stages, self.best) if p.exists()]
         unusable = {}
@@ -130,13 +145,9 @@ class RunDirectory:
             except DamagedCheckpoint as error:
                 unusable[path] = str(error)
                 continue
-            if path != self.latest:
-                missing = "" if self.latest in existing else f"{self.latest} is missing; "
-                say(f"{missing}{'; '.join([*unusable.values(), f'taking {path} instead'])}")
-                self.set_aside(list(unusable))
-                link(path, self.latest)
-            self.images_of_latest = content["images"]
-            return content
+            missing = [] if self.latest in existing else [f"{self.latest} is missing"]
+            why = [*missing, *unusable.values(), f"taking {path} instead"] if path != self.latest else []
+            return path, content, list(unusable), "; ".join(why)
         if unusable:
             raise CheckpointError(f"none of {len(unusable)} checkpoints can be used: {next(iter(unusable.values()))}")
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -59,6 +60,8 @@ def main() -> None:
                 help="images to decode again (default: %(default)s)",
             )
     arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no text
     try:
         sys.exit(arguments.run(arguments))
     except DataError as error:

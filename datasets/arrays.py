@@ -82,7 +82,8 @@ class Arrays(Source):
 
     def header(self, index: int) -> Header:
         _, height, width, *channels = self.images().shape
-        return Header(width, height, ("L", "LA", "RGB", "RGBA")[channels[0] - 1] if channels else "L")
+        mode = ("L", "LA", "RGB", "RGBA")[channels[0] - 1] if channels else "L"
+        return Header(width, height, mode, "A" in mode)
 
     def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         pixels = self.images()[index]
@@ -100,7 +101,9 @@ def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
     """Shape and dtype of an array, which must be as long as the file says."""
     with archive.open(info) as file:
         shape, order, dtype = read_npy_header(file)
-        if dtype.hasobject or order or int(np.prod(shape)) * dtype.itemsize + file.tell() != info.file_size:
+        if order and len(shape) > 2:
+            raise DataError("its arrays are column-major; save them with np.ascontiguousarray")
+        if dtype.hasobject or int(np.prod(shape)) * dtype.itemsize + file.tell() != info.file_size:
             return (), np.dtype(object)
         return shape, dtype
 

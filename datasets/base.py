@@ -32,12 +32,23 @@ def percentage(text: str | float) -> float:
     return value
 
 
+def too_many(bad: int, count: int, max_bad: float) -> bool:
+    """Whether more than this share of images cannot be read; 7 of 1,000 are not more than 0.7%."""
+    return bad > round(max_bad * count, 6) or bad == count
+
+
+def shown(name: str) -> str:
+    """A name for a line of text: line breaks, escape codes and bytes that are no text are written as in Python."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 class Header(NamedTuple):
-    """What is known of an image before its pixels are decoded: its sides in pixels and its Pillow mode."""
+    """What is known of an image before its pixels are decoded: sides in pixels, Pillow mode, any transparency."""
 
     width: int
     height: int
     mode: str
+    transparent: bool = False
 
 
 @dataclass(frozen=True)

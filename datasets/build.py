@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .base import DataError, Source
+from .base import DataError, Source, too_many
 from .images import Preparation
 from .levels import RowFile, level_file, pyramid_levels, resolutions, sums
 from .parallel import cores, in_parallel
@@ -38,15 +38,15 @@ def build(
     try:
         job = Job(source, prepare, building)
         progress = decode_all(job, allow_upscale, workers)
+        if source.stamp() != stamp:
+            shutil.rmtree(building, ignore_errors=True)
+            raise DataError(f"the images in {source.name} changed while they were read; give the same command again")
+        finish(job, progress, max_bad)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         shutil.rmtree(building, ignore_errors=True)
         raise DataError(no_room(building, len(source), prepare) + "; nothing was kept") from None
-    if source.stamp() != stamp:
-        shutil.rmtree(building, ignore_errors=True)
-        raise DataError(f"the images in {source.name} changed while they were read; give the same command again")
-    finish(job, progress, max_bad)
     building.rename(folder)
 
 
@@ -62,11 +62,16 @@ def cache_bytes(count: int, prepare: Preparation) -> int:
 
 def check_space(building: Path, count: int, prepare: Preparation) -> None:
     """Raises DataError where the disk has not the room."""
-    taken = sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in building.iterdir())
+    taken = bytes_taken(building)
     if cache_bytes(count, prepare) - taken > shutil.disk_usage(building).free:
         if not taken:
             shutil.rmtree(building)
         raise DataError(no_room(building, count, prepare))
+
+
+def bytes_taken(folder: Path) -> int:
+    """Room on the disk that the files in a folder have."""
+    return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in folder.iterdir())
 
 
 def no_room(building: Path, count: int, prepare: Preparation) -> str:
@@ -87,12 +92,12 @@ def gigabytes(size: float) -> str:
 class Progress:
     """What is known of the images done so far: reasons by index of the bad ones, indices of those enlarged."""
 
-    done: set[int] = field(default_factory=set)
+    done: set[tuple[int, int]] = field(default_factory=set)
     bad: dict[int, str] = field(default_factory=dict)
     enlarged: list[int] = field(default_factory=list)
 
     def add(self, span: dict) -> None:
-        self.done.add(span["start"])
+        self.done.add((span["start"], span["stop"]))
         self.bad |= {int(i): why for i, why in span["bad"].items()}
         self.enlarged += span["enlarged"]
 
@@ -155,7 +160,8 @@ class Job:
 def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
     """Every image into its levels."""
     progress = job.earlier()
-    spans = [span for span in job.spans() if span[0] not in progress.done]
+    anew = not progress.done
+    spans = [span for span in job.spans() if span not in progress.done]
     left, count = sum(stop - start for start, stop in spans), len(job.source)
     workers = min(workers or cores(), len(spans))
     if progress.enlarged and not allow_upscale:
@@ -171,6 +177,8 @@ def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
             progress.add(span)
             bar.update(span["stop"] - span["start"])
             if progress.enlarged and not allow_upscale:
+                if anew:
+                    shutil.rmtree(job.folder, ignore_errors=True)  # a lower resolution needs another cache's room
                 raise DataError(too_small(job.source, job.prepare))
             if time.monotonic() - synced > 1:  # the disk writes while the workers decode: little is left for the end
                 job.levels[0].sync()
@@ -238,7 +246,7 @@ def report_text(job: Job, bad: Sequence[Sequence[str]], copies: dict[int, int], 
 
 def check_bad(bad: Sequence[Sequence[str]], count: int, max_bad: float, report: Path) -> None:
     """Raises DataError where too many of so many images cannot be read. bad: their names and reasons."""
-    if len(bad) <= max_bad * count and len(bad) < count:
+    if not too_many(len(bad), count, max_bad):
         return
     listed = "\n".join(f"  {name}: {why}" for name, why in bad[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""

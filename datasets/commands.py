@@ -14,13 +14,13 @@ import numpy as np
 from filelock import Timeout
 from tqdm import tqdm
 
-from .base import DataError, Source
-from .build import building_folder, cache_bytes, gigabytes
-from .images import Preparation, eight_bits
+from .base import DataError, Source, shown, too_many
+from .build import building_folder, bytes_taken, cache_bytes, gigabytes
+from .images import Preparation, upright
 from .levels import resolutions
 from .parallel import cores, in_parallel
 from .places import cache_folder
-from .pyramid import Pyramid, cache_key, cache_lock, open_pyramid
+from .pyramid import Pyramid, cache_key, cache_lock, not_writable, open_pyramid
 from .sheet import contact_sheet
 from .sources import open_source
 from .survey import Survey, format_of, reason, survey
@@ -45,8 +45,11 @@ def opened(arguments: Namespace) -> tuple[Source, Preparation]:
 
 
 def cache_path(source: Source, prepare: Preparation) -> Path:
-    """Where the cache of a source is."""
-    return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), source.stamp())
+    """Where the cache of a source is. Raises DataError where there is no place for caches."""
+    try:
+        return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), source.stamp())
+    except OSError as error:
+        raise DataError(not_writable(cache_folder(), error)) from None
 
 
 def plan(arguments: Namespace) -> int:
@@ -61,8 +64,9 @@ def plan(arguments: Namespace) -> int:
     levels = ", ".join(map(str, resolutions(prepare.resolution)))
     workers = arguments.workers or cores()
     state = "built already" if folder.exists() else "to be built"
+    taken = 0
     if building_folder(folder).exists():
-        state = "partly built, will be continued"
+        state, taken = "partly built, will be continued", bytes_taken(building_folder(folder))
     print(f"images      {len(source)} in {arguments.data}" + classes_text(source))
     print(f"sizes       {sizes_text(found)}")
     print(f"cache       {prepare.resolution}x{prepare.resolution}, {channels_text(prepare)}; levels {levels}")
@@ -80,9 +84,9 @@ def plan(arguments: Namespace) -> int:
         problems.append(
             f"{small} images are smaller than {prepare.resolution}: --allow-upscale or a lower --resolution"
         )
-    if len(found.unreadable) > arguments.max_bad * len(source):
+    if too_many(len(found.unreadable), len(source), arguments.max_bad):
         problems.append(f"{len(found.unreadable)} images cannot be read, more than --max-bad allows")
-    if needed > free and not folder.exists():
+    if needed - taken > free and not folder.exists():
         problems.append("the disk has too little room: make some, or set PGGAN_CACHE")
     for problem in problems:
         print(f"refused     {problem}")
@@ -114,8 +118,11 @@ class Examine:
     def look(self, index: int) -> tuple[str, bytes]:
         try:
             with self.source.picture(index, 0, 3) as picture:
-                digest = hashlib.blake2b(f"{picture.size}{picture.mode}".encode(), digest_size=16)
-                digest.update(eight_bits(picture).tobytes())
+                image = upright(picture)
+                if image.mode == "P" or image.has_transparency_data:
+                    image = image.convert("RGBA")
+                digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
+                digest.update(image.tobytes())
                 return "", digest.digest()
         except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
             return reason(error), b""
@@ -147,7 +154,12 @@ def inspect(arguments: Namespace) -> int:
     print(f"sizes       {sizes_text(found)}")
     print(f"by side     {sides_text(found, arguments.fit)}")
     print(f"kinds       {', '.join(f'{count} {mode}' for mode, count in found.modes.most_common())}")
-    print(f"for training --resolution {native.resolution} --channels {native.channels}, where nothing else is given")
+    if native.resolution < 4:
+        print("for training the smallest image is too small: give --resolution and --allow-upscale, or remove it")
+    else:
+        print(
+            f"for training --resolution {native.resolution} --channels {native.channels}, where nothing else is given"
+        )
     if native.note:
         print(f"note        {native.note}")
     bad, copies = decoded(source, arguments.workers)
@@ -218,10 +230,10 @@ def clean(arguments: Namespace) -> int:
     )
     for folder in folders:
         size = gigabytes(sum(getattr(f.stat(), "st_blocks", 0) * 512 or f.stat().st_size for f in folder.iterdir()))
-        removed = ""
+        removed, about = "", source_of(folder)
         if chosen(folder):
             removed = "removed" if remove(folder) else "kept: it is being built"
-        print(f"{folder.name:<44} {size:>10}  {source_of(folder)}  {removed}".rstrip())
+        print(f"{folder.name:<44} {size:>10}  {about}  {removed}".rstrip())
     if not folders:
         print(f"no caches in {cache_folder() / 'datasets'}")
     if arguments.all:
@@ -245,7 +257,7 @@ def source_of(folder: Path) -> str:
         meta = Pyramid(folder).meta
     except DataError:
         return "unfinished" if folder.name.startswith("building-") else "damaged"
-    return f"{meta['source']}, {meta['count']} images"
+    return f"{shown(meta['source'])}, {meta['count'] - len(meta['bad'])} images"
 
 
 def seconds_each(source: Source, prepare: Preparation) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .base import DAMAGED, DataError, Header, Source
+from .base import DAMAGED, DataError, Header, Source, shown
 from .images import MAX_FILE_BYTES, SUFFIXES, open_picture
 from .parallel import cores, in_parallel
 
@@ -37,7 +37,7 @@ class ImageFiles(Source):
         self.path, self.name = path, path.resolve().name
         visible = [name for name in names if not hidden(name)]
         self.names = sorted(filter(is_image, visible), key=path_order)
-        self.others = sorted(set(visible) - set(self.names) - {LABEL_FILE})
+        self.others = sorted(map(shown, set(visible) - set(self.names) - {LABEL_FILE}))
         if not self.names:
             raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its subfolders")
         self.classes, self.labels = [], None
@@ -49,7 +49,7 @@ class ImageFiles(Source):
         return len(self.names)
 
     def describe(self, index: int) -> str:
-        return str(self.path / self.names[index])
+        return shown(str(self.path / self.names[index]))
 
     def open(self, name: str) -> str | io.BytesIO:
         """The file for Pillow to read."""
@@ -57,7 +57,7 @@ class ImageFiles(Source):
 
     def header(self, index: int) -> Header:
         with self.picture(index) as picture:
-            return Header(*picture.size, picture.mode)
+            return Header(*picture.size, picture.mode, picture.has_transparency_data)
 
     def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         """A JPEG of more than six times the resolution is halved while it is decoded, which is much quicker."""
@@ -147,7 +147,7 @@ class Zip(Archive):
         self.opened: tuple[int, zipfile.ZipFile] | None = None
         self.path = path
         try:
-            members = {info.filename: info for info in self.archive().infolist() if not info.is_dir()}
+            members = {i.filename.removeprefix("./"): i for i in self.archive().infolist() if not i.is_dir()}
         except DAMAGED as error:
             raise DataError(f"{path} is damaged: {error}") from None
         super().__init__(path, members, labels)
@@ -177,7 +177,8 @@ class Tar(Archive):
     def __init__(self, path: Path, labels: bool = False):
         try:
             with tarfile.open(path, "r:") as archive:
-                members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in archive if plain(m)}
+                found = {m.name.removeprefix("./"): followed(archive, m) for m in archive}
+                members = {name: (m.offset_data, m.size) for name, m in found.items() if plain(m)}
         except tarfile.TarError as error:
             raise DataError(f"{path} is no plain tar ({error}); a compressed one must be unpacked first") from None
         super().__init__(path, members, labels)
@@ -189,6 +190,14 @@ class Tar(Archive):
         with open(self.path, "rb") as file:
             file.seek(offset)
             return io.BytesIO(file.read(size))
+
+
+def followed(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The member itself, or the one before it that it is another name of."""
+    try:
+        return archive.getmember(member.linkname) if member.islnk() else member
+    except KeyError:
+        return member
 
 
 def plain(member: tarfile.TarInfo) -> bool:
@@ -218,15 +227,21 @@ def path_order(name: str) -> list[str]:
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """All files' names relative to the folder, with slashes."""
+    """All files' names relative to the folder, with slashes. Raises DataError for a folder that cannot be read."""
     seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        folders.sort()
         if (real := os.path.realpath(parent)) in seen:  # a link back up
             folders.clear()
             continue
         seen.add(real)
         inside = Path(parent).relative_to(folder).as_posix()
         yield from names if inside == "." else (f"{inside}/{name}" for name in names)
+
+
+def unreadable(error: OSError) -> None:
+    """Raises DataError: images in there would be missing without a word."""
+    raise DataError(f"{shown(str(error.filename))} cannot be read ({error.strerror}); change that, or move it away")
 
 
 def stamp(where: Path, files: Iterable[str | Path]) -> str:

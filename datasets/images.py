@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from .base import DataError
 
@@ -20,16 +20,23 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRAYS = {"1", "L", "LA", "La", "I", "F"}
 FITS = ("center-crop", "pad", "stretch")
 MAX_FILE_BYTES = 1 << 29
-MAX_PIXELS = 180_000_000
+MAX_PIXELS = 178_000_000  # just below Pillow's own limit
+TIFF_BITS, TIFF_PHOTOMETRIC, ORIENTATION = 258, 262, 274
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses by MAX_PIXELS
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags; the pixels are what counts
 
 
 def open_picture(file: str | IO[bytes]) -> Image.Image:
     """An image file's first frame, its pixels not decoded yet.
 
     Raises:
-        ValueError: an empty file, no image, or one of more than 180 megapixels. OSError: a file that cannot be read.
+        ValueError: an empty file, no image, or one of more than 178 megapixels. OSError: a file that cannot be read.
     """
     if isinstance(file, str) and os.path.exists(file) and not os.path.isfile(file):
         raise ValueError("not a plain file")
@@ -77,14 +84,14 @@ class Preparation:
         if self.channels not in MODES:
             raise DataError(f"--channels: {self.channels} is not one of 1, 2, 3, 4")
         try:
-            ImageColor.getcolor(self.background, "RGB")
+            if max(ImageColor.getrgb(self.background)) > 255:
+                raise ValueError
         except ValueError:
             raise DataError(f"--background: {self.background!r} is neither a colour's name nor #rrggbb") from None
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """uint8 [channels, resolution, resolution]."""
-        ImageOps.exif_transpose(picture, in_place=True)
-        image = with_channels(eight_bits(picture), self.channels, self.background)
+        image = with_channels(upright(picture), self.channels, self.background)
         if image.size != (self.resolution, self.resolution):
             image = self.squared(image)
         pixels = np.asarray(image)
@@ -117,14 +124,32 @@ class Preparation:
         return (max if self.fit == "pad" else min)(width, height) < self.resolution
 
 
+def upright(picture: Image.Image) -> Image.Image:
+    """In 8 bits, and turned as its EXIF orientation says, where that can be read."""
+    image = eight_bits(picture)
+    try:
+        orientation = picture.getexif().get(ORIENTATION)
+    except Exception:  # damaged EXIF, of which Pillow raises many kinds
+        orientation = None
+    return image.transpose(TURNED[orientation]) if orientation in TURNED else image
+
+
 def eight_bits(image: Image.Image) -> Image.Image:
     """16-bit grayscale as 8-bit; other modes as they are. Raises ValueError for what has no known range."""
+    image.load()
     if not image.mode.startswith(("I", "F")):
         return image
-    pixels = np.asarray(image)
-    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F" or 32 in tags.get(TIFF_BITS, ()):
         raise ValueError("32-bit grayscale has no range of its own; convert it to 8 or 16 bits")
-    return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))
+    pixels = np.asarray(image)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("grayscale below 0 or above 65535 has no range of its own; convert it to 8 or 16 bits")
+    gray = np.rint(pixels / 257).astype(np.uint8)
+    eight = Image.fromarray(255 - gray if tags.get(TIFF_PHOTOMETRIC) == 0 else gray)
+    if isinstance(clear := image.info.get("transparency"), int):
+        eight.putalpha(Image.fromarray(np.where(pixels == clear, 0, 255).astype(np.uint8)))
+    return eight
 
 
 def with_channels(image: Image.Image, channels: int, background: str = "white") -> Image.Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-LAYOUT = 4  # of a cache folder
+LAYOUT = 5  # of a cache folder
 
 
 def resolutions(largest: int) -> list[int]:

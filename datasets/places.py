@@ -11,7 +11,10 @@ def cache_folder() -> Path:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all, also after the power was lost."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, "utf-8", "surrogateescape")
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)

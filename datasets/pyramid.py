@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .base import DataError, Source
+from .base import DAMAGED, DataError, Source
 from .build import build, check_bad, too_small
 from .images import Preparation
 from .levels import LAYOUT, level_file, pyramid_levels, resolutions, sums
@@ -43,7 +43,7 @@ class Pyramid:
             self.sums = np.load(folder / "sums.npy")
             self.rows = np.flatnonzero(self.sums)
             self.labels = np.load(folder / "labels.npy") if self.classes else None
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED as error:
             remove = f"python -m datasets clean {folder.name}"
             raise DataError(f"the cache {folder} is damaged ({error}); remove it: {remove}") from None
 
@@ -113,7 +113,7 @@ def open_pyramid(
                 if not folder.exists():
                     build(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
     except OSError as error:
-        raise DataError(f"{cache} cannot be written ({error.strerror or error}); set PGGAN_CACHE") from None
+        raise DataError(not_writable(cache, error)) from None
     pyramid = Pyramid(folder)
     check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
     if pyramid.meta["enlarged"] and not allow_upscale:
@@ -123,12 +123,16 @@ def open_pyramid(
     return pyramid
 
 
+def not_writable(cache: Path, error: OSError) -> str:
+    """The error of a folder for caches that cannot be used."""
+    return f"{cache} cannot be written ({error.strerror or error}); set PGGAN_CACHE"
+
+
 def cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
     """By what the images hold, not by where they are: files that nobody touched are not even read again."""
     known = cache / "known" / stamp
-    if known.exists():
-        content = known.read_text()
-    else:
+    content = known.read_text() if known.exists() else ""
+    if not content:
         content = source.content()
         known.parent.mkdir(parents=True, exist_ok=True)
         write_whole(known, content)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import tfrecords, torchvision_sets
 from .arrays import Arrays
-from .base import DataError, Source
+from .base import DataError, Source, shown
 from .files import Folder, Tar, Zip
 from .places import cache_folder
 from .synthetic import SyntheticShapes
@@ -35,12 +35,20 @@ def open_source(data: str, labels: bool = False) -> Source:
         return SyntheticShapes(labelled=labels)
     path = Path(data)
     if os.path.isdir(path):
-        return tfrecords.TFRecords(path, labels) if tfrecords.find(path) else Folder(path, labels)
+        return open_folder(path, labels)
     if os.path.isfile(path):
         return open_file(path, labels)
     if torchvision_sets.is_name(data):
         return torchvision_sets.TorchvisionSet(data, cache_folder() / "torchvision", labels)
     raise DataError(f"{data} does not exist; name {KINDS}")
+
+
+def open_folder(path: Path, labels: bool) -> Source:
+    """The source that a folder is. Raises DataError where it cannot be read."""
+    try:
+        return tfrecords.TFRecords(path, labels) if tfrecords.find(path) else Folder(path, labels)
+    except OSError as error:
+        raise DataError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
 
 
 def open_file(path: Path, labels: bool) -> Source:

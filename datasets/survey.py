@@ -19,12 +19,14 @@ class Survey:
 
     Attributes:
         sizes: [readable, 2], width and height in pixels. indices: of the readable images [readable].
-        modes: how many images have each Pillow mode. unreadable: reasons by index.
+        modes: how many images have each Pillow mode. transparent: how many have transparency.
+        unreadable: reasons by index.
     """
 
     sizes: np.ndarray
     indices: np.ndarray
     modes: Counter[str]
+    transparent: int
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def limiting_sides(self, fit: str) -> np.ndarray:
@@ -57,6 +59,7 @@ def survey(source: Source) -> Survey:
         np.array([header[:2] for header in headers.values()]),
         np.array(list(headers)),
         Counter(header.mode for header in headers.values()),
+        sum(header.transparent for header in headers.values()),
         unreadable,
     )
 
@@ -80,8 +83,7 @@ def format_of(source: Source, found: Survey, fit: str, needs_size: bool = True) 
         where = source.describe(int(found.indices[sides.argmin()]))
         raise DataError(f"{where} is smaller than 4x4 pixels; remove it, or give --resolution and --allow-upscale")
     gray = sum(n for mode, n in found.modes.items() if mode.split(";")[0] in GRAYS)
-    clear = sum(n for mode, n in found.modes.items() if mode in ("LA", "RGBA", "PA"))
-    count, notes = len(found.indices), []
+    clear, count, notes = found.transparent, len(found.indices), []
     if 0 < gray < count:
         notes.append(f"{gray} of {count} images are gray, the others in colour: all become RGB, unless --channels 1")
     if clear:

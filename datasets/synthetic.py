@@ -49,7 +49,7 @@ class SyntheticShapes(Source):
         return Header(32, 32, "RGB")
 
     def picture(self, index: int, resolution: int = 32, channels: int = 3) -> Image.Image:
-        return from_pixels(self.image(index, resolution, channels).transpose(1, 2, 0))
+        return from_pixels(self.image(index, resolution or 32, channels or 3).transpose(1, 2, 0))
 
     def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:
         """uint8 [channels, resolution, resolution]; 1 channel is luma, 4 add the shape's coverage as alpha."""

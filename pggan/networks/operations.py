@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 LEAKINESS = 0.2
 passing_weights_by = False
@@ -49,8 +50,8 @@ def convolve(
 
 
 def transformed() -> bool:
-    """Whether torch.func transforms what is computed now; it takes only Functions of a kind that is called slowly."""
-    return torch._C._are_functorch_transforms_active()
+    """Within torch.func's transforms and forward mode, which take only Functions of a kind that is called slowly."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Convolution(torch.autograd.Function):

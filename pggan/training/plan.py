@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints import RunDirectory, load
+from checkpoints import RunDirectory
 from datasets import open_source
 
 from ..config import TrainConfig
@@ -24,7 +24,7 @@ from .device import choose_device, choose_precision, peak_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
 from .ranks import ALONE, Ranks
-from .resume import adopt, fitting, same_run
+from .resume import adopt, check_end, fitting, same_run
 from .state import TrainState, make_optimizer
 from .steps import Batch, Stepper
 from .tracking import duration
@@ -110,12 +110,13 @@ def start_of(config: TrainConfig, state: TrainState, classes: list[str]) -> tupl
     run = RunDirectory(config.out)
     if run.exists():
         config = same_run(run, config)
-        if not run.latest.exists():
+        if (found := run.find_newest()) is None:
             return config, []
-        with fitting(run.latest):
-            saved = load(run.latest)["state"]
-            state.images, state.stage_ends = saved["images"], saved["stage_ends"]
-        return config, [f"{run.folder} has seen {state.images / 1000:g} kimg"]
+        path, saved, _, note = found
+        with fitting(path):
+            check_end(saved, config, GrowthController(config))
+            state.load_state_dict(saved["state"])
+        return config, [*([note] if note else []), f"{run.folder} has seen {state.images / 1000:g} kimg"]
     if config.resume:
         lines = adopt(state, config.resume, config, GrowthController(config), classes)
         return config, [f"it starts from {config.resume} at {state.images / 1000:g} kimg", *lines]

@@ -51,14 +51,19 @@ def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
     return replace(config, resume=old.get("resume"))
 
 
+def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
+    """Raises ConfigError for a run that is already past the plan's end."""
+    if plan.total_images <= saved["state"]["previous"]:
+        raise ConfigError(f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} thousand images")
+
+
 def check_fits(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
     """Refuse to go on with other images, or to an end that is past.
 
     Raises:
         ConfigError.
     """
-    if plan.total_images <= saved["state"]["previous"]:
-        raise ConfigError(f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} thousand images")
+    check_end(saved, config, plan)
     if saved["data"] != content:
         raise ConfigError(
             f"the images in {config.data} have changed since this run began; bring back the old ones, or start a new "

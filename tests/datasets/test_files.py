@@ -217,3 +217,37 @@ def test_a_large_jpeg_is_halved_while_decoded_and_stays_the_same_picture(tmp_pat
     assert source.picture(0, 32, 1).size == (175, 225)  # more than 3 x 32, which the filter needs
     whole, halved = (prepare(source.picture(0, *size)).astype(int) for size in ((), (32, 1)))
     assert abs(whole - halved).max() <= 2
+
+
+def test_names_beginning_with_the_archives_own_folder_are_found(tmp_path):
+    noise(tmp_path / "set", 3, (8, 8))
+    for kind, pack in ARCHIVES.items():
+        assert len(open_source(str(pack(tmp_path / "set", tmp_path / f"set.{kind}", "./")))) == 3
+
+
+def test_a_hard_link_in_a_tar_is_the_image_it_stands_for(tmp_path):
+    first, *_ = noise(tmp_path / "set", 2, (8, 8))
+    os.link(first, tmp_path / "set" / "z.png")
+    source = open_source(str(tarred(tmp_path / "set", tmp_path / "set.tar")))
+    assert len(source) == 3
+    with source.picture(0) as image, source.picture(2) as copy:
+        assert image.tobytes() == copy.tobytes()
+
+
+def test_a_folder_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    noise(tmp_path / "set" / "a", 1, (8, 8))
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"set/a cannot be read .Permission denied."):
+        open_source(str(tmp_path / "set"))
+
+
+def test_names_that_are_no_text_are_said_as_python_writes_them(tmp_path):
+    noise(tmp_path / "set", 1, (8, 8))[0].rename(tmp_path / "set" / "a\nb\udcff.png")
+    assert open_source(str(tmp_path / "set")).describe(0).endswith(r"set/a\nb\udcff.png")

@@ -152,6 +152,7 @@ def test_which_images_are_enlarged_depends_on_the_fit(fit, size, enlarged):
     [
         ((24, 3), "--resolution: 24 is not a power of two"), ((2048, 3), "--resolution"), ((16, 5), "--channels"),
         ((16, 3, "zoom"), "--fit: 'zoom'"), ((16, 3, "pad", "blurple"), "--background: 'blurple'"),
+        ((16, 3, "pad", "rgb(300,0,0)"), "--background: 'rgb"),
     ],
 )  # fmt: skip
 def test_preparations_that_do_not_exist_are_refused(options, says):
@@ -169,7 +170,7 @@ def bomb(width, height):
 
 @pytest.mark.parametrize("side", [60_000, int(MAX_PIXELS**0.5) + 1])
 def test_images_of_too_many_pixels_are_not_decoded(side):
-    with pytest.raises(ValueError, match="more than 180 megapixels"):
+    with pytest.raises(ValueError, match="more than 178 megapixels"):
         open_picture(io.BytesIO(bomb(side, side)))
 
 
@@ -211,4 +212,29 @@ def test_truncated_files_cannot_be_read(tmp_path, suffix):
 def test_gray_images_without_a_known_range_cannot_be_read(tmp_path, values):
     Image.fromarray(values).save(tmp_path / "deep.tif")
     with pytest.raises(ValueError, match="has no range of its own"):
+        pixels(open_source(str(tmp_path)), 0, 8, 1)
+
+
+def test_a_16_bit_tiff_whose_white_is_zero_is_turned_round(tmp_path):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(values).save(tmp_path / "deep.tif", tiffinfo={262: 0})
+    assert Image.open(tmp_path / "deep.tif").tag_v2[262] == 0
+    found = pixels(open_source(str(tmp_path)), 0, 8, 1)[0]
+    assert (found == 255 - np.rint(values / 257)).all()
+
+
+def test_one_gray_of_16_bits_may_be_transparent(tmp_path):
+    values = np.full((8, 8), 30_000, np.uint16)
+    values[:, :4] = 15_000
+    Image.fromarray(values).save(tmp_path / "deep.png", transparency=15_000)
+    source = open_source(str(tmp_path))
+    assert source.header(0).transparent
+    with source.picture(0) as picture:
+        found = Preparation(8, 3, background="red")(picture)
+    assert (found[:, :, :4].transpose(1, 2, 0) == (255, 0, 0)).all() and (found[:, :, 4:] == 117).all()
+
+
+def test_32_bit_grayscale_cannot_be_read_whatever_its_values(tmp_path):
+    Image.fromarray(np.full((8, 8), 200, np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(ValueError, match="32-bit grayscale has no range"):
         pixels(open_source(str(tmp_path)), 0, 8, 1)

@@ -145,7 +145,7 @@ def test_no_good_file_at_all_is_refused(tmp_path):
         open_pyramid(open_source(str(tmp_path)), 8, 1, max_bad=1)
 
 
-def test_damaged_exif_data_is_a_bad_file_and_no_crash(two_classes):
+def test_damaged_exif_data_does_not_spoil_an_image(two_classes):
     exif = Image.Exif()
     exif[0x112], exif[0x10F] = 6, "maker"
     Image.new("L", (8, 8)).save(two_classes / "exif.jpg", exif=exif)
@@ -153,7 +153,7 @@ def test_damaged_exif_data_is_a_bad_file_and_no_crash(two_classes):
     maker, width = b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02"  # tags, and their type: text
     (two_classes / "exif.jpg").write_bytes(data.replace(maker, width))  # a text for a width: Pillow's struct.error
     opened = open_pyramid(open_source(str(two_classes)), 8, 1)
-    assert len(opened) == 200 and [Path(name).name for name, _ in opened.bad] == ["exif.jpg"]
+    assert len(opened) == 201 and opened.bad == []
 
 
 def test_small_images_are_counted_and_enlarged_only_where_that_is_allowed(tmp_path, capfd):
@@ -304,3 +304,36 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "xdg" / "pggan"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path(os.path.expanduser("~")) / ".cache" / "pggan"
+
+
+def test_a_build_refused_for_small_images_leaves_nothing(tmp_path):
+    noise(tmp_path / "set", 40, (16, 20))
+    with pytest.raises(DataError, match="40 of 40 images are smaller than 64x64"):
+        open_pyramid(open_source(str(tmp_path / "set")), 64, 3)
+    assert list((cache_folder() / "datasets").glob("*64x3*")) == []
+
+
+def test_bad_images_up_to_the_share_allowed_are_left_out():
+    report = Path("report.txt")
+    build.check_bad([("a.png", "empty file")] * 7, 1000, 0.7 / 100, report)
+    with pytest.raises(DataError, match=r"7 of 1000 images cannot be read.* --max-bad 0.7%"):
+        build.check_bad([("a.png", "empty file")] * 7, 1000, 0.6 / 100, report)
+
+
+@pytest.mark.parametrize("name", ["sums.npy", "0008.npy", "meta.json"])
+def test_an_emptied_file_of_a_cache_is_said_with_what_to_do(two_classes, name):
+    folder = open_pyramid(open_source(str(two_classes)), 8, 1).folder
+    (folder / name).write_bytes(b"[]" if name == "meta.json" else b"")
+    with pytest.raises(DataError, match=f"is damaged .* python -m datasets clean {folder.name}"):
+        open_pyramid(open_source(str(two_classes)), 8, 1)
+
+
+def test_what_was_known_of_images_and_is_lost_is_found_again(tmp_path):
+    sets = []
+    for count in (3, 4):
+        noise(tmp_path / str(count), count, (8, 8))
+        sets.append(open_source(str(tmp_path / str(count))))
+    first = [open_pyramid(source, 8, 3).key for source in sets]
+    for known in (cache_folder() / "known").iterdir():
+        known.write_bytes(b"")
+    assert [open_pyramid(source, 8, 3).key for source in sets] == first

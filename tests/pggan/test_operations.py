@@ -102,6 +102,12 @@ def test_the_networks_can_be_transformed_by_torch_func():
     close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
     close(torch.func.jacrev(lambda z: G(z).mean())(z), jacobian)
     close(torch.func.jvp(lambda z: G(z).mean(), (z,), (z,))[1], (jacobian * z).sum())
+    outputs, linear = torch.func.linearize(G, z)
+    close(linear(z), torch.func.jvp(G, (z,), (z,))[1])
+    with torch.autograd.forward_ad.dual_level():
+        dual = G(torch.autograd.forward_ad.make_dual(z, z))
+        close(torch.autograd.forward_ad.unpack_dual(dual).tangent, linear(z))
+    close(outputs, images)
     close(torch.func.vmap(lambda z: G(z[None])[0])(z), images)
     by_images = torch.autograd.functional.jacobian(lambda x: D(x)[0].sum(), images)
     close(torch.func.grad(lambda x: D(x)[0].sum())(images), by_images)

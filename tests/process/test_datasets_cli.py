@@ -97,6 +97,11 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
     assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "9"]]
 
 
+def test_the_embedded_set_is_inspected(commands):
+    out = done(datasets(commands, "inspect", "synthetic"))
+    assert "unreadable  0" in out and "duplicates  0" in out
+
+
 def test_files_that_cannot_be_read_are_refused_then_left_out_where_allowed(commands):
     draw(commands.folder / "art", 20)
     (commands.folder / "art" / "bad.png").write_bytes(b"no")

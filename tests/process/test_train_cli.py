@@ -67,6 +67,11 @@ def test_a_dry_run_says_what_is_left(commands, finished_run):
     assert f"it starts from {stage} at" in process.out and "--fade-kimg" in process.out
     assert "about 0s of it" not in process.out
     refused(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
+    copy = shutil.copytree(finished_run, commands.folder / "copy")
+    (copy / "checkpoints" / "latest.pt").write_bytes(b"damaged")
+    process = commands.train(*TINY, "--out", copy, "--dry-run")
+    assert process.returncode == 0 and "damaged" in process.out and "instead" in process.out, process.err
+    refused(commands.train(*TINY, "--out", copy, "--total-kimg", "1.25", "--dry-run"), "already seen")
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
 
 
