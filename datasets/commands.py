@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import Timeout
@@ -105,17 +106,25 @@ def build(arguments: Namespace) -> int:
     return 0
 
 
+class Look(NamedTuple):
+    """What a decoded image is: why it cannot be read or "", a digest of its pixels, the whitest of 16-bit grays."""
+
+    number: int
+    why: str
+    digest: bytes = b""
+    whitest: int = 0
+
+
 class Examine:
     """Decodes images and says what they are; called with (start, stop) in any process."""
 
     def __init__(self, source: Source):
         self.source = source
 
-    def __call__(self, span: tuple[int, int]) -> list[tuple[int, str, bytes]]:
-        """(index, why it cannot be read or "", digest of its pixels) of each."""
-        return [(index, *self.look(index)) for index in range(*span)]
+    def __call__(self, span: tuple[int, int]) -> list[Look]:
+        return [self.look(index) for index in range(*span)]
 
-    def look(self, index: int) -> tuple[str, bytes]:
+    def look(self, index: int) -> Look:
         try:
             with self.source.picture(index, 0, 3) as picture:
                 image = upright(picture)
@@ -123,26 +132,29 @@ class Examine:
                     image = image.convert("RGBA")
                 digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
                 digest.update(image.tobytes())
-                return "", digest.digest()
+                whitest = int(np.asarray(picture).max()) if picture.mode.startswith("I") else 0
+                return Look(index, "", digest.digest(), whitest)
         except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
-            return reason(error), b""
+            return Look(index, reason(error))
 
 
-def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int]]:
-    """Why images cannot be read, by index, and for each copy of an earlier image that one's index."""
+def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int], int]:
+    """Why images cannot be read, by index; for each copy of an earlier image that one's; the whitest 16-bit gray."""
     step, count = 16, len(source)
     spans = [(start, min(start + step, count)) for start in range(0, count, step)]
     bad: dict[int, str] = {}
+    whitest = 0
     digests: dict[bytes, list[int]] = {}
     with tqdm(total=count, desc="decoding", unit="image", disable=None, leave=False) as bar:
         for looks in in_parallel(Examine(source), spans, min(workers or cores(), len(spans))):
             bar.update(len(looks))
-            for index, why, digest in looks:
-                if why:
-                    bad[index] = why
+            for look in looks:
+                whitest = max(whitest, look.whitest)
+                if look.why:
+                    bad[look.number] = look.why
                 else:
-                    digests.setdefault(digest, []).append(index)
-    return bad, {i: min(alike) for alike in digests.values() for i in alike if i != min(alike)}
+                    digests.setdefault(look.digest, []).append(look.number)
+    return bad, {i: min(alike) for alike in digests.values() for i in alike if i != min(alike)}, whitest
 
 
 def inspect(arguments: Namespace) -> int:
@@ -162,7 +174,9 @@ def inspect(arguments: Namespace) -> int:
         )
     if native.note:
         print(f"note        {native.note}")
-    bad, copies = decoded(source, arguments.workers)
+    bad, copies, whitest = decoded(source, arguments.workers)
+    if 0 < whitest < 1 << 14:
+        print(f"note        16-bit images reach {whitest} of 65535 at most and will be dark: spread their values first")
     listed("duplicates", [f"{source.describe(i)}: as {source.describe(copies[i])}" for i in sorted(copies)])
     listed("unreadable", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)])
     listed("not taken", source.others, "by their names no images")

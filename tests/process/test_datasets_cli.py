@@ -102,6 +102,14 @@ def test_the_embedded_set_is_inspected(commands):
     assert "unreadable  0" in out and "duplicates  0" in out
 
 
+def test_dark_16_bit_images_are_noted(commands):
+    (commands.folder / "scans").mkdir()
+    for i in range(3):
+        values = np.full((8, 8), 4095 - i, np.uint16)
+        Image.fromarray(values).save(commands.folder / "scans" / f"{i}.png")
+    assert "16-bit images reach 4095 of 65535 at most" in done(datasets(commands, "inspect", "scans"))
+
+
 def test_files_that_cannot_be_read_are_refused_then_left_out_where_allowed(commands):
     draw(commands.folder / "art", 20)
     (commands.folder / "art" / "bad.png").write_bytes(b"no")
