@@ -193,11 +193,12 @@ def grid(arguments: Namespace) -> int:
     source, prepare = opened(arguments)
     if not 1 <= arguments.count <= 1024:
         raise DataError(f"--count: {arguments.count} is not between 1 and 1024")
-    images = []
+    images, small = [], 0
     for index in np.unique(np.linspace(0, len(source) - 1, arguments.count).astype(int)).tolist():
         try:
             with source.picture(index, prepare.resolution, prepare.channels) as picture:
                 images.append(prepare(picture))
+                small += prepare.enlarges(*picture.size)
         except Exception as error:
             print(f"left out: {source.describe(index)}: {reason(error)}")
     if not images:
@@ -207,7 +208,8 @@ def grid(arguments: Namespace) -> int:
         picture.save(arguments.out)
     except (OSError, ValueError) as error:
         raise DataError(f"--out: {arguments.out} cannot be written: {error}") from None
-    print(f"{len(images)} images at {prepare.resolution}x{prepare.resolution} in {arguments.out}")
+    print(f"{len(images)} images at {prepare.resolution}x{prepare.resolution} in {arguments.out}", end="")
+    print(f", {small} of them enlarged" if small else "")
     return 0
 
 

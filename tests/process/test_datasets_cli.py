@@ -63,14 +63,18 @@ def test_plan_build_verify_grid_clean(commands):
     assert "is whole: 50 images, 50 of them decoded again" in done(
         datasets(commands, "verify", "art", "--resolution", "16")
     )
-    assert "9 images at 16x16 in sheet.png" in done(
+    assert "9 images at 16x16 in sheet.png\n" in done(
         datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "sheet.png")
+    )
+    assert "9 images at 64x64 in large.png, 9 of them enlarged" in done(
+        datasets(commands, "grid", "art", "--resolution", "64", "--count", "9", "--out", "large.png")
     )
     with Image.open(commands.folder / "sheet.png") as sheet:
         assert sheet.size == (1008, 1008)
     listing = done(datasets(commands, "clean"))
     assert "art, 50 images" in listing and len(caches(commands)) == 1
-    assert "removed" in done(datasets(commands, "clean", listing.split()[0])) and caches(commands) == []
+    assert "art, 50 images  removed" in done(datasets(commands, "clean", listing.split()[0]))
+    assert caches(commands) == []
     refused(datasets(commands, "clean", "nothing"), "there is no cache nothing")
 
 
