@@ -177,8 +177,9 @@ class Tar(Archive):
     def __init__(self, path: Path, labels: bool = False):
         try:
             with tarfile.open(path, "r:") as archive:
-                found = {m.name.removeprefix("./"): followed(archive, m) for m in archive}
-                members = {name: (m.offset_data, m.size) for name, m in found.items() if plain(m)}
+                found = {m.name: m for m in archive}
+            followed = {name: found.get(m.linkname, m) if m.islnk() else m for name, m in found.items()}
+            members = {name.removeprefix("./"): (m.offset_data, m.size) for name, m in followed.items() if plain(m)}
         except tarfile.TarError as error:
             raise DataError(f"{path} is no plain tar ({error}); a compressed one must be unpacked first") from None
         super().__init__(path, members, labels)
@@ -190,14 +191,6 @@ class Tar(Archive):
         with open(self.path, "rb") as file:
             file.seek(offset)
             return io.BytesIO(file.read(size))
-
-
-def followed(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The member itself, or the one before it that it is another name of."""
-    try:
-        return archive.getmember(member.linkname) if member.islnk() else member
-    except KeyError:
-        return member
 
 
 def plain(member: tarfile.TarInfo) -> bool:

@@ -29,7 +29,7 @@ TURNED = {
 }  # fmt: skip
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses by MAX_PIXELS
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags; the pixels are what counts
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged tags; the pixels are what counts
 
 
 def open_picture(file: str | IO[bytes]) -> Image.Image:

@@ -43,7 +43,7 @@ def in_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) 
     pending: set[Future] = set()
     try:
         for item in items:
-            if len(pending) >= 16 * workers:
+            if len(pending) >= 16 * workers:  # enough to go on with while the caller writes to the disk
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
             with undisturbed():
