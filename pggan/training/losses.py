@@ -1,9 +1,23 @@
-"""Adversarial losses, gradient penalties and label terms: what both networks minimise."""
+"""Adversarial losses, gradient penalties and label terms: what both networks minimize.
+
+The default is WGAN-GP as in the paper. With x a real image, G(z) a generated one, D(x) a score without bounds and
+
+    x_hat = (1 - epsilon) x + epsilon G(z), epsilon uniform in [0, 1]      a random point on the line between the two
+
+the discriminator ("critic") and the generator minimize, averaged over a batch,
+
+    L_D = D(G(z)) - D(x) + lambda (|grad D(x_hat)| - gamma)^2 / gamma^2 + epsilon_drift D(x)^2
+    L_G = -D(G(z))
+
+(Gulrajani et al. 2017, arXiv 1704.00028, equation 3; drift term: Karras et al. 2018, arXiv 1710.10196, appendix A.1;
+gamma: their CIFAR-10 experiments). `Loss.discriminator` and `Loss.generator` compute them term by term.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +26,19 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..networks.operations import input_gradients
 
-Images = Tensor | list[Tensor]  # [N, C, r, r], or one such tensor for each scale
+Images = Tensor | list[Tensor]  # [N, C, r, r] in [-1, 1]; for --arch msg a list of them, one for each scale
 Critic = Callable[..., tuple[Tensor, Tensor]]  # images, batches=1 -> (scores [N], label logits [N, L])
 
 
 @dataclass(frozen=True)
 class Adversarial:
-    """A game of two networks over scores [N], averaged over the batch by `Loss`.
+    """A pair of adversarial losses as functions of scores [N]; `Loss` averages them over the batch.
 
     Attributes:
-        discriminator: (real scores, fake scores) -> what the discriminator minimises, [N].
-        generator: (fake scores, real scores) -> what the generator minimises, [N].
-        paired: the generator's depends on the real scores too.
-        smooth: the discriminator's guesses a probability, which can be held below 1 by label smoothing.
+        discriminator: (real scores, fake scores) -> the discriminator's loss [N].
+        generator: (fake scores, real scores) -> the generator's loss [N].
+        paired: whether the generator's loss depends on the real scores too.
+        smooth: whether the discriminator estimates a probability, so that label smoothing applies.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
@@ -36,14 +50,16 @@ class Adversarial:
 WASSERSTEIN = Adversarial(lambda real, fake: fake - real, lambda fake, real: -fake)
 """D(fake) - D(real); -D(fake) (Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1)."""
 
+# softplus(-x) = -log s(x) and softplus(x) = -log(1 - s(x)), s the sigmoid: the logarithms without overflow
 MINIMAX = Adversarial(
     lambda real, fake: F.softplus(-real) + F.softplus(fake), lambda fake, real: -F.softplus(fake), smooth=True
 )
-"""-log s(real) - log(1 - s(fake)); log(1 - s(fake)), s the sigmoid of the score (Goodfellow et al. 2014, arXiv
-1406.2661, equation 1)."""
+"""-log s(D(real)) - log(1 - s(D(fake))); log(1 - s(D(fake))), s the sigmoid (Goodfellow et al. 2014, arXiv 1406.2661,
+equation 1)."""
 
 NONSATURATING = Adversarial(MINIMAX.discriminator, lambda fake, real: F.softplus(-fake), smooth=True)
-"""As minimax for D; -log s(fake), whose gradient does not vanish where D is sure (the same paper, section 3)."""
+"""Like minimax for D; -log s(D(fake)) for G, whose gradient does not vanish while D is confident (Goodfellow et al.
+2014, section 3)."""
 
 LSGAN = Adversarial(
     lambda real, fake: 0.5 * ((real - 1).square() + fake.square()), lambda fake, real: 0.5 * (fake - 1).square()
@@ -57,7 +73,7 @@ arXiv 1802.05957, equations 16 and 17)."""
 RELATIVISTIC = Adversarial(
     lambda real, fake: F.softplus(fake - real), lambda fake, real: F.softplus(real - fake), paired=True
 )
-"""-log s(D(real) - D(fake)) of pairs, and with both changed about for G (Jolicoeur-Martineau 2019, arXiv 1807.00734,
+"""-log s(D(real) - D(fake)) over pairs, with real and fake exchanged for G (Jolicoeur-Martineau 2019, arXiv 1807.00734,
 section 4.1; with R1 and R2 it is R3GAN's loss: Huang et al. 2024, arXiv 2501.05441, section 2)."""
 
 ADVERSARIAL = {
@@ -71,26 +87,39 @@ ADVERSARIAL = {
 }
 
 
+class Outputs(NamedTuple):
+    """What the critic says of N images.
+
+    Attributes:
+        scores: D(x) [N]. logits: of the classes [N, L]. squares: |grad D(x)|^2 [N], or None if no penalty needs it.
+    """
+
+    scores: Tensor
+    logits: Tensor
+    squares: Tensor | None
+
+
 @dataclass(frozen=True)
 class Loss:
-    """What both networks minimise: an adversarial loss with any of the penalties, and label terms.
+    """The losses of both networks: an adversarial loss with any of the penalties, and label terms.
 
-    The discriminator minimises, averaged over the batch, its adversarial loss and
+    The discriminator minimizes, averaged over the batch, its adversarial loss plus
 
-        lambda (|grad D(mixed)| - gamma)^2 / gamma^2    gp: Gulrajani et al. 2017, arXiv 1704.00028, equation 3
+        lambda (|grad D(x_hat)| - gamma)^2 / gamma^2    gp: Gulrajani et al. 2017, arXiv 1704.00028, equation 3
         r1 / 2 |grad D(real)|^2                         Mescheder et al. 2018, arXiv 1801.04406, equation 9
         r2 / 2 |grad D(fake)|^2                         the same, equation 10
-        epsilon D(real)^2                               drift: Karras et al. 2018, appendix A.1
+        drift D(real)^2                                 Karras et al. 2018, appendix A.1
 
-    and with classes the cross-entropy of both reals and fakes (Odena et al. 2017). A weight of 0 leaves a term out.
+    and, with classes, the cross-entropy of both real and generated images (AC-GAN: Odena et al. 2017, arXiv
+    1610.09585). A weight of 0 turns a term off.
 
     Args:
-        full_resolution: the resolution whose pixels the gradients are taken by. The official code always feeds its
-            discriminator full-size images: an image of r x r stands for one repeated R/r times in each direction,
-            whose gradient norm is the native one times r/R. None takes the images' own pixels.
-        penalty: lambda. target: gamma, 750 for CIFAR-10. drift: epsilon. label_weight: weight of the label terms.
-        smoothing: what is taken from the real images' probability of 1 (one-sided label smoothing: Salimans et al.
-            2016, arXiv 1606.03498, section 3.4), for losses that have one.
+        full_resolution: resolution whose pixels the gradient is taken with respect to. The official code always feeds
+            its discriminator full-size images: an r x r image is repeated R/r times in each direction, which makes the
+            gradient norm r/R times the norm by the image's own pixels. None: the image's own pixels.
+        penalty: lambda. target: gamma, 750 for CIFAR-10. label_weight: weight of the label terms.
+        smoothing: subtracted from the real images' target probability of 1 (one-sided label smoothing: Salimans et
+            al. 2016, arXiv 1606.03498, section 3.4), for losses that have one.
     """
 
     adversarial: Adversarial
@@ -105,120 +134,119 @@ class Loss:
 
     @property
     def paired(self) -> bool:
-        """Whether `generator` needs the reals."""
+        """Whether `generator` needs the real images."""
         return self.adversarial.paired
 
     def discriminator(
         self, critic: Critic, reals: Images, fakes: Images, mixing: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The discriminator's loss and what it is made of.
+        """Return the discriminator's loss L_D and the terms worth logging.
 
         Args:
-            reals, fakes: [N, C, r, r] in [-1, 1], or a list of them by scale; mixing: [N, 1, 1, 1] in [0, 1];
-            labels: class indices [N].
+            reals, fakes: [N, C, r, r] in [-1, 1], or a list of them by scale.
+            mixing: epsilon of each pair, [N, 1, 1, 1] in [0, 1]. labels: class indices [N].
 
         Returns:
-            "d_loss" (a differentiable scalar), and for the log the scalars "real_score", "fake_score" and, with a
-            penalty, "grad_norm": at the mixed images, with r1 at the real, with r2 alone at the generated ones.
+            "d_loss", a differentiable scalar, and the detached scalars "real_score", "fake_score" and, with a penalty,
+            "grad_norm" (of gp at x_hat, of r1 at the real images, of r2 alone at the generated ones).
         """
-        if bool(self.r1) == bool(self.r2):
-            looks = (x.chunk(2) for x in self.look(critic, joined(reals, fakes), self.r1, batches=2))
-            (real_scores, fake_scores), (real_logits, fake_logits), (real_squares, fake_squares) = looks
-        else:  # in one pass the gradient would be of both
-            real_scores, real_logits, real_squares = self.look(critic, reals, self.r1)
-            fake_scores, fake_logits, fake_squares = self.look(critic, fakes, self.r2)
-        loss, terms = self.adversarial.discriminator(real_scores, fake_scores), {}
+        real, fake = self.critic_outputs(critic, reals, fakes)
+        logged = {"real_score": real.scores, "fake_score": fake.scores}
+
+        loss = self.adversarial.discriminator(real.scores, fake.scores)  # WGAN: D(G(z)) - D(x)
         if self.smoothing:
-            loss = loss + self.smoothing * real_scores  # softplus(x) - softplus(-x) = x
-        for weight, squares in ((self.r2, fake_squares), (self.r1, real_squares)):
-            if weight:
-                loss, terms["grad_norm"] = loss + (weight / 2) * squares, squares.detach().sqrt()
+            loss = loss + self.smoothing * real.scores  # softplus(x) - softplus(-x) = x
+        if fake.squares is not None:
+            loss, logged["grad_norm"] = loss + (self.r2 / 2) * fake.squares, fake.squares.detach().sqrt()
+        if real.squares is not None:
+            loss, logged["grad_norm"] = loss + (self.r1 / 2) * real.squares, real.squares.detach().sqrt()
         if self.penalty:
-            terms["grad_norm"] = norms = self.gradient_norms(critic, between(reals, fakes, mixing))
+            mixed = map_scales(lambda x, x_fake: torch.lerp(x, x_fake, mixing), reals, fakes)  # x_hat
+            logged["grad_norm"] = norms = self.gradient_norms(critic, mixed)
             loss = loss + (norms - self.target).square() * (self.penalty / self.target**2)
         if self.drift:
-            loss = loss + self.drift * real_scores.square()
+            loss = loss + self.drift * real.scores.square()
         loss = loss.mean()
         if labels is not None:
-            entropy = F.cross_entropy(real_logits, labels) + F.cross_entropy(fake_logits, labels)
+            entropy = F.cross_entropy(real.logits, labels) + F.cross_entropy(fake.logits, labels)
             loss = loss + self.label_weight * entropy
-        terms |= {"real_score": real_scores, "fake_score": fake_scores}
-        return {"d_loss": loss} | {name: value.detach().mean() for name, value in terms.items()}
+        return {"d_loss": loss} | {name: value.detach().mean() for name, value in logged.items()}
 
     def generator(
         self, critic: Critic, fakes: Images, labels: Tensor | None = None, reals: Images | None = None
     ) -> dict[str, Tensor]:
-        """The generator's loss, with classes plus the cross-entropy of the fakes, as "g_loss".
+        """Return the generator's loss L_G as "g_loss", a differentiable scalar.
 
-        reals: as many as fakes, where the loss is paired.
+        Args:
+            fakes: [N, C, r, r] in [-1, 1], or a list of them by scale. labels: class indices [N].
+            reals: as many real images, for a loss that is `paired`.
         """
         scores, logits = critic(fakes)
         real_scores = scores
         if self.paired:
-            assert reals is not None, "a paired loss needs them"
+            assert reals is not None, "a paired loss needs real images"
             with torch.no_grad():
                 real_scores, _ = critic(reals)
-        loss = self.adversarial.generator(scores, real_scores).mean()
+        loss = self.adversarial.generator(scores, real_scores).mean()  # WGAN: -D(G(z))
         if labels is not None:
             loss = loss + self.label_weight * F.cross_entropy(logits, labels)
         return {"g_loss": loss}
 
-    def look(self, critic: Critic, images: Images, weight: float, batches: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores [N], label logits [N, L], and where there is a weight the square norms of the gradients [N]."""
-        if not weight:
-            scores, logits = critic(images, batches=batches)
-            return scores, logits, torch.zeros_like(scores)
-        images = leaves(images)
+    def critic_outputs(self, critic: Critic, reals: Images, fakes: Images) -> tuple[Outputs, Outputs]:
+        """Return the critic's outputs for real and for generated images, with the gradients that r1 and r2 need.
+
+        Both go through the critic in one pass, each as a batch of its own for minibatch stddev, unless only one of
+        them needs gradients: in one pass they would be computed for both.
+        """
+        if bool(self.r1) != bool(self.r2):
+            return self.outputs(critic, reals, bool(self.r1)), self.outputs(critic, fakes, bool(self.r2))
+        both = map_scales(lambda *pair: torch.cat(pair), reals, fakes)
+        scores, logits, squares = self.outputs(critic, both, bool(self.r1), batches=2)
+        real_squares, fake_squares = (None, None) if squares is None else squares.chunk(2)
+        (real_scores, fake_scores), (real_logits, fake_logits) = scores.chunk(2), logits.chunk(2)
+        return Outputs(real_scores, real_logits, real_squares), Outputs(fake_scores, fake_logits, fake_squares)
+
+    def outputs(self, critic: Critic, images: Images, with_gradients: bool, batches: int = 1) -> Outputs:
+        """Return the critic's outputs for one batch, or for `batches` of equal size in a row."""
+        images = leaves(images) if with_gradients else images
         scores, logits = critic(images, batches=batches)
-        return scores, logits, self.square_norms(scores, images)
+        return Outputs(scores, logits, self.square_norms(scores, images) if with_gradients else None)
 
     def gradient_norms(self, critic: Critic, images: Images) -> Tensor:
-        """|grad D(x)| of each image [N] over all scales, differentiable by the critic's weights."""
+        """Return |grad D(x)| of each image [N], over all scales, differentiable by the critic's weights."""
         images = leaves(images)
-        return self.square_norms(critic(images)[0], images).sqrt()
+        scores, _ = critic(images)
+        return self.square_norms(scores, images).sqrt()
 
     def square_norms(self, scores: Tensor, images: Images) -> Tensor:
-        """|grad scores|^2 by the leaves that they were computed of [N]; pixels of every scale count alike."""
-        scales = as_list(images)
+        """Return |grad scores|^2 [N] with respect to the images; pixels of every scale count alike."""
+        scales = images if isinstance(images, list) else [images]
         first, *others = [g.square().sum(dim=(1, 2, 3)) for g in input_gradients(scores, scales)]
         total = sum(others, first)
         return total * (1 if self.full_resolution is None else (scales[-1].shape[-1] / self.full_resolution) ** 2)
 
 
-def as_list(images: Images) -> list[Tensor]:
-    """One tensor, or several, as a list."""
-    return images if isinstance(images, list) else [images]
+def map_scales(function: Callable[..., Tensor], *images: Images) -> Images:
+    """Apply a function of tensors [N, C, r, r] to images, or for --arch msg to the images of each scale."""
+    if isinstance(images[0], list):
+        return [function(*scale) for scale in zip(*images, strict=True)]
+    return function(*images)
 
 
 def leaves(images: Images) -> Images:
-    """The same values, to take gradients by."""
-    parts = [x.detach().requires_grad_(True) for x in as_list(images)]
-    return parts if isinstance(images, list) else parts[0]
-
-
-def joined(reals: Images, fakes: Images) -> Images:
-    """Both in one batch, the reals first, at every scale."""
-    batches = [torch.cat(pair) for pair in zip(as_list(reals), as_list(fakes), strict=True)]
-    return batches if isinstance(reals, list) else batches[0]
-
-
-def between(reals: Images, fakes: Images, mixing: Tensor) -> Images:
-    """Points on the lines from reals to fakes, at the same place of the line in every scale."""
-    points = [torch.lerp(real, fake, mixing) for real, fake in zip(as_list(reals), as_list(fakes), strict=True)]
-    return points if isinstance(reals, list) else points[0]
+    """Return the same images as leaves of a new graph, so that gradients can be taken with respect to them."""
+    return map_scales(lambda x: x.detach().requires_grad_(True), images)
 
 
 def WGANGP(
     full_resolution: int, penalty: float = 10.0, target: float = 1.0, drift: float = 0.001, label_weight: float = 1.0
 ) -> Loss:
-    """The paper's loss (section 4, appendix A.1); arguments as of `Loss`."""
-    return Loss(
-        WASSERSTEIN, full_resolution, penalty=penalty, target=target, drift=drift, label_weight=label_weight
-    )  # fmt: skip
+    """Return the paper's loss (Karras et al. 2018, section 4 and appendix A.1); for the arguments see `Loss`."""
+    return Loss(WASSERSTEIN, full_resolution, penalty, target, drift=drift, label_weight=label_weight)
 
 
 def objective(config: TrainConfig) -> Loss:
-    """The loss that the options name, which `resolve` has settled."""
+    """Return the loss that the options describe, after `config.resolve` has filled in its defaults."""
     penalties = config.penalty.split("+")
     return Loss(
         ADVERSARIAL[config.loss],
@@ -234,24 +262,29 @@ def objective(config: TrainConfig) -> Loss:
 
 
 def cautions(config: TrainConfig) -> list[str]:
-    """What is known to go wrong with the options together, a sentence each."""
+    """Return one warning for each combination of options that is known to train badly."""
     loss, penalty = f"--loss {config.loss}", f"--penalty {config.penalty}"
     found = []
     if config.loss == "minimax":
-        found.append(f"{loss} saturates: G gets almost no gradient while D is sure; nonsaturating keeps it")
+        found.append(
+            f"{loss} saturates: the generator gets almost no gradient while the discriminator is confident; "
+            "--loss nonsaturating avoids this"
+        )
     if config.loss.startswith("wgan") and config.penalty == "none":
-        found.append(f"{loss} {penalty} bounds D's slope by nothing: its scores run away; give --penalty gp or clip")
+        found.append(
+            f"{loss} {penalty} leaves the critic unconstrained, so its scores diverge; use --penalty gp or clip"
+        )
     if config.loss == "relativistic" and config.penalty == "none":
-        found.append(f"{loss} {penalty} need not converge (Huang et al. 2024, section 2); give --penalty r1+r2")
+        found.append(f"{loss} {penalty} may not converge (Huang et al. 2024, section 2); use --penalty r1+r2")
     if config.loss == "relativistic" and config.penalty in ("r1", "r2"):
-        found.append(f"{loss} {penalty} may diverge early in training, where r1+r2 does not (Huang et al. 2024)")
+        found.append(f"{loss} {penalty} may diverge early in training (Huang et al. 2024); use --penalty r1+r2")
     if config.penalty == "clip" and not config.loss.startswith("wgan"):
-        found.append(f"{penalty} is meant for --loss wgan; elsewhere it keeps D from being sure, and gradients small")
+        found.append(f"{penalty} is meant for --loss wgan; with {loss} it weakens the discriminator and its gradients")
     if config.penalty == "clip" and config.optimizer == "adam":
-        found.append(f"{penalty} is unstable with Adam's momentum and quick steps; --preset wgan has RMSprop's")
+        found.append(f"{penalty} is unstable with Adam (Arjovsky et al. 2017); use --preset wgan, which has RMSprop")
     if config.arch == "dcgan" and config.penalty not in ("none", "clip"):
         found.append(
-            f"--arch dcgan {penalty}: through batch norm a gradient is of the whole batch, not of each image "
-            "(Gulrajani et al. 2017, section 4); the penalty means less"
+            f"--arch dcgan {penalty}: batch norm couples the images of a batch, so the gradient is no longer that of a "
+            "single image (Gulrajani et al. 2017, section 4); expect a weaker effect"
         )
-    return [f"caution: {sentence}" for sentence in found]
+    return [f"warning: {sentence}" for sentence in found]

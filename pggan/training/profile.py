@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from ..config import ConfigError, TrainConfig, add_options, resolve
 from .device import choose_device, choose_precision, device_name, keep_freed_memory
 from .growth import GrowthController, Phase
-from .losses import between
+from .losses import map_scales
 from .plan import table
 from .ranks import ALONE
 from .state import TrainState, draws
@@ -140,8 +140,9 @@ class TimedStep:
         terms["d_loss"].backward()
         took("D backward")
         if stepper.loss.penalty:
+            mixed = map_scales(partial(torch.lerp, weight=mixing), reals, fakes)
             with stepper.autocast(state):
-                penalty = stepper.loss.gradient_norms(critic, between(reals, fakes, mixing)).square().mean()
+                penalty = stepper.loss.gradient_norms(critic, mixed).square().mean()
             took("penalty, D forward and gradient")
             penalty.backward()
             took("penalty, double backward")

@@ -1,4 +1,9 @@
-"""One discriminator update, one generator update, the EMA: the hot path; nothing is read back from the device."""
+"""One training step: update the discriminator D, update the generator G, average G's weights.
+
+`Stepper.step` is the paper's algorithm, one update after the other; `Stepper.d_terms` and `Stepper.g_terms` compute
+what each network minimizes, and losses.py has the formulas. Nothing is read back from the device: alpha, losses and
+the decision to skip a step with non-finite gradients stay in tensors, so that a GPU never waits for the host.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +27,16 @@ from .losses import Images, Loss, objective
 from .ranks import ALONE, Ranks, Share
 from .state import TrainState, draws, latents
 
-Terms = dict[str, Tensor]  # scalars by name: the loss and what it is made of
-Stage = dict[str, Any]  # the networks' keywords resolution and alpha
+Terms = dict[str, Tensor]  # scalars by name: a loss and the terms to log beside it
+Stage = dict[str, Any]  # the networks' keywords: resolution, and alpha as a tensor while the stage fades in
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Real images as they come from the pyramid, uint8 [N, C, r, r], with class indices [N] where there are classes.
+    """Real images from the dataset, uint8 [N, C, r, r], with class indices [N] if there are classes.
 
     Args:
-        share: which samples of the global batch they are.
+        share: the samples of the global batch that these are; the random numbers of a step belong to the global batch.
     """
 
     images: Tensor
@@ -39,11 +44,12 @@ class Batch:
     share: Share
 
     def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device; from pinned memory the copy does not hold up the host."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), labels, self.share)
 
     def split(self, at_once: int | None) -> Iterator[Batch]:
-        """In parts of at most so many images, in whole minibatch-stddev groups."""
+        """Yield micro-batches of at most `at_once` images, made of whole minibatch-stddev groups."""
         for share in self.share.split(at_once):
             own = share.within(self.share)
             yield Batch(own.of(self.images), None if self.labels is None else own.of(self.labels), share)
@@ -51,13 +57,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stepper:
-    """Carries out steps on a state under one loss.
+    """Trains a state one step at a time.
 
     Args:
-        seed: of the latents, mixing factors and mirror flips. mirror: flip half of the reals.
-        ema_decay: per step. bf16: run convolutions and products in bfloat16.
-        augment: of all that the discriminator sees.
-        n_critic: steps of D to one of G. clip: bound on D's weights, or None.
+        loss: what both networks minimize. seed: of latents, mixing factors and mirroring.
+        mirror: flip half of the real images. ema_decay: of G's moving average, per step.
+        bf16: compute convolutions and matrix products in bfloat16.
+        augment: applied to everything the discriminator sees.
+        n_critic: updates of D per update of G. clip: bound on D's weights, or None.
         ranks: the processes that share each batch.
     """
 
@@ -72,155 +79,193 @@ class Stepper:
     ranks: Ranks = ALONE
 
     @classmethod
-    def of(
-        cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None, ranks: Ranks = ALONE
-    ) -> Stepper:  # fmt: skip
-        """The stepper that the options name."""
-        clip = config.clip if config.penalty == "clip" else None
+    def of(cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None, ranks: Ranks = ALONE) -> Stepper:
+        """Return the stepper that the options describe."""
         return cls(
-            objective(config), config.seed, config.mirror, config.ema_decay, bf16, augment or Augmentation(),
-            config.n_critic, clip, ranks,
-        )  # fmt: skip
+            objective(config),
+            config.seed,
+            config.mirror,
+            config.ema_decay,
+            bf16,
+            augment or Augmentation(),
+            config.n_critic,
+            config.clip if config.penalty == "clip" else None,
+            ranks,
+        )
 
     def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> None:
-        """Train D on reals and fakes, then every n_critic-th time G with fresh latents and its EMA; count the reals.
+        """Update D on real and generated images, then G with fresh latents, then G's moving average.
+
+        Gulrajani et al. 2017, algorithm 1, with one update of D per update of G (Karras et al. 2018, appendix A.1)
+        unless `n_critic` says otherwise, and with the newest blocks faded in by alpha (section 2).
 
         Args:
-            batch: this process' share of it; losses and gradients are those of the global batch in every process.
-            held_out: real images that are never trained on, like the batch's, to see whether D knows its own by heart.
+            batch: this process's share; losses and gradients are those of the global batch in every process.
+            held_out: real images that are never trained on, scored to measure overfitting.
         """
         alpha = torch.tensor(phase.alpha, device=state.device) if phase.fading else 1.0
         stage = {"resolution": phase.resolution, "alpha": alpha}
-        parts = list(batch.to(state.device).split(phase.micro_batch))
-        shown = [] if held_out is None else held_out.to(state.device).split(phase.micro_batch)
-        with torch.no_grad():
-            signal = means(shown, partial(self.held_out_terms, state, stage))
+        micro_batches = list(batch.to(state.device).split(phase.micro_batch))
+        held_out_terms = self.score_held_out(state, stage, held_out, phase)  # before D learns from this batch
         d_lr, g_lr = phase.lrs
-        d_terms = means(parts, partial(self.d_terms, state, stage), state.d_optimizer, "d_loss")
-        d_skipped, d_norm = self.update(state.D, state.d_optimizer, d_terms | signal, "d_loss", d_lr)
+
+        # D minimizes  L_D = D(G(z)) - D(x) + lambda (|grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
+        d_terms = accumulate_gradients(state.d_optimizer, micro_batches, partial(self.d_terms, state, stage), "d_loss")
+        d_terms, d_skipped, d_norm = self.update(state.D, state.d_optimizer, d_terms | held_out_terms, "d_loss", d_lr)
         if self.clip is not None:
             clip_weights(state.D, self.clip)
+
+        # G minimizes  L_G = -D(G(z)), z drawn anew
         g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
         if self.trains_generator(state.images, batch.share.size):
             with frozen(state.D):
-                g_terms = means(parts, partial(self.g_terms, state, stage), state.g_optimizer, "g_loss")
-            g_skipped, g_norm = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
+                loss_terms = partial(self.g_terms, state, stage)
+                g_terms = accumulate_gradients(state.g_optimizer, micro_batches, loss_terms, "g_loss")
+            g_terms, g_skipped, g_norm = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
             g_terms["g_gradient"] = g_norm
             update_ema(state.G_ema, state.G, self.ema_decay)
 
-        skipped = torch.stack([d_skipped, g_skipped])
-        in_a_row = (state.skipped_in_a_row + skipped) * skipped
-        state.skipped_in_a_row = in_a_row if g_terms else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
-        state.add(d_terms | g_terms | {"d_gradient": d_norm, "skipped": skipped.sum()})
+        self.note(state, d_terms | {"d_gradient": d_norm}, g_terms, torch.stack([d_skipped, g_skipped]))
         if held_out is not None:
-            scores = {"seen": d_terms["real_score"], **signal, "faked": d_terms["fake_score"]}
-            state.add({f"{name}_score": score for name, score in scores.items()})
-            state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores.values()), batch.share.size)
+            scores = [d_terms["real_score"], d_terms["held_out_score"], d_terms["fake_score"]]
+            state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores), batch.share.size)
         state.images += batch.share.size
 
     def trains_generator(self, images: int, batch_size: int) -> bool:
-        """Whether the step after so many images ends with one of G: every n_critic-th, known from the images alone."""
+        """Return whether the step after `images` real images updates G: every `n_critic`-th does."""
         return images // batch_size % self.n_critic == self.n_critic - 1
 
-    def d_terms(self, state: TrainState, stage: Stage, part: Batch) -> Terms:
-        """The discriminator's loss on a part of the batch and as many fakes, and what it is made of."""
-        mixing = draws(self.seed, state.images, "mixing").random((part.share.size, 1, 1, 1), dtype=np.float32)
-        mixing = part.share.of(torch.from_numpy(mixing)).to(state.device, non_blocking=True)
+    def d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
+        """Return L_D on real images x and as many generated images G(z) of the same classes."""
+        mixing = draws(self.seed, state.images, "mixing").random((batch.share.size, 1, 1, 1), dtype=np.float32)
+        epsilon = batch.share.of(torch.from_numpy(mixing)).to(state.device, non_blocking=True)
         with self.autocast(state):
-            reals = self.reals(state, stage, part, "augmented reals")
-            with torch.no_grad():
-                fakes = self.augmented(state, self.fakes(state, stage, part, "d latents"), part, "augmented fakes")
-            return self.loss.discriminator(partial(state.D, **stage), reals, fakes, mixing, part.labels)
+            x = self.reals(state, stage, batch, "augmented reals")
+            with torch.no_grad():  # D's update does not reach G
+                x_fake = self.augmented(state, self.fakes(state, stage, batch, "d latents"), batch, "augmented fakes")
+            return self.loss.discriminator(partial(state.D, **stage), x, x_fake, epsilon, batch.labels)
 
-    def g_terms(self, state: TrainState, stage: Stage, part: Batch) -> Terms:
-        """The generator's loss, on as many fresh fakes as a part of the batch has images, of the same classes."""
+    def g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
+        """Return L_G on fresh generated images, as many as the batch has real ones and of the same classes."""
         with self.autocast(state):
-            fakes = self.augmented(state, self.fakes(state, stage, part, "g latents"), part, "augmented g fakes")
-            reals = self.reals(state, stage, part, "augmented reals") if self.loss.paired else None
-            return self.loss.generator(partial(state.D, **stage), fakes, part.labels, reals)
+            x_fake = self.augmented(state, self.fakes(state, stage, batch, "g latents"), batch, "augmented g fakes")
+            x = self.reals(state, stage, batch, "augmented reals") if self.loss.paired else None
+            return self.loss.generator(partial(state.D, **stage), x_fake, batch.labels, x)
 
-    def held_out_terms(self, state: TrainState, stage: Stage, part: Batch) -> Terms:
-        """D's mean score of reals it was never trained on, shown to it as the others are."""
-        with self.autocast(state):
-            return {"held_out": state.D(self.reals(state, stage, part, "augmented held out"), **stage)[0].mean()}
+    def score_held_out(self, state: TrainState, stage: Stage, held_out: Batch | None, phase: Phase) -> Terms:
+        """Return D's mean score of held-out real images as "held_out_score", {} if there are none."""
+        if held_out is None:
+            return {}
+
+        def score(batch: Batch) -> Terms:
+            x = self.reals(state, stage, batch, "augmented held out")
+            return {"held_out_score": state.D(x, **stage)[0].mean()}
+
+        with torch.no_grad(), self.autocast(state):
+            return mean_terms(held_out.to(state.device).split(phase.micro_batch), score)
+
+    def reals(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
+        """Return real images as D sees them: float [N, C, r, r] in [-1, 1], mirrored, faded, augmented."""
+        x = self.prepare(batch, state.images, stage["alpha"])
+        return self.augmented(state, pyramid(x) if state.D.multiscale else x, batch, purpose)
+
+    def prepare(self, batch: Batch, seen: int, alpha: float | Tensor) -> Tensor:
+        """Return uint8 images [N, C, r, r] as floats in [-1, 1], half of them mirrored, and faded as G's output is."""
+        x = batch.images
+        if self.mirror:  # on bytes: a quarter of the memory traffic of floats
+            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(batch.share.size) < 0.5)
+            flips = batch.share.of(flips).to(x.device)
+            x = torch.where(flips.view(-1, 1, 1, 1), x.flip(3), x)
+        x = x.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
+        return fade(x, alpha)
+
+    def fakes(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
+        """Return G(z), [N, C, r, r] or a list by scale; z depends on the seed, the images seen and the purpose."""
+        z = batch.share.of(latents(self.seed, state.images, purpose, batch.share.size, state.G.latent_size))
+        z, labels = z.to(state.device, non_blocking=True), one_hot(batch.labels, state.G.label_size)
+        return state.G.pyramid(z, labels) if state.G.multiscale else state.G(z, labels, **stage)
+
+    def augmented(self, state: TrainState, images: Images, batch: Batch, purpose: str) -> Images:
+        if isinstance(images, list):  # --arch msg, for which there is no augmentation
+            return images
+        return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose), batch.share)
 
     def autocast(self, state: TrainState) -> torch.autocast:
         return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def reals(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Images:
-        reals = self.prepare(part, state.images, stage["alpha"])
-        return self.augmented(state, pyramid(reals) if state.D.multiscale else reals, part, purpose)
-
-    def prepare(self, part: Batch, seen: int, alpha: float | Tensor) -> Tensor:
-        """uint8 [N, C, r, r] -> float in [-1, 1], half of them mirrored, and faded like the fakes (official code)."""
-        images = part.images
-        if self.mirror:  # of bytes, which are quicker to move than floats
-            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(part.share.size) < 0.5)
-            flips = part.share.of(flips).to(images.device)
-            images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
-        reals = images.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
-        return fade(reals, alpha)
-
-    def fakes(self, state: TrainState, stage: Stage, part: Batch, purpose: str) -> Images:
-        z = part.share.of(latents(self.seed, state.images, purpose, part.share.size, state.G.latent_size))
-        z, hot = z.to(state.device, non_blocking=True), one_hot(part.labels, state.G.label_size)
-        return state.G.pyramid(z, hot) if state.G.multiscale else state.G(z, hot, **stage)
-
-    def augmented(self, state: TrainState, images: Images, part: Batch, purpose: str) -> Images:
-        if isinstance(images, list):  # of --arch msg, for which there is no augmentation
-            return images
-        return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose), part.share)
-
     def update(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms, loss: str, lr: float
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """One optimizer step, left out as a whole where a gradient is not finite.
+    ) -> tuple[Terms, Tensor, Tensor]:
+        """Sum gradients and terms over all processes and take one optimizer step, unless a gradient is not finite.
 
-        Returns 1.0 where it was left out, and the norm of the gradient by all weights.
-
-        Before it, gradients and terms become the global batch's: the sums over all processes.
+        Returns:
+            The terms of the global batch; 1.0 if the step was skipped, else 0.0; the gradient's norm over all weights.
         """
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        self.ranks.add_up([*gradients, *terms.values()])
+        self.ranks.add_up([*gradients, *terms.values()])  # in place
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = 1 - (norm.isfinite() & terms[loss].isfinite()).float()
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if optimizer.defaults.get("fused"):
-            vars(optimizer).update(grad_scale=None, found_inf=skipped)  # the fused kernel reads it on the device
+        if optimizer.defaults.get("fused"):  # the fused kernel reads found_inf on the device, as for a GradScaler
+            optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
             optimizer.step()
         elif not skipped:
             optimizer.step()
-        return skipped, norm
+        return terms, skipped, norm
+
+    def note(self, state: TrainState, d_terms: Terms, g_terms: Terms, skipped: Tensor) -> None:
+        """Add a step's terms to the sums of the next log line, and count the steps skipped in a row.
+
+        skipped: 1.0 for each of [D, G] whose update was skipped. Steps that do not train G leave its count as it is.
+        """
+        in_a_row = (state.skipped_in_a_row + skipped) * skipped
+        state.skipped_in_a_row = in_a_row if g_terms else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
+        terms = d_terms | g_terms | {"skipped": skipped.sum()}
+        if "held_out_score" in terms:  # for a log line's overfitting, over the same steps
+            terms |= {"seen_score": terms["real_score"], "faked_score": terms["fake_score"]}
+        state.add(terms)
 
 
-def means(
-    parts: Iterable[Batch], terms_of: Callable[[Batch], Terms], optimizer: torch.optim.Optimizer | None = None,
-    loss: str = "",
-) -> Terms:  # fmt: skip
-    """What parts of a batch, one after another, contribute to the terms' means over the global batch.
+def accumulate_gradients(
+    optimizer: torch.optim.Optimizer, micro_batches: Iterable[Batch], loss_terms: Callable[[Batch], Terms], loss: str
+) -> Terms:
+    """Set the gradients of the optimizer's parameters to those of the term `loss`, summed over micro-batches.
 
-    With an optimizer, its parameters' gradients become what the parts contribute to the gradient of the term `loss`.
+    Returns:
+        This process's contribution to the global batch's mean of each term.
     """
+    optimizer.zero_grad()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def backward(batch: Batch) -> Terms:
+        terms = loss_terms(batch)
+        (terms[loss] * batch.share.weight).backward(inputs=parameters)
+        return terms
+
+    return mean_terms(micro_batches, backward)
+
+
+def mean_terms(micro_batches: Iterable[Batch], terms_of: Callable[[Batch], Terms]) -> Terms:
+    """Return this process's contribution to the global batch's mean of each term, detached."""
     sums: Terms = {}
-    if optimizer:
-        optimizer.zero_grad()
-    for part in parts:
-        terms = {name: term * part.share.weight for name, term in terms_of(part).items()}
-        if optimizer:
-            terms[loss].backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])
-        sums = {name: sums[name] + term.detach() if name in sums else term.detach() for name, term in terms.items()}
+    for batch in micro_batches:
+        terms = {name: term.detach() * batch.share.weight for name, term in terms_of(batch).items()}
+        sums = {name: sums[name] + term if name in sums else term for name, term in terms.items()}
     return sums
 
 
 def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
-    """Reals [N, C, r, r] mixed with their own lower resolution as the fakes are (official code)."""
+    """Return real images [N, C, r, r] blended with their own half resolution, as G's output is while a stage fades in.
+
+    Karras et al. 2018, figure 2: real images are interpolated between the two resolutions as well.
+    """
     return torch.lerp(upscale(downscale(reals)), reals, alpha) if isinstance(alpha, Tensor) else reals
 
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """What is computed with the network's weights meanwhile takes no gradients by them."""
+    """Compute no gradients for the network's weights in this block; gradients still pass through it to its input."""
     network.requires_grad_(False)
     try:
         yield
@@ -230,7 +275,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def clip_weights(network: nn.Module, bound: float) -> None:
-    """Every parameter, as the network computes with it, into [-bound, bound] (Arjovsky et al. 2017, algorithm 1)."""
+    """Clamp every parameter, as used by the network, to [-bound, bound] (Arjovsky et al. 2017, algorithm 1)."""
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             scale = module.scale if isinstance(module, Equalized) and name == "weight" else 1.0
@@ -239,7 +284,7 @@ def clip_weights(network: nn.Module, bound: float) -> None:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema <- decay ema + (1 - decay) weights, after the generator's step (paper, section 5); buffers alike."""
+    """Set ema to decay * ema + (1 - decay) * network, buffers included (Karras et al. 2018, appendix A.1: 0.999)."""
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
     for ours, theirs in zip(ema.buffers(), network.buffers(), strict=True):  # batch norm's statistics, and its count
         ours.lerp_(theirs, 1 - decay) if ours.is_floating_point() else ours.copy_(theirs)
