@@ -1,11 +1,12 @@
 """Train a progressive GAN on a folder of images.
 
-    python train.py photos                         the paper's schedule, up to the images' own resolution
-    python train.py photos --resolution 64 --preset paper-v1
-    python train.py synthetic --preset demo        the embedded set, minutes on a CPU
-    python train.py photos --dry-run               print the plan, with estimated memory and time
+  python train.py photos                                      the paper's schedule, up to the images' own resolution
+  python train.py photos --dry-run                            print the plan with estimated memory and time, then exit
+  python train.py photos --resolution 64 --batch-size 4:64,32:32,64:16 --fade-kimg 100 --stabilize-kimg 100
+  python train.py synthetic --preset demo                     the embedded dataset, minutes on a CPU
+  python train.py photos --out runs/b --resume runs/a/checkpoints/latest.pt    start a new run from a checkpoint
 
-The same command run again goes on where the run was left.
+Run the same command again to resume a run.
 """
 
 import argparse
@@ -26,10 +27,15 @@ from pggan.use.report import write_final_report
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser)
+    parser = argparse.ArgumentParser(
+        usage="python train.py DATA [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--help-all", action="help", help="show every option and exit")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--config", metavar="FILE", help="JSON file of options, such as a run's config.json")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
+    add_options(parser, common_only="--help-all" not in sys.argv)
     try:
         with first_speaks():
             options = vars(parser.parse_args())

@@ -128,190 +128,303 @@ class TrainConfig:
         ConfigError: a value outside its range.
     """
 
-    data: str = option(f"the images: {KINDS}", "", identity=False)
+    data: str = option(f"the training images: {KINDS}", "", identity=False)
     out: str = option(
-        "run directory; the same command run again resumes it", None, "runs/DATA-RESOLUTION", identity=False
-    )
-    preset: str | None = option("start from these options instead of the defaults", None, identity=False)
-    resume: str | None = option(
-        "checkpoint to start from in a new run directory, also with other options", None, metavar="CHECKPOINT",
+        "run directory; run the same command again to resume",
+        None,
+        "runs/DATA-RESOLUTION",
+        metavar="FOLDER",
         identity=False,
-    )  # fmt: skip
+    )
+    preset: str | None = option("known recipe that replaces the defaults below", None, identity=False)
+    resume: str | None = option(
+        "checkpoint that a new run starts from, possibly with other images, options or resolution",
+        None,
+        metavar="CHECKPOINT",
+        identity=False,
+    )
 
     # Images
     resolution: int = option(
-        "final image size in pixels, a power of two from 4 to 1024", None, "the images' own, rounded down", parse=int
+        "final image size in pixels, a power of two from 4 to 1024", None, "native size, rounded down", parse=int
     )
-    channels: int = option("image channels", None, "the images' own", parse=int, minimum=1, maximum=4)
-    fit: str = option("how images become square", FITS[0], choices=FITS)
+    channels: int = option("image channels", None, "1 for gray images, else 3", parse=int, minimum=1, maximum=4)
+    fit: str = option(
+        "how images become square: crop the center, pad with --background, or stretch", FITS[0], choices=FITS
+    )
     background: str = option(
-        "under transparency and beside padded images, a name or #rrggbb", "white", metavar="COLOUR"
+        "color under transparent pixels and around padded images, a name or #rrggbb", "white", metavar="COLOR"
     )
-    allow_upscale: bool = option("enlarge images that are smaller than the resolution", False, identity=False)
+    allow_upscale: bool = option("enlarge images smaller than --resolution", False, identity=False)
     max_bad: float = option(
-        "largest share of images that may be left out because they cannot be read", 0.01, "1%", parse=percentage,
-        metavar="N%", identity=False,
-    )  # fmt: skip
-    labels: bool = option("condition on classes (AC-GAN): class subfolders, dataset.json or the set's own", False)
-    mirror: bool = option("mirror half of the real images", False)
+        "largest fraction of unreadable images to skip before refusing the dataset",
+        0.01,
+        "1%",
+        parse=percentage,
+        metavar="N%",
+        identity=False,
+    )
+    labels: bool = option(
+        "train a class-conditional model (AC-GAN); classes come from subfolders, dataset.json or the dataset itself",
+        False,
+    )
+    mirror: bool = option("mirror real images horizontally with probability 1/2", False)
 
-    # Sets of few images
+    # Small datasets
     augment: str = option(
-        "augmentation of all that the discriminator sees: differentiable, or that with an adaptive probability", "none",
+        "augmentation of everything the discriminator sees: DiffAugment, or the same with adaptive probability",
+        "none",
         choices=("none", "diffaug", "ada"),
-    )  # fmt: skip
-    ada_target: float = option("overfitting signal that ada aims at", 0.6, parse=float, minimum=0, maximum=1)
+    )
+    ada_target: float = option(
+        "overfitting signal at which ada holds its probability", 0.6, parse=float, minimum=0, maximum=1
+    )
     ada_kimg: float = option(
-        "thousands of images in which ada may go from no augmentation to all", 500.0, parse=float, minimum=0.001
+        "thousands of images in which ada can go from no augmentation to full",
+        500.0,
+        parse=float,
+        minimum=0.001,
+        metavar="KIMG",
     )
     holdout: float | None = option(
-        "share of the images never trained on, to see overfitting by", None, "5% of 200 to 9,999 images, else none",
-        parse=percentage, metavar="N%",
-    )  # fmt: skip
+        "fraction of images held out to measure overfitting",
+        None,
+        "5% of 200 to 9,999 images, else 0",
+        parse=percentage,
+        metavar="N%",
+    )
 
     # Networks (paper, table 2)
     arch: str = option(
-        "pggan; the older mlp, dcgan, and hybrid of a dense generator and a convolutional discriminator; msg, which "
-        "trains every resolution at once", "pggan", "pggan", choices=("pggan", "mlp", "dcgan", "hybrid", "msg"),
-    )  # fmt: skip
-    growing: bool = option("grow stage by stage; the others than pggan never do", True, "on for pggan")
-    fmap_base: int = option("feature maps times resolution / 2, before the limit", 8192, parse=int, minimum=1)
-    fmap_decay: float = option("how fast feature maps fall with resolution", 1.0, parse=float, minimum=0, maximum=4)
-    fmap_max: int = option("limit on feature maps in any layer", 512, parse=int, minimum=1, maximum=8192)
+        "network family: pggan (the paper's), msg (MSG-GAN, all resolutions at once), dcgan, mlp, or hybrid (dense "
+        "generator, convolutional discriminator)",
+        "pggan",
+        "pggan",
+        choices=("pggan", "mlp", "dcgan", "hybrid", "msg"),
+    )
+    growing: bool = option("grow stage by stage; only pggan does", True, "on for pggan")
+    fmap_base: int = option(
+        "feature maps at resolution r are 2 * fmap_base / r, up to --fmap-max", 8192, parse=int, minimum=1
+    )
+    fmap_decay: float = option(
+        "exponent of the decrease of feature maps with resolution", 1.0, parse=float, minimum=0, maximum=4
+    )
+    fmap_max: int = option("largest number of feature maps in a layer", 512, parse=int, minimum=1, maximum=8192)
     latent_size: int | None = option(
-        "latent vector length", None, "as the first layer", parse=int, minimum=1, maximum=8192
+        "length of the latent vector", None, "feature maps of the first layer", parse=int, minimum=1, maximum=8192
     )
     first_layer: str = option(
-        "the generator's first layer: the paper's, or that of weights imported from pro_gan_pytorch or pytorch_GAN_zoo",
-        "paper", choices=("paper", "no-norm", "pixel-bias"),
-    )  # fmt: skip
+        "the generator's first layer: the paper's, or that of weights imported from pro_gan_pytorch (no-norm) or "
+        "pytorch_GAN_zoo (pixel-bias)",
+        "paper",
+        choices=("paper", "no-norm", "pixel-bias"),
+    )
     hidden: tuple[int, ...] | None = option(
-        "generator's hidden layers, of mlp and hybrid", None, "256,256,256,128; hybrid: 128,128,128,128", parse=sizes,
+        "hidden layers of the mlp or hybrid generator",
+        None,
+        "256,256,256,128; hybrid: 128,128,128,128",
+        parse=sizes,
         metavar="N,N,...",
-    )  # fmt: skip
+    )
     d_hidden: tuple[int, ...] | None = option(
-        "discriminator's hidden layers, of mlp, or feature maps, of hybrid", None, "256,256; hybrid: 64,64",
-        parse=sizes, metavar="N,N,...",
-    )  # fmt: skip
-    mbstd_group: int = option("samples in a minibatch-stddev group", 4, parse=int, minimum=1)
+        "hidden layers of the mlp discriminator, or feature maps of the hybrid's",
+        None,
+        "256,256; hybrid: 64,64",
+        parse=sizes,
+        metavar="N,N,...",
+    )
+    mbstd_group: int = option("samples per minibatch-stddev group", 4, parse=int, minimum=1)
     minibatch_stddev: bool = option("minibatch stddev in the discriminator", True)
-    equalized_lr: bool = option("equalized learning rate, else He's initialisation", True)
+    equalized_lr: bool = option("equalized learning rate; without it, He initialization", True)
     pixel_norm: bool = option("pixel norm after the generator's convolutions", True)
     fused_scale: bool = option("scale and convolve in one operation", True)
 
     # Growth, in thousands of real images seen by the discriminator
-    fade_kimg: float = option("fading in each stage, in thousands of images", 600.0, parse=float, minimum=0)
-    stabilize_kimg: float = option("then stabilising it, in thousands of images", 600.0, parse=float, minimum=0.001)
+    fade_kimg: float = option(
+        "length of each fade-in, in thousands of images", 600.0, parse=float, minimum=0, metavar="KIMG"
+    )
+    stabilize_kimg: float = option(
+        "length of training at alpha 1 after each fade-in, in thousands of images",
+        600.0,
+        parse=float,
+        minimum=0.001,
+        metavar="KIMG",
+    )
     total_kimg: float | None = option(
-        "the whole run, in thousands of images", None, "until the last stage has stabilised", parse=float,
-        minimum=0.001, identity=False,
-    )  # fmt: skip
+        "length of the whole run, in thousands of images",
+        None,
+        "to the end of the last stage",
+        parse=float,
+        minimum=0.001,
+        metavar="KIMG",
+        identity=False,
+    )
 
     growth: str = option(
-        "fixed stages, or adaptive: a stage ends when its score has stopped improving, --stabilize-kimg at the latest",
-        "fixed", choices=("fixed", "adaptive"),
-    )  # fmt: skip
-    growth_metric: str = option("score that adaptive growth looks at, one of --metrics", "swd", choices=("fid", "swd"))
+        "fixed stage lengths, or adaptive: end a stage once its score stops improving, after --stabilize-kimg at most",
+        "fixed",
+        choices=("fixed", "adaptive"),
+    )
+    growth_metric: str = option("score that adaptive growth follows, one of --metrics", "swd", choices=("fid", "swd"))
     growth_share: float = option(
-        "improvement in the last --growth-window that is too little to stay, as a share", 0.05, "5%", parse=percentage,
+        "end the stage if the score improved by less than this fraction within --growth-window",
+        0.05,
+        "5%",
+        parse=percentage,
         metavar="N%",
-    )  # fmt: skip
-    growth_window: float = option("that window, in thousands of images", 100.0, parse=float, minimum=0.001)
-    min_stabilize_kimg: float = option("least that adaptive growth stabilises", 100.0, parse=float, minimum=0)
+    )
+    growth_window: float = option(
+        "window of --growth-share, in thousands of images", 100.0, parse=float, minimum=0.001, metavar="KIMG"
+    )
+    min_stabilize_kimg: float = option(
+        "shortest training at alpha 1 under adaptive growth, in thousands of images",
+        100.0,
+        parse=float,
+        minimum=0,
+        metavar="KIMG",
+    )
 
-    # Optimisation
+    # Optimization
     batch_size: PerStage[int] = option(
-        "images per step, e.g. 16 or 4:128,32:64,128:16 from each resolution on",
-        "4:128,32:64,64:32,128:16,256:8,512:4", parse=per_stage(int),
-    )  # fmt: skip
+        "images per step over all processes; a number, or one from each resolution up: 4:128,32:64,128:16",
+        "4:128,32:64,64:32,128:16,256:8,512:4",
+        parse=per_stage(int),
+    )
     micro_batch: PerStage[int] | None = option(
-        "images that a process computes at once, for want of memory, as for --batch-size; changes nothing else", None,
-        "all of its own", parse=per_stage(int), identity=False,
-    )  # fmt: skip
+        "images per process in one forward/backward pass (gradient accumulation); saves memory, same result",
+        None,
+        "the whole batch",
+        parse=per_stage(int),
+        identity=False,
+    )
     lr: PerStage[float] = option(
-        "learning rate of both networks, a number or per resolution", "4:0.001,1024:0.0015", parse=per_stage(float)
-    )  # fmt: skip
+        "learning rate of both networks, a number or one from each resolution up",
+        "4:0.001,1024:0.0015",
+        parse=per_stage(float),
+        metavar="RATE",
+    )
     d_lr: PerStage[float] | None = option(
-        "the discriminator's, where it is another, a number or per resolution", None, "as --lr", parse=per_stage(float)
-    )  # fmt: skip
-    optimizer: str = option("of both networks", "adam", choices=("adam", "rmsprop", "sgd"))
+        "learning rate of the discriminator alone", None, "same as --lr", parse=per_stage(float), metavar="RATE"
+    )
+    optimizer: str = option("optimizer of both networks", "adam", choices=("adam", "rmsprop", "sgd"))
     adam_beta1: float = option("Adam's decay of the mean gradient", 0.0, parse=float, minimum=0, maximum=0.9999)
-    adam_beta2: float = option("Adam's decay of the mean square", 0.99, parse=float, minimum=0, maximum=0.999999)
-    n_critic: int = option("discriminator steps to one of the generator", 1, parse=int, minimum=1, maximum=1000)
-    repeats: int = option("steps between two looks at the schedule", 4, parse=int, minimum=1, maximum=1000)
-    ema_decay: float = option("EMA of the generator, per step; 0: none", 0.999, parse=float, minimum=0, maximum=1)
+    adam_beta2: float = option(
+        "Adam's decay of the mean squared gradient", 0.99, parse=float, minimum=0, maximum=0.999999
+    )
+    n_critic: int = option("discriminator steps per generator step", 1, parse=int, minimum=1, maximum=1000)
+    repeats: int = option("steps between schedule updates (alpha, stage)", 4, parse=int, minimum=1, maximum=1000)
+    ema_decay: float = option(
+        "decay per step of the generator's moving average; 0 turns it off", 0.999, parse=float, minimum=0, maximum=1
+    )
 
     # Loss
     loss: str = option("adversarial loss", "wgan-gp", choices=tuple(OF_LOSS))
     penalty: str = option(
-        "what keeps the discriminator smooth: a gradient penalty, or weights clipped", None,
+        "regularization of the discriminator: gradient penalty (gp, r1, r2), or weight clipping (clip)",
+        None,
         "gp with wgan-gp, clip with wgan, r1+r2 with relativistic, else none",
         choices=("gp", "r1", "r2", "r1+r2", "clip", "none"),
-    )  # fmt: skip
-    gp_weight: float = option("lambda of the gradient penalty gp", 10.0, parse=float, minimum=0)
-    gp_target: float = option("gamma, the gradient norm that gp aims at", 1.0, parse=float, minimum=1e-6)
-    r_weight: float = option("gamma of r1 and r2, on half the squared gradient norm", 10.0, parse=float, minimum=1e-6)
+    )
+    gp_weight: float = option("lambda, weight of the gradient penalty gp", 10.0, parse=float, minimum=0)
+    gp_target: float = option("gamma, target gradient norm of gp", 1.0, parse=float, minimum=1e-6)
+    r_weight: float = option(
+        "gamma of r1 and r2: weight of half the squared gradient norm", 10.0, parse=float, minimum=1e-6
+    )
     penalty_pixels: str = option(
-        "whose pixels gradients are taken by: the final resolution's, as the official code does, or the stage's own",
-        "full", choices=("full", "native"),
-    )  # fmt: skip
+        "pixels by which gradients are taken: the final resolution's (as the official code does) or the stage's own",
+        "full",
+        choices=("full", "native"),
+    )
     clip: float = option("bound on the discriminator's weights under --penalty clip", 0.01, parse=float, minimum=1e-6)
     drift: float = option(
         "epsilon, weight of the squared real scores", None, "0.001 with wgan-gp, else 0", parse=float, minimum=0
     )
     label_smoothing: float = option(
-        "taken from the target 1 of real images, for minimax and nonsaturating", 0.0, parse=float, minimum=0,
+        "one-sided label smoothing: reduction of the real images' target 1, for minimax and nonsaturating",
+        0.0,
+        parse=float,
+        minimum=0,
         maximum=0.5,
-    )  # fmt: skip
-    label_weight: float = option("weight of the label terms", 1.0, parse=float, minimum=0)
+    )
+    label_weight: float = option("weight of the classification loss with --labels", 1.0, parse=float, minimum=0)
     max_skipped: int = option(
-        "steps in a row with gradients that are not finite, and so left out, before --on-nan", 50, parse=int, minimum=1,
+        "consecutive steps with non-finite gradients (each is skipped) that trigger --on-nan",
+        50,
+        parse=int,
+        minimum=1,
         identity=False,
-    )  # fmt: skip
+    )
     on_nan: str = option(
-        "then stop, or go back to the last good checkpoint with a lower learning rate", "stop",
-        choices=("stop", "rollback"), identity=False,
-    )  # fmt: skip
+        "response to --max-skipped: stop, or roll back to the last good checkpoint with a lower learning rate",
+        "stop",
+        choices=("stop", "rollback"),
+        identity=False,
+    )
     rollback_lr: float = option(
-        "factor on all learning rates after each such rollback", 0.5, parse=float, minimum=0.01, maximum=1,
-        identity=False,
-    )  # fmt: skip
+        "factor on all learning rates after each rollback", 0.5, parse=float, minimum=0.01, maximum=1, identity=False
+    )
 
-    # Judging
+    # Evaluation
     metrics: tuple[str, ...] = option(
-        f"any of {','.join(METRICS)} at the end of every stage, or none", ("fid", "is", "swd"), parse=metric_names,
+        f"metrics at the end of every stage, any of {','.join(METRICS)}; or none",
+        ("fid", "is", "swd"),
+        parse=metric_names,
+        metavar="NAME,...",
         identity=False,
-    )  # fmt: skip
+    )
     metric_images: int = option(
-        "images of each kind to judge by", 10000, parse=int, minimum=2, maximum=1_000_000, identity=False
+        "generated images per evaluation, and real images at most",
+        10000,
+        parse=int,
+        minimum=2,
+        maximum=1_000_000,
+        identity=False,
     )
     metric_every_kimg: float | None = option(
-        "judge also every so many thousand images", None, "never", parse=float, minimum=0.001, identity=False
+        "evaluate also every so many thousand images",
+        None,
+        "off",
+        parse=float,
+        minimum=0.001,
+        metavar="KIMG",
+        identity=False,
     )
     inception_weights: str | None = option(
-        "file of the 2015 Inception weights", None, "cache, download or installed package", metavar="FILE",
+        "file of the 2015 Inception weights",
+        None,
+        "torch hub cache, installed package, or download",
+        metavar="FILE",
         identity=False,
-    )  # fmt: skip
+    )
 
     # Running
-    seed: int = option("seed of everything random", 0, parse=int, minimum=0, maximum=2**32 - 1)
+    seed: int = option("random seed", 0, parse=int, minimum=0, maximum=2**32 - 1)
     tick_kimg: PerStage[float] = option(
-        "thousands of images between log lines, samples and checkpoints, per resolution",
-        "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10", parse=per_stage(float),
-    )  # fmt: skip
+        "thousands of images between log lines, sample grids and checkpoints, a number or one from each resolution up",
+        "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10",
+        parse=per_stage(float),
+        metavar="KIMG",
+    )
     keep_last: int = option(
-        "newest checkpoints kept, beside those of stages and the best", 2, parse=int, minimum=1, maximum=10_000,
+        "newest checkpoints to keep, besides those of the stages and the best",
+        2,
+        parse=int,
+        minimum=1,
+        maximum=10_000,
         identity=False,
-    )  # fmt: skip
-    device: str = option("auto, cpu, cuda or cuda:N", "auto", identity=False)
+    )
+    device: str = option("auto, cpu, cuda or cuda:N", "auto", metavar="DEVICE", identity=False)
     precision: str = option(
-        "arithmetic of the convolutions; auto: bf16 where a trial finds it faster",
+        "arithmetic of convolutions; auto picks bf16 on hardware that computes it faster",
         "auto",
         choices=("auto", "fp32", "bf16"),
     )
-    deterministic: bool = option("the same bits each time also on a GPU, more slowly", False, identity=False)
+    deterministic: bool = option("use deterministic GPU kernels (bit-reproducible, slower)", False, identity=False)
     track: str = option(
-        "where numbers also go", "tensorboard", choices=("tensorboard", "wandb", "none"), identity=False
+        "where to send numbers and samples besides the run directory",
+        "tensorboard",
+        choices=("tensorboard", "wandb", "none"),
+        identity=False,
     )
 
     def __post_init__(self) -> None:
@@ -457,25 +570,34 @@ def option_name(f: Field) -> str:
 def help_text(f: Field) -> str:
     """What the option does, its range and its default."""
     low, high = f.metadata.get("minimum"), f.metadata.get("maximum")
-    bounds = "" if low is None else f"at least {low:g}; " if high is None else f"{low:g} to {high:g}; "
+    bounds = "" if low is None else f"at least {low:,.10g}; " if high is None else f"{low:,.10g} to {high:,.10g}; "
     return f"{f.metadata['help']} ({bounds}default: {f.metadata['default']})".replace("%", "%%")
 
 
 GROUPS = {  # the first option of each group in --help
     "out": "the run",
     "resolution": "images",
-    "augment": "sets of few images",
-    "fmap_base": "networks (paper, table 2)",
-    "fade_kimg": "growth, in thousands of real images that the discriminator has seen (kimg)",
-    "batch_size": "optimisation",
+    "augment": "small datasets",
+    "arch": "networks (paper, table 2)",
+    "fade_kimg": "growth, in thousands of real images seen by the discriminator (kimg)",
+    "batch_size": "optimization",
     "loss": "loss",
-    "metrics": "judging",
+    "metrics": "evaluation",
     "seed": "running",
+}
+# what most runs need: --help shows these, --help-all shows every option
+COMMON_OPTIONS = {
+    *("data", "out", "preset", "resume", "resolution", "fit", "labels", "mirror", "augment", "holdout"),
+    *("fmap_base", "fmap_max", "fade_kimg", "stabilize_kimg", "total_kimg", "batch_size", "micro_batch", "lr"),
+    *("metrics", "metric_images", "metric_every_kimg", "seed", "device", "precision", "track"),
 }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """One command-line option for each field of TrainConfig."""
+def add_options(parser: argparse.ArgumentParser, common_only: bool = False) -> None:
+    """Add one command-line option for each field of TrainConfig.
+
+    common_only: leave all but `COMMON_OPTIONS` out of the help text; the others still work.
+    """
     group: Any = parser
     for f in fields(TrainConfig):
         rules, name = f.metadata, option_name(f)
@@ -485,12 +607,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             continue
         if f.name in GROUPS:
             group = parser.add_argument_group(GROUPS[f.name])
+        if common_only and f.name not in COMMON_OPTIONS:
+            kwargs["help"] = argparse.SUPPRESS
         if f.type == "bool":
             kwargs["action"] = argparse.BooleanOptionalAction
         elif choices := tuple(PRESETS) if f.name == "preset" else rules.get("choices"):
             kwargs |= {"choices": choices, "metavar": "|".join(choices)}
         else:
-            kwargs["metavar"] = rules.get("metavar", "N" if f.name != "out" else "FOLDER")
+            kwargs["metavar"] = rules.get("metavar", "N")
         group.add_argument(name, **kwargs)
 
 

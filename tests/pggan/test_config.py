@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from pggan.config import ConfigError, TrainConfig, help_text, resolve
+from pggan.config import COMMON_OPTIONS, ConfigError, TrainConfig, help_text, resolve
 
 GIVEN = {"data": "synthetic", "resolution": 32, "channels": 3}
 
@@ -66,3 +66,20 @@ def test_a_bad_config_file_is_refused(tmp_path, text):
 
 def test_every_option_says_its_default():
     assert all("default: " in help_text(f) for f in fields(TrainConfig))
+
+
+OPTIONS = """
+    data out preset resume resolution channels fit background allow_upscale max_bad labels mirror augment
+    ada_target ada_kimg holdout arch growing fmap_base fmap_decay fmap_max latent_size first_layer hidden d_hidden
+    mbstd_group minibatch_stddev equalized_lr pixel_norm fused_scale fade_kimg stabilize_kimg total_kimg growth
+    growth_metric growth_share growth_window min_stabilize_kimg batch_size micro_batch lr d_lr optimizer
+    adam_beta1 adam_beta2 n_critic repeats ema_decay loss penalty gp_weight gp_target r_weight penalty_pixels clip
+    drift label_smoothing label_weight max_skipped on_nan rollback_lr metrics metric_images metric_every_kimg
+    inception_weights seed tick_kimg keep_last device precision deterministic track
+""".split()
+
+
+def test_the_list_of_options_is_pinned():
+    """Adding an option is a decision: each one is a line to read in --help-all, and a promise to keep."""
+    assert [f.name for f in fields(TrainConfig)] == OPTIONS
+    assert set(OPTIONS) >= COMMON_OPTIONS and len(COMMON_OPTIONS) <= 25

@@ -209,3 +209,11 @@ def test_wandb_goes_offline_without_asking_and_a_resumed_run_continues(commands)
     offline = list((commands.folder / "run" / "wandb").glob("offline-run-*"))
     identity = (commands.folder / "run" / "wandb-id").read_text()
     assert len(offline) == 2 and all(folder.name.endswith(identity) for folder in offline)
+
+
+def test_help_shows_what_most_runs_need_and_help_all_the_rest(commands):
+    short, long = commands.train("--help"), commands.train("--help-all")
+    assert short.returncode == long.returncode == 0
+    assert "--resolution" in short.out and "--gp-target" not in short.out and "--help-all" in short.out
+    assert "--resolution" in long.out and "--gp-target" in long.out
+    assert "python train.py photos" in short.out and "(1 to 8192" not in short.out and "1 to 8,192" in short.out
