@@ -1,4 +1,4 @@
-"""A generator at one stage, judged against the real images at that stage's resolution."""
+"""Evaluate a generator at one stage against real images of that stage's resolution."""
 
 from __future__ import annotations
 
@@ -18,31 +18,36 @@ from ..networks import AnyGenerator, generate
 from .ranks import ALONE, Ranks
 from .state import draws, latents
 
-BATCH = 64
+BATCH = 64  # images per forward pass: 50 MB of float32 images at 256x256
 
 
 def modes_of_embedded_set(data: str, channels: int) -> dict[str, ModeCoverage]:
-    """For `Suite`'s `more`: the modes of "synthetic" in RGB can be told, those of other data cannot."""
+    """Return `Suite`'s extra metric for the embedded dataset in RGB, whose modes are known; {} for other data."""
     known = data == "synthetic" and channels == 3
     return {"modes": ModeCoverage(classify, len(MODES), SMALLEST_CLASSIFIED)} if known else {}
 
 
 class Judge:
-    """Computes the metrics of a generator, keeping what it learnt of the real images.
+    """Computes the metrics of a generator; keeps the statistics of the real images of one stage.
 
     Args:
-        pyramid: the real images. count: images of each kind; at most as many reals as there are.
+        pyramid: the real images. count: number of generated images, and of real ones if there are as many.
         seed: of the latents, which are the same at every stage.
-        check: called before every batch, in all processes alike; may raise to break off. ranks: the processes.
+        check: called before every batch on every rank; may raise to interrupt the evaluation.
 
     Raises:
         MetricError: too few images for one of the metrics.
     """
 
     def __init__(
-        self, pyramid: Pyramid, suite: Suite, count: int, seed: int, check: Callable[[], None] = lambda: None,
+        self,
+        pyramid: Pyramid,
+        suite: Suite,
+        count: int,
+        seed: int,
+        check: Callable[[], None] = lambda: None,
         ranks: Ranks = ALONE,
-    ):  # fmt: skip
+    ):
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
         self.ranks = ranks
         self.real: dict[int, Description] = {}
@@ -50,9 +55,9 @@ class Judge:
             suite.check(len(self.real_indices()), count)
 
     def __call__(self, generator: AnyGenerator, resolution: int, alpha: float) -> dict[str, float]:
-        """Results by name, as in `metrics.Suite.compare`; {} where no metric is wanted or available.
+        """Return results by name, as `metrics.Suite.compare` does; {} if no metric is requested or available.
 
-        Of several processes each generates and looks at a part of the images; the first one gets the results.
+        Every rank generates and processes a part of the images; rank 0 gets the results, the others {}.
         """
         if not self.suite.metrics:
             return {}
@@ -60,7 +65,7 @@ class Judge:
             indices = self.real_indices()
             images, total = partial(self.real_images, resolution, indices), len(indices)
             remembered = partial(self.suite.remembered, partial(map, images, range(0, total, BATCH)))
-            # one stage at a time: descriptions can be large
+            # one stage at a time: statistics can be large
             self.real = {resolution: self.shared(remembered, images, total, f"real {resolution}x{resolution}")}
         images = partial(self.fake_images, generator, resolution, alpha)
         fake = self.shared(self.suite.collect, images, self.count, f"fake {resolution}x{resolution}")
@@ -69,9 +74,13 @@ class Judge:
     def shared(
         self, describe: Callable[[SeenBatches], Description], images: Callable[[int], Tensor], total: int, what: str
     ) -> Description:
-        """`describe` on the first process; when it wants to see the images, all processes work.
+        """Run `describe` on rank 0, with the features of all images computed by all ranks.
 
-        images: from the number of the first one to a batch of them.
+        Rank 0 may find the statistics in a cache and ask for no features at all, or ask several times. So it
+        broadcasts each request, the names of the features it takes, and None when it is done; the others serve.
+
+        Args:
+            images: from the number of a batch's first image to the batch. what: label of the progress bar.
         """
         if not self.ranks.first:
             while takes := self.ranks.from_first(None):
@@ -79,18 +88,16 @@ class Judge:
                     pass
             return Description()
 
-        def seen(takes: set[str]) -> Iterator[list[Seen]]:
+        def request(takes: set[str]) -> Iterator[list[Seen]]:
             return self.seen(images, total, self.ranks.from_first(takes), what)
 
-        description = describe(seen)
+        description = describe(request)
         self.ranks.from_first(None)
         return description
 
-    def seen(
-        self, images: Callable[[int], Tensor], total: int, takes: set[str], what: str
-    ) -> Iterator[list[Seen]]:  # fmt: skip
-        """Batches in turns: each process sees one, then the first one gets them all, in order."""
-        with tqdm(total=total, desc=f"judging {what}", unit="image", disable=None, leave=False) as bar:
+    def seen(self, images: Callable[[int], Tensor], total: int, takes: set[str], what: str) -> Iterator[list[Seen]]:
+        """Yield the features of all images in order, on rank 0; every rank computes one batch per turn."""
+        with tqdm(total=total, desc=f"evaluating {what}", unit="image", disable=None, leave=False) as bar:
             for turn in range(0, total, BATCH * self.ranks.count):
                 self.check()
                 start = turn + BATCH * self.ranks.rank
@@ -100,7 +107,7 @@ class Judge:
                     bar.update(sum(part.count for part in parts))
 
     def real_indices(self) -> np.ndarray:
-        """The same images at every stage, drawn without repetition, in an order of no meaning."""
+        """Return the indices of the real images, drawn without replacement; the same at every stage."""
         return draws(self.seed, 0, "judged reals").permutation(len(self.pyramid))[: self.count]
 
     def real_images(self, resolution: int, indices: np.ndarray, start: int) -> Tensor:
@@ -114,7 +121,7 @@ class Judge:
 
 
 def evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:
-    """Class indices [count] drawn from the data's own, or None."""
+    """Return class indices [count] drawn from the dataset's labels, or None without classes."""
     if pyramid.labels is None:
         return None
     chosen = draws(seed, 0, "judged labels").integers(len(pyramid), size=count)

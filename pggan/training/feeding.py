@@ -1,4 +1,4 @@
-"""Real images from the pyramid to the device: the loop should never wait for them."""
+"""Load batches of real images ahead of the training loop, so that it does not wait for them."""
 
 from __future__ import annotations
 
@@ -17,43 +17,49 @@ from .growth import Phase
 from .ranks import ALONE, Ranks
 from .steps import Batch
 
-SHARE = 0.25  # of the memory that is free may be taken for a level
-PIECE = 1 << 26  # bytes of a level read at once
+SHARE = 0.25  # of free memory that a level may take: leaves room for activations, evaluation and other jobs
+PIECE = 1 << 26  # bytes of a level read at a time: between two reads the loader checks whether the stage has ended
 
 
 class Feeder:
-    """Batches of some of the real images as a function of the seed and the images seen.
+    """Yields batches of real images as a function of the seed and the number of images seen.
 
-    The level of a stage is held on the GPU where it takes at most a quarter of the memory free there, else in main
-    memory under the same rule; else, and until a thread has taken it there, it is read from its map. What does not lie
-    where it is used is gathered by another thread one step ahead.
+    The images of the current stage (a level of the pyramid) are kept in GPU memory if they take at most a quarter of
+    what is free there, otherwise in main memory under the same rule. If they do not fit, and until a thread has loaded
+    them, batches are read from the memory-mapped cache. Unless images and networks are on the same device, a thread
+    prepares the next batch during the current step.
 
     Args:
-        chosen: indices of the images to walk through (default: all).
-        group: samples in a minibatch-stddev group. ranks: the processes that share each batch; each reads its own part.
+        chosen: indices of the images to use (default: all).
+        group: samples per minibatch-stddev group. ranks: each reads its own share of a batch.
 
     Attributes:
-        level: what is held, or None. taking: the thread that takes it, or None where it does not fit.
-        waited: seconds that `batch` has taken, in all.
+        level: the loaded images, or None. taking: the thread that loads them, or None if they do not fit.
+        waited: total seconds spent in `batch`.
     """
 
     def __init__(
-        self, pyramid: Pyramid, seed: int, device: torch.device, chosen: np.ndarray | None = None, group: int = 1,
+        self,
+        pyramid: Pyramid,
+        seed: int,
+        device: torch.device,
+        chosen: np.ndarray | None = None,
+        group: int = 1,
         ranks: Ranks = ALONE,
-    ):  # fmt: skip
+    ):
         self.pyramid, self.seed, self.device, self.group, self.ranks = pyramid, seed, device, group, ranks
         self.chosen = np.arange(len(pyramid)) if chosen is None else chosen
         self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.chosen])
         self.resolution = 0
         self.level: Tensor | None = None
         self.taking: threading.Thread | None = None
-        self.lock = threading.Lock()  # of resolution and level, which belong together
+        self.lock = threading.Lock()  # guards resolution and level, which must change together
         self.thread = ThreadPoolExecutor(1, "feeder")
         self.ahead: tuple[tuple[int, int, int], Future[Batch]] | None = None
         self.waited = 0.0
 
     def batch(self, images: int, phase: Phase) -> Batch:
-        """This process' share of the next images after so many seen, uint8 [N, C, r, r], and their labels."""
+        """Return this rank's share of the batch after `images` images, uint8 [N, C, r, r], and its labels."""
         start, wanted = time.perf_counter(), (images, phase.batch_size, phase.resolution)
         if phase.resolution != self.resolution:
             self.hold(phase.resolution)
@@ -66,7 +72,7 @@ class Feeder:
         return batch
 
     def hold(self, resolution: int) -> None:
-        """Let go of one stage's level and begin to take the next one where it fits."""
+        """Release the previous stage's images and start loading the next stage's, if they fit in memory."""
         if self.ahead:
             self.ahead[1].result()
         with self.lock:
@@ -74,12 +80,12 @@ class Feeder:
         needed = len(self.chosen) * self.pyramid.channels * resolution**2
         on_device = self.device.type == "cuda" and needed <= SHARE * torch.cuda.mem_get_info(self.device)[0]
         if on_device or needed <= SHARE * free_memory():
-            # a daemon: who ends the run does not wait for it
+            # daemon: ending the run does not wait for it
             self.taking = threading.Thread(target=self.take, args=(resolution, on_device), daemon=True)
             self.taking.start()
 
     def take(self, resolution: int, on_device: bool) -> None:
-        """Read a level in pieces, and hold it; give up where the next stage has begun or memory was taken meanwhile."""
+        """Load a level piece by piece; give up if the next stage has begun, or memory has become scarce meanwhile."""
         try:
             level = torch.empty(len(self.chosen), self.pyramid.channels, resolution, resolution, dtype=torch.uint8)
             step = max(PIECE // level[0].numel(), 1)
@@ -105,12 +111,12 @@ class Feeder:
         return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[places]), share)
 
     def pinned(self, tensor: Tensor) -> Tensor:
-        """In memory that a GPU reads by itself, so that copying does not hold up the loop."""
+        """Return a tensor in pinned memory if it goes to a GPU, so that copying it does not block."""
         return tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def free_memory() -> int:
-    """Bytes of main memory that nobody uses, not even for the disk's cache; 0 where the system does not tell."""
+    """Return the bytes of main memory in no use, not even as disk cache; 0 if the system does not tell."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -1,4 +1,7 @@
-"""The growth controller: from the number of images seen to what is trained, and how (paper, section 2)."""
+"""The growth controller: from the number of images seen to resolution, alpha, batch size and learning rate.
+
+Karras et al. 2018, section 2 and figure 2; stage lengths as in their released code.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,15 @@ from ..networks.progressive import check_resolution
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds at one moment of the run.
+    """The state of the schedule at one moment of the run.
 
     Attributes:
-        resolution: side of the images trained on, in pixels.
-        alpha: weight of the newest block, in [0, 1]; 1 when the stage is stabilising.
-        batch_size: images per step. lr: learning rate of the generator, and of the discriminator without d_lr.
-        tick: images between two log lines. d_lr: the discriminator's own learning rate.
-        micro_batch: images that a process computes at once; None means all of its own.
+        resolution: side of the training images in pixels.
+        alpha: weight of the newest block, in [0, 1]; 1 while the stage stabilizes.
+        batch_size: images per step, over all ranks.
+        lr: learning rate of the generator, and of the discriminator unless d_lr is set.
+        tick: images between two log lines. d_lr: the discriminator's learning rate.
+        micro_batch: images per forward/backward pass on each rank; None: its whole share of the batch.
     """
 
     resolution: int
@@ -35,17 +39,17 @@ class Phase:
 
     @property
     def lrs(self) -> tuple[float, float]:
-        """Of the discriminator and the generator."""
+        """Learning rates of (discriminator, generator)."""
         return self.lr if self.d_lr is None else self.d_lr, self.lr
 
     def slowed(self, factor: float) -> Phase:
-        """With all learning rates times a factor."""
+        """Return the phase with all learning rates multiplied by a factor."""
         return replace(self, lr=self.lr * factor, d_lr=None if self.d_lr is None else self.d_lr * factor)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the plan: a stage fading in or stabilising, in images seen."""
+    """One line of the plan: a stage fading in or stabilizing, from `start` to `end` images seen."""
 
     resolution: int
     fading: bool
@@ -56,16 +60,16 @@ class Row:
 
 
 class GrowthController:
-    """The official schedule: 4x4 stabilises, then each stage fades in and stabilises, the last one to the end.
+    """The official schedule: 4x4 stabilizes, then each stage fades in and stabilizes, the last one to the end.
 
-    A pure function of the number of images seen, looked at once every `repeats` steps. Networks that do not grow have
-    one stage, of the final resolution.
+    A pure function of the number of images seen, evaluated once every `repeats` steps. Networks that do not grow have
+    a single stage at the final resolution.
 
     Args:
-        ends: resolution -> images seen where adaptive growth ended that stage; the others end where they are planned.
+        ends: resolution -> images seen when adaptive growth ended that stage; other stages end as planned.
 
     Raises:
-        ConfigError: a plan that cannot be carried out.
+        ConfigError: the plan is impossible.
     """
 
     def __init__(self, config: TrainConfig, ends: Mapping[int, int] | None = None):
@@ -81,11 +85,12 @@ class GrowthController:
         total = reached + self.stabilize if config.total_kimg is None else round(config.total_kimg * 1000)
         if total <= reached:
             raise ConfigError(
-                f"--total-kimg: {total / 1000:g} is too short to reach {config.resolution}x{config.resolution}, which "
-                f"has faded in after {reached / 1000:g}; raise it, or lower --fade-kimg and --stabilize-kimg"
+                f"--total-kimg: {total / 1000:g} is too short to reach {config.resolution}x{config.resolution}, whose "
+                f"fade-in ends at {reached / 1000:g}; raise it, or lower --fade-kimg and --stabilize-kimg"
             )
         self.total_images = total
-        self.starts, self.stable, self.ends = [0], [0], []  # of each stage: where it fades in, has done so, ends
+        # images seen when each stage starts to fade in, when it has faded in, and when it ends
+        self.starts, self.stable, self.ends = [0], [0], []
         for resolution in self.resolutions[:-1]:
             self.ends.append((ends or {}).get(resolution, self.stable[-1] + self.stabilize))
             self.starts.append(self.ends[-1])
@@ -94,12 +99,12 @@ class GrowthController:
         self.check(config)
 
     def check(self, config: TrainConfig) -> None:
-        """Refuse stages that are too short, tables of stages that are not there, batches that do not divide."""
+        """Refuse stages that are too short, tables for stages that do not exist, and batches that do not divide."""
         group = config.repeats * max(config.batch_size.values())
         if self.top and self.fade + self.stabilize < group:
             raise ConfigError(
-                f"--fade-kimg, --stabilize-kimg: a stage of {self.fade + self.stabilize} images would be skipped by "
-                f"steps of {group} (batch size times --repeats); make stages longer"
+                f"--fade-kimg, --stabilize-kimg: a stage of {self.fade + self.stabilize} images is shorter than one "
+                f"schedule update of {group} images (largest batch size x --repeats); make stages longer"
             )
         stages = [4 << level for level in range(check_resolution(config.resolution) - 1)]
         for option in ("batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
@@ -119,7 +124,7 @@ class GrowthController:
                 raise ConfigError(f"--micro-batch: {at_once} is not a multiple of --mbstd-group {group}")
 
     def phase(self, images: int) -> Phase:
-        """What is trained after so many images. A fade's first moment still belongs to the stage before it."""
+        """Return the phase after `images` real images. A fade's first moment still belongs to the previous stage."""
         later = range(1, self.top + 1)
         level = sum(images > self.starts[i] or images >= self.stable[i] for i in later)
         alpha = min((images - self.starts[level]) / self.fade, 1.0) if level and self.fade else 1.0
@@ -135,29 +140,29 @@ class GrowthController:
         )
 
     def images_after(self, images: int) -> int:
-        """Images seen at the next look at the schedule."""
+        """Return the number of images seen at the next schedule update."""
         return images + self.config.repeats * self.phase(images).batch_size
 
     def resets_optimizers(self, before: int, after: int) -> bool:
-        """Adam starts anew at the start and at the end of every fade (official code)."""
+        """Return whether a fade starts or ends in (before, after]: then the optimizers are reset (official code)."""
         a, b = self.phase(before), self.phase(after)
         return (a.resolution, a.fading) != (b.resolution, b.fading)
 
     def stage_end(self, resolution: int) -> int:
-        """Images seen when a stage has stabilised."""
+        """Return the number of images seen at the end of a stage."""
         return self.ends[self.resolutions.index(resolution)]
 
     def ends_stage(self, before: int, after: int) -> bool:
         return before < self.stage_end(self.phase(before).resolution) <= after
 
     def ended_early(self, images: int, scores: Sequence[tuple[int, float]]) -> bool:
-        """Whether adaptive growth moves on now, at alpha 1 of a stage that is not the last.
+        """Return whether adaptive growth ends the current stage, at alpha 1 and not at the last resolution.
 
-        It does where the best score within the last --growth-window is not better than the best one before by
-        --growth-share of that.
+        It does if the best score within the last --growth-window improves on the best score before by less than
+        --growth-share of it.
 
         Args:
-            scores: (images seen, score) in this stage at alpha 1, in order, this moment's last; lower is better.
+            scores: (images seen, score) in this stage at alpha 1, in order, up to now; lower is better.
         """
         level = self.resolutions.index(self.phase(images).resolution)
         stable = images - self.stable[level]
@@ -168,9 +173,9 @@ class GrowthController:
         return bool(before) and min(score for _, score in scores) > (1 - self.config.growth_share) * min(before)
 
     def position(self, resolution: int, alpha: float) -> int:
-        """Images seen where a plan like this one first trains at (resolution, alpha), or has stabilised it (alpha 1).
+        """Return the number of images seen when this plan reaches (resolution, alpha).
 
-        At the last resolution, where it begins to stabilise.
+        At alpha 1 that is the end of the stage, or, at the last resolution, the start of stabilizing.
         """
         level = self.resolutions.index(resolution)
         if alpha < 1:
@@ -178,21 +183,19 @@ class GrowthController:
         return self.stable[level] if level == self.top else self.ends[level]
 
     def rows(self) -> Iterator[Row]:
-        """The plan, in order."""
+        """Yield the lines of the plan in order."""
         for resolution, start, stable, end in zip(self.resolutions, self.starts, self.stable, self.ends, strict=True):
             for fading, first, last in ((True, start, stable), (False, stable, end)):
                 if last > first:
-                    yield Row(
-                        resolution, fading, first, last,
-                        at(self.config.batch_size, resolution), at(self.config.lr, resolution),
-                    )  # fmt: skip
+                    batch_size, lr = at(self.config.batch_size, resolution), at(self.config.lr, resolution)
+                    yield Row(resolution, fading, first, last, batch_size, lr)
 
 
 def at(table: PerStage[Number], resolution: int) -> Number:
-    """A table's number for a resolution: the entry nearest below."""
+    """Return a per-stage table's value at a resolution: the entry at or below it."""
     return table[max(r for r in table if r <= resolution)]
 
 
 def crosses(before: int, after: int, every: float) -> bool:
-    """Whether a multiple of `every` images lies in (before, after]."""
+    """Return whether a multiple of `every` images lies in (before, after]."""
     return int(after // every) > int(before // every)

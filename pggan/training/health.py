@@ -1,6 +1,8 @@
-"""Signs of a run that goes wrong, read off the numbers of its ticks: what each means and what to try.
+"""Checks of each tick for common failures: mode collapse, overfitting, vanishing or exploding gradients, oscillation.
 
-Every sign holds within a stage and only where it has lasted, since one tick by itself says little.
+Each check looks at the ticks of the current stage and reports a failure only if it persists: one tick on its own says
+little. The thresholds below are rules of thumb of ours, not from a paper; they name the collapsed runs of
+docs/experiments.md (the hybrid, the fully connected GAN).
 """
 
 from __future__ import annotations
@@ -18,19 +20,27 @@ from torch import Tensor
 from datasets import SMALLEST_CLASSIFIED, classify
 from metrics.msssim import ms_ssim
 
-Line = Mapping[str, Any]  # of log.jsonl
-LASTING, LARGEST = 5, 64  # ticks that a sign must last; pixels that pictures are compared at
+Line = Mapping[str, Any]  # one line of log.jsonl
+LASTING = 5  # ticks for which a failure must persist, so that a fluctuation at the start of a fade does not count
+LARGEST = 64  # pixels per side at which images are compared, which bounds the cost, O(N^2 r^2)
+FEW_MODES = 0.25  # fraction of the real images' modes; a young but healthy generator shows a third
+LITTLE_VARIETY = 0.35  # nearest-neighbor distance divided by that of real images; 1 is as varied as real images
+MEMORIZED = (
+    0.7  # overfitting signal; 1 is full memorization, and ADA aims at 0.5 to 0.6 (Karras et al. 2020, section 3)
+)
+VANISHED, EXPLODED = 0.01, 100.0  # gradient norm divided by the stage's median: two orders of magnitude either way
 
 
 def variety(fakes: Tensor, reals: Tensor, modes: bool) -> dict[str, float]:
-    """How varied the images of a sample grid are beside as many real ones.
+    """Measure how varied the images of a sample grid are, compared with as many real images.
 
     Args:
-        fakes, reals: uint8 [N, C, r, r]. modes: both are of the embedded set, whose modes can be told.
+        fakes, reals: uint8 [N, C, r, r]. modes: whether both come from the embedded dataset, whose modes are known.
 
     Returns:
-        "variety": mean distance of an image to its nearest neighbour, by that of the real ones (0: all are the same);
-        "likeness", "likeness_real": mean MS-SSIM of pairs; "modes_shown", "modes_shown_real": how many, with `modes`.
+        "variety": mean distance of an image to its nearest neighbor, divided by the same for real images (0: all are
+        identical, 1: as varied as real images); "likeness", "likeness_real": mean MS-SSIM of pairs (1: identical);
+        with `modes`, "modes_shown" and "modes_shown_real": number of modes present. {} for fewer than 4 images.
     """
     if min(len(fakes), len(reals)) < 4:
         return {}
@@ -45,58 +55,58 @@ def variety(fakes: Tensor, reals: Tensor, modes: bool) -> dict[str, float]:
 
 
 def shrunk(images: Tensor) -> Tensor:
-    """As floats, of at most LARGEST pixels a side, by averaging boxes."""
+    """Return images as floats with at most `LARGEST` pixels per side, averaged over boxes."""
     x = images.float()
     return F.avg_pool2d(x, x.shape[-1] // LARGEST) if x.shape[-1] > LARGEST else x
 
 
 def nearest(images: Tensor) -> float:
-    """Mean distance from each image to the one most like it."""
+    """Return the mean Euclidean distance of each image to its nearest neighbor."""
     flat = images.flatten(1)
     distances = torch.cdist(flat, flat)
     return float(distances.fill_diagonal_(float("inf")).min(dim=1).values.mean())
 
 
 def last(stage: Sequence[Line], name: str, count: int = LASTING) -> list[float]:
-    """The field in the last `count` lines; [] where one lacks it."""
+    """Return a field's values in the last `count` lines; [] if any of them lacks it."""
     values = [line[name] for line in stage[-count:] if isinstance(line.get(name), (int, float))]
     return values if len(values) == count else []
 
 
 def collapsed(stage: Sequence[Line]) -> bool:
-    """Images alike for LASTING ticks, or few of the embedded set's modes."""
+    """Return whether the generated images lack variety, or show few of the embedded dataset's modes."""
     near, modes, real = (last(stage, name) for name in ("variety", "modes_shown", "modes_shown_real"))
-    few = bool(modes) and bool(real) and max(modes) < 0.25 * min(real)
-    return few or (bool(near) and max(near) < 0.35)
+    few = bool(modes) and bool(real) and max(modes) < FEW_MODES * min(real)
+    return few or (bool(near) and max(near) < LITTLE_VARIETY)
 
 
 def by_heart(stage: Sequence[Line]) -> bool:
-    """A discriminator whose overfitting signal is near 1."""
+    """Return whether the overfitting signal stays near 1."""
     signal = last(stage, "overfitting")
-    return bool(signal) and fmean(signal) > 0.7
+    return bool(signal) and fmean(signal) > MEMORIZED
 
 
 def compared(stage: Sequence[Line], name: str) -> float | None:
-    """A gradient norm by the median of the stage's ticks before it, or None where there are too few."""
+    """Return a gradient norm relative to the median of the stage's earlier ticks; None if there are too few."""
     before = [v for line in stage[:-1] if isinstance(v := line.get(name), (int, float)) and v > 0]
     now = stage[-1].get(name)
     return now / median(before) if len(before) >= LASTING and isinstance(now, (int, float)) else None
 
 
 def vanished(stage: Sequence[Line]) -> bool:
-    """The generator's gradient a hundredth of what it was."""
+    """Return whether the generator's gradient has shrunk to a hundredth."""
     ratio = compared(stage, "g_gradient")
-    return ratio is not None and ratio < 0.01
+    return ratio is not None and ratio < VANISHED
 
 
 def exploded(stage: Sequence[Line]) -> bool:
-    """A gradient a hundred times what it was, or not finite."""
+    """Return whether a gradient has grown a hundredfold, or is not finite."""
     ratios = [compared(stage, name) for name in ("g_gradient", "d_gradient")]
-    return bool(stage[-1].get("skipped")) or any(ratio is not None and ratio > 100 for ratio in ratios)
+    return bool(stage[-1].get("skipped")) or any(ratio is not None and ratio > EXPLODED for ratio in ratios)
 
 
 def oscillates(stage: Sequence[Line]) -> bool:
-    """Scores that turn about at every tick, by more than what lies between real and generated images."""
+    """Return whether scores keep changing direction, by more than the gap between real and generated images."""
     fake, real = (np.array(last(stage, f"{name}_score", 2 * LASTING)) for name in ("fake", "real"))
     if not (len(fake) and len(real)):
         return False
@@ -107,7 +117,11 @@ def oscillates(stage: Sequence[Line]) -> bool:
 
 @dataclass(frozen=True)
 class Sign:
-    """Something that goes wrong. seen: lines of the stage so far, this tick's last -> whether it shows."""
+    """A failure that can be read off the log.
+
+    Attributes:
+        seen: lines of the stage so far, the current tick's last -> whether the failure is present.
+    """
 
     title: str
     meaning: str
@@ -118,45 +132,44 @@ class Sign:
 SIGNS = {
     "collapse": Sign(
         "Mode collapse",
-        "the generated images are much more alike than the real ones: the generator shows few of their kinds",
+        "generated images are much less varied than real ones",
         "try --minibatch-stddev, --penalty gp or r1+r2, a lower --lr, or --n-critic above 1",
         collapsed,
     ),
     "overfitting": Sign(
         "Discriminator overfitting",
-        "the discriminator scores images that it never saw as it scores generated ones: it knows its own by heart",
-        "try --augment ada, more images, or stop where FID was lowest",
+        "the discriminator scores held-out real images like generated ones: it has memorized the training set",
+        "try --augment ada or more images, or use the checkpoint with the lowest FID (best.pt)",
         by_heart,
     ),
     "vanishing": Sign(
         "Vanishing gradients",
-        "the generator's gradient is a hundredth of what it was in this stage: it learns nothing",
+        "the generator's gradient has dropped to a hundredth of its usual size in this stage, so it learns nothing",
         "try --loss nonsaturating or hinge, a gradient penalty, or a lower --d-lr",
         vanished,
     ),
     "exploding": Sign(
         "Exploding gradients",
-        "gradients are a hundred times what they were in this stage, or not finite",
+        "gradients are a hundred times their usual size in this stage, or not finite",
         "try a lower --lr, --precision fp32, or a larger --gp-weight or --r-weight",
         exploded,
     ),
     "oscillation": Sign(
         "Oscillation",
-        "the discriminator's scores swing from tick to tick by more than what parts real from generated images: the "
-        "networks chase each other",
-        "try a lower --lr or --adam-beta1 0, --penalty r1+r2, or a --d-lr of its own",
+        "the discriminator's scores swing from tick to tick by more than the gap between real and generated images",
+        "try a lower --lr, --adam-beta1 0, --penalty r1+r2, or a different --d-lr",
         oscillates,
     ),
 }
 
 
 def signs(lines: Sequence[Line]) -> list[str]:
-    """Names of the signs that show at the last of a run's lines."""
+    """Return the names of the failures present at the last of a run's log lines."""
     stage = [line for line in lines if line["resolution"] == lines[-1]["resolution"]]
     return [name for name, sign in SIGNS.items() if sign.seen(stage)]
 
 
 def sentence(name: str) -> str:
-    """As in "mode collapse: ...: try ..."."""
+    """Return a failure as one sentence: "mode collapse: ...; try ..."."""
     sign = SIGNS[name]
     return f"{sign.title.lower()}: {sign.meaning}; {sign.advice}"

@@ -1,4 +1,4 @@
-"""What to do when memory does not suffice."""
+"""Out of memory: recognize it, and suggest options that need less."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ from .ranks import Ranks
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of a GPU or of the machine: PyTorch's allocator on CPUs has no exception of its own."""
+    """Return whether an error means out of memory, on a GPU or in main memory.
+
+    PyTorch's CPU allocator raises a plain RuntimeError, which only its text identifies.
+    """
     of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or of_cpu
 
 
 @contextmanager
 def room_for_networks() -> Iterator[None]:
-    """Says that networks cannot even be built. Raises ConfigError."""
+    """Report networks too large to build as a ConfigError."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ConfigError("--fmap-max: out of memory for networks of this size; lower it, or --fmap-base") from None
+        raise ConfigError(
+            "--fmap-max: out of memory while building networks of this size; lower --fmap-max or --fmap-base"
+        ) from None
 
 
 def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -> str:
-    """Options that need less at this phase: first those that change nothing else."""
+    """Suggest options that need less memory in this phase, if possible one that leaves the result unchanged."""
     share = ranks.share(phase.batch_size, config.mbstd_group)
     at_once = len(share.split(phase.micro_batch)[0])
     smaller = at_once // 2 // share.group * share.group
@@ -41,11 +46,11 @@ def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -
     table = with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
     resume = f" --resume {latest}" if latest.exists() else ""
     return (
-        f"; fewer than a minibatch-stddev group of {share.group} cannot be computed at once: give --batch-size {table} "
-        f"with --out ANOTHER{resume}"
+        f"; a micro-batch cannot be smaller than a minibatch-stddev group of {share.group}: start a new run with "
+        f"--batch-size {table} --out ANOTHER{resume}"
     )
 
 
 def with_stage(table: PerStage[int], resolution: int, value: int) -> str:
-    """A table with another number from a resolution on, as an option is written."""
+    """Return a per-stage table as option text, with `value` from a resolution up."""
     return format_value({r: v for r, v in table.items() if r < resolution} | {resolution: value})

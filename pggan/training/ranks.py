@@ -1,8 +1,8 @@
-"""The processes of a run (torchrun's ranks): who holds which samples of a batch, and their gradients summed.
+"""Data-parallel training: which samples of the global batch each rank holds, and communication between ranks.
 
-Random numbers, the order of the data and the losses are those of the global batch, of which each process holds a share.
-A share is made of whole minibatch-stddev groups, so that any number of processes, and any `--micro-batch`, compute the
-same update up to the order of summation.
+Random numbers, data order and losses belong to the global batch; each rank holds a share of it. A share consists of
+whole minibatch-stddev groups, so that any number of ranks, and any `--micro-batch`, computes the same update up to
+floating-point summation order.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .signals import TrainingStopped
 
 @dataclass(frozen=True)
 class Share:
-    """Some of the minibatch-stddev groups of a batch; samples i, i + size/group, i + 2 size/group, ... form a group.
+    """Some of a batch's minibatch-stddev groups; samples i, i + size/group, i + 2 size/group, ... form group i.
 
     Args:
-        size: samples in the batch. group: samples in a group. first, last: the groups held, first <= number < last.
-        weight: what a mean over the share counts for in the mean over the global batch.
+        size: samples in the batch. group: samples per group. first, last: the groups held, first <= i < last.
+        weight: the share's fraction of the global batch, by which a mean over the share is multiplied.
     """
 
     size: int
@@ -39,15 +39,15 @@ class Share:
     weight: float = 1.0
 
     def __len__(self) -> int:
-        """Samples in the share."""
+        """Return the number of samples in the share."""
         return self.group * (self.last - self.first)
 
     def of(self, batch: Tensor) -> Tensor:
-        """The share's samples [len, ...] out of [size, ...], in the order that makes them a batch of its groups."""
+        """Return the share's samples [len, ...] of a batch [size, ...], ordered as a batch of whole groups."""
         return batch.unflatten(0, (self.group, -1))[:, self.first : self.last].flatten(0, 1)
 
     def split(self, at_once: int | None) -> list[Share]:
-        """The share in parts of at most so many samples, but at least a group."""
+        """Split the share into parts of at most `at_once` samples, but at least one group."""
         step = max((at_once or len(self)) // self.group, 1)
         return [self._part(first, min(first + step, self.last)) for first in range(self.first, self.last, step)]
 
@@ -56,25 +56,25 @@ class Share:
         return Share(self.size, self.group, first, last, weight)
 
     def within(self, whole: Share) -> Share:
-        """The same samples, out of those of a larger share that holds them."""
+        """Return the same samples, numbered within a larger share that holds them."""
         return Share(len(whole), self.group, self.first - whole.first, self.last - whole.first, self.weight)
 
 
 class ProcessLost(TrainingStopped):
-    """Another process of the run has ended, or cannot be reached."""
+    """Another rank has exited or cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process, number `rank` of `count`, and `local` of those on its machine.
+    """This process's place in the run: `rank` of `count`, and `local` among those on its machine.
 
-    With one process nothing is sent and torch.distributed is not used. Else every process must call the same methods in
-    the same order; gradients go by the fast way (NCCL between GPUs) and fail where a process does not answer for
-    `PATIENCE`; all else goes by Gloo and waits as long as the others live, since the first one may have a cache to
-    build or a checkpoint to write.
+    With one process, torch.distributed is not used. With several, every rank must call the same methods in the same
+    order. Gradients use the fast backend (NCCL between GPUs), which fails if a rank does not answer for `PATIENCE`.
+    Everything else uses Gloo and waits as long as the others are alive, since rank 0 may be building a cache or writing
+    a checkpoint.
 
     Raises:
-        ProcessLost: from any of the methods that send.
+        ProcessLost: from any method that communicates.
     """
 
     rank: int = 0
@@ -84,13 +84,13 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def share(self, size: int, group: int) -> Share:
-        """What this process holds of a batch of so many samples in groups of so many; a smaller batch is one group.
+        """Return this rank's share of a batch of `size` samples in groups of `group`; a smaller batch is one group.
 
-        Where there are fewer groups than processes, some compute the first group with weight 0: they would wait else.
+        With fewer groups than ranks, the idle ranks compute the first group with weight 0, so that all stay in step.
         """
         group = min(group, size)
         groups = size // group
@@ -98,7 +98,7 @@ class Ranks:
         return Share(size, group, first, last, (last - first) / groups) if first < last else Share(size, group, 0, 1, 0)
 
     def add_up(self, tensors: list[Tensor]) -> None:
-        """Turn each tensor into the sum of all processes', in place, in one message; the bits are the same in all."""
+        """Replace each tensor by its sum over all ranks, in place, in one message; every rank gets the same bits."""
         if self.count == 1:
             return
         flat = torch.cat([t.flatten() for t in tensors])
@@ -108,7 +108,7 @@ class Ranks:
         torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(sums, tensors, strict=True)])
 
     def largest(self, number: int) -> int:
-        """Of all processes' numbers."""
+        """Return the largest of all ranks' numbers."""
         if self.count == 1:
             return number
         numbers = torch.tensor([number])
@@ -117,7 +117,7 @@ class Ranks:
         return int(numbers)
 
     def from_first(self, value: Any) -> Any:
-        """The first process' value, plain data or tensors on the CPU, in all of them."""
+        """Return rank 0's value, plain data or CPU tensors, on every rank."""
         if self.count == 1:
             return value
         held = [value]
@@ -126,7 +126,7 @@ class Ranks:
         return held[0]
 
     def to_first(self, value: Any) -> list[Any]:
-        """All processes' values, in order, in the first one; [] in the others."""
+        """Return all ranks' values, in order, on rank 0; [] on the others."""
         if self.count == 1:
             return [value]
         held = [None] * self.count if self.first else None
@@ -136,7 +136,7 @@ class Ranks:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """One process of each machine goes first, what it left behind spares the others the work."""
+        """Let one rank of each machine go first; the others then find its work (a cache, a download) done."""
         if self.local:
             self.largest(0)
         yield
@@ -145,21 +145,21 @@ class Ranks:
 
 
 ALONE = Ranks()
-PATIENCE = timedelta(minutes=10)
-COURTESY = 3  # seconds
+PATIENCE = timedelta(minutes=10)  # torch's default for NCCL: longer than any step, evaluations included
+COURTESY = 3  # seconds for rank 0's message to reach the console before torchrun reports another rank's exit
 
 
 def place() -> tuple[int, int, int]:
-    """rank, count and local rank, as torchrun tells them."""
+    """Return (rank, world size, local rank) from the environment variables that torchrun sets."""
     rank, count, local = (int(os.environ.get(name) or 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return (rank, count, local) if count > 1 and "RANK" in os.environ else (0, 1, 0)
 
 
 @contextmanager
 def first_speaks() -> Iterator[None]:
-    """What other processes than the first print is dropped; what ends one of them, too, if the first says it as well.
+    """Silence every rank but 0, and let rank 0 report an error before the others exit.
 
-    Where the first process ends, torchrun ends the others before they have waited out their `COURTESY`.
+    When rank 0 exits, torchrun ends the others before `COURTESY` is over.
     """
     if place()[0] == 0:
         yield
@@ -176,9 +176,9 @@ def first_speaks() -> Iterator[None]:
 
 @contextmanager
 def ends_at_once() -> Iterator[None]:
-    """One of several processes ends without taking the interpreter apart first.
+    """Exit one of several ranks without tearing down the interpreter.
 
-    A thread of torch.distributed that meanwhile hears of another process' end would abort it with SIGABRT.
+    During teardown, a torch.distributed thread that notices another rank's exit would abort the process with SIGABRT.
     """
     try:
         yield
@@ -192,10 +192,10 @@ def ends_at_once() -> Iterator[None]:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that torchrun (or another launcher with its environment variables) started, connected; else ALONE.
+    """Connect the processes that torchrun, or a launcher that sets the same variables, started; ALONE without one.
 
     Raises:
-        ProcessLost: not all of them came.
+        ProcessLost: not all of them connected.
     """
     rank, count, local = place()
     if count == 1:
@@ -204,16 +204,16 @@ def joined() -> Iterator[Ranks]:
     with answering():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         slow = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-    assert isinstance(slow, dist.ProcessGroup), "a group of all processes"
+    assert isinstance(slow, dist.ProcessGroup), "a group of all ranks"
     yield Ranks(rank, count, local, slow)
     dist.destroy_process_group()
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Says in a sentence that somebody does not answer."""
+    """Report a failed communication as `ProcessLost`, in one sentence."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ProcessLost(f"another process of this run has ended or cannot be reached ({reason})") from None
+        raise ProcessLost(f"another process of this run has exited or cannot be reached ({reason})") from None

@@ -116,7 +116,7 @@ def test_crosses():
         ({"batch_size": "4:16,12:8"}, "--batch-size: there is no stage 12"),
         ({"lr": "4:0.001,32:0.002"}, "--lr: there is no stage 32"),
         ({"batch_size": 18}, "--batch-size: 18 is not a multiple of --mbstd-group 4"),
-        ({"fade_kimg": 0.01, "stabilize_kimg": 0.01}, "would be skipped"),
+        ({"fade_kimg": 0.01, "stabilize_kimg": 0.01}, "shorter than one schedule update"),
         ({"fade_kimg": 10, "stabilize_kimg": 10, "total_kimg": 40}, "--total-kimg: 40 is too short to reach 16x16"),
     ],
 )

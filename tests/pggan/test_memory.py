@@ -28,7 +28,7 @@ def test_what_is_computed_at_once_is_halved_until_a_group_is_left(tmp_path):
 
 
 def test_where_a_group_is_left_only_a_smaller_batch_helps(tmp_path):
-    assert "--batch-size 4:16,8:4 with --out ANOTHER" in advice(tmp_path / "none", micro_batch=4)
+    assert "--batch-size 4:16,8:4 --out ANOTHER" in advice(tmp_path / "none", micro_batch=4)
     (tmp_path / "latest.pt").touch()
     assert advice(tmp_path / "latest.pt", micro_batch=4).endswith(f"--out ANOTHER --resume {tmp_path / 'latest.pt'}")
 

@@ -122,7 +122,7 @@ def test_a_process_that_dies_ends_the_run_and_one_alone_finishes_it(commands, by
     start = time.monotonic()
     assert processes.wait() == [1, -signal.SIGKILL], processes.err
     assert time.monotonic() - start < 60
-    assert "another process of this run has ended" in processes.err and "Traceback" not in processes.err
+    assert "another process of this run has exited" in processes.err and "Traceback" not in processes.err
     assert "the same command goes on from run/checkpoints/latest.pt" in processes.err
     process = commands.train(*OPTIONS, "--out", "run")
     assert process.returncode == 0, process.err
