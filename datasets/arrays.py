@@ -13,18 +13,19 @@ from .files import file_digest, stamp
 from .images import from_pixels
 
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
-LARGEST_UNPACKED, LARGEST_RATIO = 1 << 30, 100  # bytes, and times its packed size
+# limits on a compressed array: this many bytes, or this many times its packed size (images rarely exceed 10 times)
+LARGEST_UNPACKED, LARGEST_RATIO = 1 << 30, 100
 LABEL_NAMES = ("labels", "y", "y_train", "label", "arr_1")
 
 
 class Arrays(Source):
     """An .npz of images: uint8 or uint16 [N, H, W], [N, H, W, C] or [N, C, H, W], and class numbers [N] or [N, 1].
 
-    The images are the array named images, x, x_train, data or arr_0, or the only one that can be images; the labels
-    the one named labels, y, y_train, label or arr_1. Uncompressed files are mapped, not read.
+    The images are the array named images, x, x_train, data or arr_0, or the only array that can be images; the labels
+    the one named labels, y, y_train, label or arr_1. Uncompressed arrays are memory-mapped.
 
     Raises:
-        DataError: no images in the file, or no labels where they are asked for.
+        DataError: the file has no images, or labels are requested and missing.
     """
 
     def __init__(self, path: Path, labels: bool = False):
@@ -35,7 +36,7 @@ class Arrays(Source):
                 self.arrays = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
                 shapes = {name: read_header(archive, info) for name, info in self.arrays.items()}
         except DAMAGED as error:
-            raise DataError(f"{path} is no .npz file that can be read: {error}") from None
+            raise DataError(f"{path} is not a readable .npz file: {error}") from None
         self.key = self.choose(shapes, IMAGE_NAMES, could_be_images, "images, uint8 or uint16 [N, H, W, C]")
         if labels:
             shape, *_ = shapes[self.key]
@@ -48,7 +49,7 @@ class Arrays(Source):
         named = [name for name in names if name in found]
         if not named and len(found) != 1:
             listed = ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items())
-            raise DataError(f"{self.path} holds no {what} named {', '.join(names)}; it holds {listed or 'nothing'}")
+            raise DataError(f"{self.path} has no {what}, named {', '.join(names)}; it contains {listed or 'nothing'}")
         return (named or found)[0]
 
     def read_labels(self, name: str) -> None:
@@ -57,7 +58,7 @@ class Arrays(Source):
         self.classes = [str(value) for value in present]
 
     def images(self) -> np.ndarray:
-        """[N, H, W] or [N, H, W, C], read or mapped once in every process."""
+        """Return the images [N, H, W] or [N, H, W, C], read or mapped once per process."""
         if self.pixels is None:
             images = load(self.path, self.arrays[self.key])
             if images.ndim == 4 and images.shape[3] > 4:
@@ -91,14 +92,14 @@ class Arrays(Source):
 
 
 def could_be_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether an array has the shape and type of images."""
+    """Return whether an array has the shape and dtype of images."""
     if len(shape) not in (3, 4) or dtype not in (np.uint8, np.uint16) or min(shape) < 1:
         return False
     return len(shape) == 3 or shape[3] <= 4 or shape[1] <= 4
 
 
 def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array, which must be as long as the file says."""
+    """Return an array's shape and dtype, after checking them against the size that the archive declares."""
     with archive.open(info) as file:
         shape, order, dtype = read_npy_header(file)
         if order and len(shape) > 2:
@@ -109,20 +110,22 @@ def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[
 
 
 def read_npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether column-major, and type of an .npy file; its data is not read."""
+    """Return shape, whether column-major, and dtype of an .npy file without reading its data."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
 
 
 def load(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
-    """The array, mapped where it is stored as it is.
+    """Return an array of the archive, memory-mapped if it is stored uncompressed.
 
     Raises:
-        DataError: damage, or an array that its packing makes hundreds of times larger than any images do.
+        DataError: the file is damaged, or unpacks to a size that no images have.
     """
     if info.file_size > max(LARGEST_UNPACKED, LARGEST_RATIO * info.compress_size):
-        raise DataError(f"{path} unpacks to {info.file_size / 1e9:.1f} GB, which no images do")
+        raise DataError(
+            f"{path} unpacks to {info.file_size / 1e9:.1f} GB from {info.compress_size / 1e6:.1f} MB, as no images do"
+        )
     try:
         return unpacked(path, info) if info.compress_type != zipfile.ZIP_STORED else mapped(path, info)
     except DAMAGED as error:
@@ -130,13 +133,13 @@ def load(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def unpacked(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
-    """An array of the archive, in memory."""
+    """Return an array of the archive, in memory."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def mapped(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
-    """An array that is stored unpacked in the archive, left on the disk."""
+    """Return an array that the archive stores uncompressed, memory-mapped."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         shape, _, dtype = read_npy_header(file)
         into = file.tell()

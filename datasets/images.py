@@ -1,4 +1,4 @@
-"""From an image as it was found to a square of pixels: opened safely, upright, 8 bits, so many channels, one size."""
+"""Preprocess an image: open it safely, rotate it upright, convert it to 8 bits and the right channels, resize it."""
 
 from __future__ import annotations
 
@@ -13,37 +13,43 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from .base import DataError
 
 SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp2 .ppm .pgm .pbm .tga".split())
-# What strangers' files may be: no format that runs a program (EPS) or holds many things (PDF, PSD, FPX)
+# Formats that are opened at all: none that starts a program (EPS) or holds several documents (PDF, PSD, FPX)
 Image.init()
 FORMATS = [f for f in "JPEG PNG WEBP BMP TIFF GIF AVIF JPEG2000 PPM TGA".split() if f in Image.OPEN]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRAYS = {"1", "L", "LA", "La", "I", "F"}
 FITS = ("center-crop", "pad", "stretch")
-MAX_FILE_BYTES = 1 << 29
-MAX_PIXELS = 178_000_000  # just below Pillow's own limit
-TIFF_BITS, TIFF_PHOTOMETRIC, ORIENTATION = 258, 262, 274
-TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+MAX_FILE_BYTES = 1 << 29  # 512 MiB: MAX_PIXELS of uncompressed 8-bit RGB fit
+MAX_PIXELS = 178_000_000  # just below 2 x Image.MAX_IMAGE_PIXELS, from which Pillow refuses a "decompression bomb"
+TIFF_BITS, TIFF_PHOTOMETRIC, ORIENTATION = 258, 262, 274  # tag numbers (TIFF 6.0, section 8)
+TURNED = {  # EXIF orientation -> what makes the image upright; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses by MAX_PIXELS
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of damaged tags; the pixels are what counts
+warnings.filterwarnings(
+    "ignore", category=UserWarning, module=r"PIL\."
+)  # about damaged tags, which do not affect the pixels
 
 
 def open_picture(file: str | IO[bytes]) -> Image.Image:
-    """An image file's first frame, its pixels not decoded yet.
+    """Open an image file's first frame without decoding its pixels.
 
     Raises:
-        ValueError: an empty file, no image, or one of more than 178 megapixels. OSError: a file that cannot be read.
+        ValueError: the file is empty, not an image, or larger than 178 megapixels. OSError: it cannot be read.
     """
     if isinstance(file, str) and os.path.exists(file) and not os.path.isfile(file):
         raise ValueError("not a plain file")
     try:
         picture = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"{'empty file' if is_empty(file) else 'not an image, or one of an unknown kind'}") from None
+        raise ValueError(f"{'empty file' if is_empty(file) else 'not an image, or in an unknown format'}") from None
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from None
     if picture.width * picture.height > MAX_PIXELS:
@@ -53,22 +59,23 @@ def open_picture(file: str | IO[bytes]) -> Image.Image:
 
 
 def is_empty(file: str | IO[bytes]) -> bool:
-    """Whether a file, by path or open, has no bytes."""
+    """Return whether a file, given by path or open, is empty."""
     return os.path.getsize(file) == 0 if isinstance(file, str) else file.seek(0, 2) == 0
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pictures of any size and kind become arrays of one shape.
+    """Turns images of any size and mode into arrays of one shape.
 
     Args:
-        resolution: side of the square, in pixels. channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
-        fit: "center-crop" takes the square in the middle, "pad" adds bars of the background, "stretch" changes the
-            aspect. background: a colour's name or #rrggbb, under transparency (where no channel is left for it) and
-            beside padded images.
+        resolution: side of the square in pixels. channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA.
+        fit: "center-crop" takes the central square, "pad" adds bars in the background color, "stretch" changes the
+            aspect ratio.
+        background: color under transparent pixels (if there is no alpha channel) and around padded images, a name or
+            #rrggbb.
 
     Raises:
-        DataError: a resolution, a fit or a colour that does not exist.
+        DataError: an invalid resolution, number of channels, fit or color.
     """
 
     resolution: int
@@ -87,10 +94,10 @@ class Preparation:
             if max(ImageColor.getrgb(self.background)) > 255:
                 raise ValueError
         except ValueError:
-            raise DataError(f"--background: {self.background!r} is neither a colour's name nor #rrggbb") from None
+            raise DataError(f"--background: {self.background!r} is neither a color name nor #rrggbb") from None
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """uint8 [channels, resolution, resolution]."""
+        """Return the image as uint8 [channels, resolution, resolution]."""
         image = with_channels(upright(picture), self.channels, self.background)
         if image.size != (self.resolution, self.resolution):
             image = self.squared(image)
@@ -98,7 +105,11 @@ class Preparation:
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
     def squared(self, image: Image.Image) -> Image.Image:
-        """Resized by Lanczos' filter, after a box filter where an image is to become smaller than a sixth."""
+        """Return the image as a square, resized with a Lanczos filter.
+
+        Images that shrink more than sixfold are first reduced by a box filter to three times the final size
+        (reducing_gap=3): Pillow documents the result as indistinguishable, at a fraction of the work on photographs.
+        """
         resolution, (width, height), box = self.resolution, image.size, None
         inner = (resolution, resolution)
         if self.fit == "center-crop":
@@ -115,36 +126,36 @@ class Preparation:
         return square
 
     def padding(self) -> str:
-        """The background, transparent where there is an alpha channel, as Pillow reads colours."""
+        """Return the background as a Pillow color, transparent if there is an alpha channel."""
         red, green, blue, *_ = ImageColor.getrgb(self.background)
         return f"#{red:02x}{green:02x}{blue:02x}00"
 
     def enlarges(self, width: int, height: int) -> bool:
-        """Whether an image of these sides, the long one where it is padded, is smaller than the resolution."""
+        """Return whether an image of this size would be enlarged, by its short side, or by its long one with "pad"."""
         return (max if self.fit == "pad" else min)(width, height) < self.resolution
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """In 8 bits, and turned as its EXIF orientation says, where that can be read."""
+    """Return the image in 8 bits, rotated according to its EXIF orientation if that is readable."""
     image = eight_bits(picture)
     try:
         orientation = picture.getexif().get(ORIENTATION)
-    except Exception:  # damaged EXIF, of which Pillow raises many kinds
+    except Exception:  # damaged EXIF, for which Pillow raises many types of error
         orientation = None
     return image.transpose(TURNED[orientation]) if orientation in TURNED else image
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grayscale as 8-bit; other modes as they are. Raises ValueError for what has no known range."""
+    """Return 16-bit grayscale as 8-bit, other modes unchanged. Raises ValueError if the range of values is unknown."""
     image.load()
     if not image.mode.startswith(("I", "F")):
         return image
     tags = getattr(image, "tag_v2", {})
     if image.mode == "F" or 32 in tags.get(TIFF_BITS, ()):
-        raise ValueError("32-bit grayscale has no range of its own; convert it to 8 or 16 bits")
+        raise ValueError("32-bit grayscale has no defined range; convert it to 8 or 16 bits")
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("grayscale below 0 or above 65535 has no range of its own; convert it to 8 or 16 bits")
+        raise ValueError("grayscale below 0 or above 65535 has no defined range; convert it to 8 or 16 bits")
     gray = np.rint(pixels / 257).astype(np.uint8)
     eight = Image.fromarray(255 - gray if tags.get(TIFF_PHOTOMETRIC) == 0 else gray)
     if isinstance(clear := image.info.get("transparency"), int):
@@ -153,7 +164,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def with_channels(image: Image.Image, channels: int, background: str = "white") -> Image.Image:
-    """The image in the mode for so many channels; transparency that has no channel is laid on the background."""
+    """Convert an image to `channels` channels; without alpha, transparency is blended onto the background."""
     if image.mode == MODES[channels] and not image.has_transparency_data:
         return image
     if image.mode in ("LAB", "HSV", "YCbCr"):  # Pillow converts these to RGB only
@@ -165,7 +176,7 @@ def with_channels(image: Image.Image, channels: int, background: str = "white") 
 
 
 def from_pixels(pixels: np.ndarray) -> Image.Image:
-    """uint8 [H, W] or [H, W, 1..4] as a Pillow image."""
+    """Return uint8 pixels [H, W] or [H, W, 1..4] as a Pillow image."""
     return Image.fromarray(
         np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
     )

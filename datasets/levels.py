@@ -1,4 +1,4 @@
-"""The levels of a pyramid: their arithmetic, their checksums, their files."""
+"""The levels of an image pyramid: how they are computed, their checksums, their files."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
-LAYOUT = 5  # of a cache folder
+LAYOUT = 5  # version of the cache's file layout; caches of other versions are rebuilt
 
 
 def resolutions(largest: int) -> list[int]:
-    """Every power of two from 4 to the largest."""
+    """Return every power of two from 4 to `largest`."""
     return [1 << level for level in range(2, largest.bit_length())]
 
 
 def level_file(resolution: int) -> str:
-    """The file of a level."""
+    """Return the file name of a level."""
     return f"{resolution:04d}.npy"
 
 
 def pyramid_levels(images: np.ndarray) -> Iterator[np.ndarray]:
-    """uint8 [N, C, r, r] from the images' own size down to 4: means of 2^k x 2^k pixels, rounded half to even.
+    """Yield uint8 [N, C, r, r] from the images' own size down to 4x4: means of 2^k x 2^k pixels, rounded half to even.
 
-    What the official dataset tool writes: it averages 2x2 boxes of unrounded float32 values and rounds each level by
-    itself, and those floats are exact. Here the same in whole numbers, sums of pixels, which is four times as fast.
+    This equals the official dataset tool's output, which averages 2x2 boxes in float32 (exactly, for these values) and
+    rounds each level separately. Integer sums give the same result four times as fast.
     """
     yield images
     total, bits = images, 0
@@ -37,20 +37,20 @@ def pyramid_levels(images: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def in_boxes(total: np.ndarray, bits: int) -> np.ndarray:
-    """Sums of 2x2 boxes of sums of 2^bits pixels each, in as few bytes as hold them.
+    """Return the sums of 2x2 boxes of values that are sums of 2^bits pixels, in the smallest sufficient integer type.
 
-    Neighbours in a row are read as one number of twice the size, which is quicker than every second one by itself.
+    Two neighbors in a row are read as one integer of twice the size: faster than strided access to every second value.
     """
     half = 8 * total.itemsize
     pairs = np.ascontiguousarray(total).view(f"<u{2 * total.itemsize}")
     rows: np.ndarray = (pairs & ((1 << half) - 1)) + (pairs >> half)
-    if bits:  # sums of 4^4 pixels of 255 are the most that 16 bits hold
+    if bits:  # 16 bits hold sums of at most 4^4 = 2^8 pixels of 255
         rows = rows.astype(np.uint16 if bits + 2 <= 8 else np.uint32, copy=False)
     return rows[:, :, 0::2] + rows[:, :, 1::2]
 
 
 def sums(levels: Sequence[np.ndarray]) -> np.ndarray:
-    """A checksum of each image over all its levels, uint64 [N], never 0."""
+    """Return a checksum of each image over all its levels, uint64 [N]; never 0, which marks unwritten images."""
     found = np.empty(len(levels[0]), np.uint64)
     for i in range(len(found)):
         digest = hashlib.sha1(usedforsecurity=False)
@@ -61,9 +61,9 @@ def sums(levels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class RowFile:
-    """An .npy file of rows, written in any order by any process, its room on the disk taken at once.
+    """An .npy file whose rows any process can write in any order; its disk space is reserved up front.
 
-    Written, not mapped: on a full disk a write fails with an error, and a map ends the process.
+    Rows are written, not memory-mapped: on a full disk a write raises an error, while a memory map kills the process.
     """
 
     def __init__(self, path: Path, dtype: type, shape: tuple[int, ...]):

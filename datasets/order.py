@@ -1,4 +1,4 @@
-"""The order of the data: a permutation for each epoch, from the seed alone."""
+"""The order in which images are used: one permutation per epoch, from the seed alone."""
 
 from functools import lru_cache
 
@@ -7,14 +7,14 @@ import numpy as np
 
 @lru_cache(maxsize=2)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of an epoch, int64 [size], from seed and epoch alone."""
+    """Return the order of an epoch, int64 [size], a function of seed and epoch."""
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 def shuffled(seed: int, start: int, count: int, size: int) -> np.ndarray:
-    """Indices [count] of the images numbered start, start + 1, ... in an endless shuffled walk over `size` images.
+    """Return the indices [count] at positions start, start + 1, ... of an endless shuffled sequence over `size` images.
 
-    Every image comes once in each epoch, and any part of the walk can be computed without the rest of it.
+    Every image occurs once per epoch, and any part of the sequence can be computed without the rest.
     """
     positions = np.arange(start, start + count)
     epochs, places = np.divmod(positions, size)

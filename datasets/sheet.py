@@ -1,4 +1,4 @@
-"""Many images in one picture."""
+"""Arrange many images in one grid."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,10 @@ from .images import from_pixels
 
 
 def contact_sheet(images: np.ndarray, side: int = 512, columns: int | None = None) -> Image.Image:
-    """Images [N, C, r, r] in a grid, near-square by default, small ones enlarged by whole factors to about `side`."""
+    """Return images [N, C, r, r] as one grid, nearly square by default.
+
+    Small grids are enlarged by an integer factor to about `side` pixels.
+    """
     n, channels, height, width = images.shape
     columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)

@@ -1,4 +1,4 @@
-"""The embedded synthetic set: shape x colour x background, drawn by code at any resolution."""
+"""The embedded synthetic dataset: shape x color x background, drawn by code at any resolution."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SHAPES = ("disc", "triangle", "cross", "ring")
 COLOURS = {"red": (220, 50, 47), "green": (70, 190, 70), "blue": (50, 90, 220), "yellow": (235, 200, 40)}
 BACKGROUNDS = {"dark": 24, "light": 236}
 MODES = tuple(product(SHAPES, COLOURS, BACKGROUNDS))
-SMALLEST_CLASSIFIED = 8  # smaller images do not show their shape
+SMALLEST_CLASSIFIED = 8  # pixels per side; at 4x4 the shapes cannot be told apart
 
 
 class SyntheticShapes(Source):
-    """Anti-aliased shapes of 32 modes, with continuous position, size and rotation; a function of (seed, index).
+    """Anti-aliased shapes in 32 modes, with continuous position, size and rotation; a function of (seed, index).
 
-    Image i has mode i % 32. Colours and backgrounds vary a little around their mode's.
+    Image i has mode i % 32. Colors and backgrounds vary slightly around their mode's.
 
     Args:
-        count: how many images. seed: which ones. labelled: the shape is the class.
+        count: number of images. seed: selects them. labelled: use the shape as the class.
     """
 
     name = "synthetic"
@@ -52,7 +52,10 @@ class SyntheticShapes(Source):
         return from_pixels(self.image(index, resolution or 32, channels or 3).transpose(1, 2, 0))
 
     def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:
-        """uint8 [channels, resolution, resolution]; 1 channel is luma, 4 add the shape's coverage as alpha."""
+        """Return image `index` as uint8 [channels, resolution, resolution].
+
+        1 channel is luma (ITU-R BT.601); 2 and 4 channels add the shape's coverage as alpha.
+        """
         rng = np.random.default_rng((self.seed, index))
         shape, colour, background = MODES[index % len(MODES)]
         radius = rng.uniform(0.22, 0.38)
@@ -89,10 +92,10 @@ def cover(shape: str, resolution: int, centre: np.ndarray, radius: float, angle:
 
 
 def classify(images: np.ndarray) -> np.ndarray:
-    """The mode that each image is nearest to: indices into MODES [N], for uint8 RGB images [N, 3, r, r].
+    """Return the nearest mode of each image as indices into MODES [N], for uint8 RGB images [N, 3, r, r].
 
-    The background's and the shape's brightness and colour are read off directly; the shape by its second, third and
-    fourth moments, which do not depend on position, size and rotation, compared with those of drawn images.
+    Background and color are measured directly. The shape is the one whose second, third and fourth moments, which do
+    not depend on position, size and rotation, are closest to those of reference images.
     """
     background, colour, coverage = separate(images)
     moments = shape_moments(coverage)
@@ -102,7 +105,7 @@ def classify(images: np.ndarray) -> np.ndarray:
 
 
 def separate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Background index [N], colour index [N] and the shape's coverage [N, r, r] in [0, 1]."""
+    """Return background index [N], color index [N] and the shape's coverage [N, r, r] in [0, 1]."""
     x = images.astype(np.float64)
     border = np.concatenate([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], axis=2)
     ground = np.median(border, axis=2)
@@ -120,7 +123,7 @@ def separate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def shape_moments(coverage: np.ndarray) -> np.ndarray:
-    """[N, 3]: second, three-fold and four-fold moments about the centre, free of size and rotation."""
+    """Return the second, three-fold and four-fold moments [N, 3] about the center, invariant to size and rotation."""
     r = coverage.shape[-1]
     grid = np.arange(r) + 0.5
     mass = coverage.sum(axis=(1, 2)) + 1e-6
@@ -135,7 +138,7 @@ def shape_moments(coverage: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def shape_references(resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means and deviations of each shape's moments at a resolution, [4, 3] both, from drawn images."""
+    """Return means and standard deviations [4, 3] of each shape's moments at a resolution, from reference images."""
     drawn = SyntheticShapes(seed=1)
     images = np.stack([drawn.image(i, resolution) for i in range(len(MODES) * 16)])
     moments = shape_moments(separate(images)[2])

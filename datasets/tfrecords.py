@@ -19,18 +19,18 @@ LEVEL_FILE = re.compile(r"-r(\d\d)\.tfrecords$")
 class TFRecords(Source):
     """A folder of NAME-r02.tfrecords, NAME-r03.tfrecords, ..., one file for each power of two, and NAME-rxx.labels.
 
-    Each record is a tf.train.Example with "shape", [channels, height, width], and "data", so many uint8 bytes. The
-    labels are a float array [N, classes], one-hot. Images of the resolution asked for come from its own file.
+    Each record is a tf.train.Example with "shape", [channels, height, width], and "data", as many uint8 bytes. The
+    labels are a one-hot float array [N, classes]. Images of a resolution are read from that resolution's file.
 
     Raises:
-        DataError: files that are not of this kind, or no labels where they are asked for.
+        DataError: the files have another format, or labels are requested and missing.
     """
 
     def __init__(self, folder: Path, labels: bool = False):
         self.path, self.name, self.classes, self.labels, self.others = folder, folder.resolve().name, [], None, []
         files = find(folder)
         if len({LEVEL_FILE.sub("", path.name) for path in files.values()}) > 1:
-            raise DataError(f"{folder} holds more than one set of .tfrecords; name a folder with one")
+            raise DataError(f"{folder} holds more than one TFRecords dataset; pass a folder with one of them")
         self.files = dict(sorted(files.items()))
         self.offsets = {resolution: np.array(list(records(path))) for resolution, path in self.files.items()}
         counts = {len(offsets) for offsets in self.offsets.values()}
@@ -42,7 +42,7 @@ class TFRecords(Source):
     def read_labels(self) -> None:
         found = sorted(self.path.glob("*.labels"))
         if not found:
-            raise DataError(f"{self.path} holds no .labels file; leave --labels out")
+            raise DataError(f"{self.path} has no .labels file; omit --labels")
         try:
             onehot = np.load(found[0], allow_pickle=False)
             fits = onehot.ndim == 2 and len(onehot) == len(self) and ((onehot == 1).sum(axis=1) == 1).all()
@@ -79,13 +79,16 @@ class TFRecords(Source):
 
 
 def find(folder: Path) -> dict[int, Path]:
-    """The files by resolution."""
+    """Return the TFRecords files in a folder by resolution."""
     matches = ((LEVEL_FILE.search(path.name), path) for path in folder.iterdir())
     return {1 << int(match[1]): path for match, path in matches if match and 2 <= int(match[1]) <= 10}
 
 
 def records(path: Path) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each record: 8 bytes of length and 4 of its checksum before it, 4 of checksum after."""
+    """Yield (offset, length) of each record.
+
+    TFRecord framing: 8 bytes of length and 4 of its checksum before the data, 4 of the data's checksum after.
+    """
     end = path.stat().st_size
     with open(path, "rb") as file:
         place = 0
@@ -93,16 +96,16 @@ def records(path: Path) -> Iterator[tuple[int, int]]:
             file.seek(place)
             size = int.from_bytes(file.read(8), "little")
             if place + 16 + size > end:
-                raise DataError(f"{path} is damaged: the record at byte {place} goes beyond the file's end")
+                raise DataError(f"{path} is damaged: the record at byte {place} extends beyond the file's end")
             yield place + 12, size
             place += 16 + size
 
 
 def parse_example(message: bytes) -> np.ndarray:
-    """uint8 [C, H, W] of a tf.train.Example {features {feature: map<string, Feature>}}.
+    """Return the image uint8 [C, H, W] in a tf.train.Example {features {feature: map<string, Feature>}}.
 
     Raises:
-        ValueError: another kind of record.
+        ValueError: the record has another structure.
     """
     found: dict[bytes, bytes] = {}
     for features in fields(message, 1):
@@ -120,7 +123,7 @@ def parse_example(message: bytes) -> np.ndarray:
 
 
 def int64s(feature: bytes) -> Iterator[int]:
-    """The numbers of a Feature {int64_list = 3 {value = 1}}, packed or not."""
+    """Yield the numbers of a Feature {int64_list = 3 {value = 1}}, packed or not."""
     for values in fields(feature, 3):
         for value in fields(values, 1):
             if isinstance(value, int):
@@ -133,7 +136,7 @@ def int64s(feature: bytes) -> Iterator[int]:
 
 
 def fields(message: bytes, wanted: int) -> Iterator:
-    """Values of one field of a protocol buffer message: bytes, or int for varints. Raises ValueError where damaged."""
+    """Yield the values of one field of a protocol buffer message: bytes, or int for varints. Raises ValueError."""
     place = 0
     while place < len(message):
         tag, place = varint(message, place)
@@ -150,7 +153,7 @@ def fields(message: bytes, wanted: int) -> Iterator:
 
 
 def varint(message: bytes, place: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, lowest first, and the place after it."""
+    """Return a varint (7 bits per byte, lowest first) and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(message):

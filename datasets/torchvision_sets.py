@@ -1,4 +1,4 @@
-"""torchvision's sets by name, downloaded where there is network."""
+"""torchvision's datasets by name, downloaded if there is network access."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from .base import DataError, Header, Source
 
-# name: torchvision's class and its arguments; what has labels names the attribute that holds them
+# name: torchvision's class, its arguments, and the attribute that holds the labels, if any
 SETS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "cifar10": ("CIFAR10", {"train": True}, "targets"),
     "cifar100": ("CIFAR100", {"train": True}, "targets"),
@@ -26,19 +26,19 @@ NAMES = (*SETS, "lsun-CATEGORY")
 
 
 def is_name(data: str) -> bool:
-    """Whether it is one of torchvision's sets."""
+    """Return whether `data` names one of torchvision's datasets."""
     return data in SETS or data.startswith("lsun-")
 
 
 class TorchvisionSet(Source):
-    """The training images of one of torchvision's sets (of celeba all, of stl10 without labels the unlabelled too).
+    """One of torchvision's datasets: its training images (all of celeba; without labels, also stl10's unlabeled).
 
     Args:
         name: cifar10, cifar100, mnist, fashion-mnist, svhn, stl10, celeba, or lsun-bedroom and other categories.
-        root: where torchvision keeps its files.
+        root: folder for torchvision's files.
 
     Raises:
-        DataError: torchvision is missing, or the files are and cannot be downloaded; labels where there are none.
+        DataError: torchvision is missing, the files are missing and cannot be downloaded, or there are no labels.
     """
 
     def __init__(self, name: str, root: Path, labels: bool = False):
@@ -51,11 +51,11 @@ class TorchvisionSet(Source):
         if labels and name == "stl10":
             options |= {"split": "train"}
         if labels and attribute is None:
-            raise DataError(f"{name} has no classes; leave --labels out")
+            raise DataError(f"{name} has no classes; omit --labels")
         try:
             import torchvision
         except ImportError:
-            raise DataError(f"{name} is read by torchvision: pip install torchvision") from None
+            raise DataError(f"reading {name} needs torchvision: pip install torchvision") from None
         self.images = self.loaded(getattr(torchvision.datasets, kind), root, options)
         if labels and attribute:
             self.labels = np.asarray(getattr(self.images, attribute), dtype=np.int64)
@@ -71,8 +71,8 @@ class TorchvisionSet(Source):
         except Exception as error:  # torchvision raises RuntimeError, URLError, OSError, lmdb.Error and others
             reason = (str(error) or type(error).__name__).split("\n")[0]
             raise DataError(
-                f"{self.name} is not in {root} and could not be fetched ({reason}); where there is no network, put "
-                f"the files there as torchvision.datasets.{kind.__name__} wants them"
+                f"{self.name} is not in {root} and could not be downloaded ({reason}); without network access, put "
+                f"the files there as torchvision.datasets.{kind.__name__} expects them"
             ) from None
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class TorchvisionSet(Source):
         return self.content()
 
     def content(self) -> str:
-        """The sets are fixed, and torchvision checks the files of most by their MD5."""
+        """Return a digest: these datasets are fixed, and torchvision verifies most of their files by MD5."""
         digest = hashlib.blake2b(f"{self.name} {len(self)}".encode(), digest_size=16)
         data = getattr(self.images, "data", None)
         digest.update(np.ascontiguousarray(data) if data is not None else b"")

@@ -122,7 +122,7 @@ def test_a_few_bad_files_are_left_out_and_reported_and_labels_stay_with_their_im
     names = [source.describe(numbers.index(i)) for i in numbers if i in bad]
     report = (opened.folder / "report.txt").read_text()
     assert report.startswith(f"{len(bad)} images that cannot be read") and all(name in report for name in names)
-    assert "not an image, or one of an unknown kind" in report
+    assert "not an image, or in an unknown format" in report
     assert f"of 200 images in images, {len(bad)} cannot be read" in capfd.readouterr().err
     assert [name for name, _ in opened.bad] == [name for name, _ in open_pyramid(source, 8, 1).bad] == names
     assert opened.damage() == []

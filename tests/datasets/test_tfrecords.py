@@ -96,7 +96,7 @@ def test_labels_are_the_one_hot_rows(tmp_path):
 
 def test_missing_or_other_labels_are_refused(tmp_path):
     folder = official(tmp_path / "set", IMAGES[1])
-    with pytest.raises(DataError, match=r"holds no \.labels file"):
+    with pytest.raises(DataError, match=r"has no \.labels file"):
         open_source(str(folder), labels=True)
     with open(folder / "set-rxx.labels", "wb") as file:
         np.save(file, np.eye(3))
@@ -109,7 +109,7 @@ def test_damaged_files_are_refused_and_damaged_records_are_bad_images(tmp_path):
     path = folder / "set-r05.tfrecords"
     whole = path.read_bytes()
     path.write_bytes(whole[:-5])
-    with pytest.raises(DataError, match=r"is damaged: the record at byte .* goes beyond the file's end"):
+    with pytest.raises(DataError, match=r"is damaged: the record at byte .* extends beyond the file's end"):
         open_source(str(folder))
     path.write_bytes(b"\xff" * 8 + whole[8:])
     with pytest.raises(DataError, match="is damaged: the record at byte 0"):
@@ -135,5 +135,5 @@ def test_noise_in_a_record_is_never_more_than_a_bad_image(tmp_path, seed):
 def test_two_sets_in_one_folder_are_refused(tmp_path):
     folder = official(tmp_path / "set", IMAGES[1])
     write(folder / "other-r06.tfrecords", [b""])
-    with pytest.raises(DataError, match="more than one set"):
+    with pytest.raises(DataError, match="more than one TFRecords dataset"):
         open_source(str(folder))

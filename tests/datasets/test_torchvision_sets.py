@@ -47,13 +47,13 @@ def test_a_set_is_read_from_torchvisions_own_files(cache, name, kind):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "stl10", "mnist", "celeba", "lsun-bedroom"])
 def test_sets_that_cannot_be_fetched_are_refused_in_a_sentence(name):
-    with pytest.raises(DataError, match=rf"{name} (is not in .* where there is no network|needs \w+: pip install)"):
+    with pytest.raises(DataError, match=rf"{name} (is not in .* without network access|needs \w+: pip install)"):
         open_source(name)
 
 
 @pytest.mark.parametrize("name", ["celeba", "lsun-bedroom"])
 def test_labels_of_sets_without_classes_are_refused(name):
-    with pytest.raises(DataError, match="has no classes; leave --labels out"):
+    with pytest.raises(DataError, match="has no classes; omit --labels"):
         open_source(name, labels=True)
 
 
@@ -66,5 +66,5 @@ def test_a_missing_torchvision_is_said(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(DataError, match="cifar10 is read by torchvision: pip install torchvision"):
+    with pytest.raises(DataError, match="reading cifar10 needs torchvision: pip install torchvision"):
         open_source("cifar10")
