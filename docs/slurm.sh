@@ -1,5 +1,5 @@
 #!/bin/bash
-# One run in as many jobs as it takes; from the repository's folder:
+# Train one run over as many jobs as it needs. From the repository's root:
 #     sbatch docs/slurm.sh photos --resolution 256 --out runs/photos-256
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -23,8 +23,8 @@ training=$!
 wait "$training"
 code=$?
 
-if [ "$stopped" ]; then # before its time, not at the run's end or for an error of its own
-    wait "$training"    # the signal ended the first wait, not the training
+if [ "$stopped" ]; then # requeue only if SLURM ended the job, not at the end of the run or after an error
+    wait "$training"    # the signal interrupted the first wait, not the training
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
