@@ -1,4 +1,4 @@
-"""Pages that are read off the code: `python tests/docs/generated.py` writes them.
+"""Pages generated from the code: `python tests/docs/generated.py` writes them.
 
 docs/commands.md is --help of every command; docs/tree.md is the first line of every module.
 """
@@ -20,12 +20,13 @@ ROOMS = ("pggan", "metrics", "datasets", "checkpoints")
 COMMANDS_HEAD = """\
 # Commands
 
-What `--help` says of each; `python tests/docs/generated.py` writes this page.
+The output of `--help` (for train.py, `--help-all`). `python tests/docs/generated.py` writes this page.
 """
 TREE_HEAD = """\
 # The tree
 
-What each module says of itself; `python tests/docs/generated.py` writes this page. [How they hang together](code.md).
+The first line of every module's docstring. `python tests/docs/generated.py` writes this page.
+[How the modules fit together](code.md).
 """
 
 
@@ -61,7 +62,7 @@ def subcommands(text: str) -> Iterator[str]:
 def commands_page() -> str:
     parts = [COMMANDS_HEAD]
     for name, main in programs().items():
-        text = help_of(main)
+        text = help_of(main, *(["--help-all"] if name == "train.py" else []))
         parts.append(f"## {name}\n\n```text\n{text}\n```\n")
         more = ["stats"] if name.endswith("metrics") else subcommands(text)
         parts += [f"### {name} {word}\n\n```text\n{help_of(main, word)}\n```\n" for word in more]
