@@ -1,4 +1,4 @@
-"""Where the Inception weights come from: a file given, the cache, the canonical download, an installed package."""
+"""Find the Inception weights: in a specified file, torch's cache, the canonical download or an installed package."""
 
 from __future__ import annotations
 
