@@ -28,7 +28,7 @@ class OneStageGenerator(nn.Module):
         rest: maps features to images, flat or [N, channels, R, R]; ends in tanh.
     """
 
-    multiscale = batch_norm = False
+    multiscale = batch_norm = False  # the training loop asks every network for these two
 
     def __init__(
         self, resolution: int, channels: int, label_size: int, latent_size: int, first: nn.Module, rest: nn.Module
@@ -96,7 +96,7 @@ class OneStageDiscriminator(nn.Module):
         # Batch norm's statistics depend on the batch, so each one needs its own pass.
         apart = images.chunk(batches) if self.batch_norm else [images]
         x = at_least_float32(torch.cat([self.layers(batch) for batch in apart]))
-        return x[:, 0], x[:, 1:]
+        return x[:, 0], x[:, 1:]  # the first output is the score, the others are label logits
 
 
 def check_stage(resolution: int | None, only: int) -> None:
@@ -115,7 +115,7 @@ def dense_layers(sizes: Sequence[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
-    return layers[:-1]
+    return layers[:-1]  # without the activation after the last one
 
 
 class DenseGenerator(OneStageGenerator):
@@ -205,6 +205,7 @@ class DCGANGenerator(OneStageGenerator):
         )
         rest: list[nn.Module] = []
         for inputs, outputs in pairwise(maps):
+            # a 4x4 kernel with stride 2 and padding 1 doubles the size exactly
             up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
             rest += [up, nn.BatchNorm2d(outputs), activation()]
         rest += [nn.ConvTranspose2d(maps[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
@@ -224,12 +225,13 @@ class DCGANDiscriminator(OneStageDiscriminator):
     def __init__(
         self, resolution: int, channels: int, label_size: int, fmap_base: int, fmap_decay: float, fmap_max: int
     ):
+        # from the images down to 4x4
         maps = [channels, *reversed(dcgan_maps(resolution, fmap_base, fmap_decay, fmap_max))]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(maps):
             norm = [nn.BatchNorm2d(outputs)] if layers else []  # none at D's input (Radford et al., section 3)
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=not norm), *norm, activation()]
-        layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]
+        layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]  # 16: the pixels of 4x4
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
         self.apply(start_as_dcgan)
 

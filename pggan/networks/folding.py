@@ -10,7 +10,7 @@ from .layers import EqualizedConv2d, EqualizedLatent, FusedUpConv2d
 
 
 def folded(generator: AnyGenerator) -> AnyGenerator:
-    """Return a copy whose convolutions store the kernels that equalized layers compute in every call.
+    """Return a copy with plain convolutions, which store the kernels that equalized ones compute in every call.
 
     The copy computes the same function, but is for inference only: it cannot be trained, saved or loaded. With the
     paper's layer widths, computing the kernels takes more than half the time of a single image on a CPU.

@@ -16,7 +16,7 @@ from .progressive import Discriminator, Generator
 
 
 class MultiScaleGenerator(Generator):
-    """Progressive generator whose RGB layers all run (arXiv 1903.06048, section 2.1).
+    """Progressive generator that runs all its RGB layers (arXiv 1903.06048, section 2.1).
 
     `forward` returns the images of one resolution, `pyramid` those of every resolution. There are no fades: `alpha` is
     accepted for the common interface and ignored.
@@ -54,11 +54,12 @@ class MultiScaleDiscriminator(Discriminator):
     def __init__(self, *args: Any, equalized_lr: bool = True, **kwargs: Any):
         kwargs["equalized_lr"] = equalized_lr
         super().__init__(*args, **kwargs)
+        # The join of a resolution is as wide as that resolution's from_rgb, which it replaces.
         lower: list[Any] = list(self.from_rgb)[:-1]
         widths = [len(layer.bias) for layer in lower]
         self.join = nn.ModuleList(EqualizedConv2d(width + self.channels, width, kernel_size=1) for width in widths)
         self.from_rgb = self.from_rgb[-1:]  # lower resolutions come in through `join`
-        if not equalized_lr:
+        if not equalized_lr:  # the base class has done the same to its own layers
             without_equalized_lr(self.join)
 
     def forward(
@@ -83,7 +84,7 @@ class MultiScaleDiscriminator(Discriminator):
         sizes = [4 << level for level in range(len(self.blocks) + 1)]
         if [x.shape[1:] for x in scales] != [(self.channels, size, size) for size in sizes]:
             raise ValueError(f"images have sizes {[x.shape[-1] for x in scales]} in pixels, expected {sizes}")
-        x = leaky_relu(self.from_rgb[0](scales[-1]))
+        x = leaky_relu(self.from_rgb[0](scales[-1]))  # from the full resolution down
         for level in reversed(range(len(self.blocks))):
             x = torch.cat([self.blocks[level](x), scales[level]], dim=1)
             x = leaky_relu(self.join[level](x))

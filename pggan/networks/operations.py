@@ -3,8 +3,8 @@
 The gradient penalty differentiates D's input gradient by D's weights, so every operation is differentiated twice. torch
 is slow at this in three places, and these functions replace it there:
 
-- It computes the second derivative of a convolution by its weight as a convolution whose kernel is as large as the
-  images. The result is an ordinary weight gradient, which is many times faster.
+- It computes the second derivative of a convolution by its weight as a convolution with a kernel as large as the
+  images. The result is an ordinary weight gradient, which takes a fraction of the time.
 - It passes on leaky ReLU's second derivative, which is zero, as tensors of zeros.
 - Its gradient of pixel norm goes through tensors of another memory format, which costs copies.
 """
@@ -105,6 +105,7 @@ class Convolution(torch.autograd.Function):
             if needs_bias and transposed:  # for these, aten's own bias gradient is slow
                 by_bias = summed_by_channel(gradient)
             return by_input, by_weight, by_bias, None, None, None
+        # From here on, every gradient is itself a differentiable operation.
         if needs_input:
             by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed)
         if needs_weight and not passing_weights_by:
@@ -152,7 +153,7 @@ def summed_by_channel(x: Tensor) -> Tensor:
 
 
 class LeakyReLU(torch.autograd.Function):
-    """Leaky ReLU in place, whose second derivative by its input (zero) is never computed."""
+    """Leaky ReLU in place, without computing its second derivative by the input, which is zero."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ def norm_by_channels(x: Tensor, epsilon: float) -> Tensor:
 
 
 class NormByChannels(torch.autograd.Function):
-    """Pixel norm whose gradient has the input's memory format."""
+    """Pixel norm with a gradient in the input's memory format."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
@@ -195,7 +196,7 @@ class NormByChannels(torch.autograd.Function):
         if differentiable:  # r was computed in forward, outside the graph: its derivative by x needs it again
             r = inverse_length(x, ctx.epsilon)
         # dL/dx = r * (g - y * mean(g * y)): the part of g along y changes only the length, which is normalized away
-        along_y = (gradient * y).mean(dim=1, keepdim=True)
+        along_y = (gradient * y).mean(dim=1, keepdim=True)  # [N, 1, ...]
         across_y = torch.addcmul(gradient, y, along_y, value=-1)
         return across_y * r if differentiable else across_y.mul_(r), None
 

@@ -135,20 +135,22 @@ class Generator(nn.Module):
         pixel_norm: bool = True,
     ):
         super().__init__()
-        levels = check_resolution(resolution)
+        levels = check_resolution(resolution)  # log2: 10 for 1024x1024
         if first_layer not in FIRST_LAYERS:
             raise ValueError(f"first_layer {first_layer!r} is not one of {', '.join(FIRST_LAYERS)}")
         maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
         self.latent_size = latent_size or maps[0]
-        self.latent_norm = PixelNorm()
+        self.latent_norm = PixelNorm()  # on the latents, labels included, as in the official code
         self.norm = PixelNorm() if pixel_norm else nn.Identity()
         self.first_norm = nn.Identity() if first_layer == "no-norm" else self.norm
+        # 4x4: dense and conv; blocks[i] doubles the size to 8 * 2^i; to_rgb[i] draws images of 4 * 2^i
         self.dense = EqualizedLatent(self.latent_size + label_size, maps[1], pixel_bias=first_layer == "pixel-bias")
         self.conv = EqualizedConv2d(maps[1], maps[1])
         self.blocks = nn.ModuleList(
             GeneratorBlock(maps[r - 2], maps[r - 1], fused_scale, self.norm) for r in range(3, levels + 1)
         )
+        # gain 1, not sqrt(2): no activation follows
         self.to_rgb = nn.ModuleList(EqualizedConv2d(m, channels, kernel_size=1, gain=1) for m in maps[1:])
         if not equalized_lr:
             without_equalized_lr(self)
@@ -188,9 +190,9 @@ class Generator(nn.Module):
         """Return the images for the first layer's feature maps: the rest of `forward`."""
         # index of the last block to run, 0 for 4x4
         top = check_resolution(resolution or self.resolution, self.resolution) - 2
-        below = x = self.norm(leaky_relu(self.conv(features)))
+        below = x = self.norm(leaky_relu(self.conv(features)))  # [N, nf(1), 4, 4]
         for block in self.blocks[:top]:
-            below, x = x, block(x)
+            below, x = x, block(x)  # `below` has half the size of x
         images = at_least_float32(self.to_rgb[top](x))
         if top and is_fading(alpha):  # figure 2(b): 4x4 has no lower stage to fade from
             images = torch.lerp(upscale(at_least_float32(self.to_rgb[top - 1](below))), images, alpha)
@@ -227,13 +229,15 @@ class Discriminator(nn.Module):
         levels = check_resolution(resolution)
         maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
+        # the generator mirrored: from_rgb[i] reads images of 4 * 2^i, blocks[i] halves the size from 8 * 2^i
         self.from_rgb = nn.ModuleList(EqualizedConv2d(channels, m, kernel_size=1) for m in maps[1:])
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(maps[r - 1], maps[r - 2], fused_scale) for r in range(3, levels + 1)
         )
         self.mbstd = MinibatchStdDev(mbstd_group) if mbstd_group else None
-        self.conv = EqualizedConv2d(maps[1] + bool(mbstd_group), maps[1])
-        self.dense = EqualizedLinear(maps[1] * 16, maps[0])
+        self.conv = EqualizedConv2d(maps[1] + bool(mbstd_group), maps[1])  # one more map from minibatch stddev
+        self.dense = EqualizedLinear(maps[1] * 16, maps[0])  # from 4x4 pixels, which the paper writes as a 4x4 conv
+        # score and label logits share one layer, as in the official code; gain 1: no activation follows
         self.output = EqualizedLinear(maps[0], 1 + label_size, gain=1)
         if not equalized_lr:
             without_equalized_lr(self)
@@ -261,7 +265,7 @@ class Discriminator(nn.Module):
             )
         x = leaky_relu(self.from_rgb[top](images))
         for level in range(top, 0, -1):
-            x = self.blocks[level - 1](x)
+            x = self.blocks[level - 1](x)  # to the size 4 * 2^(level - 1)
             if level == top and is_fading(alpha):  # figure 2(b), mirrored: features are averaged, not scores
                 lower = leaky_relu(self.from_rgb[top - 1](downscale(images)))
                 x = torch.lerp(at_least_float32(lower), at_least_float32(x), alpha)
