@@ -188,6 +188,7 @@ def check_out(path: Path) -> None:
         raise MetricError(f"--out: {path} does not end in .npz")
     if path.exists() and not holds_statistics(path):
         raise MetricError(f"--out: {path} exists and is not a statistics file; choose another name")
+    # the nearest folder that exists: the others will be created
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise MetricError(f"--out: {parent} is not a writable folder")
@@ -195,6 +196,7 @@ def check_out(path: Path) -> None:
 
 def judge(arguments: argparse.Namespace) -> None:
     """Compare generated with real images and print the results."""
+    # in the order given, without duplicates
     names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
     if not names:
         raise MetricError(f"--metrics: specify one or more of {', '.join(METRICS)}")
@@ -208,6 +210,7 @@ def judge(arguments: argparse.Namespace) -> None:
     suite = make_suite(arguments, names, cache)
     if "kid" in suite.metrics:
         suite.metrics["kid"].subset_size = arguments.kid_subset_size
+    # a statistics file without its number of images passes for enough
     suite.check(*(size(side) or sys.maxsize for side in (real, generated)))
     descriptions = [
         described(suite, arguments.real, real, suite.remembered),
@@ -258,7 +261,7 @@ def report(arguments: argparse.Namespace, counts: dict, results: dict[str, float
     print("           " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items()))
     print()
     for name, value in results.items():
-        if not name.endswith(("_std", "_error")):
+        if not name.endswith(("_std", "_error")):  # printed beside their metric
             spread = next((results[name + s] for s in ("_std", "_error") if name + s in results), None)
             print(f"{name:<14}{value:.6g}" + ("" if spread is None else f" ± {spread:.3g}"))
 

@@ -39,6 +39,7 @@ def square_root(covariance: Tensor) -> Tensor:
     """
     if not covariance.isfinite().all() or (covariance.diagonal() < 0).any():
         raise MetricError(NO_COVARIANCE)
+    # LAPACK directly: torch has no pivoted Cholesky, and a plain one fails for singular matrices
     factor, pivots, rank, _ = lapack.dpstrf(covariance.numpy(), lower=1)
     root = torch.empty(covariance.shape[0], rank, dtype=torch.float64)
     # undo the pivoting; LAPACK counts rows from 1

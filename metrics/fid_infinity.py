@@ -40,8 +40,8 @@ class FIDInfinity:
 def fids_of_subsets(real: Features, fake: Features, sizes: np.ndarray) -> list[float]:
     """Return the FID of a random subset of generated images for each of `sizes`.
 
-    With the reals' covariance C1 = A A^T, features x of the fakes have the covariance C2, and x A has A^T C2 A, whose
-    eigenvalues FID needs (see `trace_of_product_root`). So x A is computed once for all sizes.
+    FID needs the eigenvalues of A^T C2 A, with the reals' covariance C1 = A A^T (see `trace_of_product_root`). That is
+    the covariance of x A for features x of the fakes, so x A is computed once for all sizes.
     """
     statistics = FeatureStatistics()
     statistics.update(real.all())
@@ -65,8 +65,8 @@ def covariance_or_gram(x: torch.Tensor) -> torch.Tensor:
 
     Their nonzero eigenvalues are the same, and eigenvalues take cubic time.
     """
-    centred = (x - x.mean(dim=0)) / (len(x) - 1) ** 0.5
-    return centred.T @ centred if len(x) > x.shape[1] else centred @ centred.T
+    centered = (x - x.mean(dim=0)) / (len(x) - 1) ** 0.5
+    return centered.T @ centered if len(x) > x.shape[1] else centered @ centered.T
 
 
 def line_at_zero(x: np.ndarray, y: list[float]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """The TensorFlow Inception-v3 of 2015 on which FID and IS are defined (Szegedy et al. 2016, arXiv 1512.00567).
 
-It maps uint8 images to pool3 features and logits. It differs from torchvision's Inception-v3, whose layer names it
-uses, in its weights, in how average pooling treats padding, and in a max pooling in the last block. Batch norm is
-folded into the convolutions when the weights are loaded.
+It maps uint8 images to pool3 features and logits. The layer names are those of torchvision's Inception-v3, but the
+network is another one: it has other weights, its average pooling does not count padding, and its last block has a max
+pooling. Batch norm is folded into the convolutions when the weights are loaded.
 """
 
 from __future__ import annotations
@@ -109,21 +109,24 @@ class Inception:
 
     def pool3(self, x: Tensor) -> Tensor:
         """Return float32 features [N, 2048] of preprocessed images [N, 3, 299, 299]."""
-        x = self.conv(x, "Conv2d_1a_3x3", stride=2, same=False)
-        x = self.conv(x, "Conv2d_2a_3x3", same=False)
-        x = F.max_pool2d(self.conv(x, "Conv2d_2b_3x3"), 3, 2)
-        x = self.conv(x, "Conv2d_3b_1x1")
-        x = F.max_pool2d(self.conv(x, "Conv2d_4a_3x3", same=False), 3, 2)
+        x = self.conv(x, "Conv2d_1a_3x3", stride=2, same=False)  # [N, 32, 149, 149]
+        x = self.conv(x, "Conv2d_2a_3x3", same=False)  # [N, 32, 147, 147]
+        x = F.max_pool2d(self.conv(x, "Conv2d_2b_3x3"), 3, 2)  # [N, 64, 73, 73]
+        x = self.conv(x, "Conv2d_3b_1x1")  # [N, 80, 73, 73]
+        x = F.max_pool2d(self.conv(x, "Conv2d_4a_3x3", same=False), 3, 2)  # [N, 192, 35, 35]
+        # [N, 256, 35, 35], then 288 channels
         for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
             x = self.mixed5(x, name)
-        x = self.mixed6a(x, "Mixed_6a")
+        x = self.mixed6a(x, "Mixed_6a")  # [N, 768, 17, 17], also after the next four
         for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
             x = self.mixed6(x, name)
-        x = self.mixed7a(x, "Mixed_7a")
-        x = self.mixed7(x, "Mixed_7b", average_pool)
+        x = self.mixed7a(x, "Mixed_7a")  # [N, 1280, 8, 8]
+        x = self.mixed7(x, "Mixed_7b", average_pool)  # [N, 2048, 8, 8]
         # the 2015 graph pools by maximum here, where the paper's network (and torchvision's) averages
         x = self.mixed7(x, "Mixed_7c", lambda y: F.max_pool2d(y, 3, 1, 1))
-        return x.float().mean(dim=(2, 3))  # [N, 2048, 8, 8] -> [N, 2048]
+        return x.float().mean(dim=(2, 3))
+
+    # The blocks' branches are concatenated in this order because the next layers' weights expect it.
 
     def mixed5(self, x: Tensor, name: str) -> Tensor:
         return torch.cat(
@@ -192,6 +195,7 @@ def average_pool(x: Tensor) -> Tensor:
 
 def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     """Return kernel and bias of one convolution that equals a layer's convolution and batch norm."""
+    # in float64, so that folding adds no rounding of its own to the float32 result
     part = {key: weights[f"{name}.bn.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")}
     scale = part["weight"] / torch.sqrt(part["running_var"] + BATCH_NORM_EPSILON)
     kernel = weights[f"{name}.conv.weight"].double() * scale.view(-1, 1, 1, 1)

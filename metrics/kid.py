@@ -28,7 +28,7 @@ def polynomial_mmd(x: Tensor, y: Tensor) -> float:
 
 def kernel_sums(x: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the sums of (x_i.y_j / D + 1)^3 over all pairs, and over the pairs i = j, accumulated in float64."""
-    k = (x @ y.T).div_(x.shape[1]).add_(1)
+    k = (x @ y.T).div_(x.shape[1]).add_(1)  # [n, n]
     k = k.square().mul_(k)
     return k.sum(dtype=torch.float64).item(), k.diagonal().sum(dtype=torch.float64).item()
 

@@ -1,4 +1,4 @@
-"""Mode coverage and balance, for images whose mode a classifier can tell (Metz et al. 2017, arXiv 1611.02163)."""
+"""Mode coverage and balance, for datasets with a classifier of modes (Metz et al. 2017, arXiv 1611.02163)."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class ModeCoverage:
         """
         if not (real.counts.any() and fake.counts.any()):
             return {}
-        data = np.maximum(real.counts, 0.5)
+        data = np.maximum(real.counts, 0.5)  # half an image at least, against division by zero
         data = data / data.sum()
         share = fake.counts / fake.counts.sum()
-        shown = share > 0
+        shown = share > 0  # 0 log 0 = 0
         return {
             "modes": int((share >= COVERED * data).sum()),
             "modes_kl": float((share[shown] * np.log(share[shown] / data[shown])).sum()),

@@ -30,6 +30,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     for _ in WEIGHTS:
         similarity, contrast = ssim(a, b)
         terms.append(contrast)
+        # halve the size; in odd sizes, the last row and column are averaged by themselves
         a, b = (F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (a, b))
     terms[-1] = similarity  # luminance enters at the coarsest scale only
     # Negative terms become 0, as in the official code: they have no real power.
@@ -46,10 +47,12 @@ def ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     kernels = [gaussian(side).to(a) for side in a.shape[2:]]
     middle = 127.5  # subtracting it leaves the variances as they are, but they lose fewer digits to cancellation
 
-    def smooth(x: Tensor) -> Tensor:  # separable: rows, then columns
+    # Separable: rows, then columns. Without padding, so only windows inside the image count.
+    def smooth(x: Tensor) -> Tensor:
         x = F.conv2d(x, kernels[0].view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
         return F.conv2d(x, kernels[1].view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
+    # "variances" is the sum of a's and b's, the only form in which SSIM needs them
     a, b = a - middle, b - middle
     mean_a, mean_b = smooth(a), smooth(b)
     covariance = smooth(a * b) - mean_a * mean_b
@@ -88,6 +91,7 @@ class PairSimilarities:
 
     def update(self, images: Tensor) -> None:
         """Add images, uint8 [N, C, H, W]."""
+        # pairs run across batches, so that the result does not depend on how images are batched
         images = images.float() if self.left is None else torch.cat([self.left, images.float()])
         count = len(images) // 2
         self.left = images[2 * count :]

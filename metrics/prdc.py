@@ -13,8 +13,8 @@ from torch import Tensor
 from .errors import MetricError
 from .features import Features
 
-PRECISION_NEIGHBOUR = 3  # k of Kynkäänniemi et al., section 2
-DENSITY_NEIGHBOUR = 5  # k of Naeem et al., section 3
+PRECISION_NEIGHBOR = 3  # k of Kynkäänniemi et al., section 2
+DENSITY_NEIGHBOR = 5  # k of Naeem et al., section 3
 DISTANCES_AT_ONCE = 1 << 25  # 128 MiB of float32; all distances of 50,000 images to each other would be 9 GiB
 
 
@@ -34,8 +34,8 @@ def radii(x: Tensor) -> Tensor:
     result = torch.empty(2, len(x))
     for part, d in distances(x, x):
         # One more than k: each point's nearest is itself, at distance 0, so index k is the k-th neighbor.
-        nearest = d.topk(DENSITY_NEIGHBOUR + 1, largest=False).values
-        result[:, part] = nearest[:, [PRECISION_NEIGHBOUR, DENSITY_NEIGHBOUR]].T
+        nearest = d.topk(DENSITY_NEIGHBOR + 1, largest=False).values
+        result[:, part] = nearest[:, [PRECISION_NEIGHBOR, DENSITY_NEIGHBOR]].T
     return result
 
 
@@ -48,22 +48,23 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor) -> dict[str, f
     - recall: fraction of reals inside the 3-ball of any fake (same equation).
     - density: number of reals' 5-balls that contain a fake, averaged over the fakes and divided by 5 (Naeem et al.,
       section 3.2).
-    - coverage: fraction of reals whose 5-ball contains a fake (same section).
+    - coverage: fraction of reals with a fake in their 5-ball (same section).
     """
     (real_3, real_5), (fake_3, _) = radii(real), radii(fake)
+    # counts so far, over slices of fakes and then of reals
     inside_real, density, recalled, covered = 0, 0, 0, 0
     nearest_fake = torch.full((len(real),), torch.inf)
-    for _, d in distances(fake, real):
+    for _, d in distances(fake, real):  # d: [rows, N]
         inside_real += (d <= real_3).any(dim=1).sum().item()
         density += (d <= real_5).sum().item()
         nearest_fake = torch.minimum(nearest_fake, d.amin(dim=0))
     covered = (nearest_fake <= real_5).sum().item()
-    for _, d in distances(real, fake):
+    for _, d in distances(real, fake):  # d: [rows, M]
         recalled += (d <= fake_3).any(dim=1).sum().item()
     return {
         "precision": inside_real / len(fake),
         "recall": recalled / len(real),
-        "density": density / (DENSITY_NEIGHBOUR * len(fake)),
+        "density": density / (DENSITY_NEIGHBOR * len(fake)),
         "coverage": covered / len(real),
     }
 
@@ -76,8 +77,8 @@ class PRDC:
 
     def check(self, real: int, fake: int) -> None:
         """Raise MetricError if a point has no 5th neighbor."""
-        if min(real, fake) <= DENSITY_NEIGHBOUR:
-            least = DENSITY_NEIGHBOUR + 1
+        if min(real, fake) <= DENSITY_NEIGHBOR:
+            least = DENSITY_NEIGHBOR + 1
             raise MetricError(f"prdc needs at least {least} real and generated images, not {real} and {fake}")
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:

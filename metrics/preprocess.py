@@ -50,7 +50,7 @@ def bilinear(side: int) -> Tensor:
 def antialiased_bicubic(side: int) -> Tensor:
     """Return the matrix of clean-fid's resize (Parmar et al. 2022, arXiv 2104.11222).
 
-    That is Pillow's bicubic (a = -0.5), whose support grows with the factor by which an image shrinks.
+    That is Pillow's bicubic (a = -0.5) with antialiasing: its support grows with the factor by which an image shrinks.
     """
     return interpolated(side, mode="bicubic", antialias=True)
 
@@ -93,5 +93,5 @@ def as_rgb(images: Tensor) -> Tensor:
 
     Colors under transparent pixels therefore count like any others.
     """
-    colours = images[:, :1] if images.shape[1] < 3 else images[:, :3]
-    return colours.expand(-1, 3, -1, -1)
+    colors = images[:, :1] if images.shape[1] < 3 else images[:, :3]
+    return colors.expand(-1, 3, -1, -1)

@@ -65,7 +65,7 @@ def read_statistics(path: str | os.PathLike) -> StoredStatistics:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > LARGEST:
                 raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB, too much for statistics")
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:  # no pickles: the file may be anyone's
             arrays = {name: file[name] for name in file.files}
             mean, covariance = (arrays.pop(name).astype(np.float64, casting="same_kind") for name in ("mu", "sigma"))
             count = int(arrays.pop("num_images")) if "num_images" in arrays else None
@@ -77,7 +77,7 @@ def read_statistics(path: str | os.PathLike) -> StoredStatistics:
     # tolerances for covariances that other tools computed in float32
     if not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
         raise MetricError(f"{path}: sigma is not a covariance: not symmetric")
-    try:
+    try:  # the factorization is the test for positive semidefiniteness
         square_root(torch.from_numpy(covariance))
     except MetricError:
         raise MetricError(f"{path}: sigma is not a covariance: not finite or not positive semidefinite") from None

@@ -25,8 +25,8 @@ from .swd import SWD
 from .weights import load_weights
 
 # The metrics by name. Each class has:
-# - keeps: constructor of its accumulator, whose attribute `takes` is "features", "logits" or "images", and whose
-#   `update` gets that, batch by batch; metrics with the same constructor share one accumulator;
+# - keeps: constructor of its accumulator. An accumulator's `takes` is "features", "logits" or "images", which its
+#   `update` receives batch by batch. Metrics with the same constructor share one accumulator;
 # - uses_reals: whether it needs the real images;
 # - check(real, fake): returns a warning or None for these numbers of images, or raises MetricError;
 # - compare(real, fake): the results by name from two accumulators; `real` may be None if uses_reals is False.
@@ -117,6 +117,7 @@ class Suite:
             if name not in METRICS:
                 raise MetricError(f"{name!r} is not a metric; choose from {', '.join(METRICS)}")
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
+        # Inception's weights are only looked up if a metric needs them: they may have to be downloaded.
         self.cache, self.say, self.inception = Cache(cache) if cache else None, say, None
         takes = {name: metric.keeps().takes for name, metric in self.metrics.items()}
         wants = [name for name in self.metrics if takes[name] != "images"]
@@ -214,17 +215,18 @@ class Suite:
         # The key holds all that the features depend on; the device, too, because its rounding differs.
         digest, count, shape = content(make_batches())
         key = {"images": digest, "device": self.inception.device.type, **self.how()}
+        # statistics and features are stored separately, so that a metric added later finds what is there
         keys = {keeps: {"what": keeps.name, **key} for keeps in storable}
         stored = {keeps: keeps.from_arrays(self.cache.load(keys[keeps]), count) for keeps in storable}
         found = {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
         missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found and m.uses_reals}
-        if not missing:
+        if not missing:  # no pass through Inception at all
             return Description(count, shape, found)
         result = self.collect(seen, missing)
         for keeps in storable - found.keys():
             try:
                 self.cache.save(keys[keeps], result.kept[keeps].arrays())
-            except OSError as error:
+            except OSError as error:  # the features are computed, so do not fail
                 self.say(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
         result.kept |= found
         return result

@@ -120,9 +120,10 @@ def sliced_wasserstein(a: Tensor, b: Tensor, seed: int = 0) -> float:
     with ThreadPoolExecutor() as threads:  # NumPy releases the GIL while sorting, which takes most of the time
         for _ in range(DIRECTION_REPEATS):
             directions = rng.standard_normal((DIRECTIONS, a.shape[1])).astype(np.float32)
+            # unit vectors, uniformly distributed: normalized Gaussians
             directions = torch.from_numpy(directions / np.linalg.norm(directions, axis=1, keepdims=True))
             for x, rows in zip((a, b), projected, strict=True):
-                torch.mm(directions, x.T, out=rows)
+                torch.mm(directions, x.T, out=rows)  # [128, N]
             distances += threads.map(wasserstein, *(rows.numpy() for rows in projected))
     return float(np.mean(distances))
 

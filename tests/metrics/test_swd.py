@@ -125,9 +125,9 @@ def test_each_channel_is_normalised_over_all_patches():
 
 
 def test_one_colour_everywhere_gives_a_number():
-    grey = np.full((4, 3, 16, 16), 128, np.uint8)
-    assert distance(grey, grey)["swd"] == 0
-    assert np.isfinite(distance(grey, noise(4, 16))["swd"])
+    gray = np.full((4, 3, 16, 16), 128, np.uint8)
+    assert distance(gray, gray)["swd"] == 0
+    assert np.isfinite(distance(gray, noise(4, 16))["swd"])
 
 
 @pytest.mark.parametrize(("n", "m", "error"), [(300, 300, 1e-5), (100, 300, 1e-5), (300, 100, 1e-5), (150, 200, 0.01)])
