@@ -115,7 +115,7 @@ class Suite:
         names = list(names)
         for name in names:
             if name not in METRICS:
-                raise MetricError(f"{name!r} is not a metric; choose from {', '.join(METRICS)}")
+                raise MetricError(f"unknown metric {name!r}; choose from {', '.join(METRICS)}")
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
         # Inception's weights are only looked up if a metric needs them: they may have to be downloaded.
         self.cache, self.say, self.inception = Cache(cache) if cache else None, say, None
