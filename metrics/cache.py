@@ -1,4 +1,4 @@
-"""What was computed of a set of images, kept on disk under the content of the images."""
+"""On-disk cache for features of images, with keys made from the images' content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def default_folder() -> Path:
 
 
 def content(batches: Iterable[Tensor]) -> tuple[str, int, tuple[int, ...]]:
-    """Digest of all pixels in their order, number of images and the last one's [C, H, W]."""
+    """Return a digest of all pixels in their order, the number of images, and the last image's shape [C, H, W]."""
     digest, count, shape = hashlib.blake2b(digest_size=16), 0, ()
     for images in batches:
         count, shape = count + len(images), tuple(images.shape[1:])
@@ -32,16 +32,18 @@ def content(batches: Iterable[Tensor]) -> tuple[str, int, tuple[int, ...]]:
 
 
 class Cache:
-    """Files of arrays in a folder, each written whole or not at all; a file that cannot be read counts as missing."""
+    """Arrays in files of a folder, written atomically; a file that cannot be read counts as missing."""
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
 
     def path(self, key: dict[str, Any]) -> Path:
+        """Return the file for a key of JSON data; its "what" begins the file's name."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         return self.folder / f"{key['what']}-{digest}.npz"
 
     def load(self, key: dict[str, Any]) -> dict[str, np.ndarray] | None:
+        """Return the arrays stored under a key, or None."""
         try:
             with np.load(self.path(key), allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
@@ -49,18 +51,18 @@ class Cache:
             return None
 
     def save(self, key: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Raises OSError where the folder cannot be written."""
+        """Store arrays under a key. Raises OSError if the folder cannot be written."""
         save_arrays(self.path(key), arrays)
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz whole or not at all. Raises OSError."""
+    """Write an .npz atomically. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         try:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # its one option is not among the names
             file.close()
-            os.chmod(file.name, 0o644)
+            os.chmod(file.name, 0o644)  # temporary files are readable by their owner only
             os.replace(file.name, path)
         finally:
             Path(file.name).unlink(missing_ok=True)

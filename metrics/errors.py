@@ -1,4 +1,4 @@
-"""What is said of images and files that cannot be judged."""
+"""Exceptions of this package, and the ones that damaged files raise."""
 
 import lzma
 import tokenize
@@ -7,11 +7,22 @@ import zlib
 
 
 class MetricError(ValueError):
-    """A metric that cannot be computed, in one sentence that says why and what to do."""
+    """A metric cannot be computed. The message is one sentence with the reason and the remedy."""
 
 
-# What NumPy, zipfile and the decompressors raise for files that are damaged or made to harm.
+# What NumPy, zipfile and the decompressors raise for damaged or malicious files.
 DAMAGED = (
-    OSError, ValueError, EOFError, RuntimeError, NotImplementedError, KeyError, MemoryError, OverflowError, TypeError,
-    zlib.error, lzma.LZMAError, zipfile.BadZipFile, tokenize.TokenError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,  # zipfile: the member is encrypted
+    NotImplementedError,  # zipfile: an unknown compression method
+    KeyError,
+    MemoryError,  # NumPy: the header declares a huge array
+    OverflowError,
+    TypeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tokenize.TokenError,  # NumPy: the header of an .npy is not a Python literal
+)

@@ -1,4 +1,4 @@
-"""What is kept of Inception's features of a set of images."""
+"""Accumulators of Inception features: their sums for FID, or all of them for KID and PRDC."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from .errors import MetricError
 
-DIMENSIONS = 2048  # of pool3
+DIMENSIONS = 2048  # width of pool3, Inception-v3's last pooling layer
 
 
 class FeatureStatistics:
-    """Count, sum and sum of outer products of features, accumulated in float64.
+    """Count, sum and sum of outer products of features, in float64.
 
     Attributes:
-        count: features seen.
+        count: number of images so far.
     """
 
     takes = "features"
@@ -26,10 +26,12 @@ class FeatureStatistics:
         self.origin = self.total = self.outer = torch.zeros(0).double()
 
     def update(self, features: Tensor) -> None:
-        """features: [N, D]."""
+        """Add features [N, D]."""
         x = features.cpu().double()
         if not self.count:
-            self.origin = x[0].clone()  # sums about the first features lose fewer digits
+            # Sums of differences from the first features lose fewer digits than sums of the features themselves: the
+            # covariance is a difference of two sums, which may be nearly equal.
+            self.origin = x[0].clone()
             self.total = x.new_zeros(x.shape[1])
             self.outer = x.new_zeros(x.shape[1], x.shape[1])
         x = x - self.origin
@@ -38,19 +40,20 @@ class FeatureStatistics:
         self.outer += x.T @ x
 
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean [D] and unbiased covariance [D, D]. Raises MetricError for fewer than two images."""
+        """Return the mean [D] and the unbiased covariance [D, D]. Raises MetricError for fewer than two images."""
         if self.count < 2:
-            raise MetricError(f"FID needs at least 2 images of each kind, not {self.count}")
+            raise MetricError(f"FID needs at least 2 real and 2 generated images; one side has {self.count}")
         mean = self.total / self.count
         covariance = (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
         return self.origin + mean, covariance
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """Return the state as arrays to store in the cache."""
         return {"count": np.array(self.count)} | {n: getattr(self, n).numpy() for n in ("origin", "total", "outer")}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray] | None, count: int) -> FeatureStatistics | None:
-        """Of so many images, or None where the arrays are not what `arrays` gives of so many."""
+        """Restore what `arrays` returned for `count` images; None if these arrays cannot be that."""
         arrays = arrays or {}
         sums = [arrays[name] for name in ("origin", "total", "outer") if name in arrays]
         if len(sums) < 3 or any(x.dtype != np.float64 or not np.isfinite(x).all() for x in sums):
@@ -65,7 +68,7 @@ class FeatureStatistics:
 
 
 class Features:
-    """All features, float32: 8 KiB an image."""
+    """All features, in float32: 8 KiB per image."""
 
     takes = "features"
     name = "features"
@@ -74,20 +77,21 @@ class Features:
         self.batches: list[Tensor] = []
 
     def update(self, features: Tensor) -> None:
-        """features: [N, D]."""
+        """Add features [N, D]."""
         self.batches.append(features.float().cpu())
 
     def all(self) -> Tensor:
-        """[N, D] in the order seen."""
-        self.batches = [torch.cat(self.batches)]
+        """Return all features [N, D], in the order they were added."""
+        self.batches = [torch.cat(self.batches)]  # the next call copies nothing
         return self.batches[0]
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """Return the features as an array to store in the cache."""
         return {"features": self.all().numpy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray] | None, count: int) -> Features | None:
-        """Of so many images, or None where the arrays are not what `arrays` gives of so many."""
+        """Restore what `arrays` returned for `count` images; None if these arrays cannot be that."""
         x = arrays.get("features") if arrays else None
         if x is None or x.dtype != np.float32 or x.ndim != 2 or len(x) != count or not np.isfinite(x).all():
             return None

@@ -1,4 +1,4 @@
-"""FID extrapolated to infinitely many generated images (Chong & Forsyth 2020, "Effectively unbiased FID")."""
+"""FID extrapolated to infinitely many generated images (FID-infinity; Chong & Forsyth 2020, arXiv 1911.07023)."""
 
 from __future__ import annotations
 
@@ -9,46 +9,51 @@ from .errors import MetricError
 from .features import Features, FeatureStatistics
 from .fid import square_root
 
-POINTS = 15
-SMALLEST_SHARE = 0.1
-SEED = 2020
-MINIMUM = 1000
+POINTS = 15  # sizes at which FID is computed, as in Chong & Forsyth's code
+SMALLEST_SHARE = 0.1  # of the generated images, for the first point
+SEED = 2020  # for drawing subsets: torch-fidelity's default seed, used by all metrics in here
+MINIMUM = 1000  # images; with fewer, the smallest subset would have fewer than 100
 
 
 class FIDInfinity:
-    """The intercept at 1/n = 0 of a line through the FIDs of n generated images, n from N/10 to N in 15 even steps.
+    """Intercept at 1/n = 0 of a line fitted to the FIDs of n generated images, for 15 values of n from N/10 to N.
 
-    The images of each n are drawn without repetition. The real side stays as it is, and so does its own share of the
-    bias: give it as many images as there are.
+    FID's bias is proportional to 1/n to first order. The images of each n are drawn without replacement. The real
+    images are always used in full, so their part of the bias remains: use as many of them as there are.
     """
 
     keeps = Features
     uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
+        """Raise MetricError for fewer than MINIMUM images."""
         if min(real, fake) < MINIMUM:
-            raise MetricError(f"fid_inf needs at least {MINIMUM} images of each kind, not {min(real, fake)}")
+            raise MetricError(f"fid_inf needs at least {MINIMUM} real and generated images, not {real} and {fake}")
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:
-        """{"fid_inf": ..., "fid_inf_error": standard error of the intercept}."""
+        """Return {"fid_inf": ..., "fid_inf_error": standard error of the intercept}."""
         sizes = np.linspace(SMALLEST_SHARE * len(fake.all()), len(fake.all()), POINTS).astype(int)
         intercept, error = line_at_zero(1 / sizes, fids_of_subsets(real, fake, sizes))
         return {"fid_inf": intercept, "fid_inf_error": error}
 
 
 def fids_of_subsets(real: Features, fake: Features, sizes: np.ndarray) -> list[float]:
-    """FID of each number of generated images. With C1 = A A^T of the reals, x A has the covariance A^T C2 A."""
+    """Return the FID of a random subset of generated images for each of `sizes`.
+
+    FID needs the eigenvalues of A^T C2 A, with the reals' covariance C1 = A A^T (see `trace_of_product_root`). That is
+    the covariance of x A for features x of the fakes, so x A is computed once for all sizes.
+    """
     statistics = FeatureStatistics()
     statistics.update(real.all())
     real_mean, real_covariance = statistics.moments()
     root = square_root(real_covariance)
     rng = np.random.default_rng(SEED)
     features = fake.all().double()
-    turned = features @ root
+    turned = features @ root  # [M, rank]
     fids = []
     for size in sizes:
         chosen = torch.from_numpy(rng.permutation(len(features))[:size])
-        x, y = features[chosen], turned[chosen]
+        x, y = features[chosen], turned[chosen]  # [size, D], [size, rank]
         difference = (real_mean - x.mean(dim=0)).square().sum()
         roots = torch.linalg.eigvalsh(covariance_or_gram(y)).clamp_min(0).sqrt()
         fids.append((difference + real_covariance.trace() + x.var(dim=0).sum() - 2 * roots.sum()).item())
@@ -56,14 +61,18 @@ def fids_of_subsets(real: Features, fake: Features, sizes: np.ndarray) -> list[f
 
 
 def covariance_or_gram(x: torch.Tensor) -> torch.Tensor:
-    """Whichever is smaller of the covariance [D, D] and its Gram matrix [N, N]: their other eigenvalues are 0."""
-    centred = (x - x.mean(dim=0)) / (len(x) - 1) ** 0.5
-    return centred.T @ centred if len(x) > x.shape[1] else centred @ centred.T
+    """Return the covariance [D, D] of x [N, D], or its Gram matrix [N, N] if that is smaller.
+
+    Their nonzero eigenvalues are the same, and eigenvalues take cubic time.
+    """
+    centered = (x - x.mean(dim=0)) / (len(x) - 1) ** 0.5
+    return centered.T @ centered if len(x) > x.shape[1] else centered @ centered.T
 
 
 def line_at_zero(x: np.ndarray, y: list[float]) -> tuple[float, float]:
-    """Intercept of the least-squares line, and its standard error."""
+    """Return the intercept of the least-squares line through (x, y), and the intercept's standard error."""
     design = np.stack([np.ones_like(x), x], axis=1)
     solution, residual, *_ = np.linalg.lstsq(design, np.asarray(y), rcond=None)
+    # squared standard error: residual variance (two parameters fitted) times the design's [0, 0] element
     variance = residual.sum() / (len(x) - 2) * np.linalg.inv(design.T @ design)[0, 0]
     return float(solution[0]), float(variance**0.5)

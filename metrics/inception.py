@@ -1,6 +1,8 @@
-"""The 2015 TensorFlow Inception-v3 that FID and IS are defined on: uint8 images -> pool3 features and logits.
+"""The TensorFlow Inception-v3 of 2015 on which FID and IS are defined (Szegedy et al. 2016, arXiv 1512.00567).
 
-Layer names are torchvision's. Batch norm is folded into the convolutions when the weights are loaded.
+It maps uint8 images to pool3 features and logits. The layer names are those of torchvision's Inception-v3, but the
+network is another one: it has other weights, its average pooling does not count padding, and its last block has a max
+pooling. Batch norm is folded into the convolutions when the weights are loaded.
 """
 
 from __future__ import annotations
@@ -16,26 +18,29 @@ from .features import DIMENSIONS
 from .preprocess import INPUT_SIZE, inception_input
 from .processor import survives
 
-BATCH_NORM_EPSILON = 0.001
-CLASSES = 1008
-# Rounding the pixels to bf16 in the first layers is most of the error of the whole network, for 4% of its work.
+BATCH_NORM_EPSILON = 0.001  # of the 2015 graph
+CLASSES = 1008  # outputs of the 2015 graph's classifier; ImageNet itself has 1000 classes
+# Layers that stay in float32 with --precision bf16. They are 4% of the work, but rounding the pixels there would be
+# most of the whole network's error.
 FLOAT32_LAYERS = ("Conv2d_1a", "Conv2d_2a", "Conv2d_3b")
 
 
 class Inception:
-    """Features and, where the weights hold the classifier, logits.
+    """Inception-v3 as a function from images to features and, if the weights include the classifier, logits.
 
     Args:
-        weights: state dict with NAME.conv.weight and NAME.bn.{weight,bias,running_mean,running_var} of 94 layers, and
-            fc.weight [1008, 2048] where there is a classifier.
-        resize: see `metrics.preprocess.inception_input`.
-        precision: "fp32", or "bf16" for the convolutions but those of FLOAT32_LAYERS.
+        weights: state dict with NAME.conv.weight and NAME.bn.{weight,bias,running_mean,running_var} of 94 layers and,
+            optionally, fc.weight [1008, 2048].
+        device: where to run it.
+        resize: "tf1", "pytorch-fid" or "clean"; see `metrics.preprocess.inception_input`.
+        precision: "fp32", or "bf16" for all convolutions but FLOAT32_LAYERS.
 
     Attributes:
-        checksum: of the folded convolutions' numbers, whatever file they came from.
+        checksum: hash of the folded convolutions, which does not depend on the file format.
+        classifier: [1008, 2048], or None.
 
     Raises:
-        MetricError: weights missing, or a processor that cannot compute in bf16.
+        MetricError: the weights are incomplete or another network's, or the processor cannot compute in bf16.
     """
 
     def __init__(
@@ -50,9 +55,9 @@ class Inception:
         try:
             layers = {name: folded(weights, name) for name in names}
         except KeyError as error:
-            raise MetricError(f"the Inception weights are incomplete: they have no {error}") from None
+            raise MetricError(f"the Inception weights are incomplete: {error} is missing") from None
         except RuntimeError:
-            raise MetricError("the Inception weights have layers of other shapes than the 2015 network's") from None
+            raise MetricError("the Inception weights are not the 2015 network's: a layer has another shape") from None
         self.checksum = checksum(layers)
         if precision == "bf16":
             check_bf16(self.device)
@@ -64,7 +69,7 @@ class Inception:
         self.classifier = None if classifier is None else classifier.to(self.device)
 
     def check_shapes(self, layers: dict[str, tuple[Tensor, Tensor]], classifier: Tensor | None) -> None:
-        """Run without numbers. Raises MetricError for layers that are missing or of other shapes."""
+        """Run the network on shapes alone (device meta). Raises MetricError for missing or misshapen layers."""
         self.layers = {name: tuple(t.to("meta") for t in layer) for name, layer in layers.items()}
         try:
             features = self.pool3(torch.empty(1, 3, INPUT_SIZE, INPUT_SIZE, device="meta"))
@@ -72,44 +77,56 @@ class Inception:
         except (KeyError, RuntimeError):
             fits = False
         if not fits or (classifier is not None and classifier.shape != (CLASSES, DIMENSIONS)):
-            raise MetricError("the Inception weights have layers of other shapes or names than the 2015 network's")
+            raise MetricError("the Inception weights are not the 2015 network's: layers have other names or shapes")
 
     def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype in which a layer computes."""
         in_bf16 = self.precision == "bf16" and not name.startswith(FLOAT32_LAYERS)
         return torch.bfloat16 if in_bf16 else torch.float32
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """uint8 [N, C, H, W], 1 to 4 channels -> features [N, 2048], logits [N, 1008] without bias, or None."""
+        """Return features [N, 2048] and logits [N, 1008], both float32, of uint8 images [N, C, H, W].
+
+        The images may have 1 to 4 channels. The logits have no bias, as in the reference implementation of IS; they
+        are None without a classifier.
+        """
         x = inception_input(images.to(self.device), self.resize)
         features = self.pool3(x.contiguous(memory_format=torch.channels_last))
         return features, None if self.classifier is None else features @ self.classifier.T
 
     def conv(self, x: Tensor, name: str, stride: int = 1, same: bool = True) -> Tensor:
+        """Apply a convolution, batch norm (folded) and ReLU; `same` pads so that stride 1 keeps the size."""
         weight, bias = self.layers[name]
         padding = [k // 2 for k in weight.shape[2:]] if same else 0
         return F.relu_(F.conv2d(x.to(weight.dtype), weight, bias, stride, padding))
 
     def chain(self, x: Tensor, name: str, count: int) -> Tensor:
+        """Apply the layers NAME_1 to NAME_count."""
         for i in range(1, count + 1):
             x = self.conv(x, f"{name}_{i}")
         return x
 
     def pool3(self, x: Tensor) -> Tensor:
-        x = self.conv(x, "Conv2d_1a_3x3", stride=2, same=False)
-        x = self.conv(x, "Conv2d_2a_3x3", same=False)
-        x = F.max_pool2d(self.conv(x, "Conv2d_2b_3x3"), 3, 2)
-        x = self.conv(x, "Conv2d_3b_1x1")
-        x = F.max_pool2d(self.conv(x, "Conv2d_4a_3x3", same=False), 3, 2)
+        """Return float32 features [N, 2048] of preprocessed images [N, 3, 299, 299]."""
+        x = self.conv(x, "Conv2d_1a_3x3", stride=2, same=False)  # [N, 32, 149, 149]
+        x = self.conv(x, "Conv2d_2a_3x3", same=False)  # [N, 32, 147, 147]
+        x = F.max_pool2d(self.conv(x, "Conv2d_2b_3x3"), 3, 2)  # [N, 64, 73, 73]
+        x = self.conv(x, "Conv2d_3b_1x1")  # [N, 80, 73, 73]
+        x = F.max_pool2d(self.conv(x, "Conv2d_4a_3x3", same=False), 3, 2)  # [N, 192, 35, 35]
+        # [N, 256, 35, 35], then 288 channels
         for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
             x = self.mixed5(x, name)
-        x = self.mixed6a(x, "Mixed_6a")
+        x = self.mixed6a(x, "Mixed_6a")  # [N, 768, 17, 17], also after the next four
         for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
             x = self.mixed6(x, name)
-        x = self.mixed7a(x, "Mixed_7a")
-        x = self.mixed7(x, "Mixed_7b", average_pool)
+        x = self.mixed7a(x, "Mixed_7a")  # [N, 1280, 8, 8]
+        x = self.mixed7(x, "Mixed_7b", average_pool)  # [N, 2048, 8, 8]
+        # the 2015 graph pools by maximum here, where the paper's network (and torchvision's) averages
         x = self.mixed7(x, "Mixed_7c", lambda y: F.max_pool2d(y, 3, 1, 1))
         return x.float().mean(dim=(2, 3))
+
+    # The blocks' branches are concatenated in this order because the next layers' weights expect it.
 
     def mixed5(self, x: Tensor, name: str) -> Tensor:
         return torch.cat(
@@ -172,12 +189,13 @@ class Inception:
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """3x3 means over the pixels that exist: TensorFlow leaves the padding out of the count."""
+    """Average 3x3 windows over the pixels inside the image only, as TensorFlow does; padding is not counted."""
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
 def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """A convolution and its batch norm as one convolution's kernel and bias."""
+    """Return kernel and bias of one convolution that equals a layer's convolution and batch norm."""
+    # in float64, so that folding adds no rounding of its own to the float32 result
     part = {key: weights[f"{name}.bn.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")}
     scale = part["weight"] / torch.sqrt(part["running_var"] + BATCH_NORM_EPSILON)
     kernel = weights[f"{name}.conv.weight"].double() * scale.view(-1, 1, 1, 1)
@@ -186,7 +204,7 @@ def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 
 
 def checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of all layers, with their names."""
+    """Return the first 16 hexadecimal digits of the SHA-256 over all layers' names and numbers."""
     digest = hashlib.sha256()
     for name, layer in layers.items():
         digest.update(name.encode())
@@ -195,6 +213,8 @@ def checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
+# Convolutions like Inception's. Some virtual machines announce bf16 instructions that then kill the process, so a child
+# process tries them.
 BF16_TRIAL = """
 import torch
 x = torch.ones(2, 32, 35, 35, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
@@ -204,7 +224,7 @@ for size in (1, 3):
 
 
 def check_bf16(device: torch.device) -> None:
-    """Raises MetricError where bf16 convolutions cannot run."""
+    """Raise MetricError if the device cannot run bf16 convolutions."""
     on_gpu = device.type == "cuda"
     if not (torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else survives(BF16_TRIAL)):
-        raise MetricError(f"this machine's {device.type} cannot compute in bf16: use --precision fp32")
+        raise MetricError(f"--precision: this machine's {device.type} cannot compute in bf16; use --precision fp32")

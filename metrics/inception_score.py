@@ -1,4 +1,4 @@
-"""Inception Score (Salimans et al. 2016, equation 1)."""
+"""Inception Score (IS; Salimans et al. 2016, arXiv 1606.03498, section 4)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SPLITS = 10
-SEED = 2020
-FEW = 1000
+SPLITS = 10  # as in the authors' code, and in published numbers since
+SEED = 2020  # of the shuffle: torch-fidelity's default
+FEW = 1000  # below this, a split has fewer than 100 images for 1008 classes
 
 
 class Logits:
-    """Logits without bias, kept: 1008 float32 numbers an image."""
+    """All logits without bias: 1008 float32 numbers (4 KiB) per image."""
 
     takes = "logits"
 
@@ -22,15 +22,18 @@ class Logits:
         self.batches: list[Tensor] = []
 
     def update(self, logits: Tensor) -> None:
-        """logits: [N, 1008]."""
+        """Add logits [N, 1008]."""
         self.batches.append(logits.float().cpu())
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]:
-    """Mean and (biased) deviation over `splits` of exp(E KL(p(y|x) || p(y))), from logits [N, classes].
+    """Return the mean and the standard deviation (biased) over splits of exp(E KL(p(y|x) || p(y))).
 
-    The images are shuffled first, as torch-fidelity does it: those of a folder may stand in order of their classes.
-    Fewer images than splits are a split each.
+    The images are shuffled first, as in torch-fidelity, because images in a folder are often sorted by class.
+
+    Args:
+        logits: [N, classes].
+        splits: number of equal parts; with fewer images, each one is a part.
     """
     n = len(logits)
     splits = min(splits, n)
@@ -38,6 +41,7 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
     scores = []
     for i in range(splits):
         part = shuffled[i * n // splits : (i + 1) * n // splits]
+        # p(y) of this split, in logarithms: the mean of p(y|x)
         marginal = part.logsumexp(dim=0) - math.log(len(part))
         scores.append((part.exp() * (part - marginal)).sum(dim=1).mean().exp())
     scores = torch.stack(scores)
@@ -45,17 +49,18 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
 
 
 class IS:
-    """See `inception_score`; the real images play no part."""
+    """See `inception_score`; the real images are not used."""
 
     keeps = Logits
     uses_reals = False
 
     def check(self, real: int, fake: int) -> str | None:
+        """Return a warning for few generated images."""
         if fake < FEW:
-            return f"IS of {fake} images is far below that of many: compare it only with scores of as many images"
+            return f"IS of {fake} images is biased downward; compare it only with scores of the same number of images"
         return None
 
     def compare(self, real: Logits | None, fake: Logits) -> dict[str, float]:
-        """{"is": ..., "is_std": ...}."""
+        """Return {"is": mean over splits, "is_std": standard deviation}; higher is better."""
         mean, deviation = inception_score(torch.cat(fake.batches))
         return {"is": mean, "is_std": deviation}

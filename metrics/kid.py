@@ -1,4 +1,4 @@
-"""Kernel Inception distance (Bińkowski et al. 2018, section 4)."""
+"""Kernel Inception distance (KID; Bińkowski et al. 2018, arXiv 1801.01401, section 4)."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from torch import Tensor
 from .errors import MetricError
 from .features import Features
 
-SUBSETS = 100
-SUBSET_SIZE = 1000
-SEED = 2020
+SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020  # torch-fidelity's defaults
 
 
 def polynomial_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy of x and y [n, D], both of n, under k(a, b) = (a.b / D + 1)^3.
+    """Return the unbiased squared maximum mean discrepancy under k(a, b) = (a.b / D + 1)^3 (paper, equation 4).
 
-    Can be negative: its mean is 0 where both come from one distribution.
+    It can be negative, because its mean is 0 if x and y come from the same distribution.
+
+    Args:
+        x, y: [n, D], with the same n.
     """
     n = len(x)
     (within_x, x_self), (within_y, y_self), (between, _) = kernel_sums(x, x), kernel_sums(y, y), kernel_sums(x, y)
+    # Unbiased: pairs of a sample with itself are excluded.
     return (within_x - x_self + within_y - y_self) / (n * (n - 1)) - 2 * between / n**2
 
 
 def kernel_sums(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Sum over all pairs, and over the pairs (i, i), of (x_i.y_j / D + 1)^3, summed in float64."""
-    k = (x @ y.T).div_(x.shape[1]).add_(1)
+    """Return the sums of (x_i.y_j / D + 1)^3 over all pairs, and over the pairs i = j, accumulated in float64."""
+    k = (x @ y.T).div_(x.shape[1]).add_(1)  # [n, n]
     k = k.square().mul_(k)
     return k.sum(dtype=torch.float64).item(), k.diagonal().sum(dtype=torch.float64).item()
 
 
 class KID:
-    """Mean and deviation of `polynomial_mmd` over random subsets without repetition.
+    """Mean and standard deviation of `polynomial_mmd` over random subsets, drawn without replacement.
 
     Args:
-        subset_size: images of each kind in a subset. The mean's expectation does not depend on it.
+        subset_size: real images, and generated images, per subset. The mean's expectation does not depend on it.
     """
 
     keeps = Features
@@ -45,15 +47,17 @@ class KID:
         self.subset_size = subset_size
 
     def check(self, real: int, fake: int) -> None:
+        """Raise MetricError for fewer images than a subset has."""
         if min(real, fake) < self.subset_size:
             raise MetricError(
-                f"kid needs at least {self.subset_size} images of each kind, the size of its subsets "
-                f"(--kid-subset-size of python -m metrics), not {min(real, fake)}"
+                f"KID needs at least {self.subset_size} real and generated images, the size of its subsets, not {real} "
+                f"and {fake}; use more images, or python -m metrics with --kid-subset-size {min(real, fake)}"
             )
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:
-        """{"kid": ..., "kid_std": ...}."""
-        rng = np.random.RandomState(SEED)  # the draws of torch-fidelity, generated images first
+        """Return {"kid": mean, "kid_std": standard deviation}, not multiplied by 1000; lower is better."""
+        # the same draws as torch-fidelity's: generated images first, then real ones
+        rng = np.random.RandomState(SEED)
         distances = []
         for _ in range(SUBSETS):
             chosen_fake, chosen_real = (

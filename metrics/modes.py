@@ -1,4 +1,4 @@
-"""Mode coverage and balance of a set whose modes a classifier can tell (Metz et al. 2017, section 3.3)."""
+"""Mode coverage and balance, for datasets with a classifier of modes (Metz et al. 2017, arXiv 1611.02163)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-COVERED = 0.1  # of the data's share, for a mode to count
+COVERED = 0.1  # a mode counts as covered from this fraction of its frequency in the data on (our choice)
 
 
 class ModeCounts:
-    """How many images show each mode; images smaller than the classifier can tell are left out."""
+    """Number of images per mode; images too small for the classifier are skipped."""
 
     takes = "images"
 
@@ -21,16 +21,18 @@ class ModeCounts:
         self.counts = np.zeros(modes, int)
 
     def update(self, images: Tensor) -> None:
-        """images: uint8 [N, C, H, W]."""
+        """Add images, uint8 [N, C, H, W]."""
         if images.shape[-1] >= self.smallest:
             self.counts += np.bincount(self.classify(images.cpu().numpy()), minlength=len(self.counts))
 
 
 class ModeCoverage:
-    """How many modes are shown, and how evenly.
+    """Number of modes covered, and the divergence of their frequencies from the data's.
 
     Args:
-        classify: uint8 images [N, C, H, W] -> mode [N] in 0 ... modes - 1. smallest: width it can tell modes at.
+        classify: maps uint8 images [N, C, H, W] to modes [N], integers from 0 to modes - 1.
+        modes: number of modes.
+        smallest: smallest image width, in pixels, at which `classify` works.
     """
 
     uses_reals = True
@@ -39,19 +41,19 @@ class ModeCoverage:
         self.keeps = partial(ModeCounts, classify, modes, smallest)
 
     def check(self, real: int, fake: int) -> None:
-        pass
+        """Accept any number of images."""
 
     def compare(self, real: ModeCounts, fake: ModeCounts) -> dict[str, float]:
-        """{"modes": those with a tenth of the data's share or more, "modes_kl": KL(fake || real) in nats}, or {}.
+        """Return {"modes": number covered, "modes_kl": KL(generated || real) in nats}, or {} for too small images.
 
-        A mode that the real images lack counts as half an image of them.
+        A mode without real images counts as half a real image, so that the divergence stays finite.
         """
         if not (real.counts.any() and fake.counts.any()):
             return {}
-        data = np.maximum(real.counts, 0.5)
+        data = np.maximum(real.counts, 0.5)  # half an image at least, against division by zero
         data = data / data.sum()
         share = fake.counts / fake.counts.sum()
-        shown = share > 0
+        shown = share > 0  # 0 log 0 = 0
         return {
             "modes": int((share >= COVERED * data).sum()),
             "modes_kl": float((share[shown] * np.log(share[shown] / data[shown])).sum()),

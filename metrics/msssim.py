@@ -1,6 +1,7 @@
-"""Multi-scale structural similarity of pairs of images (Wang et al. 2003): the paper's measure of variation.
+"""Multi-scale structural similarity (MS-SSIM; Wang et al. 2003) between the images of one dataset.
 
-Taken of pairs within one set (Karras et al. 2018, section 5; Odena et al. 2017): high means that the images are alike.
+Odena et al. 2017 (arXiv 1610.09585) introduced it as a measure of variation in GANs, and the PGGAN paper reports it: a
+high mean over pairs says that the images are alike.
 """
 
 from __future__ import annotations
@@ -11,35 +12,47 @@ from torch import Tensor
 
 from .errors import MetricError
 
-WEIGHTS = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
-WINDOW, SIGMA = 11, 1.5
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+WEIGHTS = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])  # exponents, finest scale first (Wang et al. 2003)
+WINDOW, SIGMA = 11, 1.5  # pixels (Wang et al. 2004)
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # (K1 L)^2 and (K2 L)^2 of Wang et al. 2004, for 8-bit images
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """[N] of images [N, C, H, W] in [0, 255]; 1 for equal images.
+    """Return the MS-SSIM [N] of each pair of images; 1 for equal ones.
 
-    Five scales, each half of the one above; where an image is smaller than the window of 11, the window shrinks to it.
+    There are five scales, each half the size of the one before. In images smaller than the 11x11 window, the window
+    shrinks to the image.
+
+    Args:
+        a, b: [N, C, H, W], float, in [0, 255].
     """
     terms = []
     for _ in WEIGHTS:
         similarity, contrast = ssim(a, b)
         terms.append(contrast)
+        # halve the size; in odd sizes, the last row and column are averaged by themselves
         a, b = (F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (a, b))
-    terms[-1] = similarity
+    terms[-1] = similarity  # luminance enters at the coarsest scale only
+    # Negative terms become 0, as in the official code: they have no real power.
     return (torch.stack(terms).clamp_min(0) ** WEIGHTS.to(a.device)[:, None]).prod(dim=0)
 
 
 def ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Structural similarity [N] and its contrast-and-structure factor [N] (Wang et al. 2004, equations 12 and 13)."""
+    """Return the SSIM [N] (Wang et al. 2004, equation 13) and its contrast and structure factors alone [N].
+
+    Args:
+        a, b: [N, C, H, W], float, in [0, 255].
+    """
     channels = a.shape[1]
     kernels = [gaussian(side).to(a) for side in a.shape[2:]]
-    middle = 127.5  # variances do not depend on it, and lose fewer digits with it
+    middle = 127.5  # subtracting it leaves the variances as they are, but they lose fewer digits to cancellation
 
+    # Separable: rows, then columns. Without padding, so only windows inside the image count.
     def smooth(x: Tensor) -> Tensor:
         x = F.conv2d(x, kernels[0].view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
         return F.conv2d(x, kernels[1].view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
+    # "variances" is the sum of a's and b's, the only form in which SSIM needs them
     a, b = a - middle, b - middle
     mean_a, mean_b = smooth(a), smooth(b)
     covariance = smooth(a * b) - mean_a * mean_b
@@ -51,7 +64,10 @@ def ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gaussian(side: int) -> Tensor:
-    """The window along one axis, as wide as the image where that is smaller, its sigma in proportion."""
+    """Return the window along one axis, float64 of sum 1.
+
+    In images smaller than 11 pixels it is as wide as the image, with sigma in proportion.
+    """
     size = min(WINDOW, side)
     x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     window = torch.exp(-0.5 * (x / (SIGMA * size / WINDOW)) ** 2)
@@ -59,7 +75,13 @@ def gaussian(side: int) -> Tensor:
 
 
 class PairSimilarities:
-    """Sum of the MS-SSIM of images (0, 1), (2, 3), ... of a set."""
+    """Sum of the MS-SSIM of the image pairs (0, 1), (2, 3), ...
+
+    Attributes:
+        total: the sum.
+        pairs: number of pairs in it.
+        left: images that wait for their partner, [0 or 1, C, H, W].
+    """
 
     takes = "images"
 
@@ -68,7 +90,8 @@ class PairSimilarities:
         self.left: Tensor | None = None
 
     def update(self, images: Tensor) -> None:
-        """images: uint8 [N, C, H, W]."""
+        """Add images, uint8 [N, C, H, W]."""
+        # pairs run across batches, so that the result does not depend on how images are batched
         images = images.float() if self.left is None else torch.cat([self.left, images.float()])
         count = len(images) // 2
         self.left = images[2 * count :]
@@ -78,15 +101,16 @@ class PairSimilarities:
 
 
 class MSSSIM:
-    """Mean over consecutive pairs of the generated images, and of the real ones for comparison."""
+    """Mean MS-SSIM over consecutive pairs of generated images, and of real ones for comparison."""
 
     keeps = PairSimilarities
     uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
+        """Raise MetricError for fewer than two images of either kind."""
         if min(real, fake) < 2:
-            raise MetricError(f"MS-SSIM needs at least 2 images of each kind, not {min(real, fake)}")
+            raise MetricError(f"MS-SSIM needs at least 2 real and 2 generated images, not {real} and {fake}")
 
     def compare(self, real: PairSimilarities, fake: PairSimilarities) -> dict[str, float]:
-        """{"msssim": ..., "msssim_real": ...}."""
+        """Return {"msssim": ..., "msssim_real": ...}; far above the real images' value means too little variation."""
         return {"msssim": fake.total / fake.pairs, "msssim_real": real.total / real.pairs}

@@ -1,4 +1,4 @@
-"""From uint8 images of any size to Inception's input of 299x299, in the three ways that published numbers use."""
+"""Resize uint8 images to Inception's 299x299 input in the three ways behind published numbers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INPUT_SIZE = 299
+INPUT_SIZE = 299  # pixels, of the 2015 graph
 
 
 class Resize(NamedTuple):
-    """A resize as one matrix [299, side] an axis; pixels v in [0, 255] become v / `half` - 1."""
+    """A way to resize and scale.
+
+    Attributes:
+        matrix: returns the resampling matrix [299, side] of one axis. All three resizes are linear and separable.
+        half: pixels v in [0, 255] become v / half - 1.
+    """
 
     matrix: Callable[[int], Tensor]
     half: float
 
 
 def tf1(side: int) -> Tensor:
-    """Bilinear as TensorFlow 1 does it: no antialias, output i stands at i * side / 299, corners at pixel 0."""
+    """Return the matrix of TensorFlow 1's bilinear resize.
+
+    It does not antialias, and output pixel i lies at i * side / 299, so that the first pixels coincide but the last
+    ones do not (align_corners=False, half_pixel_centers=False).
+    """
+    # float32, like TensorFlow's own kernel
     position = np.arange(INPUT_SIZE, dtype=np.float32) * np.float32(side / INPUT_SIZE)
     low = np.floor(position).astype(int)
     weight = position - low
@@ -33,21 +43,25 @@ def tf1(side: int) -> Tensor:
 
 
 def bilinear(side: int) -> Tensor:
-    """Bilinear between pixel centres, no antialias: what pytorch-fid does."""
+    """Return the matrix of pytorch-fid's resize: bilinear between pixel centers, without antialiasing."""
     return interpolated(side, mode="bilinear", antialias=False)
 
 
 def antialiased_bicubic(side: int) -> Tensor:
-    """Bicubic (a = -0.5) whose support grows where it shrinks: Pillow's, what clean-fid does (Parmar et al. 2022)."""
+    """Return the matrix of clean-fid's resize (Parmar et al. 2022, arXiv 2104.11222).
+
+    That is Pillow's bicubic (a = -0.5) with antialiasing: its support grows with the factor by which an image shrinks.
+    """
     return interpolated(side, mode="bicubic", antialias=True)
 
 
 def interpolated(side: int, **how) -> Tensor:
-    """PyTorch's own resize of one axis as a matrix: what it makes of the unit vectors."""
+    """Return torch's resize of one axis as a matrix, found by resizing the unit vectors."""
     unit_vectors = torch.eye(side)[None, None]
     return F.interpolate(unit_vectors, size=(INPUT_SIZE, side), align_corners=False, **how)[0, 0]
 
 
+# 128 and 127.5: the 2015 graph computes (v - 128) / 128, which clean-fid keeps; pytorch-fid computes 2 v / 255 - 1.
 RESIZES = {
     "tf1": Resize(tf1, 128),
     "pytorch-fid": Resize(bilinear, 127.5),
@@ -55,25 +69,29 @@ RESIZES = {
 }
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # enough for rows and columns of two image sizes in each resize
 def matrix(name: str, side: int) -> Tensor:
-    """The resampling of one axis from `side` pixels to 299, as a matrix."""
+    """Return the matrix [299, side] that resizes one axis."""
     return RESIZES[name].matrix(side)
 
 
 def inception_input(images: Tensor, resize: str = "tf1") -> Tensor:
-    """uint8 [N, C, H, W], 1 to 4 channels -> float32 [N, 3, 299, 299] in about [-1, 1].
+    """Return images as Inception's input, float32 [N, 3, 299, 299] in about [-1, 1].
 
     Args:
+        images: uint8 [N, C, H, W] with 1 to 4 channels.
         resize: "tf1", as in the 2015 graph and torch-fidelity; "pytorch-fid"; "clean", as in clean-fid.
     """
     x = as_rgb(images).float()
     rows, columns = (matrix(resize, side).to(x.device) for side in x.shape[2:])
-    x = rows @ (x @ columns.T)
-    return x.clamp_(0, 255).div_(RESIZES[resize].half).sub_(1)  # bicubic overshoots
+    x = rows @ (x @ columns.T)  # [N, 3, 299, 299]
+    return x.clamp_(0, 255).div_(RESIZES[resize].half).sub_(1)  # clamp: bicubic overshoots at edges
 
 
 def as_rgb(images: Tensor) -> Tensor:
-    """[N, C, H, W] -> [N, 3, H, W]: one channel is repeated, an alpha channel left out."""
-    colours = images[:, :1] if images.shape[1] < 3 else images[:, :3]
-    return colours.expand(-1, 3, -1, -1)
+    """Return images [N, C, H, W] as RGB [N, 3, H, W]: gray is repeated, alpha dropped.
+
+    Colors under transparent pixels therefore count like any others.
+    """
+    colors = images[:, :1] if images.shape[1] < 3 else images[:, :3]
+    return colors.expand(-1, 3, -1, -1)

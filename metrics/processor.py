@@ -1,4 +1,4 @@
-"""What this machine's processor can do, tried out where asking is not enough."""
+"""Find out what this machine's processor can do by trying it in another process."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 
 def survives(code: str) -> bool:
-    """Whether another Python process runs the code to its end.
+    """Return whether another Python process runs the code to its end.
 
-    Under some hypervisors a processor announces instructions, such as AMX's, that then end the process.
+    Under some hypervisors a processor announces instructions, such as AMX, that then kill the process that uses them.
     """
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

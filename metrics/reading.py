@@ -1,4 +1,4 @@
-"""Images to judge, read in place from a folder, a zip or an .npz, as uint8 RGB batches."""
+"""Read images from a folder, a zip or an .npz as uint8 RGB batches, without unpacking."""
 
 from __future__ import annotations
 

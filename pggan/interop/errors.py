@@ -1,5 +1,5 @@
-"""What is said of files that cannot be read."""
+"""Exceptions of this package."""
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be brought in or out, in one sentence."""
+    """Weights cannot be imported or exported. The message is one sentence; readers put the file's name before it."""

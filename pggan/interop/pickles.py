@@ -1,7 +1,7 @@
-"""Pickles of arrays and plain data, read without Python's unpickler: nothing in the file can be called.
+"""Read pickles of arrays and plain data without Python's unpickler, so that nothing in the file can be called.
 
-Each opcode of the file is carried out by a few lines of this module. What it names as classes or functions are only
-names here; the few that plain data and NumPy arrays are made of have a meaning, every other one is refused.
+Each opcode is carried out by a few lines of this module. Classes and functions in the file remain names; the few that
+plain data and NumPy arrays are made of have a meaning here, and any other name is an error.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 
 from .errors import WeightsError
 
-PUSHED = {  # opcodes whose argument is the value
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8",
-}  # fmt: skip
+# Opcodes that push their argument (names and meanings: the standard library's pickletools).
+PUSHED = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+}
 CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -31,18 +32,19 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 BYTE_ORDERS: dict[str, Any] = {order: order for order in "<>|="}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+NOT_NEEDED = "which arrays and plain data do not need; nothing in the file was run"
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names, as "module.name"."""
+    """A class or function that the pickle refers to, as "module.name"."""
 
     text: str
 
 
 @dataclass(eq=False)
 class Record:
-    """An object of a class that is not built: its class and its state."""
+    """The name and state of an object, in place of an instance of its class."""
 
     name: str
     state: Any = field(default_factory=dict)
@@ -50,28 +52,30 @@ class Record:
 
 @dataclass(eq=False)
 class Array:
-    """A NumPy array on its way; empty until its state comes."""
+    """A NumPy array under construction, empty until BUILD sets its state."""
 
     value: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(eq=False)
 class DType:
-    """A NumPy type on its way; its byte order comes later."""
+    """A NumPy dtype under construction; BUILD sets its byte order."""
 
     value: np.dtype
 
 
 def read_pickle(data: bytes, records: tuple[str, ...] = ()) -> Any:
-    """The content of a pickle of any protocol: numbers, text, bytes, lists, tuples, dicts, NumPy arrays, `Record`.
+    """Return the content of a pickle of any protocol.
 
-    Python 2's strings come as text, read as Latin-1.
+    It may hold numbers, text, bytes, lists, tuples, dicts, NumPy arrays and the specified records. Python 2's strings
+    become text, decoded as Latin-1.
 
     Args:
-        records: classes ("module.name") whose objects are read as their plain state.
+        data: the pickle.
+        records: classes, as "module.name"; their objects become `Record`s with their plain state.
 
     Raises:
-        WeightsError: the pickle names anything else, or is damaged.
+        WeightsError: the pickle is damaged or refers to anything else.
     """
     machine = Machine(records)
     try:
@@ -81,11 +85,17 @@ def read_pickle(data: bytes, records: tuple[str, ...] = ()) -> Any:
     except WeightsError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, MemoryError, AttributeError, RecursionError):
-        raise WeightsError("it is damaged, or no pickle of arrays and plain data") from None
+        raise WeightsError("damaged, or not a pickle of arrays and plain data") from None
 
 
 class Machine:
-    """The stack and the memo of a pickle, and what its opcodes do to them. A mark begins a stack of its own."""
+    """The pickle machine: a stack, a memo, and the opcodes that act on them.
+
+    The method `do_x` carries out opcode X. A MARK starts a new stack; `below` holds those it interrupts.
+
+    Args:
+        records: see `read_pickle`.
+    """
 
     def __init__(self, records: tuple[str, ...]):
         self.records = records
@@ -94,6 +104,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def carry_out(self, opcode: str, argument: Any) -> None:
+        """Carry out one opcode. Raises WeightsError for one that plain data does not need."""
         stack = self.stack
         if opcode in PUSHED:
             stack.append(argument)
@@ -115,10 +126,11 @@ class Machine:
         elif opcode not in ("PROTO", "FRAME", "STOP"):
             operation = getattr(self, f"do_{opcode.lower()}", None)
             if operation is None:
-                raise WeightsError(f"its opcode {opcode} has no place in a pickle of arrays and plain data")
+                raise WeightsError(f"pickle opcode {opcode} is not allowed: arrays and plain data do not need it")
             operation()
 
     def since_mark(self) -> list[Any]:
+        """Return the items pushed since the last mark, and continue with the stack below it."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -158,7 +170,8 @@ class Machine:
         self.top(dict).update(zip(items[::2], items[1::2], strict=True))
 
     def top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
+        """Return the top of the stack, which must be of exactly this type."""
+        if type(self.stack[-1]) is not kind:  # no subclass: only what the file's own opcodes have built
             raise TypeError
         return self.stack[-1]
 
@@ -170,7 +183,7 @@ class Machine:
         arguments, function = self.stack.pop(), self.stack.pop()
         self.stack.append(self.made(function, arguments))
 
-    do_newobj = do_reduce
+    do_newobj = do_reduce  # NEWOBJ calls the class's __new__, which for the names allowed here is the same
 
     def do_obj(self) -> None:
         function, *arguments = self.since_mark()
@@ -180,19 +193,24 @@ class Machine:
         state, made = self.stack.pop(), self.stack[-1]
         if isinstance(made, Record):
             made.state = state
-        elif isinstance(made, DType):
+        elif isinstance(made, DType):  # state: (version, byte order, ...)
             made.value = made.value.newbyteorder(BYTE_ORDERS[state[1]])
-        elif isinstance(made, Array):
+        elif isinstance(made, Array):  # state of numpy.ndarray.__setstate__; _ is a version
             _, shape, dtype, column_major, content = state
             made.value = array(content, dtype, shape, column_major)
         else:
             raise TypeError
 
     def made(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """What calling a name would make, for the few names that arrays and plain data need."""
+        """Return what calling a name would return, for the few names that arrays and plain data need.
+
+        Raises:
+            WeightsError: any other name.
+        """
         if not isinstance(function, Name):
-            raise TypeError
-        name = function.text.replace("numpy._core.", "numpy.core.")
+            raise TypeError  # read_pickle reports all of these as damage
+        name = function.text.replace("numpy._core.", "numpy.core.")  # NumPy 2 renamed the module
+        # how protocols 0 and 1 write objects; the class is the first argument
         if name in ("copy_reg._reconstructor", "copyreg._reconstructor"):
             name = arguments[0].text
         if name in self.records:
@@ -201,32 +219,40 @@ class Machine:
             return Array()
         if name == "numpy.core.multiarray.scalar":
             return array(arguments[1], arguments[0], (), False)[()].item()
-        if name == "numpy.core.numeric._frombuffer":
+        if name == "numpy.core.numeric._frombuffer":  # protocol 5
             return Array(array(arguments[0], arguments[1], arguments[2], arguments[3] == "F"))
         if name == "numpy.dtype":
             return DType(numeric(arguments[0]))
+        # how protocol 2 and below write bytes
         if name == "_codecs.encode" and arguments[1] in ("latin1", "latin-1"):
             return arguments[0].encode("latin-1")
         if name == "collections.OrderedDict" and arguments in ((), ([],)):
             return {}
-        raise WeightsError(f"it names {function.text}, which arrays and plain data do not need; nothing was run")
+        raise WeightsError(f"refers to {function.text}, {NOT_NEEDED}")
 
 
 def numeric(text: str) -> np.dtype:
-    """The type of numbers that a text names. Raises WeightsError for types of other things."""
+    """Return the dtype for its name, such as "f4". Raises WeightsError unless it is one of numbers."""
     if not isinstance(text, str) or np.dtype(text).kind not in "biuf":
-        raise WeightsError(f"it holds arrays of {text}, which are no numbers")
+        raise WeightsError(f"holds arrays of dtype {text}, which are not numbers")
     return np.dtype(text)
 
 
 def array(content: Any, dtype: DType, shape: tuple[int, ...], column_major: bool) -> np.ndarray:
-    """A view of the file's own bytes, so that no shape can ask for more memory than the file has."""
+    """Return an array as a view of the file's own bytes, so that no shape can claim more memory than the file has."""
+    # Python 2 pickled the bytes as text
     raw = content.encode("latin-1") if isinstance(content, str) else content
     return np.frombuffer(raw, dtype.value).reshape(shape, order="F" if column_major else "C")
 
 
 def plain(value: Any, seen: dict[int, Any]) -> Any:
-    """The value with its arrays and records in place; a thing that is there twice, or within itself, is made once."""
+    """Replace the objects under construction in a value by what they became.
+
+    An object that occurs twice, or inside itself, is converted once: `seen` maps ids to results.
+
+    Raises:
+        WeightsError: the value contains the name of a class or function.
+    """
     if id(value) in seen:
         return seen[id(value)]
     if isinstance(value, Array):
@@ -234,9 +260,9 @@ def plain(value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, DType):
         return value.value
     if isinstance(value, Name):
-        raise WeightsError(f"it names {value.text}, which arrays and plain data do not need; nothing was run")
+        raise WeightsError(f"refers to {value.text}, {NOT_NEEDED}")
     if isinstance(value, list):
-        made: Any = seen.setdefault(id(value), [])
+        made: Any = seen.setdefault(id(value), [])  # registered before its items, which may refer to it
         made.extend(plain(item, seen) for item in value)
         return made
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which codebase a file of weights is from, and its networks. Nothing in the file is run."""
+"""Recognize which codebase a weights file comes from, and read its networks. Nothing in the file is run."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from .tfjs import read_tfjs
 from .torch_files import read_torch
 from .weights import Weights
 
-LARGEST_PICKLE = 4 << 30
+LARGEST_PICKLE = 4 << 30  # bytes; it is read into memory, and the authors' 1024x1024 snapshots take 0.3 GB
 KNOWN = (
     "the paper authors' .pkl, progan-128's model.json for TensorFlow.js, and checkpoints of pro_gan_pytorch and "
     "pytorch_GAN_zoo"
 )
-TORCH_BEFORE_ZIP = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin, after the protocol
+# Files of torch before 1.6 begin with this pickled magic number, after the two bytes of the protocol.
+TORCH_BEFORE_ZIP = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def read_weights(path: Path) -> Weights:
-    """The networks of a file of another codebase.
+    """Read the networks in a file of another codebase.
 
     Args:
         path: a file, or a folder with a model.json.
 
     Raises:
-        WeightsError: of no kind that is known here, damaged, or of networks that cannot be followed. OSError.
+        WeightsError: the file's format is unknown, the file is damaged, or its networks are not supported.
+        OSError: the file cannot be read.
     """
     path = path / "model.json" if path.is_dir() else path
     try:
@@ -39,22 +41,24 @@ def read_weights(path: Path) -> Weights:
             return read_tfjs(path)
         if start[2:15] == TORCH_BEFORE_ZIP or zipfile.is_zipfile(path):
             return read_torch(path)
-        if start[:1] == b"\x80":
+        if start[:1] == b"\x80":  # the PROTO opcode, with which pickles of protocol 2 and above begin
             return read_snapshot(path)
-        raise WeightsError(f"it is none of what can be read: {KNOWN}")
+        raise WeightsError(f"unknown file format; supported are {KNOWN}")
     except (WeightsError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None  # names in a file may hold line ends
+        # on one line: names in a file may contain line breaks
+        raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def read_snapshot(path: Path) -> Weights:
-    """The three networks of the paper authors' snapshot: pickled (G, D, Gs).
+    """Read the networks in a snapshot of the paper authors' code, a pickled tuple (G, D, Gs).
 
     Raises:
-        WeightsError: another pickle, or networks with switches that these do not have.
+        WeightsError: the pickle holds something else, or networks with unsupported arguments.
     """
     if path.stat().st_size > LARGEST_PICKLE:
-        raise WeightsError(f"it is larger than {LARGEST_PICKLE >> 30} GiB")
+        raise WeightsError(f"larger than {LARGEST_PICKLE >> 30} GiB, too large for a snapshot")
     content = read_pickle(path.read_bytes(), records=("tfutil.Network",))
+    # (G, D, Gs), or a single network
     found = content if isinstance(content, (tuple, list)) else [content]
     records = {
         r.state["name"]: r.state
@@ -62,7 +66,7 @@ def read_snapshot(path: Path) -> Weights:
         if isinstance(r, Record) and isinstance(r.state, dict) and "name" in r.state
     }
     if "Gs" not in records:
-        raise WeightsError("it is a pickle, but not of the official networks (G, D, Gs)")
+        raise WeightsError("a pickle, but not of the official networks (G, D, Gs)")
     weights = Weights("the paper authors' snapshot", {}, {}, 0)
     try:
         for name, ours in (("Gs", "G_ema"), ("G", "G"), ("D", "D")):
@@ -74,14 +78,12 @@ def read_snapshot(path: Path) -> Weights:
         lod = float(dict(records["Gs"]["variables"]).get("lod", 0.0))
         weights.resolution, weights.alpha = stage(weights.networks["generator"]["resolution"], lod)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
-        raise WeightsError(
-            f"its networks cannot be followed: {str(error).splitlines()[0] if str(error) else 'damaged'}"
-        ) from None
+        raise WeightsError(f"unsupported networks: {str(error).splitlines()[0] if str(error) else 'damaged'}") from None
     return weights
 
 
 def arguments_of(network: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments that build the network again."""
+    """Return the keyword arguments with which `type(network)` builds the network again."""
     known = inspect.signature(type(network)).parameters
     given = {ARGUMENTS[name]: value for name, value in options.items() if ARGUMENTS.get(name) in known}
     names = ("resolution", "channels", "label_size", "latent_size")
@@ -89,8 +91,14 @@ def arguments_of(network: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage(resolution: int, lod: float) -> tuple[int, float]:
-    """Resolution and alpha at a level of detail: 0 is the full resolution; 1.75 is one level below, at alpha 0.25."""
+    """Return resolution and alpha at an official level of detail.
+
+    A lod of 0 is the full resolution; 1.75 is one level below it, fading in at alpha 0.25.
+
+    Raises:
+        ValueError: the network has no such level.
+    """
     below = int(lod)
     if lod < 0 or resolution >> below < 4:
-        raise ValueError(f"a level of detail {lod:g} at {resolution}x{resolution}")
+        raise ValueError(f"level of detail {lod:g} at {resolution}x{resolution}")
     return resolution >> below, 1 - (lod - below)

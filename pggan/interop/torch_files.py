@@ -1,7 +1,8 @@
-"""Checkpoints of pro_gan_pytorch 3.4 and of pytorch_GAN_zoo, whose networks are not quite the paper's.
+"""Read checkpoints of pro_gan_pytorch 3.4 and pytorch_GAN_zoo.
 
-Both are pickles in torch's container. They are read by torch's own restricted unpickler, which builds tensors and
-plain data; the class of pytorch_GAN_zoo's options is read as a bare namespace.
+Their networks differ slightly from the paper's; the functions below say how. Both are torch files. torch's restricted
+unpickler reads them and builds tensors and plain data only; the class of pytorch_GAN_zoo's options becomes a bare
+namespace.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from ..networks import Discriminator, Generator
 from .errors import WeightsError
 from .weights import Kernels, Weights, equalized, on_meta, widths
 
-ZOO_OPTIONS = "models.utils.config.BaseConfig"
-UNBIASED = math.sqrt(4 / 3)  # of the deviation of four samples, against the biased one here
+ZOO_OPTIONS = "models.utils.config.BaseConfig"  # the one class in pytorch_GAN_zoo's checkpoints
+# pytorch_GAN_zoo's minibatch stddev is unbiased, this project's biased: over groups of 4 the ratio is sqrt(4 / 3).
+UNBIASED = math.sqrt(4 / 3)
 
 
 class Options:
-    """What a pickled BaseConfig becomes: attributes, nothing else."""
+    """A namespace for the attributes of a pickled BaseConfig."""
 
 
 def read_torch(path: Path) -> Weights:
-    """The networks of a checkpoint of either codebase.
+    """Read the networks in a checkpoint of either codebase.
 
     Raises:
-        WeightsError: neither, damaged, or networks that cannot be followed here.
+        WeightsError: the file comes from neither, is damaged, or has unsupported networks.
     """
     content = load(path)
     try:
@@ -41,38 +43,43 @@ def read_torch(path: Path) -> Weights:
         if isinstance(content, dict) and isinstance(content.get("generator"), dict):
             return from_pro_gan_pytorch(content, path.name)
     except (LookupError, TypeError, AttributeError, RuntimeError, ZeroDivisionError):
-        raise WeightsError("it is damaged: its networks are not whole") from None
-    raise WeightsError("it is a torch file, but holds neither pro_gan_pytorch's nor pytorch_GAN_zoo's networks")
+        raise WeightsError("damaged: its networks are incomplete") from None
+    raise WeightsError("a torch file, but with neither pro_gan_pytorch's nor pytorch_GAN_zoo's networks")
 
 
 def load(path: Path) -> Any:
-    """What a torch file holds, by torch's restricted unpickler. Raises WeightsError, OSError."""
+    """Return the content of a torch file, read by torch's restricted unpickler. Raises WeightsError or OSError."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                # compressed members could unpack to any size
                 if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                    raise WeightsError("it is compressed, which torch's files are not")
+                    raise WeightsError("compressed, which torch's files are not")
         with torch.serialization.safe_globals([(Options, ZOO_OPTIONS)]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (WeightsError, OSError):
         raise
-    except Exception as error:  # torch raises many kinds, with pages of text
+    except Exception as error:  # torch raises many types, with pages of text
         if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise WeightsError(
-                f"it names {named[1]}, which tensors and plain data do not need; nothing was run"
+                f"refers to {named[1]}, which tensors and plain data do not need; nothing in the file was run"
             ) from None
-        raise WeightsError("it is damaged, or of no kind that is known here") from None
+        raise WeightsError("damaged, or not a torch file of tensors") from None
 
 
 def from_pro_gan_pytorch(content: Mapping[str, Any], file_name: str) -> Weights:
-    """Twice the paper's feature maps from 64x64 on, no pixel norm after the first layer, gain sqrt(2) in RGB layers."""
+    """Convert a pro_gan_pytorch checkpoint.
+
+    Its networks differ from the paper's in three ways: twice the feature maps from 64x64 on, no pixel norm after the
+    first layer, and a gain of sqrt(2) in the RGB layers.
+    """
     saved = content.get("shadow_generator", content["generator"])
     conf, depth = options_of(saved, "depth", "num_channels", "latent_size", "use_eql")
     shared = {
         "resolution": 1 << depth,
         "channels": conf["num_channels"],
         "label_size": 0,
-        **widths([min(2 ** (14 - stage), 512) for stage in range(1, depth)]),
+        **widths([min(2 ** (14 - stage), 512) for stage in range(1, depth)]),  # the paper has 2 ** (13 - stage)
         "fused_scale": False,
     }
     networks = {"generator": {**shared, "latent_size": conf["latent_size"], "first_layer": "no-norm"}}
@@ -82,47 +89,56 @@ def from_pro_gan_pytorch(content: Mapping[str, Any], file_name: str) -> Weights:
         for name, key in (("G_ema", "shadow_generator"), ("G", "generator"))
         if key in content
     }
-    state.setdefault("G_ema", state["G"])
+    state.setdefault("G_ema", state["G"])  # saved without an average
     notes = []
     if "discriminator" in content:
         other, _ = options_of(content["discriminator"], "depth", "latent_size")
         maps0 = min(shared["fmap_base"], shared["fmap_max"])
         if other.get("num_classes") is not None:
-            notes.append("its discriminator is left out: it is conditional by projection, which is another network")
+            notes.append("skipped its discriminator: it is conditional by projection, which is not supported")
         elif other["latent_size"] != maps0:
             notes.append(
-                f"its discriminator is left out: its last layer has {other['latent_size']} inputs, not {maps0}"
+                f"skipped its discriminator: its last layer has {other['latent_size']} inputs instead of {maps0}"
             )
         else:
             networks["discriminator"] = {**shared, "mbstd_group": 4}
             kernels = pro_gan_discriminator(content["discriminator"]["state_dict"], conf["use_eql"])
             state["D"] = equalized(on_meta(Discriminator, networks["discriminator"]), kernels)
-    stage = re.search(r"depth_(\d+)", file_name)  # which their file names say and their files do not
+    stage = re.search(r"depth_(\d+)", file_name)  # only the file's name records the stage
     trained = min(int(stage[1]), depth) if stage else depth
     return Weights("pro_gan_pytorch", networks, state, 1 << max(trained, 2), notes=notes)
 
 
 def options_of(saved: Any, *names: str) -> tuple[dict[str, Any], int]:
-    """A saved network's options, and its depth (log2 of the resolution)."""
+    """Return a saved network's options and its depth (log2 of the resolution).
+
+    Raises:
+        WeightsError: an option in `names` is missing, or the depth is out of range.
+    """
     conf = saved.get("conf") if isinstance(saved, dict) else None
     if not isinstance(conf, dict) or any(type(conf.get(name)) not in (int, bool) for name in names):
-        raise WeightsError("its networks lack the options that pro_gan_pytorch saves with them")
+        raise WeightsError("damaged: the options that pro_gan_pytorch saves with its networks are missing")
     if not 3 <= conf["depth"] <= 10:
-        raise WeightsError(f"its depth is {conf['depth']}, not one from 3 to 10")
+        raise WeightsError(f"its depth is {conf['depth']}; supported are 3 to 10")
     return conf, conf["depth"]
 
 
 def tensors(state: Any) -> dict[str, Tensor]:
-    """A state dict's tensors, without the prefix that DataParallel gives their names."""
+    """Return a state dict's tensors, without the prefix that DataParallel adds to their names.
+
+    Raises:
+        WeightsError: the state dict holds other things, or tensors that claim more data than the file has.
+    """
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise WeightsError("its state dict holds other things than tensors")
+        raise WeightsError("damaged: a state dict holds something other than tensors")
     if not all(is_whole(tensor) and tensor.is_floating_point() for tensor in state.values()):
-        raise WeightsError("its tensors are of more numbers than the file holds, or of another kind than float")
+        raise WeightsError("damaged: a tensor has more numbers than the file holds, or is not of floats")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def is_whole(tensor: Tensor) -> bool:
-    """Whether the file holds every number: strides of 0 can make terabytes of one."""
+    """Return whether the file stores every number of a tensor; strides of 0 can turn one number into terabytes."""
+    # sparse, quantized and foreign-device tensors have other storages
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
@@ -131,21 +147,32 @@ def is_whole(tensor: Tensor) -> bool:
 def taken(
     state: dict[str, Tensor], name: str, equal: bool = True, fan_in: int | None = None, scaled_bias: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """A layer's kernel with its sqrt(2 / fan in), and its bias, taken out of the state dict.
+    """Remove a layer from a state dict and return its kernel, multiplied by its run-time scale, and its bias.
 
     Args:
-        equal: whether the layer scales its weight at run time at all.
+        state: tensors by name; modified.
+        name: the layer's name.
+        equal: whether the layer scales its weight at run time, by sqrt(2 / fan_in).
+        fan_in: inputs per output (default: the size of weight[0]).
+        scaled_bias: whether the layer scales its bias too.
+
+    Raises:
+        WeightsError: there is no such layer.
     """
     try:
         weight, bias = state.pop(f"{name}.weight"), state.pop(f"{name}.bias")
     except KeyError:
-        raise WeightsError(f"it has no layer {name}") from None
+        raise WeightsError(f"missing layer {name}") from None
     scale = math.sqrt(2 / (fan_in or weight[0].numel())) if equal else 1.0
     return weight * scale, bias * scale if scaled_bias else bias
 
 
 def pro_gan_generator(state: Any, equal: bool) -> Kernels:
-    """pro_gan_pytorch's generator, by our layers' names; `equal` is whether it scales weights at run time."""
+    """Return pro_gan_pytorch's generator by this project's layer names.
+
+    Args:
+        equal: whether its layers scale their weights at run time.
+    """
     state = tensors(state)
     kernels = {
         "dense": taken(state, "layers.0.conv_1", equal, fan_in=len(state.get("layers.0.conv_1.weight", ()))),
@@ -160,7 +187,8 @@ def pro_gan_generator(state: Any, equal: bool) -> Kernels:
 
 
 def pro_gan_discriminator(state: Any, equal: bool) -> Kernels:
-    """As `pro_gan_generator`, the discriminator."""
+    """Return pro_gan_pytorch's discriminator by this project's layer names; see `pro_gan_generator`."""
+    # Its layers are numbered from the full resolution down, this project's from 4x4 up.
     state = tensors(state)
     heads, blocks = count(state, "from_rgb."), count(state, "layers.") - 1
     kernels = {f"from_rgb.{heads - 1 - i}": taken(state, f"from_rgb.{i}.0", equal) for i in range(heads)}
@@ -170,33 +198,35 @@ def pro_gan_discriminator(state: Any, equal: bool) -> Kernels:
     kernels["conv"] = taken(state, f"layers.{blocks}.conv_1", equal)
     for ours, theirs in (("dense", "conv_2"), ("output", "conv_3")):
         kernel, bias = taken(state, f"layers.{blocks}.{theirs}", equal)
-        kernels[ours] = kernel.flatten(1), bias
+        kernels[ours] = kernel.flatten(1), bias  # convolutions over 4x4 and 1x1 pixels there, dense layers here
     return kernels | leftover(state)
 
 
 def count(state: dict[str, Tensor], prefix: str) -> int:
-    """How many numbered layers of this prefix are left in a state dict."""
+    """Return how many numbered layers with this prefix a state dict still holds."""
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
 def leftover(state: dict[str, Tensor]) -> dict[str, Any]:
-    """What has not been taken, under names that will be refused."""
+    """Return the tensors that remain, under their own names, so that `equalized` reports them as unknown layers."""
     return {name: (tensor, tensor) for name, tensor in state.items()}
 
 
 def from_gan_zoo(content: Mapping[str, Any]) -> Weights:
-    """One bias for each pixel in the first layer, biases scaled like weights, gain sqrt(2) in every layer."""
+    """Convert a pytorch_GAN_zoo checkpoint.
+
+    Its networks differ from the paper's in three ways: one bias per pixel in the first layer, biases that are scaled
+    like weights, and a gain of sqrt(2) in every layer.
+    """
     config = vars(content["config"]) if isinstance(content.get("config"), Options) else {}
     for name, paper in (("perChannelNormalization", True), ("equalizedlR", True), ("leakyReluLeak", 0.2)):
         if config.get(name, paper) != paper:
-            raise WeightsError(f"its {name} is {config[name]}; only {paper} is followed here")
+            raise WeightsError(f"its {name} is {config[name]}; only {paper} is supported")
     if config.get("categoryVectorDim", 0):
-        raise WeightsError(
-            "it is conditional on attributes, which is another way than classes; that is not followed here"
-        )
+        raise WeightsError("conditional on attributes, which is not supported")
     maps, generator_state = zoo_maps(tensors(content["netG"]), "scaleLayers"), tensors(content["netG"])
     shared = {
-        "resolution": 2 << len(maps),
+        "resolution": 2 << len(maps),  # one entry is 4x4
         "channels": int(generator_state["toRGBLayers.0.weight"].shape[0]),
         "label_size": 0,
         **widths(maps),
@@ -215,27 +245,35 @@ def from_gan_zoo(content: Mapping[str, Any]) -> Weights:
     if "netD" in content:
         networks["discriminator"] = {**shared, "mbstd_group": 4}
         state["D"] = equalized(on_meta(Discriminator, networks["discriminator"]), zoo_discriminator(content["netD"]))
-        notes.append("in batches of more than 4 its discriminator took other samples' deviations than the paper's does")
-    alpha = 1 - float(config.get("alpha", 0.0))  # theirs is the weight of the lower stage
+        notes.append("in batches of more than 4 images, its discriminator formed other minibatch-stddev groups")
+    alpha = 1 - float(config.get("alpha", 0.0))  # there, alpha is the weight of the lower stage
     return Weights("pytorch_GAN_zoo", networks, state, shared["resolution"], alpha, notes)
 
 
 def zoo_maps(state: dict[str, Tensor], prefix: str) -> list[int]:
-    """Feature maps from 4x4 on."""
+    """Return the feature maps per resolution, from 4x4 up.
+
+    Args:
+        prefix: of the layers above 4x4.
+
+    Raises:
+        WeightsError: the layers are missing.
+    """
     try:
         first = [len(state["groupScale0.0.weight"])]
         return first + [len(state[f"{prefix}.{i}.1.weight"]) for i in range(count(state, f"{prefix}."))]
     except (KeyError, TypeError):
-        raise WeightsError("its generator is not that of a progressive GAN") from None
+        raise WeightsError("its generator is not a progressive GAN's") from None
 
 
 def zoo_generator(state: Any, maps: int) -> Kernels:
-    """pytorch_GAN_zoo's generator, by our layers' names; `maps` are the feature maps at 4x4."""
+    """Return pytorch_GAN_zoo's generator by this project's layer names; `maps` is the number of feature maps at 4x4."""
     state = tensors(state)
     kernel, bias = taken(state, "formatLayer", scaled_bias=True)
     if kernel.ndim != 2 or len(kernel) != 16 * maps or bias.numel() != 16 * maps:
-        raise WeightsError("its first layer is of another shape")
+        raise WeightsError("damaged: its first layer has another shape")
     kernels = {
+        # [maps * 16, latent] -> [latent, maps, 4, 4]
         "dense": (kernel.T.reshape(-1, maps, 4, 4), bias.reshape(maps, 4, 4)),
         "conv": taken(state, "groupScale0.0", scaled_bias=True),
     }
@@ -248,14 +286,14 @@ def zoo_generator(state: Any, maps: int) -> Kernels:
 
 
 def zoo_discriminator(state: Any) -> Kernels:
-    """As `zoo_generator`, the discriminator."""
+    """Return pytorch_GAN_zoo's discriminator by this project's layer names."""
     state = tensors(state)
     kernels = {
         "conv": taken(state, "groupScaleZero.0", scaled_bias=True),
         "dense": taken(state, "groupScaleZero.1", scaled_bias=True),
         "output": taken(state, "decisionLayer", scaled_bias=True),
     }
-    kernels["conv"][0][:, -1] *= UNBIASED
+    kernels["conv"][0][:, -1] *= UNBIASED  # the input channel of minibatch stddev
     for block in range(count(state, "scaleLayers.")):
         kernels[f"blocks.{block}.conv"] = taken(state, f"scaleLayers.{block}.0", scaled_bias=True)
         kernels[f"blocks.{block}.down"] = taken(state, f"scaleLayers.{block}.1", scaled_bias=True)

@@ -1,4 +1,4 @@
-"""Networks of another codebase, in this one's layout: what every reader here returns, and how it gets there."""
+"""The common result of all readers in this package, and helpers to produce it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from ..networks import Discriminator, Generator
 from ..networks.progressive import feature_maps
 from .errors import WeightsError
 
-Kernels = Mapping[str, tuple[Tensor, Tensor]]
+Kernels = Mapping[str, tuple[Tensor, Tensor]]  # layer name -> (kernel with every run-time factor applied, bias)
 
 
 @dataclass
 class Weights:
-    """Networks read from elsewhere.
+    """Networks read from another codebase's file.
 
     Attributes:
-        origin: what they were read from, in words.
-        networks: keyword arguments of "generator", and of "discriminator" where there is one.
-        state: state dicts "G_ema", and "G" and "D" where there are such. RGB layers of lower stages may be missing.
-        resolution, alpha: the stage that they were trained to.
-        notes: what of the original is not carried, a line each.
+        origin: the codebase, for people to read.
+        networks: keyword arguments of "generator" and, if there is one, "discriminator".
+        state: state dicts "G_ema" and, if the file has them, "G" and "D". RGB layers of lower stages may be missing.
+        resolution: last stage that was trained, in pixels.
+        alpha: how far that stage had faded in, in [0, 1].
+        notes: one line for each part of the original that could not be kept.
     """
 
     origin: str
@@ -37,60 +38,62 @@ class Weights:
 
 
 def equalized(network: nn.Module, kernels: Kernels) -> dict[str, Tensor]:
-    """The state dict of a network whose layers multiply by the given kernels.
+    """Return the state dict with which a network's layers multiply by the specified kernels.
 
     Args:
         network: on device meta.
-        kernels: name of a layer -> (the kernel as the product sees it, with every factor in it, and the bias).
+        kernels: see `Kernels`. RGB layers of lower stages may be missing.
 
     Raises:
-        WeightsError: a layer is missing, left over or of another shape; RGB layers of lower stages may be missing.
+        WeightsError: a layer is missing, unexpected or of the wrong shape.
     """
     state = {}
     layers = {name: module for name, module in network.named_modules() if hasattr(module, "scale")}
     lower = {name for name in layers if name.startswith(("to_rgb.", "from_rgb."))} - {last_head(layers)}
     if missing := sorted(layers.keys() - kernels.keys() - lower):
-        raise WeightsError(f"it has no layer {missing[0]} ({len(missing)} missing in all)")
+        raise WeightsError(f"missing layer {missing[0]} ({len(missing)} in total)")
     if unknown := sorted(kernels.keys() - layers.keys()):
-        raise WeightsError(f"its layer {unknown[0]} has no place in these networks ({len(unknown)} in all)")
+        raise WeightsError(f"unexpected layer {unknown[0]} ({len(unknown)} in total)")
     for name, (kernel, bias) in kernels.items():
         layer = layers[name]
         if kernel.shape != layer.weight.shape or bias.shape != layer.bias.shape:
             shapes = f"{list(kernel.shape)} and {list(bias.shape)}"
             wanted = f"{list(layer.weight.shape)} and {list(layer.bias.shape)}"
-            raise WeightsError(f"its layer {name} is of shape {shapes}, not {wanted}")
+            raise WeightsError(f"layer {name} has the shapes {shapes}, expected {wanted}")
+        # equalized layers multiply by their scale at run time, so divide by it once here
         state[f"{name}.weight"] = (kernel.float() / layer.scale).contiguous()
         state[f"{name}.bias"] = bias.float().clone()
     return state
 
 
 def last_head(layers: Mapping[str, nn.Module]) -> str:
-    """The RGB layer of the full resolution."""
+    """Return the name of the full resolution's RGB layer."""
     heads = [name for name in layers if name.startswith(("to_rgb.", "from_rgb."))]
     return max(heads, key=lambda name: int(name.split(".")[1]))
 
 
 def widths(maps: list[int]) -> dict[str, Any]:
-    """fmap_base, fmap_decay and fmap_max of networks with these feature maps from 4x4 on.
+    """Return fmap_base, fmap_decay and fmap_max that give these feature maps per resolution, from 4x4 up.
 
     Raises:
-        WeightsError: no such numbers give these maps.
+        WeightsError: `feature_maps` cannot give them.
     """
+    # fmap_base / 2^stage is the number of maps at any stage that fmap_max does not limit: try each of them
     base = maps[-1] << len(maps)
     for fmap_base in (base, *(m << stage for stage, m in enumerate(maps, 1))):
         if [feature_maps(stage, fmap_base, 1.0, maps[0]) for stage in range(1, len(maps) + 1)] == maps:
             return {"fmap_base": fmap_base, "fmap_decay": 1.0, "fmap_max": maps[0]}
-    raise WeightsError(f"its feature maps {maps} do not halve from stage to stage as these networks' do")
+    raise WeightsError(f"unsupported feature maps {maps}: they do not halve from one resolution to the next")
 
 
 def on_meta(kind: type[Generator] | type[Discriminator], arguments: dict[str, Any]) -> Any:
-    """A network without storage, to know shapes by.
+    """Build a network without storage (device meta), for its shapes.
 
     Raises:
-        WeightsError: arguments that no network has.
+        WeightsError: the arguments are not valid.
     """
     try:
         with torch.device("meta"):
             return kind(**arguments)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise WeightsError(f"no network has its arguments: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"unsupported networks: {str(error).splitlines()[0]}") from None

@@ -1,4 +1,4 @@
-"""What is trained: generators and discriminators. Knows no optimizer and no file."""
+"""Generators and discriminators. Nothing in here knows about optimizers or files."""
 
 from .architectures import ARCHITECTURES, AnyGenerator, build
 from .folding import folded

@@ -1,4 +1,4 @@
-"""Every architecture by its name."""
+"""Registry of architectures (`--arch`), and the function that builds a network from plain data."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ ARCHITECTURES: dict[str, dict[str, type[nn.Module]]] = {
 
 
 def build(kind: str, arguments: Mapping[str, Any]) -> Any:
-    """A network out of plain data, as checkpoints hold it.
+    """Build a network from plain data, as stored in checkpoints.
 
     Args:
-        kind: "generator" or "discriminator". arguments: "arch" (pggan where it is missing) and its keyword arguments.
+        kind: "generator" or "discriminator".
+        arguments: "arch", a key of ARCHITECTURES, and that network's keyword arguments.
 
     Raises:
-        ValueError, TypeError: an unknown architecture, or arguments that it does not take.
+        ValueError: the architecture is unknown, or an argument is out of range.
+        TypeError: an argument that the architecture does not accept.
     """
     rest = dict(arguments)
-    arch = rest.pop("arch", "pggan")
-    if arch not in tuple(ARCHITECTURES):
-        raise ValueError(f"architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    arch = rest.pop("arch", "pggan")  # checkpoints of imported weights do not name one
+    if arch not in tuple(ARCHITECTURES):  # a tuple, because a damaged file may hold an unhashable value here
+        raise ValueError(f"unknown architecture {arch!r}; expected one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[arch][kind](**rest)

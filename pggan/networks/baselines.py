@@ -1,4 +1,7 @@
-"""The GANs that people start from, called as the progressive networks are: one stage, and alpha is not looked at."""
+"""Baseline GANs that do not grow: fully connected, DCGAN, and a hybrid of the two.
+
+They have the progressive networks' interface with a single stage. `alpha` is accepted and ignored.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,18 @@ from .progressive import check_resolution, feature_maps, with_labels
 
 
 class OneStageGenerator(nn.Module):
-    """A first layer, then the rest: latents [N, latent_size] (and one-hot labels) -> images [N, channels, R, R].
+    """Base of generators with a single stage, in two parts so that truncation can act between them.
 
     Args:
-        resolution: image size in pixels, a power of two. channels: of the images. label_size: classes, 0 for none.
-        latent_size: length of the latent vector. first, rest: its layers; the last one is tanh.
+        resolution: image size R in pixels, a power of two from 4 to 1024.
+        channels: image channels.
+        label_size: number of classes, 0 for unconditional.
+        latent_size: length of the latent vector.
+        first: maps latents and one-hot labels [N, latent_size + label_size] to features.
+        rest: maps features to images, flat or [N, channels, R, R]; ends in tanh.
     """
 
-    multiscale = batch_norm = False
+    multiscale = batch_norm = False  # the training loop asks every network for these two
 
     def __init__(
         self, resolution: int, channels: int, label_size: int, latent_size: int, first: nn.Module, rest: nn.Module
@@ -33,7 +40,7 @@ class OneStageGenerator(nn.Module):
 
     @property
     def resolutions(self) -> list[int]:
-        """What it can draw."""
+        """The one resolution it can generate, in pixels."""
         return [self.resolution]
 
     def forward(
@@ -43,24 +50,27 @@ class OneStageGenerator(nn.Module):
         resolution: int | None = None,
         alpha: float | Tensor = 1.0,
     ) -> Tensor:
-        """Arguments and errors as for the progressive `Generator`; images in [-1, 1]."""
+        """Generate images [N, channels, R, R] in [-1, 1]. Arguments and errors: see the progressive `Generator`."""
         return self.images(self.features(latents, labels), resolution, alpha)
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The first layer's output."""
+        """Return the first layer's output."""
         return self.first(with_labels(latents, labels, self.label_size))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
-        """The rest of `forward`."""
+        """Return the images for the first layer's output: the rest of `forward`."""
         check_stage(resolution, self.resolution)
         return at_least_float32(self.rest(features)).view(-1, self.channels, self.resolution, self.resolution)
 
 
 class OneStageDiscriminator(nn.Module):
-    """Images [N, channels, R, R] in [-1, 1] -> (scores [N], label logits [N, label_size]).
+    """Base of discriminators with a single stage.
 
     Args:
-        layers: images -> [N, 1 + label_size]. others: as for `OneStageGenerator`.
+        resolution: image size R in pixels, a power of two from 4 to 1024.
+        channels: image channels.
+        label_size: number of classes, 0 for unconditional.
+        layers: maps images [N, channels, R, R] to the score and label logits, [N, 1 + label_size].
     """
 
     multiscale = batch_norm = False
@@ -74,53 +84,58 @@ class OneStageDiscriminator(nn.Module):
     def forward(
         self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0, batches: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Arguments as for the progressive `Discriminator`; ValueError for images of another size."""
+        """Return scores [N] and label logits [N, label_size]. Arguments: see the progressive `Discriminator`.
+
+        Raises:
+            ValueError: the images have another size.
+        """
         check_stage(resolution, self.resolution)
         if images.shape[1:] != (self.channels, self.resolution, self.resolution):
-            raise ValueError(f"images are {list(images.shape)}, not of {self.channels} channels at {self.resolution}")
+            size = f"{self.channels}, {self.resolution}, {self.resolution}"
+            raise ValueError(f"images have shape {list(images.shape)}, expected [N, {size}]")
+        # Batch norm's statistics depend on the batch, so each one needs its own pass.
         apart = images.chunk(batches) if self.batch_norm else [images]
         x = at_least_float32(torch.cat([self.layers(batch) for batch in apart]))
-        return x[:, 0], x[:, 1:]
+        return x[:, 0], x[:, 1:]  # the first output is the score, the others are label logits
 
 
 def check_stage(resolution: int | None, only: int) -> None:
-    """Raise ValueError for another resolution than the only one."""
+    """Raise ValueError if `resolution` is neither None nor the network's only one."""
     if resolution not in (None, only):
-        raise ValueError(f"this network has one stage, {only}x{only}, not {resolution}x{resolution}")
+        raise ValueError(f"this network has only the stage {only}x{only}, not {resolution}x{resolution}")
 
 
 def activation() -> nn.Module:
-    """Leaky ReLU of the progressive networks' slope."""
+    """Return a leaky ReLU with the progressive networks' slope."""
     return nn.LeakyReLU(LEAKINESS)
 
 
 def dense_layers(sizes: Sequence[int]) -> list[nn.Module]:
-    """Dense layers from each size to the next, each but the last followed by leaky ReLU."""
+    """Return dense layers from each size to the next, with leaky ReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
-    return layers[:-1]
+    return layers[:-1]  # without the activation after the last one
 
 
 class DenseGenerator(OneStageGenerator):
-    """Fully connected (Goodfellow et al. 2014, arXiv 1406.2661, with leaky ReLU and tanh).
+    """Fully connected generator (Goodfellow et al. 2014, arXiv 1406.2661), here with leaky ReLU and tanh.
 
     Args:
-        hidden: sizes of the hidden layers. others: as for `OneStageGenerator`.
+        resolution: see `OneStageGenerator`, like the next three.
+        hidden: sizes of the hidden layers.
     """
 
     def __init__(self, resolution: int, channels: int, label_size: int, latent_size: int, hidden: Sequence[int]):
         sizes = [latent_size + label_size, *hidden]
-        first, rest = dense_layers(sizes[:2]), dense_layers([*sizes[1:], channels * resolution**2])
-        super().__init__(
-            resolution, channels, label_size, latent_size,
-            nn.Sequential(*first, activation()), nn.Sequential(*rest, nn.Tanh()),
-        )  # fmt: skip
+        first = nn.Sequential(*dense_layers(sizes[:2]), activation())
+        rest = nn.Sequential(*dense_layers([*sizes[1:], channels * resolution**2]), nn.Tanh())
+        super().__init__(resolution, channels, label_size, latent_size, first, rest)
         start_as_he(self)
 
 
 class DenseDiscriminator(OneStageDiscriminator):
-    """Fully connected; arguments as for `DenseGenerator`."""
+    """Fully connected discriminator. Arguments: see `DenseGenerator`."""
 
     def __init__(self, resolution: int, channels: int, label_size: int, hidden: Sequence[int]):
         layers = dense_layers([channels * resolution**2, *hidden, 1 + label_size])
@@ -129,10 +144,11 @@ class DenseDiscriminator(OneStageDiscriminator):
 
 
 class StridedDiscriminator(OneStageDiscriminator):
-    """3x3 convolutions of stride 2, then a dense layer: what the hybrid sets against a dense generator.
+    """3x3 convolutions with stride 2, then a dense layer: the discriminator of `--arch hybrid`.
 
     Args:
-        hidden: feature maps of the convolutions. others: as for `OneStageGenerator`.
+        resolution: see `OneStageDiscriminator`, like the next two.
+        hidden: feature maps of the convolutions.
     """
 
     def __init__(self, resolution: int, channels: int, label_size: int, hidden: Sequence[int]):
@@ -140,39 +156,56 @@ class StridedDiscriminator(OneStageDiscriminator):
         side, maps = resolution, [channels, *hidden]
         for inputs, outputs in pairwise(maps):
             layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), activation()]
-            side = (side + 1) // 2
+            side = (side + 1) // 2  # output size of a 3x3 convolution with stride 2 and padding 1
         layers += [nn.Flatten(), nn.Linear(maps[-1] * side**2, 1 + label_size)]
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
         start_as_he(self)
 
 
 def dcgan_maps(resolution: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> list[int]:
-    """Feature maps at 4x4, 8x8, ... below the image's own size, by the progressive networks' rule."""
+    """Return a DCGAN's feature maps at 4x4, 8x8, ..., up to half the image size.
+
+    The numbers follow the progressive networks' formula, so that both kinds of network have the same widths.
+
+    Raises:
+        ValueError: the image is smaller than 8x8, or its size is no power of two.
+    """
     levels = check_resolution(resolution)
     if levels < 3:
-        raise ValueError(f"a DCGAN's images are 8x8 or larger, not {resolution}x{resolution}")
+        raise ValueError(f"DCGAN needs images of 8x8 pixels or more, not {resolution}x{resolution}")
     return [feature_maps(r - 1, fmap_base, fmap_decay, fmap_max) for r in range(2, levels)]
 
 
 class DCGANGenerator(OneStageGenerator):
-    """Dense to 4x4, then transposed 4x4 convolutions of stride 2, with batch norm.
+    """DCGAN generator (Radford et al. 2016, arXiv 1511.06434), here with leaky ReLU instead of ReLU.
 
-    Radford et al. 2016, arXiv 1511.06434, with leaky ReLU where they have ReLU. Arguments as for the progressive one.
+    A dense layer to 4x4, then 4x4 transposed convolutions with stride 2, all with batch norm but the last. Arguments:
+    see the progressive `Generator`.
     """
 
     batch_norm = True
 
     def __init__(
-        self, resolution: int, channels: int, label_size: int, latent_size: int, fmap_base: int, fmap_decay: float,
+        self,
+        resolution: int,
+        channels: int,
+        label_size: int,
+        latent_size: int,
+        fmap_base: int,
+        fmap_decay: float,
         fmap_max: int,
-    ):  # fmt: skip
+    ):
         maps = dcgan_maps(resolution, fmap_base, fmap_decay, fmap_max)
+        # no bias before batch norm, which would subtract it again
         first = nn.Sequential(
-            nn.Linear(latent_size + label_size, maps[0] * 16, bias=False), nn.Unflatten(1, (maps[0], 4, 4)),
-            nn.BatchNorm2d(maps[0]), activation(),
-        )  # fmt: skip
+            nn.Linear(latent_size + label_size, maps[0] * 16, bias=False),
+            nn.Unflatten(1, (maps[0], 4, 4)),
+            nn.BatchNorm2d(maps[0]),
+            activation(),
+        )
         rest: list[nn.Module] = []
         for inputs, outputs in pairwise(maps):
+            # a 4x4 kernel with stride 2 and padding 1 doubles the size exactly
             up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
             rest += [up, nn.BatchNorm2d(outputs), activation()]
         rest += [nn.ConvTranspose2d(maps[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
@@ -181,9 +214,10 @@ class DCGANGenerator(OneStageGenerator):
 
 
 class DCGANDiscriminator(OneStageDiscriminator):
-    """The generator mirrored: 4x4 convolutions of stride 2 down to 4x4, batch norm but in the first, a dense layer.
+    """DCGAN discriminator (Radford et al. 2016, arXiv 1511.06434), the generator mirrored.
 
-    Batch norm's statistics are those of each of `batches`. Args: as for the progressive `Discriminator`.
+    4x4 convolutions with stride 2 down to 4x4, all with batch norm but the first, then a dense layer. Batch norm uses
+    the statistics of each of `batches` separately. Arguments: see the progressive `Discriminator`.
     """
 
     batch_norm = True
@@ -191,22 +225,26 @@ class DCGANDiscriminator(OneStageDiscriminator):
     def __init__(
         self, resolution: int, channels: int, label_size: int, fmap_base: int, fmap_decay: float, fmap_max: int
     ):
+        # from the images down to 4x4
         maps = [channels, *reversed(dcgan_maps(resolution, fmap_base, fmap_decay, fmap_max))]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(maps):
-            norm = [nn.BatchNorm2d(outputs)] if layers else []
+            norm = [nn.BatchNorm2d(outputs)] if layers else []  # none at D's input (Radford et al., section 3)
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=not norm), *norm, activation()]
-        layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]
+        layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]  # 16: the pixels of 4x4
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
         self.apply(start_as_dcgan)
 
 
 @torch.no_grad()
 def start_as_he(network: nn.Module) -> None:
-    """He's initialisation (He et al. 2015): torch's own shrinks what depends on the latent with every layer."""
+    """Apply He's initialization (He et al. 2015, arXiv 1502.01852).
+
+    torch's default shrinks the signal in every layer, so that after a few of them the biases outweigh the latent.
+    """
     layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for layer in layers:
-        slope = 1 if layer is layers[-1] else LEAKINESS
+        slope = 1 if layer is layers[-1] else LEAKINESS  # 1: the output is linear
         nn.init.kaiming_normal_(layer.weight, slope)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
@@ -214,7 +252,10 @@ def start_as_he(network: nn.Module) -> None:
 
 @torch.no_grad()
 def start_as_dcgan(module: nn.Module) -> None:
-    """Weights from N(0, 0.02) (Radford et al. 2016, section 4), those of batch norm around 1."""
+    """Draw a layer's weights from N(0, 0.02), those of batch norm from N(1, 0.02).
+
+    0.02 is the standard deviation of Radford et al. 2016, section 4; the batch norm part is their code's.
+    """
     if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""A generator for drawing one image at a time, quickly."""
+"""Fold the equalized learning rate into the kernels, for fast inference on single images."""
 
 import copy
 
@@ -10,10 +10,10 @@ from .layers import EqualizedConv2d, EqualizedLatent, FusedUpConv2d
 
 
 def folded(generator: AnyGenerator) -> AnyGenerator:
-    """A copy whose convolutions hold the kernels that the equalized ones work out anew in every call.
+    """Return a copy with plain convolutions, which store the kernels that equalized ones compute in every call.
 
-    The same function, for drawing only: the copy is not trained, saved or loaded. For single images of the paper's
-    widths on a CPU the working out takes more than half of the time.
+    The copy computes the same function, but is for inference only: it cannot be trained, saved or loaded. With the
+    paper's layer widths, computing the kernels takes more than half the time of a single image on a CPU.
     """
     generator = copy.deepcopy(generator).requires_grad_(False).to(memory_format=torch.contiguous_format)
     for module in list(generator.modules()):
@@ -21,15 +21,18 @@ def folded(generator: AnyGenerator) -> AnyGenerator:
             if isinstance(layer, EqualizedConv2d):
                 setattr(module, name, plain(layer))
             elif isinstance(layer, EqualizedLatent):
-                layer.to(memory_format=torch.channels_last)  # as it is multiplied by
+                # Its forward multiplies by the weight in [inputs, H, W, outputs] order; channels_last makes that a
+                # view instead of a copy per call.
+                layer.to(memory_format=torch.channels_last)
     return generator
 
 
 @torch.no_grad()
 def plain(layer: EqualizedConv2d) -> nn.Module:
-    """torch's own layer of the same function."""
+    """Return the torch.nn layer that computes the same function as an equalized one."""
     if isinstance(layer, FusedUpConv2d):
         kernel = layer.kernel().contiguous()
+        # skip_init: the weights are overwritten below
         same = nn.utils.skip_init(nn.ConvTranspose2d, *kernel.shape[:2], 4, stride=2, padding=1)
     else:
         kernel = layer.scaled_weight().contiguous()

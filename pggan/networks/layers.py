@@ -1,4 +1,7 @@
-"""The paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling."""
+"""The PGGAN paper's layers: equalized learning rate, pixel norm, minibatch standard deviation, fused scaling.
+
+"Paper" is Karras et al. 2018 (arXiv 1710.10196); "official code" is its authors' TensorFlow implementation.
+"""
 
 import math
 
@@ -8,28 +11,40 @@ from torch import Tensor, nn
 
 from .operations import convolve, norm_by_channels
 
-HE_GAIN = math.sqrt(2)
+HE_GAIN = math.sqrt(2)  # keeps the variance constant through ReLU layers (He et al. 2015, arXiv 1502.01852)
 
 
 def upscale(x: Tensor) -> Tensor:
-    """[N,C,H,W] -> [N,C,2H,2W] by repeating pixels (paper, section 2)."""
+    """Double the size of images, [N, C, H, W] -> [N, C, 2H, 2W], by repeating pixels (paper, figure 2)."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def downscale(x: Tensor) -> Tensor:
-    """[N,C,H,W] -> [N,C,H/2,W/2] by averaging 2x2 boxes (paper, section 2)."""
+    """Halve the size of images, [N, C, H, W] -> [N, C, H/2, W/2], by averaging 2x2 boxes (paper, figure 2)."""
     return F.avg_pool2d(x, 2)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Norms and statistics are computed in float32 under bfloat16 autocast; float64 stays float64."""
+    """Convert bfloat16 and float16 to float32; leave float32 and float64 as they are.
+
+    For statistics, images and scores under autocast: bfloat16's 8 significant bits are too few for differences from a
+    mean and for averages of images.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Equalized(nn.Module):
-    """Weights drawn from N(0, 1) and scaled at run time by gain / sqrt(fan_in) (paper, section 4.1).
+    """Base of layers with equalized learning rate (paper, section 4.1).
 
-    The bias starts at zero, is not scaled and is added after the product.
+    Weights are drawn from N(0, 1) and multiplied by gain / sqrt(fan_in), He's constant, in every forward pass. Adam's
+    steps do not depend on the gradient's scale, so this gives all layers the same effective learning rate. The bias
+    starts at zero and is not scaled.
+
+    Args:
+        weight_shape: shape of the weight.
+        fan_in: inputs that each output sums over.
+        biases: length of the bias.
+        gain: numerator of the scale; sqrt(2) before a leaky ReLU, 1 for linear outputs.
     """
 
     def __init__(self, weight_shape: tuple[int, ...], fan_in: int, biases: int, gain: float):
@@ -44,7 +59,10 @@ class Equalized(nn.Module):
 
 @torch.no_grad()
 def without_equalized_lr(network: nn.Module) -> None:
-    """Scale the weights once, now, instead of in every step: He's initialisation (paper, section 4.1)."""
+    """Apply the scale once, to the weights, instead of in every forward pass.
+
+    This is plain He initialization, from which the paper's section 4.1 departs.
+    """
     for module in network.modules():
         if isinstance(module, Equalized):
             module.weight.mul_(module.scale)
@@ -52,7 +70,7 @@ def without_equalized_lr(network: nn.Module) -> None:
 
 
 class EqualizedLinear(Equalized):
-    """[N, inputs] -> [N, outputs]."""
+    """Dense layer, [N, inputs] -> [N, outputs]."""
 
     def __init__(self, inputs: int, outputs: int, gain: float = HE_GAIN):
         super().__init__((outputs, inputs), inputs, outputs, gain)
@@ -62,9 +80,10 @@ class EqualizedLinear(Equalized):
 
 
 class EqualizedLatent(Equalized):
-    """The generator's first dense layer, [N, inputs] -> [N, outputs, 4, 4].
+    """The generator's first layer: dense, [N, inputs] -> [N, outputs, 4, 4].
 
-    Its bias is one for each feature map, or with `pixel_bias` one for each of its pixels.
+    It has one bias per feature map or, with `pixel_bias`, one per pixel of each map. The default gain is the official
+    code's, sqrt(2) / 4 instead of He's sqrt(2).
     """
 
     def __init__(self, inputs: int, outputs: int, gain: float = HE_GAIN / 4, pixel_bias: bool = False):
@@ -73,13 +92,13 @@ class EqualizedLatent(Equalized):
             self.bias = nn.Parameter(torch.zeros(outputs, 4, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x @ self.scaled_weight().permute(0, 2, 3, 1).flatten(1)
-        x = x.view(-1, 4, 4, len(self.bias)).permute(0, 3, 1, 2)  # channels_last
+        x = x @ self.scaled_weight().permute(0, 2, 3, 1).flatten(1)  # [N, 4 * 4 * outputs]
+        x = x.view(-1, 4, 4, len(self.bias)).permute(0, 3, 1, 2)  # [N, outputs, 4, 4], channels_last without a copy
         return x + self.bias.view(len(self.bias), *(self.bias.shape[1:] or (1, 1)))
 
 
 class EqualizedConv2d(Equalized):
-    """Same-size convolution, [N, inputs, H, W] -> [N, outputs, H, W]."""
+    """Convolution with zero padding, [N, inputs, H, W] -> [N, outputs, H, W]."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, gain: float = HE_GAIN):
         super().__init__((outputs, inputs, kernel_size, kernel_size), inputs * kernel_size**2, outputs, gain)
@@ -90,14 +109,23 @@ class EqualizedConv2d(Equalized):
 
 
 def spread_over_four_shifts(kernel: Tensor) -> Tensor:
-    """[..., 3, 3] -> [..., 4, 4]: the kernel convolved with the 2x2 box of ones that scaling by two amounts to."""
+    """Convolve a kernel with a 2x2 box of ones, [..., 3, 3] -> [..., 4, 4].
+
+    Repeating each pixel 2x2 times, and summing 2x2 boxes, are convolutions with that box. Convolving the two kernels
+    first gives a single convolution of stride 2 for both steps.
+    """
+    # average pooling over the zero-padded kernel, divided by 1: the sum of each 2x2 window
     return F.avg_pool2d(kernel, 2, stride=1, padding=1, divisor_override=1)
 
 
 class FusedUpConv2d(EqualizedConv2d):
-    """`EqualizedConv2d(upscale(x))` as one transposed convolution, with 16 products per input pixel instead of 36."""
+    """`EqualizedConv2d(upscale(x))` as one transposed convolution: 16 products per input pixel instead of 36."""
 
     def kernel(self) -> Tensor:
+        """Return the kernel of the transposed convolution, [inputs, outputs, 4, 4]."""
+        # A transposed convolution adds the kernel to the output around each input pixel, while torch's "convolution"
+        # is a cross-correlation. The same weights need the kernel rotated by 180 degrees. (The official code does not
+        # rotate it; see interop/official.py.)
         kernel = self.scaled_weight().flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
         return spread_over_four_shifts(kernel)
 
@@ -106,14 +134,19 @@ class FusedUpConv2d(EqualizedConv2d):
 
 
 class FusedDownConv2d(EqualizedConv2d):
-    """`downscale(EqualizedConv2d(x))` as one strided convolution, with 16 products per output pixel instead of 36."""
+    """`downscale(EqualizedConv2d(x))` as one strided convolution: 16 products per output pixel instead of 36."""
 
     def forward(self, x: Tensor) -> Tensor:
+        # / 4: the 2x2 box is averaged, not summed
         return convolve(x, spread_over_four_shifts(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
 
 
 class PixelNorm(nn.Module):
-    """Each pixel's feature vector divided by its root mean square over the channels (paper, section 4.2)."""
+    """Divide each pixel's feature vector by its root mean square over the channels (paper, section 4.2).
+
+    Args:
+        epsilon: added to the mean square; the paper's value.
+    """
 
     def __init__(self, epsilon: float = 1e-8):
         super().__init__()
@@ -124,12 +157,15 @@ class PixelNorm(nn.Module):
 
 
 class MinibatchStdDev(nn.Module):
-    """One more feature map: the mean standard deviation over groups of samples (paper, section 3).
+    """Append a feature map with the standard deviation within each group of samples (paper, section 3).
 
-    Samples i, i + N/group, i + 2N/group, ... form a group, as in the official code; the variance is biased.
+    The deviation is computed per feature and pixel over the group (biased), then averaged to one number per group. The
+    paper's text computes it over the whole batch; groups are the official code's. Samples i, i + N/group,
+    i + 2N/group, ... form a group, also as in the official code.
 
     Args:
-        group_size: samples in a group; a smaller batch is one group.
+        group_size: samples per group; a smaller batch forms one group.
+        epsilon: added to the variance; the official code's value.
     """
 
     def __init__(self, group_size: int = 4, epsilon: float = 1e-8):
@@ -137,15 +173,27 @@ class MinibatchStdDev(nn.Module):
         self.group_size, self.epsilon = group_size, epsilon
 
     def forward(self, x: Tensor, batches: int = 1) -> Tensor:
-        """batches: how many batches of one size x is, one after another; no group has samples of two."""
+        """Append the map: x [N, C, H, W] -> [N, C + 1, H, W], channels_last.
+
+        Args:
+            batches: number of equal batches that x concatenates. Groups never cross batches, so real and generated
+                images can share one forward pass.
+
+        Raises:
+            ValueError: `group_size` does not divide the batch.
+        """
         n = len(x) // batches
         group = min(self.group_size, n)
         if n % group:
-            raise ValueError(f"a batch of {n} cannot be split into minibatch-stddev groups of {group}; use a multiple")
-        y = at_least_float32(x).view(batches, group, n // group, *x.shape[1:])
+            raise ValueError(f"a batch of {n} does not divide into minibatch-stddev groups of {group}; use a multiple")
+        # M = n / group is the number of groups per batch. float32, because bfloat16 would round the mean by more than
+        # similar samples deviate from it.
+        y = at_least_float32(x).view(batches, group, n // group, *x.shape[1:])  # [batches, group, M, C, H, W]
         difference = y - y.mean(dim=1, keepdim=True)
-        variance = difference.square().mean(dim=1, keepdim=True)  # `var` takes ten times as long on a CPU
-        deviation = (variance + self.epsilon).sqrt().mean(dim=(3, 4, 5), keepdim=True)
+        # [batches, 1, M, C, H, W]; Tensor.var takes ten times as long on a CPU
+        variance = difference.square().mean(dim=1, keepdim=True)
+        deviation = (variance + self.epsilon).sqrt().mean(dim=(3, 4, 5), keepdim=True)  # [batches, 1, M, 1, 1, 1]
         feature = deviation.to(x.dtype).expand_as(y[:, :, :, :1]).reshape(len(x), 1, *x.shape[2:])
+        # Concatenating in NHWC keeps the memory format; torch.cat on the NCHW views would return contiguous NCHW.
         channels_last = [maps.permute(0, 2, 3, 1) for maps in (x, feature)]
         return torch.cat(channels_last, dim=3).permute(0, 3, 1, 2)

@@ -1,4 +1,7 @@
-"""The multi-scale GAN: every resolution trained at once, with gradients from each (MSG-GAN: Karnewar and Wang 2020)."""
+"""MSG-GAN (Karnewar and Wang 2020, arXiv 1903.06048): every resolution is trained at the same time.
+
+D receives the generated image of every resolution, so that G gets gradients at each of them.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from .progressive import Discriminator, Generator
 
 
 class MultiScaleGenerator(Generator):
-    """The progressive generator with all its RGB layers at work at once (arXiv 1903.06048, section 2.1).
+    """Progressive generator that runs all its RGB layers (arXiv 1903.06048, section 2.1).
 
-    `forward` gives the images of one resolution, `pyramid` those of every one. alpha is not looked at.
+    `forward` returns the images of one resolution, `pyramid` those of every resolution. There are no fades: `alpha` is
+    accepted for the common interface and ignored.
     """
 
     multiscale = True
@@ -24,7 +28,7 @@ class MultiScaleGenerator(Generator):
         return super().images(features, resolution)
 
     def pyramid(self, latents: Tensor, labels: Tensor | None = None) -> list[Tensor]:
-        """Images [N, channels, r, r] for r = 4, 8, ... up to the network's own."""
+        """Return images [N, channels, r, r] for r = 4, 8, ..., up to the network's resolution."""
         x = self.norm(leaky_relu(self.conv(self.features(latents, labels))))
         images = [at_least_float32(self.to_rgb[0](x))]
         for block, to_rgb in zip(self.blocks, list(self.to_rgb)[1:], strict=True):
@@ -34,11 +38,15 @@ class MultiScaleGenerator(Generator):
 
 
 class MultiScaleDiscriminator(Discriminator):
-    """The progressive discriminator that sees every scale.
+    """Progressive discriminator that receives the image of every resolution.
 
-    Under each block, its features are joined with the image of their resolution and brought back to their number by a
-    1x1 convolution (phi_cat_lin of arXiv 1903.06048, section 2.1). Minibatch stddev is at 4x4 only; the authors have
-    one in each block.
+    After each block, its output is concatenated with the image of that resolution, and a 1x1 convolution reduces the
+    result to the block's width (phi_cat_lin of arXiv 1903.06048, section 2.1). Two differences from the paper: a leaky
+    ReLU follows that convolution, and minibatch stddev is at 4x4 only instead of in each block.
+
+    Args:
+        args, kwargs: arguments of `Discriminator`.
+        equalized_lr: see `Generator`.
     """
 
     multiscale = True
@@ -46,11 +54,12 @@ class MultiScaleDiscriminator(Discriminator):
     def __init__(self, *args: Any, equalized_lr: bool = True, **kwargs: Any):
         kwargs["equalized_lr"] = equalized_lr
         super().__init__(*args, **kwargs)
+        # The join of a resolution is as wide as that resolution's from_rgb, which it replaces.
         lower: list[Any] = list(self.from_rgb)[:-1]
         widths = [len(layer.bias) for layer in lower]
         self.join = nn.ModuleList(EqualizedConv2d(width + self.channels, width, kernel_size=1) for width in widths)
-        self.from_rgb = self.from_rgb[-1:]
-        if not equalized_lr:
+        self.from_rgb = self.from_rgb[-1:]  # lower resolutions come in through `join`
+        if not equalized_lr:  # the base class has done the same to its own layers
             without_equalized_lr(self.join)
 
     def forward(
@@ -60,12 +69,22 @@ class MultiScaleDiscriminator(Discriminator):
         alpha: float | Tensor = 1.0,
         batches: int = 1,
     ) -> tuple[Tensor, Tensor]:
-        """images: of every scale from 4x4 up, as from `pyramid`; or of the largest, whose smaller ones are made."""
+        """Return scores [N] and label logits [N, label_size].
+
+        Args:
+            images: one tensor [N, channels, r, r] per resolution from 4x4 up, as `pyramid` returns them; or only the
+                largest, which is then box-downscaled to the others.
+            resolution: ignored, as is `alpha`: all resolutions always run.
+            batches: see `Discriminator.forward`.
+
+        Raises:
+            ValueError: the images' sizes are not the network's resolutions.
+        """
         scales = images if isinstance(images, list) else pyramid(images)
         sizes = [4 << level for level in range(len(self.blocks) + 1)]
         if [x.shape[1:] for x in scales] != [(self.channels, size, size) for size in sizes]:
-            raise ValueError(f"images are of {[x.shape[-1] for x in scales]} pixels, not of {sizes}")
-        x = leaky_relu(self.from_rgb[0](scales[-1]))
+            raise ValueError(f"images have sizes {[x.shape[-1] for x in scales]} in pixels, expected {sizes}")
+        x = leaky_relu(self.from_rgb[0](scales[-1]))  # from the full resolution down
         for level in reversed(range(len(self.blocks))):
             x = torch.cat([self.blocks[level](x), scales[level]], dim=1)
             x = leaky_relu(self.join[level](x))
@@ -73,7 +92,7 @@ class MultiScaleDiscriminator(Discriminator):
 
 
 def pyramid(images: Tensor) -> list[Tensor]:
-    """Images [N, C, r, r] at 4x4, 8x8, ..., r x r, each the box average of the next."""
+    """Return images [N, C, r, r] at 4x4, 8x8, ..., r x r, each the 2x2 box average of the next."""
     scales = [images]
     while scales[0].shape[-1] > 4:
         scales.insert(0, downscale(scales[0]))

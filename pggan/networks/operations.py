@@ -1,8 +1,12 @@
-"""Operations whose gradients torch works out slowly, and the gradients' gradients that the gradient penalty needs.
+"""Convolution, leaky ReLU and pixel norm with fast first and second derivatives.
 
-torch works out a convolution's second derivative by its weight as a convolution with a kernel of the images' size; that
-takes many times as long as the weight gradient that it is. It passes on leaky ReLU's second derivative, which is zero,
-as tensors of zeros. And it takes the gradient of pixel norm through tensors of another memory format.
+The gradient penalty differentiates D's input gradient by D's weights, so every operation is differentiated twice. torch
+is slow at this in three places, and these functions replace it there:
+
+- It computes the second derivative of a convolution by its weight as a convolution with a kernel as large as the
+  images. The result is an ordinary weight gradient, which takes a fraction of the time.
+- It passes on leaky ReLU's second derivative, which is zero, as tensors of zeros.
+- Its gradient of pixel norm goes through tensors of another memory format, which costs copies.
 """
 
 from contextlib import contextmanager
@@ -13,15 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-LEAKINESS = 0.2
+LEAKINESS = 0.2  # slope for negative inputs (paper, appendix A.1)
+
+# True while `weights_passed_by` is active. It must be a global. ctx cannot hold it: ctx is filled in forward, and the
+# same node runs backward again for the loss, which needs the weights' gradients. A thread-local would not do either:
+# the engine runs backward for CUDA tensors in threads of its own.
 passing_weights_by = False
 
 
 @contextmanager
 def weights_passed_by():
-    """Differentiable backward passes in this context work out no gradients of convolutions' weights and biases.
+    """Skip the gradients of convolutions' weights and biases in differentiable backward passes.
 
-    Torch's own operations leave out what `autograd.grad` was not asked for; a Function cannot know.
+    torch's own operations skip the gradients that `autograd.grad` was not asked for. A custom Function is not told
+    which ones were asked for: `ctx.needs_input_grad` is True for every weight that requires a gradient.
     """
     global passing_weights_by
     before, passing_weights_by = passing_weights_by, True
@@ -32,7 +41,10 @@ def weights_passed_by():
 
 
 def input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients of sum(outputs) by inputs that are no weights, themselves differentiable by weights and inputs."""
+    """Return the gradients of sum(outputs) by each of `inputs`, differentiable by weights and inputs.
+
+    None of the inputs may be a weight or bias of a convolution: those gradients are skipped.
+    """
     with weights_passed_by():
         return torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
 
@@ -40,8 +52,17 @@ def input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, transposed: bool = False
 ) -> Tensor:
-    """F.conv2d or F.conv_transpose2d, for sizes that one of them makes out of the other's result."""
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):  # meta knows no autocast
+    """Return F.conv2d(x, weight, bias), or F.conv_transpose2d(...) if `transposed`, with a fast double backward.
+
+    The output size must determine the input size: with stride 2, the input's sides are even.
+
+    Args:
+        x: [N, inputs, H, W].
+        weight: [outputs, inputs, k, k]; [inputs, outputs, k, k] if `transposed`.
+        bias: [outputs], or None.
+    """
+    # Autocast does not cast the inputs of a custom Function. Asking about it raises for the meta device.
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if transformed():
@@ -50,12 +71,16 @@ def convolve(
 
 
 def transformed() -> bool:
-    """Within torch.func's transforms and forward mode, which take only Functions of a kind that is called slowly."""
+    """Return whether a torch.func transform or forward-mode AD is active.
+
+    Both accept only Functions with a separate `setup_context`, which are slower to call, so torch's own operations run
+    instead. torch has no public function to ask for either.
+    """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class Convolution(torch.autograd.Function):
-    """The gradient by the input is the other kind of convolution with the same weight."""
+    """2-D convolution, or its transpose; the gradient by the input is the other of the two, with the same weight."""
 
     @staticmethod
     def forward(
@@ -71,18 +96,20 @@ class Convolution(torch.autograd.Function):
         stride, padding, transposed = ctx.geometry
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_input = by_weight = by_bias = None
-        if not torch.is_grad_enabled():  # nobody will differentiate the gradients
+        if not torch.is_grad_enabled():  # no second derivative needed: one fused kernel gives all three gradients
             geometry = [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1
             wanted = [needs_input, needs_weight, needs_bias and not transposed]
             by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
                 gradient, x, weight, [gradient.shape[1]], *geometry, wanted
             )
-            if needs_bias and transposed:
+            if needs_bias and transposed:  # for these, aten's own bias gradient is slow
                 by_bias = summed_by_channel(gradient)
             return by_input, by_weight, by_bias, None, None, None
+        # From here on, every gradient is itself a differentiable operation.
         if needs_input:
             by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed)
         if needs_weight and not passing_weights_by:
+            # a transposed convolution maps small to large, so its gradient and its input swap roles
             small, large = (x, gradient) if transposed else (gradient, x)
             by_weight = WeightGradient.apply(large, small, weight.detach(), stride, padding)
         if needs_bias and not passing_weights_by:
@@ -91,7 +118,11 @@ class Convolution(torch.autograd.Function):
 
 
 class WeightGradient(torch.autograd.Function):
-    """Of the convolution from `large` [N, inputs, H, W] to what has the size of `small`; `like`: a weight's shape."""
+    """Weight gradient of the convolution that maps `large` [N, inputs, H, W] to the shape of `small`.
+
+    It is linear in both, so its own derivatives are a transposed and a plain convolution with the incoming gradient as
+    the kernel. `like` supplies the weight's shape and layout; its values are not used.
+    """
 
     @staticmethod
     def forward(ctx: Any, large: Tensor, small: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
@@ -112,14 +143,17 @@ class WeightGradient(torch.autograd.Function):
 
 
 def summed_by_channel(x: Tensor) -> Tensor:
-    """[N, C, H, W] -> [C]; as a product with ones, which torch carries out far quicker than the sum on a CPU, and than
-    the bias gradient of a transposed convolution."""
+    """Return the sum over all but the channels, [N, C, H, W] -> [C].
+
+    It is computed as a product with a vector of ones: on a CPU that is far faster than `sum`, and than aten's bias
+    gradient of a transposed convolution.
+    """
     flat = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     return (flat.new_ones(1, len(flat)) @ flat)[0]
 
 
 class LeakyReLU(torch.autograd.Function):
-    """In place; its second derivative is zero, and is not worked out."""
+    """Leaky ReLU in place, without computing its second derivative by the input, which is zero."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -130,44 +164,48 @@ class LeakyReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        (x,) = ctx.saved_tensors  # the output, which has the input's signs; detached, so no derivative by it is taken
         return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKINESS, True)
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU of slope 0.2, in place of x."""
+    """Apply leaky ReLU with slope 0.2; x is overwritten (except under torch.func)."""
     return F.leaky_relu(x, LEAKINESS) if transformed() else LeakyReLU.apply(x)
 
 
 def norm_by_channels(x: Tensor, epsilon: float) -> Tensor:
-    """x r, r = 1 / sqrt(mean of x^2 over dimension 1 + epsilon); r in float32 at least."""
+    """Return x * r with r = 1 / sqrt(mean(x^2, dim=1) + epsilon) (paper, section 4.2)."""
     return x * inverse_length(x, epsilon) if transformed() else NormByChannels.apply(x, epsilon)
 
 
 class NormByChannels(torch.autograd.Function):
-    """Pixel norm, with a gradient in the memory format of its input."""
+    """Pixel norm with a gradient in the input's memory format."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
         r = inverse_length(x, epsilon)
         y = x * r
         ctx.epsilon = epsilon
-        ctx.save_for_backward(x, y, r)  # others hold x and y, too
+        ctx.save_for_backward(x, y, r)  # x and y cost nothing: neighboring operations save them as well
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, y, r = ctx.saved_tensors
         differentiable = torch.is_grad_enabled()
-        if differentiable:
+        if differentiable:  # r was computed in forward, outside the graph: its derivative by x needs it again
             r = inverse_length(x, ctx.epsilon)
-        along_y = (gradient * y).mean(dim=1, keepdim=True)
+        # dL/dx = r * (g - y * mean(g * y)): the part of g along y changes only the length, which is normalized away
+        along_y = (gradient * y).mean(dim=1, keepdim=True)  # [N, 1, ...]
         across_y = torch.addcmul(gradient, y, along_y, value=-1)
         return across_y * r if differentiable else across_y.mul_(r), None
 
 
 def inverse_length(x: Tensor, epsilon: float) -> Tensor:
-    """1 / sqrt(mean of x^2 over dimension 1 + epsilon)."""
+    """Return 1 / sqrt(mean(x^2, dim=1) + epsilon), [N, 1, ...].
+
+    It is computed in at least float32 and rounded to x's dtype once, at the end.
+    """
     exact = torch.promote_types(x.dtype, torch.float32)
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=exact)
     return torch.rsqrt(length.square() / x.shape[1] + epsilon).to(x.dtype)

@@ -1,4 +1,8 @@
-"""The progressive networks, whole from the start: every block exists, (resolution, alpha) says what runs."""
+"""The progressive generator and discriminator (Karras et al. 2018, arXiv 1710.10196).
+
+Both networks hold every block from the start, and (resolution, alpha) selects which ones run. Nothing is rebuilt or
+renamed as training grows them, so state dicts, optimizers and checkpoints keep one shape for the whole run.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +22,7 @@ from .layers import (
 )
 from .operations import leaky_relu
 
-MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
+MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024  # the paper's first and largest stage
 FIRST_LAYERS = ("paper", "no-norm", "pixel-bias")
 
 
@@ -30,30 +34,37 @@ def check_resolution(resolution: int, largest: int = MAX_RESOLUTION) -> int:
 
 
 def feature_maps(stage: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> int:
-    """nf(stage); the block at resolution 2^r works with nf(r-1) feature maps (official code; paper, table 2)."""
+    """Return nf(stage), the number of feature maps; the block at resolution 2^r uses nf(r - 1).
+
+    The formula is the official code's. With base 8192, decay 1 and max 512 it gives the paper's table 2.
+    """
     return min(int(fmap_base / 2 ** (stage * fmap_decay)), fmap_max)
 
 
 def is_fading(alpha: float | Tensor) -> bool:
-    """The number 1 means a stabilised stage, whose lower path is not run; a tensor is always a fade."""
+    """Return whether the lower resolution's path must run too.
+
+    The number 1 means a stabilized stage. A tensor always counts as a fade: reading its value would synchronize with
+    the GPU in every step.
+    """
     return isinstance(alpha, Tensor) or alpha != 1
 
 
 def with_labels(latents: Tensor, labels: Tensor | None, label_size: int) -> Tensor:
-    """Latents [N, L] and one-hot labels [N, label_size] -> [N, L + label_size], what generators begin with.
+    """Concatenate latents [N, L] and one-hot labels [N, label_size] to a generator's input [N, L + label_size].
 
     Raises:
-        ValueError: labels missing where the generator was built with them.
+        ValueError: the generator is conditional and `labels` is None.
     """
     if not label_size:
         return latents
     if labels is None:
-        raise ValueError(f"this generator is conditional: labels [N, {label_size}] are needed")
+        raise ValueError(f"this generator is conditional: pass one-hot labels [N, {label_size}]")
     return torch.cat([latents, labels.to(latents.dtype)], dim=1)
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the resolution: upscale, then twice 3x3 convolution, leaky ReLU, pixel norm."""
+    """Double the resolution: upscale, then two times 3x3 convolution, leaky ReLU and pixel norm (paper, table 2)."""
 
     def __init__(self, inputs: int, outputs: int, fused_scale: bool, norm: nn.Module):
         super().__init__()
@@ -69,9 +80,10 @@ class GeneratorBlock(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Halves the resolution: twice 3x3 convolution and leaky ReLU, with the 2x2 box inside or after the second.
+    """Halve the resolution: two times 3x3 convolution and leaky ReLU, with 2x2 average pooling (paper, table 2).
 
-    With fused scaling the box filter comes before the second activation, without it after: so does the official code.
+    With fused scaling the pooling is part of the second convolution, so it comes before the second activation; without
+    it, it comes after. Both orders are the official code's.
     """
 
     def __init__(self, inputs: int, outputs: int, fused_scale: bool):
@@ -86,22 +98,24 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """The progressive generator (paper, table 2), every resolution from 4x4 to `resolution` in one network.
+    """Progressive generator (paper, table 2) that holds every resolution from 4x4 to `resolution`.
 
     Args:
         resolution: final image size in pixels, a power of two from 4 to 1024.
         channels: image channels, 1 to 4.
-        label_size: number of classes, 0 for none.
-        latent_size: length of the latent vector; None means as many as feature maps at the input.
-        fmap_base, fmap_decay, fmap_max: feature maps of a stage, see `feature_maps`.
+        label_size: number of classes, 0 for unconditional.
+        latent_size: length of the latent vector; None for nf(0), as in the paper.
+        fmap_base: numerator of the feature map formula, see `feature_maps`.
+        fmap_decay: log2 of the factor by which maps shrink per stage.
+        fmap_max: largest number of feature maps.
         fused_scale: upscale and convolve in one operation (same function, fewer products).
-        first_layer: one of FIRST_LAYERS: "paper", or for weights of other codebases "no-norm", without the pixel norm
-            after it, or "pixel-bias", with a bias for each pixel.
-        equalized_lr, pixel_norm: the paper's own, each of which can be left out (its table 1). The latents are
-            normalised all the same.
+        first_layer: one of FIRST_LAYERS. "paper"; for weights of other codebases, "no-norm" (no pixel norm after the
+            first layer) or "pixel-bias" (one bias per pixel).
+        equalized_lr: scale weights at run time (paper, section 4.1).
+        pixel_norm: normalize feature vectors (paper, section 4.2). The latents are normalized in any case.
 
     Raises:
-        ValueError: a resolution or a first layer that there is not.
+        ValueError: `resolution` or `first_layer` is not one of the values above.
     """
 
     multiscale = batch_norm = False
@@ -121,27 +135,29 @@ class Generator(nn.Module):
         pixel_norm: bool = True,
     ):
         super().__init__()
-        levels = check_resolution(resolution)
+        levels = check_resolution(resolution)  # log2: 10 for 1024x1024
         if first_layer not in FIRST_LAYERS:
             raise ValueError(f"first_layer {first_layer!r} is not one of {', '.join(FIRST_LAYERS)}")
         maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
         self.latent_size = latent_size or maps[0]
-        self.latent_norm = PixelNorm()
+        self.latent_norm = PixelNorm()  # on the latents, labels included, as in the official code
         self.norm = PixelNorm() if pixel_norm else nn.Identity()
         self.first_norm = nn.Identity() if first_layer == "no-norm" else self.norm
+        # 4x4: dense and conv; blocks[i] doubles the size to 8 * 2^i; to_rgb[i] draws images of 4 * 2^i
         self.dense = EqualizedLatent(self.latent_size + label_size, maps[1], pixel_bias=first_layer == "pixel-bias")
         self.conv = EqualizedConv2d(maps[1], maps[1])
         self.blocks = nn.ModuleList(
             GeneratorBlock(maps[r - 2], maps[r - 1], fused_scale, self.norm) for r in range(3, levels + 1)
         )
+        # gain 1, not sqrt(2): no activation follows
         self.to_rgb = nn.ModuleList(EqualizedConv2d(m, channels, kernel_size=1, gain=1) for m in maps[1:])
         if not equalized_lr:
             without_equalized_lr(self)
 
     @property
     def resolutions(self) -> list[int]:
-        """What it can draw."""
+        """The resolutions it can generate, in pixels, smallest first."""
         return [4 << level for level in range(len(self.to_rgb))]
 
     def forward(
@@ -151,41 +167,48 @@ class Generator(nn.Module):
         resolution: int | None = None,
         alpha: float | Tensor = 1.0,
     ) -> Tensor:
-        """Latents [N, latent_size] (and one-hot labels [N, label_size]) -> images [N, channels, r, r] around [-1, 1].
+        """Generate images [N, channels, r, r]; their range is about [-1, 1], but not clipped (the output is linear).
 
         Args:
-            resolution: the stage to run, a power of two from 4 to the network's own (the default).
-            alpha: weight of the newest block's RGB image, in [0, 1]; the rest is the one below it, upscaled.
-                A 0-d tensor keeps one compiled graph through a whole fade; the number 1 skips the lower path.
+            latents: [N, latent_size], from N(0, 1).
+            labels: one-hot [N, label_size]; required by conditional generators, ignored by others.
+            resolution: stage r to run, a power of two from 4 to the network's resolution (the default).
+            alpha: weight of the newest block's RGB image, in [0, 1]; the lower stage's image, upscaled, gets the rest.
+                A 0-d tensor lets alpha change without a host synchronization; the number 1 skips the lower path.
 
         Raises:
-            ValueError: a resolution the network does not have, or labels missing where it was built with them.
+            ValueError: the network has no such resolution, or it is conditional and `labels` is None.
         """
         return self.images(self.features(latents, labels), resolution, alpha)
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The first layer's feature maps [N, nf(1), 4, 4], normed; arguments and errors as for `forward`."""
+        """Return the first layer's feature maps [N, nf(1), 4, 4], normalized. Arguments and errors: see `forward`."""
         latents = with_labels(latents, labels, self.label_size)
         return self.first_norm(leaky_relu(self.dense(self.latent_norm(latents))))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
-        """The rest of `forward`, from the first layer's feature maps on."""
+        """Return the images for the first layer's feature maps: the rest of `forward`."""
+        # index of the last block to run, 0 for 4x4
         top = check_resolution(resolution or self.resolution, self.resolution) - 2
-        below = x = self.norm(leaky_relu(self.conv(features)))
+        below = x = self.norm(leaky_relu(self.conv(features)))  # [N, nf(1), 4, 4]
         for block in self.blocks[:top]:
-            below, x = x, block(x)
+            below, x = x, block(x)  # `below` has half the size of x
         images = at_least_float32(self.to_rgb[top](x))
-        if top and is_fading(alpha):
+        if top and is_fading(alpha):  # figure 2(b): 4x4 has no lower stage to fade from
             images = torch.lerp(upscale(at_least_float32(self.to_rgb[top - 1](below))), images, alpha)
         return images
 
 
 class Discriminator(nn.Module):
-    """The progressive discriminator (paper, table 2), with label logits beside the score where there are classes.
+    """Progressive discriminator (paper, table 2); with classes, it also returns label logits (AC-GAN).
 
     Args:
-        mbstd_group: samples in a minibatch-stddev group; 0 leaves that layer out.
-        others: as for `Generator`.
+        resolution: final image size in pixels, a power of two from 4 to 1024.
+        channels: image channels, 1 to 4.
+        label_size: number of classes, 0 for unconditional.
+        fmap_base: see `Generator`, like the next three.
+        mbstd_group: samples per minibatch-stddev group; 0 removes that layer.
+        equalized_lr: see `Generator`.
     """
 
     multiscale = batch_norm = False
@@ -206,13 +229,15 @@ class Discriminator(nn.Module):
         levels = check_resolution(resolution)
         maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
+        # the generator mirrored: from_rgb[i] reads images of 4 * 2^i, blocks[i] halves the size from 8 * 2^i
         self.from_rgb = nn.ModuleList(EqualizedConv2d(channels, m, kernel_size=1) for m in maps[1:])
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(maps[r - 1], maps[r - 2], fused_scale) for r in range(3, levels + 1)
         )
         self.mbstd = MinibatchStdDev(mbstd_group) if mbstd_group else None
-        self.conv = EqualizedConv2d(maps[1] + bool(mbstd_group), maps[1])
-        self.dense = EqualizedLinear(maps[1] * 16, maps[0])
+        self.conv = EqualizedConv2d(maps[1] + bool(mbstd_group), maps[1])  # one more map from minibatch stddev
+        self.dense = EqualizedLinear(maps[1] * 16, maps[0])  # from 4x4 pixels, which the paper writes as a 4x4 conv
+        # score and label logits share one layer, as in the official code; gain 1: no activation follows
         self.output = EqualizedLinear(maps[0], 1 + label_size, gain=1)
         if not equalized_lr:
             without_equalized_lr(self)
@@ -220,33 +245,36 @@ class Discriminator(nn.Module):
     def forward(
         self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0, batches: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Images [N, channels, r, r] in [-1, 1] -> (scores [N], label logits [N, label_size]).
+        """Return scores [N] and label logits [N, label_size], in at least float32.
 
         Args:
-            resolution: the stage to run; the images' own size, which is the default.
+            images: [N, channels, r, r] in [-1, 1].
+            resolution: stage r to run; must equal the images' size, which is the default.
             alpha: weight of the newest block's features, in [0, 1], as for `Generator.forward`.
-            batches: how many batches of one size the images are, one after another, each judged as if alone.
+            batches: number of equal batches that `images` concatenates. Minibatch stddev never mixes them, so the
+                result is the same as from separate calls.
 
         Raises:
-            ValueError: images of another size, or a batch that the stddev group does not divide.
+            ValueError: the images have another size, or the stddev group does not divide the batch.
         """
         resolution = resolution or images.shape[-1]
         top = check_resolution(resolution, self.resolution) - 2
         if images.shape[1:] != (self.channels, resolution, resolution):
             raise ValueError(
-                f"images are {list(images.shape)}, not [N, {self.channels}, {resolution}, {resolution}] as asked"
+                f"images have shape {list(images.shape)}, expected [N, {self.channels}, {resolution}, {resolution}]"
             )
         x = leaky_relu(self.from_rgb[top](images))
         for level in range(top, 0, -1):
-            x = self.blocks[level - 1](x)
-            if level == top and is_fading(alpha):
+            x = self.blocks[level - 1](x)  # to the size 4 * 2^(level - 1)
+            if level == top and is_fading(alpha):  # figure 2(b), mirrored: features are averaged, not scores
                 lower = leaky_relu(self.from_rgb[top - 1](downscale(images)))
                 x = torch.lerp(at_least_float32(lower), at_least_float32(x), alpha)
         return self.score(x, batches)
 
     def score(self, x: Tensor, batches: int) -> tuple[Tensor, Tensor]:
-        """Features [N, nf(1), 4, 4] -> (scores [N], label logits [N, label_size])."""
-        x = leaky_relu(self.conv(self.mbstd(x, batches) if self.mbstd else x).contiguous())  # as the dense layer is
+        """Return scores [N] and label logits [N, label_size] for the 4x4 features [N, nf(1), 4, 4]."""
+        # contiguous: the dense layer's weights are in [C, H, W] order, while x is channels_last
+        x = leaky_relu(self.conv(self.mbstd(x, batches) if self.mbstd else x).contiguous())
         x = self.output(leaky_relu(self.dense(x.flatten(1))))
         x = at_least_float32(x)
         return x[:, 0], x[:, 1:]

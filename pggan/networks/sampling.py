@@ -1,4 +1,4 @@
-"""From latents to pictures."""
+"""Turn latents into uint8 images."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,17 @@ from torch import Tensor
 
 from .architectures import AnyGenerator
 
+# Pixels per forward pass, which bounds the memory for activations: 64 images at 128x128, 1 at 1024x1024.
 PIXELS_AT_ONCE = 64 * 128**2
 
 
 def one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
-    """Class indices [N] -> float [N, label_size]; None stays None."""
+    """Return class indices int64 [N] as one-hot float32 [N, label_size]; None stays None."""
     return None if labels is None else F.one_hot(labels, label_size).float()
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded and clipped (official code)."""
+    """Convert images from [-1, 1] to 0..255, rounded and clipped, as the official code does."""
     return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -23,7 +24,15 @@ def to_uint8(images: Tensor) -> Tensor:
 def generate(
     generator: AnyGenerator, latents: Tensor, labels: Tensor | None, resolution: int, alpha: float = 1.0
 ) -> Tensor:
-    """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, r, r] on the CPU, a bounded number at a time."""
+    """Return uint8 images [N, C, r, r], on the CPU, for latents [N, L] and class indices [N].
+
+    The images are generated a bounded number at a time (PIXELS_AT_ONCE), on the generator's own device.
+
+    Args:
+        labels: class indices int64 [N] for conditional generators, else None.
+        resolution: stage to run, in pixels.
+        alpha: weight of the newest block, in [0, 1].
+    """
     device = next(generator.parameters()).device
     labels = one_hot(labels, generator.label_size)
     images = []

@@ -1,17 +1,19 @@
-"""Damage and malice, as a function of a random number generator."""
+"""Corrupt valid files at random, as a function of a random number generator."""
 
 import json
 import random
 
+# Numbers at the limits of integer types, where parsers of binary files go wrong.
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
 NASTY = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**400, 1e308, float("nan"), float("inf"), "", "x", "\x1b[2J\n", "../../x",
-    "/", "\ud800", [], {}, [[]], {"": None}, [1] * 50, "9" * 5000,
-)  # fmt: skip
+    *(None, True, -1, 0, 1, 2**31, 2**63, 10**400, 1e308, float("nan"), float("inf")),
+    *("", "x", "\x1b[2J\n", "../../x", "/", "\ud800"),
+    *([], {}, [[]], {"": None}, [1] * 50, "9" * 5000),
+)
 
 
 def mutated(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """One to four changes: bits, numbers, cuts, repetitions, parts of other files."""
+    """Make one to four changes: flip bits, set numbers, cut, repeat, or splice in parts of other files."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         if not data:
@@ -42,7 +44,7 @@ def mutated(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
 
 
 def spoiled(value, rng: random.Random, nasty=NASTY):
-    """Plain data with one part of it replaced, taken out or given another name."""
+    """Return plain data with one part replaced, removed or renamed."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(list(value))
         kind = rng.random()
@@ -60,7 +62,7 @@ def spoiled(value, rng: random.Random, nasty=NASTY):
 
 
 def spoiled_json(data: bytes, rng: random.Random) -> bytes:
-    """Valid JSON, or lines of it, with a part replaced."""
+    """Return valid JSON, or JSON lines, with one part replaced."""
     lines = data.decode().splitlines() if b"\n{" in data else [data.decode()]
     place = rng.randrange(len(lines))
     value = spoiled(json.loads(lines[place]), rng)

@@ -1,4 +1,4 @@
-"""Files from strangers, by the thousand: each is read, or refused in one sentence, and nothing else happens."""
+"""Thousands of corrupted files: each is read, or rejected with a one-line error, without side effects."""
 
 import functools
 import io
@@ -38,11 +38,18 @@ from pggan.use.report.run import read_run
 pytestmark = pytest.mark.faults
 GOLDEN = Path(__file__).parents[1] / "golden"
 OPTIONS = {
-    "data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 16, "fmap_max": 4, "batch_size": 4, "out": "x",
-    "fade_kimg": 1.0, "stabilize_kimg": 1.0,
-}  # fmt: skip
+    "data": "synthetic",
+    "channels": 3,
+    "resolution": 8,
+    "fmap_base": 16,
+    "fmap_max": 4,
+    "batch_size": 4,
+    "out": "x",
+    "fade_kimg": 1.0,
+    "stabilize_kimg": 1.0,
+}
 REFUSALS = (CheckpointError, DataError, MetricError, ConfigError, WeightsError)
-SECONDS, MEMORY = 20, 3 << 30
+SECONDS, MEMORY = 20, 3 << 30  # limits: time per file, and address space in bytes beyond what the test started with
 
 
 @functools.cache
@@ -51,17 +58,22 @@ def config():
 
 
 def content():
-    """A checkpoint of a very small run."""
+    """Return the content of a tiny run's checkpoint."""
     state = TrainState(config(), 0, torch.device("cpu"))
     for network, optimizer in ((state.G, state.g_optimizer), (state.D, state.d_optimizer)):
         for p in network.parameters():
             p.grad = torch.ones_like(p)
         optimizer.step()
     return {
-        "images": 64, "stage": {"resolution": 8, "alpha": 0.5}, "config": config().to_dict(), "classes": [],
-        "networks": network_arguments(config(), 0), "data": "x", "versions": {"torch": "2"},
+        "images": 64,
+        "stage": {"resolution": 8, "alpha": 0.5},
+        "config": config().to_dict(),
+        "classes": [],
+        "networks": network_arguments(config(), 0),
+        "data": "x",
+        "versions": {"torch": "2"},
         "state": state.state_dict(),
-    }  # fmt: skip
+    }
 
 
 def saved(value):
@@ -71,7 +83,7 @@ def saved(value):
 
 
 class Runs:
-    """Acts like code in a pickle."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return exec, ("import pathlib; pathlib.Path('/tmp/pggan-fuzz-was-here').touch()",)
@@ -80,14 +92,15 @@ class Runs:
 def nasty_tensors():
     absurd = torch.zeros(1, dtype=torch.float64).expand(10**9)
     return (
-        absurd, torch.zeros(()), torch.zeros(0), torch.zeros(3, 3, dtype=torch.complex64), torch.zeros(2).to_sparse(),
-        torch.full((4,), float("nan")), torch.nn.Parameter(torch.ones(2)), torch.ones(1, device="meta"), Runs(), {1, 2},
-        b"bytes", -1, "text", None, [], {}, 10**400, 2**31, float("inf"), torch.float32, bytearray(3),
-    )  # fmt: skip
+        *(absurd, torch.zeros(()), torch.zeros(0), torch.zeros(3, 3, dtype=torch.complex64)),
+        *(torch.zeros(2).to_sparse(), torch.full((4,), float("nan")), torch.nn.Parameter(torch.ones(2))),
+        *(torch.ones(1, device="meta"), Runs(), {1, 2}, b"bytes", -1, "text", None, [], {}),
+        *(10**400, 2**31, float("inf"), torch.float32, bytearray(3)),
+    )
 
 
 def in_torch_form(value, rng):
-    """A checkpoint whose checksums are right and whose content is not."""
+    """Return a checkpoint with correct checksums and one part of its content corrupted."""
     return saved(spoiled({"format": "pggan-checkpoint", "version": 1, **value}, rng, nasty_tensors()))
 
 
@@ -124,7 +137,7 @@ def arrays(pack=np.savez, **parts):
 
 
 def records(count=2, side=8):
-    """As the official dataset tool writes them."""
+    """Return TFRecords as the official dataset tool writes them."""
     data = bytes(range(3 * side * side % 256)) + bytes(3 * side * side - 3 * side * side % 256)
 
     def field(number, content):
@@ -148,7 +161,7 @@ def read_checkpoint(path):
 
 
 def resume_run(path):
-    """As train.py goes on with a run directory whose checkpoint is this."""
+    """Resume a run directory with this checkpoint, as train.py does."""
     run = RunDirectory(path.parent / "run")
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     for old in run.checkpoints.iterdir():
@@ -160,12 +173,10 @@ def resume_run(path):
 
 
 def read_set(path):
-    """As train.py reads a set of images: all the way into a cache."""
+    """Read a dataset all the way into a cache, as train.py does."""
     cache = path.parent / "cache"
-    open_pyramid(
-        open_source(str(path), labels=path.name.startswith("labels")), 8, 3, allow_upscale=True, max_bad=0.99,
-        workers=1, cache=cache,
-    )  # fmt: skip
+    source = open_source(str(path), labels=path.name.startswith("labels"))
+    open_pyramid(source, 8, 3, allow_upscale=True, max_bad=0.99, workers=1, cache=cache)
 
 
 def read_image(path):
@@ -224,7 +235,7 @@ def read_others(path):
 
 
 def kinds():
-    """Loader: (suffix, valid files, reader, how else than byte by byte they are spoiled)."""
+    """Return by name: (suffix, valid files, reader, function that corrupts more cleverly than bytewise, or None)."""
     pictures = {"a.png": png(), "b.jpg": png(kind="JPEG"), "c.webp": png(kind="WEBP")}
     pixels = np.zeros((3, 8, 8, 3), np.uint8)
     line = {"images": 5, "resolution": 8, "alpha": 1.0, "stage_end": True, "d_loss": 0.5, "fid": 3.0}
@@ -233,10 +244,9 @@ def kinds():
     tree = content()
     inception = {f"Mixed_{i}.conv.weight": torch.zeros(1) for i in range(94)}
     labels = json.dumps({"labels": [["a.png", 0], ["b.png", 1]]}).encode()
-    encoded = {kind: png(kind=kind, mode=mode) for kind, mode in (
-        ("PNG", "RGBA"), ("JPEG", "RGB"), ("GIF", "L"), ("WEBP", "RGB"), ("BMP", "RGB"), ("TIFF", "RGB"),
-        ("PPM", "RGB"), ("TGA", "RGB"), ("JPEG2000", "RGB"),
-    )}  # fmt: skip
+    in_rgb = ("JPEG", "WEBP", "BMP", "TIFF", "PPM", "TGA", "JPEG2000")
+    modes = {"PNG": "RGBA", "GIF": "L"} | dict.fromkeys(in_rgb, "RGB")
+    encoded = {kind: png(kind=kind, mode=mode) for kind, mode in modes.items()}
     loaders = {
         "checkpoint": (".pt", [saved({"format": "pggan-checkpoint", "version": 1, **tree})], read_checkpoint, None),
         "checkpoint, checksums right": (".pt", [b""], read_checkpoint, lambda data, rng: in_torch_form(tree, rng)),
@@ -244,7 +254,9 @@ def kinds():
         "config.json": (".json", [json.dumps(config().to_dict()).encode()], read_options, spoiled_json),
         "log.jsonl, metrics.jsonl": (".jsonl", [log], read_log, spoiled_json),
         "npz of images": (
-            ".npz", [arrays(images=pixels), arrays(np.savez_compressed, images=pixels, labels=np.arange(3))], read_set,
+            ".npz",
+            [arrays(images=pixels), arrays(np.savez_compressed, images=pixels, labels=np.arange(3))],
+            read_set,
             None,
         ),
         "npz of images to judge": (".npz", [arrays(images=pixels)], read_images, None),
@@ -258,7 +270,7 @@ def kinds():
         "authors' snapshot": (".pkl", [(GOLDEN / "official_gray16_labels.pkl").read_bytes()], read_others, None),
         "weights of other codebases": (".pth", [saved({"a": torch.ones(2)}), saved(tree)], read_others, None),
         "pickle": (".pkl", [pickle.dumps({"a": [1, np.ones(3)]}, p) for p in (2, 4)], read_others, None),
-    }  # fmt: skip
+    }
     images = {
         f"image, {kind}": ({"JPEG2000": ".jp2"}.get(kind, f".{kind.lower()}"), [data], read_image, None)
         for kind, data in encoded.items()
@@ -289,7 +301,7 @@ def one_of_many(seeds, otherwise, rng):
 
 @pytest.fixture
 def bounded():
-    """At most so much more memory than now."""
+    """Limit the address space to MEMORY more than now (on systems with /proc)."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else None
     if pages is None:
         yield

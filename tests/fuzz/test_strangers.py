@@ -1,4 +1,4 @@
-"""Files made to harm: refused in one sentence, with nothing run, little memory taken and no long wait."""
+"""Malicious files: rejected with a one-line error, without running code, and within bounded memory and time."""
 
 import builtins
 import io
@@ -32,7 +32,7 @@ from test_fuzz import (
     saved,
     tarred,
     zipped,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.faults
 assert bounded
@@ -76,7 +76,7 @@ def deep(value=(), levels=200):
 
 
 def packed_checkpoint():
-    """Its largest tensor is a gigabyte of zeros, packed."""
+    """Return a checkpoint with 256 MB of compressed zeros as its largest tensor."""
     file = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(whole())) as old, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
@@ -93,7 +93,7 @@ def large_structure():
 
 
 def header_of(width, height):
-    """A PNG that says it is of this size."""
+    """Return a small PNG that declares this size in its header."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -104,7 +104,7 @@ def header_of(width, height):
 
 
 def claiming(shape):
-    """An .npz whose array says it has this shape."""
+    """Return a small .npz that declares this shape for its array."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return zipped({"images.npy": header.getvalue() + bytes(64)})
@@ -126,7 +126,7 @@ def link_in_zip():
 
 
 def false_size(data, size):
-    """A zip whose first member says it unpacks to so much."""
+    """Return a zip that declares this unpacked size for its first member."""
     place = data.rindex(b"PK\x01\x02") + 24
     return data[:place] + struct.pack("<I", size) + data[place + 4 :]
 
@@ -143,11 +143,14 @@ FILES = {
     "checkpoint, lists of lists of lists": (".pt", lambda: whole(classes=laughs()), read_checkpoint),
     "checkpoint, lists in one another": (".pt", lambda: whole(classes=deep()), read_checkpoint),
     "checkpoint, tensor of 8 TB": (
-        ".pt", lambda: whole(state={"G": {"w": torch.zeros(1, dtype=torch.float64).expand(10**12)}}), read_checkpoint,
+        ".pt",
+        lambda: whole(state={"G": {"w": torch.zeros(1, dtype=torch.float64).expand(10**12)}}),
+        read_checkpoint,
     ),
     "checkpoint, network of 2^31 maps": (
-        ".pt", lambda: whole(networks={"generator": {"resolution": 8, "channels": 3, "fmap_max": 2**31,
-                                                     "fmap_base": 2**40}}), read_checkpoint,
+        ".pt",
+        lambda: whole(networks={"generator": {"resolution": 8, "channels": 3, "fmap_max": 2**31, "fmap_base": 2**40}}),
+        read_checkpoint,
     ),
     "npz, 100 TB claimed": (".npz", lambda: claiming((10**9, 256, 256, 3)), read_set),
     "npz to judge, 100 TB claimed": (".npz", lambda: claiming((10**9, 256, 256, 3)), read_images),
@@ -155,7 +158,9 @@ FILES = {
     "npz, overflowing shape": (".npz", lambda: claiming((2**32, 2**32, 2**32, 3)), read_set),
     "npz, objects": (".npz", lambda: arrays(images=np.array([CODE["os.system"]], dtype=object)), read_set),
     "statistics, objects": (
-        ".npz", lambda: arrays(mu=np.array([CODE["os.system"]], dtype=object), sigma=np.eye(1)), read_statistics,
+        ".npz",
+        lambda: arrays(mu=np.array([CODE["os.system"]], dtype=object), sigma=np.eye(1)),
+        read_statistics,
     ),
     "npz, 1.5 GB of zeros": (".npz", lambda: zipped({"images.npy": npy_zeros(1500 << 20)}), read_set),
     "zip, 3 GB claimed": (".zip", lambda: false_size(zipped({"a.png": png()}), 3 << 30), read_set),
@@ -171,7 +176,7 @@ FILES = {
     "config.json, deep": (".json", lambda: b"[" * 200_000, read_options),
     "config.json, a number of a million digits": (".json", lambda: b'{"seed": ' + b"9" * 10**6 + b"}", read_options),
     "log.jsonl, 100 MB": (".jsonl", lambda: b'{"images": 1}\n' * (8 << 20), read_log),
-}  # fmt: skip
+}
 
 
 def npy_zeros(size):

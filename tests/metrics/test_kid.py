@@ -7,7 +7,7 @@ from metrics.kid import KID, polynomial_mmd
 
 
 def plain_mmd(x, y):
-    """The estimator as it stands in the paper (equation 4), by loops over all pairs, in float64."""
+    """Return the estimator of the paper's equation 4 in float64, by loops over all pairs."""
     x, y = x.astype(np.float64), y.astype(np.float64)
 
     def k(a, b):

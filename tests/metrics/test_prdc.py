@@ -7,7 +7,7 @@ from metrics.prdc import precision_recall_density_coverage
 
 
 def plain(real, fake):
-    """By the definitions, every distance at once, in float64."""
+    """Return the metrics by their definitions in float64, with all distances in memory."""
 
     def distance(a, b):
         return np.linalg.norm(a[:, None] - b[None], axis=2)

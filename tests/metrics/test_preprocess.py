@@ -43,7 +43,7 @@ def test_pytorch_fids_resize_is_bilinear_between_pixel_centres(size):
 
 @pytest.mark.parametrize("size", [(4, 4), (32, 48), (299, 299), (600, 64), (1024, 1024)])
 def test_the_clean_resize_is_pillows_antialiased_bicubic_clipped(size):
-    source = images(1, 3, *size) // 128 * 255  # black and white: it overshoots
+    source = images(1, 3, *size) // 128 * 255  # black and white, so that bicubic overshoots and is clipped
     channels = [Image.fromarray(c.numpy().astype(np.float32)).resize((299, 299), Image.BICUBIC) for c in source[0]]
     expected = torch.from_numpy(np.stack(channels).clip(0, 255)) / 128 - 1
     torch.testing.assert_close(inception_input(source, "clean")[0], expected, rtol=0, atol=2e-4)

@@ -1,4 +1,4 @@
-"""The same images, weights and seeds through the field's own tools."""
+"""The same images, weights and seeds through torch-fidelity, pytorch-fid and clean-fid."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ class Images(torch.utils.data.Dataset):
 
 @pytest.fixture(scope="module")
 def sets(some_cifar10):
-    """Real images, and others that are more than another draw of them: some brighter, some flat."""
+    """Return real images, and others that differ in distribution: every fourth is brighter and flatter."""
     fake = some_cifar10["test"][:32].clone()
     fake[::4] = fake[::4] // 2 + 100
     return some_cifar10["train"][:32], fake
@@ -42,14 +42,25 @@ def test_fid_is_and_kid_are_those_of_torch_fidelity(sets, weights_file):
     ours = suite.compare(*(suite.describe(images.split(20)) for images in sets))
     real, fake = map(Images, sets)
     theirs = torch_fidelity.calculate_metrics(
-        input1=fake, input2=real, fid=True, isc=True, kid=True, kid_subset_size=SUBSET, cuda=False, verbose=False,
-        feature_extractor_weights_path=str(weights_file), cache=False, batch_size=32,
-    )  # fmt: skip
+        input1=fake,
+        input2=real,
+        fid=True,
+        isc=True,
+        kid=True,
+        kid_subset_size=SUBSET,
+        cuda=False,
+        verbose=False,
+        feature_extractor_weights_path=str(weights_file),
+        cache=False,
+        batch_size=32,
+    )
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], abs=1e-3)
     names = {
-        "is": "inception_score_mean", "is_std": "inception_score_std",
-        "kid": "kernel_inception_distance_mean", "kid_std": "kernel_inception_distance_std",
-    }  # fmt: skip
+        "is": "inception_score_mean",
+        "is_std": "inception_score_std",
+        "kid": "kernel_inception_distance_mean",
+        "kid_std": "kernel_inception_distance_std",
+    }
     assert {n: ours[n] for n in names} == pytest.approx({n: theirs[t] for n, t in names.items()}, rel=1e-4)
 
 
@@ -63,11 +74,10 @@ def test_kid_and_precision_and_recall_of_the_same_features_are_those_of_torch_fi
     for features, x in zip(kept, (real, fake), strict=True):
         features.update(x)
     ours = KID(subset_size=100).compare(*kept) | PRDC().compare(*kept)
-    theirs = kid.kid_features_to_metric(
-        fake, real, kid_subsets=100, kid_subset_size=100, rng_seed=2020, verbose=False
-    ) | prc.prc_features_to_metric(
-        fake, real, prc_neighborhood=3, prc_batch_size=10000, save_cpu_ram=False, verbose=False
-    )  # fmt: skip
+    kid_options = {"kid_subsets": 100, "kid_subset_size": 100, "rng_seed": 2020, "verbose": False}
+    prc_options = {"prc_neighborhood": 3, "prc_batch_size": 10000, "save_cpu_ram": False, "verbose": False}
+    theirs = kid.kid_features_to_metric(fake, real, **kid_options)
+    theirs |= prc.prc_features_to_metric(fake, real, **prc_options)
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4, abs=1e-7)
     assert ours["kid_std"] == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-4)
     assert [ours[n] for n in ("precision", "recall")] == pytest.approx([theirs["precision"], theirs["recall"]])
@@ -107,8 +117,9 @@ def test_the_clean_mode_is_what_clean_fid_feeds_its_network(some_cifar10):
 def test_inception_score_of_cifar10_is_the_published_one(cifar10):
     full = load_weights()
     if "fc.weight" not in full:
-        pytest.skip("the canonical Inception weights, with their classifier, are not at hand")
+        pytest.skip("the canonical Inception weights, with the classifier, are not available")
     chosen = np.sort(np.random.RandomState(2020).choice(50000, 5000, replace=False))
     suite = Suite(["is"], say=pytest.fail)
     description = suite.describe(torch.from_numpy(cifar10["train"][chosen]).split(50))
+    # the value that torch-fidelity publishes for these 5,000 images
     assert suite.compare(description, description)["is"] == pytest.approx(10.75051, rel=1e-4)

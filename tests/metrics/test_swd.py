@@ -49,12 +49,12 @@ def train0(cifar10):
 
 @pytest.mark.parametrize("other", ["test0", "blurred_train1"])
 def test_agrees_with_the_official_code_on_cifar10(cifar10, train0, other):
-    """The sets of the golden file: images 0..2047 of each split, and training images 2048..4095 blurred."""
+    """Compare on the golden file's images: 0 to 2047 of each split, and training images 2048 to 4095, blurred."""
     fake = cifar10["test"][:2048] if other == "test0" else blurred(cifar10["train"][2048:4096], 1)
     ours = SWD().compare(train0, descriptors(fake))
     official = OFFICIAL[f"swd/train0_vs_{other}"]
     for name, mean, deviation in zip(("swd_32", "swd_16", "swd"), official["mean"], official["std"], strict=True):
-        # one draw of ours against the mean of four, whose own deviation is a rough guess: it never is below 3%
+        # One draw against the mean of four official ones. Four values give a rough deviation, so take at least 3%.
         noise = max(deviation, 0.03 * mean) * (1 + 1 / 4) ** 0.5
         assert abs(ours[name] - mean) < 3 * noise, f"{name}: {ours[name]:.2f}, official {mean:.2f}"
 
@@ -125,9 +125,9 @@ def test_each_channel_is_normalised_over_all_patches():
 
 
 def test_one_colour_everywhere_gives_a_number():
-    grey = np.full((4, 3, 16, 16), 128, np.uint8)
-    assert distance(grey, grey)["swd"] == 0
-    assert np.isfinite(distance(grey, noise(4, 16))["swd"])
+    gray = np.full((4, 3, 16, 16), 128, np.uint8)
+    assert distance(gray, gray)["swd"] == 0
+    assert np.isfinite(distance(gray, noise(4, 16))["swd"])
 
 
 @pytest.mark.parametrize(("n", "m", "error"), [(300, 300, 1e-5), (100, 300, 1e-5), (300, 100, 1e-5), (150, 200, 0.01)])

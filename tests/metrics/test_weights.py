@@ -15,7 +15,7 @@ LAST = "Mixed_7c.branch_pool.conv.weight"
 
 
 def write(path, value, names=93):
-    """A file that looks like the weights, told apart by its value."""
+    """Write a file that passes for the weights and is recognized by its value."""
     torch.save({LAST: torch.tensor([value])} | {f"{i}.conv.weight": torch.zeros(1) for i in range(names)}, path)
     return path
 
@@ -26,7 +26,7 @@ def value(loaded):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Torch's cache folder, empty; tmp_path/canonical is the file that the checksum stands for."""
+    """Return torch's cache folder, empty; the expected checksum is that of tmp_path/canonical."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(weights, "URL", "http://127.0.0.1:9/nothing")
@@ -46,7 +46,7 @@ def package(tmp_path, monkeypatch):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Start the download's host: it answers every request with the bytes given and hangs up. Returns the requests."""
+    """Start a server in place of the download's host, with one answer to every request; return the request paths."""
     servers = []
 
     def start(answer):
@@ -140,7 +140,7 @@ def named_wrongly(folder):
 
 
 def from_torchvision(folder):
-    """Torchvision's own Inception-v3 has the same names, and two layers more."""
+    """Write a file like torchvision's own Inception-v3, which has the same names and two more layers."""
     return write(folder / "inception_v3_google.pth", 1, names=95)
 
 

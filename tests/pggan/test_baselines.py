@@ -1,4 +1,4 @@
-"""Every architecture under the one calling convention: shapes, training, EMA, checkpoints, and what is refused."""
+"""Every architecture through the common interface: shapes, training, EMA, checkpoints, rejected options."""
 
 import json
 
@@ -21,9 +21,14 @@ from pggan.training.state import TrainState
 from pggan.training.steps import Stepper, update_ema
 
 OPTIONS = {
-    "data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8,
+    "data": "synthetic",
+    "channels": 3,
+    "resolution": 8,
+    "fmap_base": 32,
+    "fmap_max": 8,
+    "batch_size": 8,
     "latent_size": 8,
-}  # fmt: skip
+}
 OLDER = [name for name in ARCHITECTURES if name != "pggan"]
 
 
@@ -61,9 +66,9 @@ def test_two_batches_in_one_pass_are_judged_as_if_alone(arch):
 @pytest.mark.parametrize("arch", ["mlp", "dcgan", "hybrid"])
 def test_networks_of_one_stage_refuse_another(arch):
     _, state = new_state(arch)
-    with pytest.raises(ValueError, match="one stage, 8x8, not 4x4"):
+    with pytest.raises(ValueError, match="only the stage 8x8, not 4x4"):
         state.G(torch.randn(4, 8), resolution=4)
-    with pytest.raises(ValueError, match="images are"):
+    with pytest.raises(ValueError, match=r"shape \[4, 3, 4, 4\], expected \[N, 3, 8, 8\]"):
         state.D(torch.randn(4, 3, 4, 4))
 
 
@@ -94,7 +99,7 @@ def test_each_trains_under_other_losses_with_labels_too(arch, loss, penalty):
     Stepper.of(config, bf16=False).step(state, batch(labels=4), phase)
     for name, old in before.items():
         changed = [not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)]
-        if arch != "pggan":  # whose lower stages are not run
+        if arch != "pggan":  # pggan runs only the current stage's RGB layers
             assert all(changed), f"{name}: {changed}"
         assert any(changed)
     assert state.means()["skipped"] == 0
@@ -132,7 +137,7 @@ def test_real_images_are_shown_at_every_scale_by_averaging():
     assert torch.equal(scales[1], downscale(x)) and torch.equal(scales[0], downscale(downscale(x)))
     _, state = new_state("msg", resolution=16)
     assert torch.equal(state.D(x)[0], state.D(scales)[0])
-    with pytest.raises(ValueError, match="not of"):
+    with pytest.raises(ValueError, match=r"sizes \[4, 8\] in pixels, expected \[4, 8, 16\]"):
         state.D(scales[:2])
 
 
@@ -141,9 +146,9 @@ def test_the_papers_switches():
     _, plain = new_state("pggan", resolution=16, equalized_lr=False, pixel_norm=False, minibatch_stddev=False)
     z = torch.randn(4, 8)
     _, unscaled = new_state("pggan", resolution=16, equalized_lr=False)
-    assert torch.allclose(paper.G(z), unscaled.G(z), atol=1e-4)  # He's initialisation: the same function at first
+    assert torch.allclose(paper.G(z), unscaled.G(z), atol=1e-4)  # the same function until the first update
     assert all(m.scale == 1 for m in plain.G.modules() if isinstance(m, EqualizedConv2d))
-    assert sum(isinstance(m, PixelNorm) for m in plain.G.modules()) == 1  # of the latents
+    assert sum(isinstance(m, PixelNorm) for m in plain.G.modules()) == 1  # the one on the latents
     assert plain.D.conv.weight.shape[1] == paper.D.conv.weight.shape[1] - 1
     images = torch.randn(4, 3, 16, 16)
     assert torch.allclose(plain.D(images)[0][:2], plain.D(images[:2])[0], atol=1e-4)
@@ -186,14 +191,24 @@ def test_a_penalty_through_batch_norm_is_warned_of():
 
 
 def test_unknown_architectures_are_not_built():
-    with pytest.raises(ValueError, match="'vae' is not one of"):
+    with pytest.raises(ValueError, match="unknown architecture 'vae'"):
         build("generator", {"arch": "vae"})
 
 
 RUN = {
-    "data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8,
-    "stabilize_kimg": 0.3, "fade_kimg": 0.3, "tick_kimg": 0.1, "metrics": "none", "track": "none", "device": "cpu",
-}  # fmt: skip
+    "data": "synthetic",
+    "channels": 3,
+    "resolution": 8,
+    "fmap_base": 32,
+    "fmap_max": 8,
+    "batch_size": 8,
+    "stabilize_kimg": 0.3,
+    "fade_kimg": 0.3,
+    "tick_kimg": 0.1,
+    "metrics": "none",
+    "track": "none",
+    "device": "cpu",
+}
 
 
 @pytest.mark.parametrize("arch", OLDER)

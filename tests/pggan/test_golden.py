@@ -1,4 +1,7 @@
-"""The paper authors' own networks and losses, number by number (../shared/golden, or the copy under tests/golden)."""
+"""Networks and losses against arrays recorded from the paper authors' own code.
+
+The arrays are in tests/golden; PGGAN_GOLDEN names another folder.
+"""
 
 import json
 import os
@@ -17,6 +20,7 @@ from pggan.networks.progressive import GeneratorBlock
 from pggan.training.losses import WGANGP
 
 FOLDER = Path(os.environ.get("PGGAN_GOLDEN", Path(__file__).parents[1] / "golden"))
+# recorded fades and stages per network; a lod counts the resolutions that are still missing
 LEVELS_OF_DETAIL = {"official_rgb32": 7, "official_gray16_labels": 5}
 
 
@@ -33,13 +37,16 @@ def part(arrays, prefix):
 
 
 def relative_error(ours, official, floor=1e-12):
-    """Largest difference by the largest official value; `floor` is for sums that cancel to less than float32 noise."""
+    """Return the largest difference, divided by the largest official value or by `floor`, whichever is larger.
+
+    The official arrays are float32. `floor` is for sums that cancel to less than float32's rounding error.
+    """
     ours, official = np.asarray(ours, np.float64), np.asarray(official, np.float64)
     return np.abs(ours - official).max() / max(np.abs(official).max(), floor)
 
 
 class Stage:
-    """Our networks in float64, holding the official weights, at one level of detail."""
+    """This project's networks in float64 with the official weights, at one of the recorded levels of detail."""
 
     def __init__(self, meta, arrays, index, dtype=torch.float64):
         self.G = from_official(part(arrays, "G/"), "G", **meta).to(dtype)
@@ -140,10 +147,10 @@ def test_generator_gradients(stage):
     check_gradients(stage.G, stage.generator_loss()["g_loss"], part(stage.golden, "ggrad/"))
 
 
-# The tests above must notice the classic mistakes; here each one is made.
+# Classic mistakes, made on purpose: the comparisons above must notice each of them.
 
 
-def planted(index=4):  # a fade below the top
+def planted(index=4):  # 4: a fade below the full resolution
     meta, arrays = golden("official_rgb32")
     return Stage(meta, arrays, index)
 

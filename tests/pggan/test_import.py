@@ -1,4 +1,4 @@
-"""Weights of other codebases: images equal to what those codebases make of them."""
+"""Imported weights generate the same images as in the codebase that they come from; other files are rejected."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def test_absurd_or_unknown_arguments_are_refused(changes, tmp_path, monkeypatch)
     for network in networks:
         network.state["static_kwargs"] |= changes
     monkeypatch.setattr(recognise, "read_pickle", lambda *_, **__: networks)
-    with pytest.raises(WeightsError, match="cannot be followed") as refused:
+    with pytest.raises(WeightsError, match=r"official_gray16_labels\.pkl: unsupported networks: ") as refused:
         read_weights(GOLDEN / "official_gray16_labels.pkl")
     assert "\n" not in str(refused.value)
 
@@ -85,11 +85,11 @@ def test_progan_128_draws_the_published_images():
         latents, images = torch.tensor(expected["latents"]), torch.tensor(expected["images"]).float()
     with torch.no_grad():
         drawn = (generator(latents) / 2 + 0.5).clamp(0, 1)
-    assert (drawn - images).abs().max() < 1e-3  # they are stored as float16
+    assert (drawn - images).abs().max() < 1e-3  # the golden images are float16
 
 
 def write_tfjs(folder, generator, **changes):
-    """A generator as the converter for TensorFlow.js leaves one: kernels with their scale in them, images in [0, 1]."""
+    """Write a generator as TensorFlow.js's converter does: kernels include their scale, images are in [0, 1]."""
     folder.mkdir()
     kernels, biases = [generator.dense.scaled_weight().permute(2, 3, 0, 1).flip(0, 1)], [generator.dense.bias]
     for layer in [generator.conv, *(conv for block in generator.blocks for conv in (block.up, block.conv))]:
@@ -158,7 +158,7 @@ def test_huge_and_truncated_json_is_refused(small, tmp_path):
         with pytest.raises(WeightsError, match=said):
             read_weights(folder)
     with (folder / "model.json").open("wb") as file:
-        file.truncate(2**40)  # takes no room on the disk
+        file.truncate(2**40)  # sparse: takes no disk space
     with pytest.raises(WeightsError, match="larger than 64 MiB"):
         read_weights(folder)
     (folder / "model.json").write_bytes(whole)
@@ -198,7 +198,7 @@ def save_theirs(path, generator, discriminator):
 def test_pro_gan_pytorch(theirs, tmp_path, monkeypatch):
     from pro_gan_pytorch.custom_layers import EqualizedConvTranspose2d
 
-    # their code calls a private function of torch by its arguments of before 2.0; it has no padding to work out
+    # pro_gan_pytorch calls a private torch function with arguments from before 2.0. It would compute no padding here.
     monkeypatch.setattr(EqualizedConvTranspose2d, "_output_padding", lambda *_: [0, 0])
     generator, discriminator = theirs
     weights = read_weights(save_theirs(tmp_path / "depth_3_epoch_7.bin", generator, discriminator))
@@ -227,11 +227,11 @@ def test_pro_gan_pytorch_damaged(theirs, tmp_path):
     content = torch.load(path, weights_only=True)
     del content["shadow_generator"]["state_dict"]["layers.1.conv_2.bias"]
     torch.save(content, path)
-    with pytest.raises(WeightsError, match=r"a\.bin: it has no layer layers\.1\.conv_2"):
+    with pytest.raises(WeightsError, match=r"a\.bin: missing layer layers\.1\.conv_2"):
         read_weights(path)
     content["shadow_generator"]["state_dict"]["layers.1.conv_2.bias"] = torch.zeros(1).expand(2**40)
     torch.save(content, path)
-    with pytest.raises(WeightsError, match="more numbers than the file holds"):
+    with pytest.raises(WeightsError, match="a tensor has more numbers than the file holds"):
         read_weights(path)
     content["shadow_generator"]["conf"]["depth"] = 50
     torch.save(content, path)
@@ -243,7 +243,7 @@ def test_pro_gan_pytorch_damaged(theirs, tmp_path):
 
 
 def zoo_state(maps, latent, seed):
-    """Layer name -> tensor of a generator and of a discriminator, under its names."""
+    """Return random state dicts of a generator and a discriminator, with pytorch_GAN_zoo's names."""
     rng = torch.Generator().manual_seed(seed)
     shapes_g = {"formatLayer": (16 * maps[0], latent), "groupScale0.0": (maps[0], maps[0], 3, 3)}
     shapes_d = {
@@ -267,7 +267,7 @@ def zoo_state(maps, latent, seed):
 
 
 class Zoo:
-    """What that code computes: every product and its bias scaled by sqrt(2 / fan in)."""
+    """pytorch_GAN_zoo's layer: the product and its bias are both scaled by sqrt(2 / fan_in)."""
 
     def __init__(self, state):
         self.state = state
@@ -343,7 +343,7 @@ def test_pytorch_gan_zoo(tmp_path, monkeypatch, legacy):
 )
 def test_pytorch_gan_zoo_networks_that_differ_are_refused(tmp_path, monkeypatch, options):
     zoo_file(tmp_path / "zoo.pt", monkeypatch, **options)
-    with pytest.raises(WeightsError, match="followed here"):
+    with pytest.raises(WeightsError, match=r"only .* is supported|attributes, which is not supported"):
         read_weights(tmp_path / "zoo.pt")
 
 
@@ -369,7 +369,7 @@ def test_hostile_and_other_files(tmp_path, monkeypatch):
         archive.writestr("bomb/data.pkl", bytes(10**7))
     before = sorted(os.listdir())
     for name in before:
-        with pytest.raises(WeightsError, match=f"^{name}: it") as refused:
+        with pytest.raises(WeightsError, match=rf"^{name}: \w") as refused:
             read_weights(Path(name))
         assert "\n" not in str(refused.value), refused.value
     assert sorted(os.listdir()) == before

@@ -1,3 +1,5 @@
+"""Progressive networks: parameter counts, layers, fades, labels, and rejected arguments."""
+
 import pytest
 import torch
 
@@ -19,6 +21,7 @@ SMALL = {"resolution": 16, "fmap_base": 64, "fmap_max": 16}
 @pytest.mark.parametrize(
     "options, generator, discriminator",
     [
+        # the official code's own counts, with the RGB layers of every resolution
         ({"resolution": 1024}, 23_079_115, 23_087_249),
         ({"resolution": 256}, 23_044_309, 23_052_353),
         ({"resolution": 32, "fmap_base": 4096, "fmap_max": 128}, 1_296_908, 1_298_689),
@@ -58,6 +61,7 @@ def test_minibatch_stddev_groups_are_strided_and_biased():
     x = torch.randn(8, 3, 4, 4)
     feature = MinibatchStdDev(4)(x)[:, 3]
     for group in ([0, 2, 4, 6], [1, 3, 5, 7]):
+        # rows i, i + 2, ...: the official code's view(4, N/4, ...)
         expected = (x[group].var(0, correction=0) + 1e-8).sqrt().mean()
         assert torch.allclose(feature[group], expected)
     assert torch.allclose(MinibatchStdDev(4)(x[:3])[:, 3], (x[:3].var(0, correction=0) + 1e-8).sqrt().mean())
@@ -117,9 +121,9 @@ def test_resolutions_that_do_not_exist_are_refused(resolution):
 def test_a_stage_above_the_network_and_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match="from 4 to 16"):
         Generator(**SMALL)(torch.randn(1, 16), resolution=32)
-    with pytest.raises(ValueError, match="images are"):
+    with pytest.raises(ValueError, match=r"shape \[4, 1, 16, 16\], expected \[N, 3, 16, 16\]"):
         Discriminator(**SMALL)(torch.randn(4, 1, 16, 16))
-    with pytest.raises(ValueError, match="images are"):
+    with pytest.raises(ValueError, match=r"shape \[4, 3, 8, 16\], expected"):
         Discriminator(**SMALL)(torch.randn(4, 3, 8, 16))
 
 
@@ -143,5 +147,5 @@ def test_a_folded_generator_draws_the_same(fused):
             folded(generator)(latents, labels, resolution=resolution, alpha=alpha), expected, atol=1e-5
         )
     with torch.no_grad():
-        generator.blocks[0].up.weight.zero_()  # the copy is a copy
+        generator.blocks[0].up.weight.zero_()  # must not reach the layers of an earlier copy
     assert folded(generator).blocks[0].up.weight.abs().sum() == 0 != generator.conv.weight.abs().sum()

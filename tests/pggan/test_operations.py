@@ -1,4 +1,4 @@
-"""Our convolution, leaky ReLU and norm against torch's own, to the second derivative."""
+"""Convolution, leaky ReLU and pixel norm against torch's own, up to the second derivative."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def inputs(kernel, transposed):
 
 
 def penalty_gradients(convolution, kind):
-    """Gradients by weight and bias of a loss and of a penalty on its input gradient, through two layers' worth."""
+    """Return the output, its input gradient, and the gradients of a loss that contains a penalty on both."""
     kernel, stride, padding, transposed = kind
     x, weight, bias = inputs(kernel, transposed)
     y = convolution(x, weight, bias, stride, padding, transposed)

@@ -1,4 +1,4 @@
-"""The reader of strangers' pickles, against real ones and hostile ones."""
+"""The reader for untrusted pickles, with real and hostile ones."""
 
 import io
 import os
@@ -40,7 +40,7 @@ def test_plain_data_and_arrays_come_back_as_pickle_reads_them(protocol):
 
 
 def test_pickles_of_python_2():
-    """Protocol 2 as Python 2 wrote it: strings of bytes, NumPy's old names, type flags as numbers."""
+    """Read protocol 2 as Python 2 wrote it: byte strings, NumPy's old module names, numeric type flags."""
     string = lambda text: b"U" + bytes([len(text)]) + text  # noqa: E731
     pickled = (
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R(K\x01"
@@ -92,13 +92,13 @@ def hostile():
     yield "opcode", b"Popen\n."  # PERSID
     yield "numpy.ndarray", b"cnumpy\nndarray\n(tR."
     yield "numpy.load", b"cnumpy\nload\n(S'pwned'\ntR."
-    yield "no numbers", b"cnumpy\ndtype\n(S'O'\ntR."
+    yield "not numbers", b"cnumpy\ndtype\n(S'O'\ntR."
     yield "builtins.getattr", pickle.dumps(Runs(getattr, "", "__class__"))
-    yield "builtins.dict", b"cbuiltins\ndict\n."  # named, not called
+    yield "builtins.dict", b"cbuiltins\ndict\n."  # referred to, but not called
     yield "damaged", b"(lp0\n(dp1\nb."  # BUILD on a list
     yield "damaged", pickle.dumps(PLAIN)[:-20]
     yield "damaged", b"\x80\x04]\x94(K\x01K\x02e"  # no STOP
-    yield "damaged", b"K\x01" + b"\x85" * 100_000 + b"."  # tuples in one another
+    yield "damaged", b"K\x01" + b"\x85" * 100_000 + b"."  # nested tuples
 
 
 @pytest.mark.parametrize("said, pickled", list(hostile()))
@@ -110,7 +110,7 @@ def test_nothing_in_a_hostile_pickle_runs(said, pickled, tmp_path, monkeypatch):
 
 
 def array_claiming(shape, kind="f4", content=b"1234"):
-    """A pickled array whose shape the bytes do not bear out."""
+    """Return a pickled array with a shape that needs more bytes than it has."""
     good = pickle.dumps(np.zeros(1, kind), 2)
     assert b"K\x01\x85" in good
     shapes = b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in shape) + b"t"
@@ -123,7 +123,7 @@ def bombs():
     yield b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc."  # BINBYTES8 of a terabyte
     yield b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc."  # BYTEARRAY8
     yield b"K\x01r\xff\xff\xff\x7f" + b"."  # a memo entry of number 2^31: gigabytes in C's unpickler
-    yield b"K\x01" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"."  # 2^60 leaves, if it were unfolded
+    yield b"K\x01" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"."  # 2^60 leaves if shared tuples were copied
 
 
 @pytest.mark.parametrize("pickled", list(bombs()))
