@@ -11,12 +11,12 @@ Run the same command again to resume a run.
 
 import argparse
 import signal
-import sys
 
 if __name__ == "__main__":  # Ctrl-C during the imports below, which take seconds, ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from checkpoints import CheckpointError
+from console import command
 from datasets import DataError
 from metrics import MetricError
 from pggan.config import ConfigError, add_options, resolve
@@ -26,7 +26,6 @@ from pggan.use.report import write_final_report
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         usage="python train.py DATA [options]",
         description=__doc__,
@@ -36,24 +35,18 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--config", metavar="FILE", help="JSON file of options, such as a run's config.json")
     add_options(parser, common_only="--help-all" not in sys.argv)
-    try:
-        with first_speaks():
-            options = vars(parser.parse_args())
-            config_file, dry_run = options.pop("config"), options.pop("dry_run")
-            with joined() as ranks:
-                config = ranks.from_first(resolve(options, config_file) if ranks.first else None)
-                if not dry_run:
-                    train(config, ranks)
-                if ranks.first:
-                    print_plan(config) if dry_run else write_final_report(config.out)
-    except (ConfigError, DataError, CheckpointError, MetricError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except TrainingStopped as stopped:
-        print(f"train.py: {stopped}", file=sys.stderr)
-        sys.exit(1)
+    with (
+        command("train.py", ConfigError, DataError, CheckpointError, MetricError, stops=TrainingStopped),
+        first_speaks(),
+    ):
+        options = vars(parser.parse_args())
+        config_file, dry_run = options.pop("config"), options.pop("dry_run")
+        with joined() as ranks:
+            config = ranks.from_first(resolve(options, config_file) if ranks.first else None)
+            if not dry_run:
+                train(config, ranks)
+            if ranks.first:
+                print_plan(config) if dry_run else write_final_report(config.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +17,14 @@ from .plain import check_plain, tensors_in
 FORMAT, VERSION = "pggan-checkpoint", 1
 REQUIRED = ("images", "stage", "config", "networks", "state")
 LARGEST_STRUCTURE = 8 << 20  # bytes of what is not numbers in tensors; 0.1 MB for a run at 1024x1024
+
+# Errors of fsync on a folder where the file system has no such thing: EINVAL on VirtualBox's shared folders, EOPNOTSUPP
+# and ENOSYS on FUSE, EIO on Windows drives in WSL over SMB, EBADF and EISDIR where only a descriptor for writing would
+# do, EPERM and EACCES in sandboxes and for folders that may be written but not read.
+NO_FOLDER_SYNC = {
+    errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EIO, errno.EBADF, errno.EPERM, errno.EACCES,
+    errno.EISDIR, errno.ENOTTY,
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -56,14 +65,25 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power loss (not a thing on Windows)."""
-    if os.name == "posix":
+def sync_folder(folder: Path) -> bool:
+    """Make renames in a folder last through a power loss; return False on file systems that cannot (as Windows').
+
+    Nothing but the name is at stake: the file's own fsync came before and must succeed. Without the folder's, a power
+    loss may bring back the file that had the name before. Other errors, such as a full disk, are raised as OSError.
+    """
+    if os.name != "posix":
+        return False
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+        return False
+    return True
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:

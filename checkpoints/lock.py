@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -11,6 +12,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .file import CheckpointError
+
+# Errors of flock on file systems without it: ENOLCK and EIO on NFS without its lock daemon, EOPNOTSUPP and ENOSYS on
+# FUSE and on Lustre mounted without flock, EINVAL on shared folders of virtual machines. If the disk itself fails with
+# EIO, the next write fails too.
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}
 
 
 class DirectoryLock:
@@ -23,17 +29,24 @@ class DirectoryLock:
         self.folder, self.holder = folder, folder / "running.json"
         self.lock = FileLock(folder / ".lock")
 
-    def acquire(self) -> None:
-        """Raises CheckpointError, naming the process that holds it. OSError where the folder cannot be written."""
+    def acquire(self) -> bool:
+        """Take the lock; return False, without it, on file systems that have none.
+
+        Raises:
+            CheckpointError: another process holds it. OSError: the folder cannot be written.
+        """
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
             raise CheckpointError(f"{self.folder} is in use by {self.held_by()}; wait for it, or stop it") from None
-        except NotImplementedError:  # a disk without locks
-            return
+        except (NotImplementedError, OSError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+                raise
+            return False
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": platform.node(), "started": started}
         self.holder.write_text(json.dumps(holder) + "\n")
+        return True
 
     def held_by(self) -> str:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,8 +40,10 @@ class RunDirectory:
     def exists(self) -> bool:
         return self.config.is_file()
 
-    def lock(self) -> None:
+    def lock(self, say: Callable[[str], Any] = warnings.warn) -> None:
         """Keep other processes off until this one ends or `release`s it, making the folder.
+
+        say: told, once, of what the folder's file system cannot do and a run does without.
 
         Raises:
             CheckpointError: another process has it, or the folder cannot be written.
@@ -48,7 +51,15 @@ class RunDirectory:
         with self.writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.held = DirectoryLock(self.folder)
-            self.held.acquire()
+            if not self.held.acquire():
+                say(
+                    f"warning: the file system of {self.folder} has no locks: do not start a second process on this run"
+                )
+            if not sync_folder(self.folder):
+                say(
+                    f"warning: the file system of {self.folder} cannot sync folders: after a power loss the latest "
+                    "checkpoint may be an earlier one"
+                )
 
     def release(self) -> None:
         if self.held:

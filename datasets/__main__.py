@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import io
-import os
-import signal
 import sys
+
+from console import command
 
 from . import commands
 from .base import DataError, percentage
@@ -25,7 +23,6 @@ EXAMPLES = """examples:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         prog="python -m datasets", description="Prepare images, and see what is in them.", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,21 +56,9 @@ def main() -> None:
                 metavar="N",
                 help="images to decode again (default: %(default)s)",
             )
-    arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that are no text
-    try:
+    with command(parser.prog, DataError):
+        arguments = parser.parse_args()
         sys.exit(arguments.run(arguments))
-    except DataError as error:
-        print(f"python -m datasets: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        if error.errno != errno.EPIPE:
-            print(f"python -m datasets: {error}", file=sys.stderr)
-            sys.exit(2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 COMMANDS = {

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .parallel import cores, in_parallel
 from .places import write_whole
 from .survey import reason, survey
 
+OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # open files, memory, processes; not the disk
 BATCH_BYTES = 1 << 20  # what is summed up stays in the processor's cache
 
 
@@ -38,7 +40,7 @@ def build(
     try:
         job = Job(source, prepare, building)
         progress = decode_all(job, allow_upscale, workers)
-        if source.stamp() != stamp:
+        if read_stamp(source) != stamp:
             shutil.rmtree(building, ignore_errors=True)
             raise DataError(f"the images in {source.name} changed while they were read; give the same command again")
         finish(job, progress, max_bad)
@@ -48,6 +50,21 @@ def build(
         shutil.rmtree(building, ignore_errors=True)
         raise DataError(no_room(building, len(source), prepare) + "; nothing was kept") from None
     building.rename(folder)
+
+
+@contextmanager
+def reading(source: Source) -> Iterator[None]:
+    """Raise the operating system's errors as DataError that names the images."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{source.name} cannot be read: {error.strerror or error}") from None
+
+
+def read_stamp(source: Source) -> str:
+    """Return `source.stamp()`. Raises DataError when the images cannot be read."""
+    with reading(source):
+        return source.stamp()
 
 
 def building_folder(folder: Path) -> Path:
@@ -131,6 +148,8 @@ class Job:
                     if self.prepare.enlarges(*picture.size):
                         enlarged.append(index)
             except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+                if getattr(error, "errno", None) in OF_THE_MACHINE:
+                    raise
                 bad[index] = reason(error)
         levels = list(pyramid_levels(images))
         checks = sums(levels)

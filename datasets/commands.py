@@ -16,12 +16,12 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from .base import DataError, Source, shown, too_many
-from .build import building_folder, bytes_taken, cache_bytes, gigabytes
+from .build import building_folder, bytes_taken, cache_bytes, gigabytes, read_stamp
 from .images import Preparation, upright
 from .levels import resolutions
 from .parallel import cores, in_parallel
 from .places import cache_folder
-from .pyramid import Pyramid, cache_key, cache_lock, not_writable, open_pyramid
+from .pyramid import Pyramid, cache_key, cache_lock, open_pyramid, take, using_cache
 from .sheet import contact_sheet
 from .sources import open_source
 from .survey import Survey, format_of, reason, survey
@@ -47,10 +47,8 @@ def opened(arguments: Namespace) -> tuple[Source, Preparation]:
 
 def cache_path(source: Source, prepare: Preparation) -> Path:
     """Where the cache of a source is. Raises DataError where there is no place for caches."""
-    try:
-        return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), source.stamp())
-    except OSError as error:
-        raise DataError(not_writable(cache_folder(), error)) from None
+    with using_cache(cache_folder()):
+        return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), read_stamp(source))
 
 
 def plan(arguments: Namespace) -> int:
@@ -259,11 +257,14 @@ def clean(arguments: Namespace) -> int:
 
 def remove(folder: Path) -> bool:
     """Remove a cache or what there is of it, unless somebody builds it."""
+    lock = cache_lock(folder.name.removeprefix("building-"), cache_folder())
     try:
-        with cache_lock(folder.name.removeprefix("building-"), cache_folder()).acquire(timeout=0):
-            shutil.rmtree(folder)
+        take(lock)
+        shutil.rmtree(folder)
     except Timeout:
         return False
+    finally:
+        lock.release()
     return True
 
 
@@ -271,7 +272,7 @@ def source_of(folder: Path) -> str:
     """What a cache was built from, or that it is unfinished or damaged."""
     try:
         meta = Pyramid(folder).meta
-    except DataError:
+    except (DataError, OSError):
         return "unfinished" if folder.name.startswith("building-") else "damaged"
     return f"{shown(meta['source'])}, {meta['count'] - len(meta['bad'])} images"
 

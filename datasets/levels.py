@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -74,7 +75,11 @@ class RowFile:
             self.offset = file.tell()
             size = self.offset + self.row_bytes * shape[0]
             if hasattr(os, "posix_fallocate") and os.fstat(file.fileno()).st_size < size:
-                os.posix_fallocate(file.fileno(), 0, size)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:  # musl's libc does not make up for file systems that cannot
+                    if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                        raise
             file.truncate(size)
 
     @property

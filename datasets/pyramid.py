@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
@@ -16,10 +17,12 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .base import DAMAGED, DataError, Source
-from .build import build, check_bad, too_small
+from .build import OF_THE_MACHINE, build, check_bad, read_stamp, reading, too_small
 from .images import Preparation
 from .levels import LAYOUT, level_file, pyramid_levels, resolutions, sums
 from .places import cache_folder, write_whole
+
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}  # as checkpoints.lock
 
 
 class Pyramid:
@@ -44,6 +47,8 @@ class Pyramid:
             self.rows = np.flatnonzero(self.sums)
             self.labels = np.load(folder / "labels.npy") if self.classes else None
         except DAMAGED as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                raise  # the disk, a limit of open files, or a file system that maps none into memory
             remove = f"python -m datasets clean {folder.name}"
             raise DataError(f"the cache {folder} is damaged ({error}); remove it: {remove}") from None
 
@@ -105,16 +110,14 @@ def open_pyramid(
             images that change meanwhile.
     """
     prepare, cache = Preparation(resolution, channels, fit, background), cache or cache_folder()
-    try:
-        stamp = source.stamp()
+    with using_cache(cache):
+        stamp = read_stamp(source)
         folder = cache / "datasets" / cache_key(source, prepare, cache, stamp)
         if not folder.exists():
             with building_alone(folder, cache):
                 if not folder.exists():
                     build(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
-    except OSError as error:
-        raise DataError(not_writable(cache, error)) from None
-    pyramid = Pyramid(folder)
+        pyramid = Pyramid(folder)
     check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
     if pyramid.meta["enlarged"] and not allow_upscale:
         raise DataError(too_small(source, prepare))
@@ -123,9 +126,21 @@ def open_pyramid(
     return pyramid
 
 
-def not_writable(cache: Path, error: OSError) -> str:
-    """The error of a folder for caches that cannot be used."""
-    return f"{cache} cannot be written ({error.strerror or error}); set PGGAN_CACHE"
+@contextmanager
+def using_cache(cache: Path) -> Iterator[None]:
+    """Raise the operating system's errors as DataError, naming the folder of caches where it is at fault."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        if error.errno in OF_THE_MACHINE:
+            raise DataError(
+                f"the image cache could not be built or opened: {reason}; raise this machine's limits of open files "
+                "(ulimit -n), processes or memory"
+            ) from None
+        raise DataError(
+            f"the image cache {cache} cannot be written or read ({reason}); set PGGAN_CACHE to a folder that can"
+        ) from None
 
 
 def cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
@@ -133,7 +148,8 @@ def cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> 
     known = cache / "known" / stamp
     content = known.read_text() if known.exists() else ""
     if not content:
-        content = source.content()
+        with reading(source):
+            content = source.content()
         known.parent.mkdir(parents=True, exist_ok=True)
         write_whole(known, content)
     digest = hashlib.blake2b(repr((content, *astuple(prepare), source.classes, LAYOUT)).encode(), digest_size=12)
@@ -146,7 +162,7 @@ def building_alone(folder: Path, cache: Path) -> Iterator[None]:
     """Hold the lock of one cache; it falls when its process ends, however that happens."""
     lock = cache_lock(folder.name, cache)
     try:
-        lock.acquire(timeout=0)
+        take(lock)
     except Timeout:
         tqdm.write("another process is building the cache of these images; waiting for it", file=sys.stderr)
         lock.acquire()
@@ -154,6 +170,21 @@ def building_alone(folder: Path, cache: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def take(lock: FileLock) -> None:
+    """Take a lock without waiting for it; where the file system has no locks, warn and do without.
+
+    Raises:
+        Timeout: another process holds it. OSError: its file cannot be written.
+    """
+    try:
+        lock.acquire(timeout=0)
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+        folder = Path(lock.lock_file).parent
+        tqdm.write(f"warning: the file system of {folder} has no locks: use one process at a time", file=sys.stderr)
 
 
 def cache_lock(key: str, cache: Path) -> FileLock:

@@ -50,7 +50,10 @@ def survey(source: Source) -> Survey:
 
     count = len(source)
     with ThreadPoolExecutor(8) as pool:
-        looks = pool.map(look, range(count), chunksize=64)
+        try:
+            looks = pool.map(look, range(count), chunksize=64)
+        except RuntimeError:  # a limit of threads
+            looks = map(look, range(count))
         bar = tqdm(looks, f"looking at {source.name}", count, unit="image", disable=None, leave=False, delay=1)
         headers = {i: header for i, header in enumerate(bar) if header}
     if not headers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from console import command
 
 from .cache import default_folder
 from .errors import MetricError
@@ -36,22 +37,12 @@ STATS_EXAMPLE = "example:\n  python -m metrics stats photos --out photos.npz\n"
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = sys.argv[1:]
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
+    with command("python -m metrics", MetricError):
         if arguments[:1] == ["stats"]:
             stats(stats_parser().parse_args(arguments[1:]))
         else:
             judge(judge_parser().parse_args(arguments))
-    except MetricError as error:
-        print(f"python -m metrics: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def judge_parser() -> argparse.ArgumentParser:

@@ -17,8 +17,16 @@ from .errors import DAMAGED
 
 
 def default_folder() -> Path:
-    """$PGGAN_CACHE/metrics, or ~/.cache/pggan/metrics."""
-    return Path(os.environ.get("PGGAN_CACHE") or Path.home() / ".cache" / "pggan") / "metrics"
+    """Return $PGGAN_CACHE/metrics, or the same in pggan in $XDG_CACHE_HOME, ~/.cache or the temporary folder.
+
+    datasets.places.cache_folder follows the same rule.
+    """
+    if chosen := os.environ.get("PGGAN_CACHE"):
+        return Path(chosen, "metrics")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pggan", "metrics")
+    except RuntimeError:  # HOME is not set, and the system does not know the user, as in some containers
+        return Path(tempfile.gettempdir(), f"pggan-{os.getuid()}", "metrics")
 
 
 def content(batches: Iterable[Tensor]) -> tuple[str, int, tuple[int, ...]]:

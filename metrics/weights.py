@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .cache import default_folder
 from .errors import MetricError
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -40,7 +41,7 @@ def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
     """
     if path is not None:
         return read_state_dict(Path(path))
-    folder = Path(torch.hub.get_dir()) / "checkpoints"  # shared with torch-fidelity and pytorch-fid
+    folder = downloads_folder()
     for name in CACHED_NAMES:
         if (folder / name).is_file() and sha256(folder / name) == SHA256:
             return read_state_dict(folder / name)
@@ -51,6 +52,12 @@ def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
     if (package := package_file()) is not None:
         return read_package(package)
     raise MetricError(f"no Inception weights: the download failed ({reason}); {HOW_TO}")
+
+
+def downloads_folder() -> Path:
+    """Return torch's cache, shared with torch-fidelity and pytorch-fid; for a user without a home folder, our own."""
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    return default_folder() if folder.parts[0] == "~" else folder  # "~" stays where there is nothing to put for it
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from typing import Any
 
 from checkpoints import CheckpointError
+from console import command
 from datasets import DataError
 from metrics import MetricError
 
@@ -61,27 +60,17 @@ class Columns(argparse.HelpFormatter):
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         prog="python -m pggan",
         description="Use trained generators. COMMAND --help prints a command's options and examples.",
         formatter_class=Columns,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add_parser(commands)
-    arguments = parser.parse_args()
-    try:
+    for part in COMMANDS:
+        part.add_parser(commands)
+    with command(parser.prog, ConfigError, DataError, CheckpointError, MetricError, WeightsError):
+        arguments = parser.parse_args()
         arguments.run(arguments)
-    except (ConfigError, DataError, CheckpointError, MetricError, WeightsError) as error:
-        print(f"python -m pggan: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        print(f"python -m pggan: {error.strerror or error}{where}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "
 def train(config: TrainConfig, ranks: Ranks = ALONE) -> None:
     """Carry out a run, or go on with it where it was left.
 
+    As a library: call it as often as you like, from any thread. In the main thread the first SIGINT or SIGTERM saves
+    and stops the run; in another one Python handles no signals, and what was saved at the last tick is kept.
+
     ranks: the processes that share the work; only the first one writes in the run directory.
 
     Raises:
@@ -72,7 +75,7 @@ class Training:
     def __init__(self, config: TrainConfig, directory: RunDirectory, ranks: Ranks):
         self.directory, self.ranks, saved = directory, ranks, None
         if began := ranks.first and self.directory.exists():
-            self.directory.lock()
+            self.directory.lock(say)
             config, saved = same_run(self.directory, config), self.directory.load_newest(say)
         config = ranks.from_first(config)
         if config.deterministic:
@@ -123,7 +126,7 @@ class Training:
     def begin_to_write(self, began: bool) -> None:
         """In the run directory, where nothing was written until now."""
         if not began:
-            self.directory.lock()
+            self.directory.lock(say)
             if self.directory.exists():
                 raise ConfigError(f"--out: {self.directory.folder} was begun by another process just now")
         self.directory.create(self.config.to_dict())

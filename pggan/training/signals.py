@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ class StopSignals:
 
     SIGTERM soon after it is no second one: schedulers send it to every process, and torchrun passes it on to its own.
 
+    Python handles signals in the main thread only: in another one, signals are left to the program.
+
     agree: from this process' signal, 0 for none, to the one that all processes of the run stop for.
     """
 
@@ -32,12 +35,13 @@ class StopSignals:
         self.received, self.since, self.agree = 0, 0.0, agree
 
     def __enter__(self) -> StopSignals:
-        self.old = {s: signal.signal(s, self.handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self.old = {number: signal.signal(number, self.handle) for number in ours}
         return self
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self.old.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def handle(self, number: int, frame: Any) -> None:
         if self.received:

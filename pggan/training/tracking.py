@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
 import queue
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,22 +148,26 @@ def markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
 class WandB:
     """The same in Weights & Biases: online where an API key is at hand, else offline for `wandb sync`.
 
-    A resumed run goes on in the same W&B run; steps that were logged before a kill are kept as they are.
+    A resumed run goes on in the same W&B run; steps that were logged before a kill are kept as they are. W&B's own
+    environment variables (WANDB_PROJECT, WANDB_NAME, WANDB_ENTITY, WANDB_DIR, WANDB_RUN_ID, ...) come first.
     """
 
     def __init__(self, run: RunDirectory, config: TrainConfig, images: int):
         import wandb
 
-        identity = run.folder / "wandb-id"
-        if not identity.exists():
-            write_text(identity, secrets.token_hex(4))
-        self.wandb = wandb
+        self.wandb, folder, given = wandb, run.folder.resolve(), os.environ
         start: Callable[..., Any] = partial(
-            wandb.init, project="pggan", name=run.folder.resolve().name, id=identity.read_text(), resume="allow",
-            dir=str(run.folder.resolve()), config=config.to_dict(), settings=wandb.Settings(init_timeout=30),
-        )  # fmt: skip
+            wandb.init,
+            project=given.get("WANDB_PROJECT") or "pggan",
+            name=given.get("WANDB_NAME") or folder.name,
+            id=given.get("WANDB_RUN_ID") or wandb_id(folder),
+            dir=given.get("WANDB_DIR") or str(folder),
+            resume="allow",
+            config=config.to_dict(),
+            settings=wandb.Settings(init_timeout=30),
+        )
         try:
-            self.writer = start(mode=os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline"))
+            self.writer = start(mode=given.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline"))
         except wandb.errors.Error as error:
             say(f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); going on offline")
             self.writer = start(mode="offline")
@@ -179,6 +185,33 @@ class WandB:
 
     def close(self) -> None:
         self.writer.finish()
+
+
+def wandb_id(folder: Path) -> str:
+    """Return the id of the W&B run that a run directory belongs to, a new one on its first use and for a copy.
+
+    A copy is a folder that holds the id of another one that still exists; a folder that was moved keeps its id.
+    """
+    identity, place = folder / "wandb-id", folder / "wandb-folder"
+    known = identity.read_text().strip() if identity.exists() else ""
+    before = Path(json.loads(place.read_text())) if place.exists() else folder
+    if known and before != folder and has_wandb_id(before, known) and not before.samefile(folder):
+        say(f"{folder} is a copy of {before}: it becomes a W&B run of its own")
+        known = ""
+    if not known:
+        known = secrets.token_hex(4)
+        write_text(identity, known)
+    if not place.exists() or before != folder:
+        write_text(place, json.dumps(str(folder)))
+    return known
+
+
+def has_wandb_id(folder: Path, number: str) -> bool:
+    """Return whether a run directory exists and belongs to that W&B run."""
+    try:
+        return (folder / "wandb-id").read_text().strip() == number
+    except OSError:
+        return False
 
 
 def has_wandb_key() -> bool:

@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import json
 import os
+import stat
 
 import pytest
 
@@ -120,3 +123,60 @@ def test_cutting_leaves_lines_as_they_were(run):
     before = run.log.read_bytes()
     run.cut_logs(1)
     assert run.log.read_bytes() == before and read_lines(run.log) == [values]
+
+
+@pytest.mark.parametrize("number", ["EINVAL", "EOPNOTSUPP", "EIO", "EPERM", "ENOSYS"])
+def test_a_file_system_that_cannot_sync_folders_will_do_and_is_said_once(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def refuse_folders(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(getattr(errno, number), "refused")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    run, said = RunDirectory(tmp_path / "run"), []
+    run.lock(said.append)
+    run.create({"seed": 1})
+    run.save(content(1))
+    run.keep_best()
+    run.release()
+    assert len(said) == 1 and "after a power loss" in said[0] and load(run.best)["images"] == 1
+
+
+@pytest.mark.parametrize("number", ["EIO", "ENOSPC"])
+def test_a_file_that_cannot_be_synced_is_an_error(run, monkeypatch, number):
+    def refuse_files(file):
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(getattr(errno, number), "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse_files)
+    with pytest.raises(OSError, match="refused"):
+        run.save(content(1))
+    with pytest.raises(OSError, match="refused"):
+        append_line(run.log, {"images": 1})
+    assert names(run.checkpoints) == []
+
+
+def test_a_folder_that_cannot_be_synced_for_want_of_room_is_an_error(run, monkeypatch):
+    def refuse_folders(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.ENOSPC, "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with pytest.raises(OSError, match="refused"):
+        run.save(content(1))
+
+
+@pytest.mark.parametrize("number", ["EOPNOTSUPP", "ENOLCK", "EIO", "EINVAL"])
+def test_a_file_system_without_locks_will_do_and_is_said_once(tmp_path, monkeypatch, number):
+    def refuse(file, operation):
+        raise OSError(getattr(errno, number), "refused")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):  # one run after the other
+        run, said = RunDirectory(tmp_path / "run"), []
+        run.lock(said.append)
+        run.create({"seed": 1})
+        run.release()
+        assert len(said) == 1 and "has no locks" in said[0]

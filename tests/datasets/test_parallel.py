@@ -1,9 +1,10 @@
+import errno
 import os
 import signal
 
 import pytest
 
-from datasets import DataError
+from datasets import DataError, parallel
 from datasets.parallel import in_parallel
 
 
@@ -43,3 +44,31 @@ def test_no_more_is_started_than_is_wanted():
     next(results)
     results.close()
     assert len(started) < 50
+
+
+def fail_above(limit, error, monkeypatch):
+    """Let no pool of more than so many workers start."""
+    pool = parallel.ProcessPoolExecutor
+
+    def start(workers, *arguments, **options):
+        if workers > limit:
+            raise error
+        return pool(workers, *arguments, **options)
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", start)
+
+
+@pytest.mark.parametrize("error", [ImportError("no semaphores"), RuntimeError("no thread"), OSError(11, "no process")])
+def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, capsys, error):
+    fail_above(0, error, monkeypatch)
+    results = dict(in_parallel(square, range(20), 8))
+    assert sorted(results) == [x * x for x in range(20)] and set(results.values()) == {os.getpid()}
+    err = capsys.readouterr().err
+    assert err.startswith("decoding in one process: ") and err.count("\n") == 1 and str(error.args[-1]) in err
+
+
+def test_where_fewer_processes_can_be_started_they_do_the_work(monkeypatch, capsys):
+    fail_above(3, OSError(errno.EAGAIN, "no process"), monkeypatch)
+    results = dict(in_parallel(square, range(200), 8))
+    assert len(results) == 200 and os.getpid() not in results.values()
+    assert capsys.readouterr().err.startswith("decoding in 2 processes instead of 8: ")

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,7 +12,8 @@ import pytest
 from helpers import noise
 from PIL import Image
 
-from datasets import DataError, SyntheticShapes, build, cache_folder, open_pyramid, open_source
+from datasets import DataError, SyntheticShapes, build, cache_folder, open_pyramid, open_source, pyramid
+from datasets.commands import clean
 
 ROOT = Path(__file__).parents[2]
 
@@ -337,3 +340,45 @@ def test_what_was_known_of_images_and_is_lost_is_found_again(tmp_path):
     for known in (cache_folder() / "known").iterdir():
         known.write_bytes(b"")
     assert [open_pyramid(source, 8, 3).key for source in sets] == first
+
+
+def test_a_limit_of_open_files_is_no_fault_of_the_cache_or_of_an_image(monkeypatch, cache):
+    def too_many(self, index, *size):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(SyntheticShapes, "picture", too_many)
+    with pytest.raises(DataError, match="Too many open files; raise this machine's limits") as raised:
+        open_pyramid(SyntheticShapes(100), 8, 3, workers=1)
+    assert "PGGAN_CACHE" not in str(raised.value)
+
+
+def test_images_that_cannot_be_read_are_no_fault_of_the_cache(monkeypatch, cache):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(SyntheticShapes, "stamp", refuse)
+    with pytest.raises(DataError, match=r"^synthetic cannot be read: Permission denied$"):
+        open_pyramid(SyntheticShapes(100), 8, 3)
+
+
+def test_a_cache_that_cannot_be_mapped_is_not_called_damaged(monkeypatch, cache):
+    open_pyramid(SyntheticShapes(100), 8, 3)
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(pyramid.np, "load", refuse)
+    with pytest.raises(DataError, match=r"cannot be written or read .No such device.; set PGGAN_CACHE"):
+        open_pyramid(SyntheticShapes(100), 8, 3)
+
+
+@pytest.mark.parametrize("number", ["EOPNOTSUPP", "ENOLCK", "EIO", "EINVAL"])
+def test_a_cache_on_a_file_system_without_locks(monkeypatch, cache, capsys, number):
+    def refuse(file, operation):
+        raise OSError(getattr(errno, number), "refused")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert len(open_pyramid(SyntheticShapes(100), 8, 3)) == 100
+    assert capsys.readouterr().err.count("has no locks") == 1
+    clean(SimpleNamespace(keys=[], unfinished=False, all=True))
+    assert list((cache.parent / "datasets").iterdir()) == []

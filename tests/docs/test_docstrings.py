@@ -17,7 +17,9 @@ def definitions(path):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "train.py", ROOT / "hubconf.py", *MODULES], ids=lambda p: str(p.relative_to(ROOT))
+    "path",
+    [ROOT / "train.py", ROOT / "hubconf.py", ROOT / "console.py", *MODULES],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text()))

@@ -1,6 +1,7 @@
 """What stops a run, without a run."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,3 +20,13 @@ def test_sigterm_from_several_places_stops_once_and_another_one_later_ends_at_on
         signals.since -= ECHO
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_in_another_thread_signals_are_left_alone():
+    def enter():
+        with StopSignals() as signals:
+            return signal.getsignal(signal.SIGTERM), signals.check()
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter).result() == (before, None)

@@ -1,8 +1,12 @@
 """TensorBoard and Weights & Biases show the run that log.jsonl and metrics.jsonl hold, also after a resume."""
 
 import json
+import os
+import shutil
 import struct
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ from checkpoints import RunDirectory
 from datasets import contact_sheet
 from pggan.config import resolve
 from pggan.training.saving import Keeper
-from pggan.training.tracking import Tracker
+from pggan.training.tracking import Tracker, wandb_id
 
 GRID = np.full((4, 3, 8, 8), 200, np.uint8)
 
@@ -108,3 +112,49 @@ def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
     (table,) = segments[1].parent.glob("files/media/table/*.json")
     content = json.loads(table.read_text())
     assert content == {"columns": ["images", "resolution", "fid"], "data": [[200, 4, 50], [300, 6, 75]]}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"project": "pggan", "name": "faces", "mode": "offline"}),
+        (
+            {"WANDB_PROJECT": "p", "WANDB_NAME": "n", "WANDB_DIR": "d", "WANDB_MODE": "online", "WANDB_RUN_ID": "i"},
+            {"project": "p", "name": "n", "dir": "d", "mode": "online", "id": "i"},
+        ),
+    ],
+)
+def test_wandbs_own_variables_come_first(tmp_path, monkeypatch, given, expected):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    passed = {}
+    writer = SimpleNamespace(define_metric=lambda *_, **__: None, finish=lambda: None)
+    fake = SimpleNamespace(
+        init=lambda **options: passed.update(options) or writer, Settings=dict, errors=SimpleNamespace(Error=OSError)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    track(tmp_path, "wandb", ())
+    assert passed.items() >= expected.items() and not {"entity", "group"} & passed.keys()  # wandb reads these itself
+
+
+def test_a_copied_run_directory_is_a_run_of_its_own_and_a_moved_one_is_not(tmp_path, capsys):
+    first, copy, moved = (tmp_path / name for name in ("first", "copy", "moved \udce9"))
+    first.mkdir()
+    number = wandb_id(first)
+    assert number == wandb_id(first) == (first / "wandb-id").read_text()
+    shutil.copytree(first, copy)
+    other = wandb_id(copy)
+    assert other not in ("", number) and f"{copy} is a copy of {first}" in capsys.readouterr().err
+    assert (wandb_id(first), wandb_id(copy)) == (number, other)
+    first.rename(moved)
+    assert (wandb_id(moved), wandb_id(moved)) == (number, number)
+    first.symlink_to(moved)
+    assert wandb_id(first) == number and capsys.readouterr().err == ""
+
+
+def test_a_run_directory_from_before_folders_were_noted_keeps_its_id(tmp_path):
+    (tmp_path / "wandb-id").write_text("0123abcd")
+    assert wandb_id(tmp_path) == "0123abcd"

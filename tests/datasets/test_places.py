@@ -1,0 +1,61 @@
+"""Where caches are kept, by datasets and by metrics alike."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints import lock
+from datasets import cache_folder, pyramid
+from datasets.places import temporary_folder
+from metrics import default_folder
+from metrics.weights import downloads_folder
+
+NAMES = ("PGGAN_CACHE", "XDG_CACHE_HOME", "HOME")
+TEMPORARY = f"{tempfile.gettempdir()}/pggan-{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "xdg", "home", "expected"),
+    [
+        ("/chosen", "/xdg", "/home/me", "/chosen"),
+        (None, "/xdg", "/home/me", "/xdg/pggan"),
+        (None, "/xdg", None, "/xdg/pggan"),
+        (None, None, "/home/me", "/home/me/.cache/pggan"),
+        ("", "", "/home/me", "/home/me/.cache/pggan"),
+        (None, None, None, TEMPORARY),
+    ],
+)
+def test_both_packages_keep_their_caches_in_one_place(monkeypatch, chosen, xdg, home, expected):
+    for name, value in zip(NAMES, (chosen, xdg, home), strict=True):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    if home is None:
+        monkeypatch.setattr(Path, "home", no_home)
+    assert cache_folder() == Path(expected) and default_folder() == Path(expected, "metrics")
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_the_temporary_folder_is_said_once(monkeypatch, capsys):
+    temporary_folder.cache_clear()
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_folder() == cache_folder() == Path(TEMPORARY)
+    assert capsys.readouterr().err.count("there is no home folder") == 1
+
+
+def test_downloads_without_a_home_folder_do_not_go_to_the_current_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "~/.cache/torch/hub")  # as torch says then
+    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path))
+    assert downloads_folder() == tmp_path / "metrics"
+
+
+def test_both_packages_do_without_locks_on_the_same_errors():
+    assert pyramid.NO_LOCKS == lock.NO_LOCKS
