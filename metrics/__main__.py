@@ -158,7 +158,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
 def stats(arguments: argparse.Namespace) -> None:
     """Write a set's mu and sigma."""
     check_out(Path(arguments.out))
-    images = ImageSet(arguments.images, arguments.num_images)
+    images = open_images(arguments.images, arguments.num_images)
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
     description = suite.describe(shown(images))
@@ -206,7 +206,15 @@ def judge(arguments: argparse.Namespace) -> None:
 
 def opened(path: str, count: int | None):
     """ImageSet or StoredStatistics."""
-    return read_statistics(path) if holds_statistics(path) else ImageSet(path, count)
+    return read_statistics(path) if holds_statistics(path) else open_images(path, count)
+
+
+def open_images(path: str, count: int | None) -> ImageSet:
+    """Open a set of images, and report which files in it are skipped."""
+    images = ImageSet(path, count)
+    for note in images.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return images
 
 
 def size(side) -> int | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import zipfile
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +19,12 @@ from torch import Tensor
 
 from .errors import DAMAGED, MetricError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+# Which files count, by the rules of datasets/listing.py: training and metrics must mean the same images
+SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp2 .ppm .pgm .pbm .tga".split())
+RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}
+RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")
+RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
+SIGNED_FILES = {"dataset.json", "found.json", "config.json"}
 BATCH = 64
 LARGEST_FILE = 256 << 20  # bytes, in a zip
 SEED = 2020
@@ -51,9 +58,9 @@ class ImageSet:
             self.images = ZipImages(self.path)
         else:
             raise MetricError(f"{path} is not a folder of images, a zip or an .npz")
-        total = len(self.images)
+        total, self.notes = len(self.images), self.images.notes
         if not total:
-            raise MetricError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+            raise MetricError("; ".join([f"{path} holds no images ({', '.join(sorted(SUFFIXES))})", *self.notes]))
         if count is not None and count > total:
             raise MetricError(f"--num-images: {path} holds {total} images, and {count} were asked for")
         self.indices = np.arange(total)
@@ -95,15 +102,65 @@ def shuffled(names: list) -> list:
     return [names[i] for i in np.random.RandomState(SEED).permutation(len(names))]
 
 
+def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[str], list[str]]:
+    """Return the names of the images among those of all files, and sentences on what was skipped.
+
+    Hidden files are skipped, and what runs and commands of this project wrote below the top folder.
+    read: the content of a file, of which only JSON files are asked for.
+    """
+    places = {name: name.replace("\\", "/").removeprefix("./").lstrip("/") for name in names}
+    visible = [name for name, place in places.items() if "/." not in f"/{place}" and "/__MACOSX/" not in f"/{place}"]
+    visible = [name for name in visible if not places[name].endswith("/")]
+    marks: dict[str, set[str]] = defaultdict(set)
+    generated = set()
+    for name in visible:
+        folder, slash, file = places[name].rpartition("/")
+        parent, up, last = folder.rpartition("/")
+        if file in RUN_FILES:
+            marks[folder + slash].add(file)
+        elif last == "checkpoints" or (last == "samples" and RUN_GRID.fullmatch(file)):
+            marks[parent + up].add(last)
+        if slash and file in SIGNED_FILES and b'"made_by"' in read(name):
+            generated.add(folder + slash)
+    written = generated | {folder for folder, found in marks.items() if len(found) > 1}
+
+    def is_written(place: str) -> bool:
+        if "" in written and RUN_WRITES.fullmatch(place):
+            return True
+        return any(place[: i + 1] in written for i, letter in enumerate(place) if letter == "/")
+
+    ours = {name for name in visible if is_written(places[name])} if written else set()
+    images = [name for name in visible if ending(name) in SUFFIXES and name not in ours]
+    kinds = Counter(ending(name) or "without an ending" for name in visible if ending(name) not in SUFFIXES | {".json"})
+    skipped = [f"{count:,} {kind}" for kind, count in kinds.most_common(5)]
+    notes = [f"skipped files: {', '.join(skipped)}"] if skipped else []
+    count = sum(ending(name) in SUFFIXES for name in ours)
+    notes += [f"skipped {count:,} images that runs or commands of this project wrote"] if count else []
+    return images, notes
+
+
+def ending(name: str) -> str:
+    """Return the part of a name from its last dot on, in lower case."""
+    return os.path.splitext(name)[1].lower()
+
+
 class FolderImages:
-    """Image files of a folder, as uint8 batches."""
+    """Image files of a folder, as uint8 batches; links to folders are followed, each folder is read once."""
 
     def __init__(self, folder: Path):
         def unreadable(error: OSError) -> None:
             raise MetricError(f"cannot read {error.filename}: {error.strerror}")
 
-        found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable) for name in names)
-        self.files = shuffled([path for path in found if path.suffix.lower() in SUFFIXES])
+        found, seen = [], set()
+        for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (real := os.path.realpath(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            found += [os.path.relpath(os.path.join(parent, name), folder) for name in names]
+        images, self.notes = choose_images(found, lambda name: (folder / name).read_bytes())
+        self.files = shuffled([folder / name for name in images])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -122,9 +179,10 @@ class ZipImages:
         self.path = path
         try:
             self.archive = zipfile.ZipFile(path)
+            names, self.notes = choose_images(self.archive.namelist(), self.archive.read)
         except DAMAGED as error:
             raise MetricError(f"cannot read {path}: {error}") from None
-        self.names = shuffled([name for name in self.archive.namelist() if is_image_name(name)])
+        self.names = shuffled(names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,18 +203,11 @@ class ZipImages:
             raise MetricError(f"cannot read {self.name(index)}: {error}") from None
 
 
-def is_image_name(name: str) -> bool:
-    """Leaving out folders, and what macOS puts beside the files it archives."""
-    path = Path(name)
-    hidden = path.name.startswith("._") or "__MACOSX" in path.parts or name.endswith("/")
-    return path.suffix.lower() in SUFFIXES and not hidden
-
-
 class ArrayImages:
     """One array of an .npz, read image by image: in rising order without going back."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.notes = path, list[str]()
         try:
             self.archive = zipfile.ZipFile(path)
             arrays = {name: self.header(name) for name in self.archive.namelist() if name.endswith(".npy")}

@@ -62,7 +62,7 @@ class Page:
             ui.button("random", on_click=self.randomise).props("flat no-caps")
         self.slider("seed", "seed", 999, 1)
         if self.trained.classes:
-            names = dict(enumerate(self.trained.classes))
+            names = {i: self.trained.classes[i] for i in self.trained.drawable}
             select = ui.select(names, label="label", on_change=self.refresh).classes("w-full")
             select.props("id=label").bind_value(self.view, "label")
         self.slider("truncation", "truncation", 1, 0.01)
