@@ -194,7 +194,7 @@ class ImageFiles(Source):
                     )
         except json.JSONDecodeError as error:
             at = f"line {error.lineno}, column {error.colno}"
-            raise DataError(f"{where} is not JSON: {error.msg} at {at}; it must be like {LABELS_LIKE}") from None
+            raise DataError(f"{where} is not JSON like {LABELS_LIKE}: {error.msg} at {at}") from None
         except DataError:
             raise
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -293,7 +293,7 @@ class Archive(ImageFiles):
         )
 
     def name_folder(self, folder: str) -> str:
-        return f"unpack {shown(str(self.path))} and name its {shown(folder)}"
+        return f"unpack {shown(str(self.path))} and name its folder {shown(folder)}"
 
 
 class Zip(Archive):

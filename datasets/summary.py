@@ -54,7 +54,7 @@ def classes(source: Source) -> list[str]:
     lines = [text]
     if empty:
         which = f"class{'es' if len(empty) > 1 else ''} {listed(empty, MOST_CLASSES)}"
-        lines.append(f"no images in {which}: generated images will not have {'them' if len(empty) > 1 else 'it'}")
+        lines.append(f"no images in {which}: never drawn")
     if len(full) == 1:
         lines.append(
             f"warning: all images are of one class, {full[0][0]}, so labels add nothing; leave --labels out, or name "

@@ -26,6 +26,7 @@ RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")
 RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
 SIGNED_FILES = {"dataset.json", "found.json", "config.json"}
 BATCH = 64
+MOST_KINDS = 5  # of skipped files in a note
 LARGEST_FILE = 256 << 20  # bytes, in a zip
 SEED = 2020
 
@@ -132,7 +133,8 @@ def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[
     ours = {name for name in visible if is_written(places[name])} if written else set()
     images = [name for name in visible if ending(name) in SUFFIXES and name not in ours]
     kinds = Counter(ending(name) or "without an ending" for name in visible if ending(name) not in SUFFIXES | {".json"})
-    skipped = [f"{count:,} {kind}" for kind, count in kinds.most_common(5)]
+    most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:MOST_KINDS]
+    skipped = [f"{count:,} {kind}" for kind, count in most]
     notes = [f"skipped files: {', '.join(skipped)}"] if skipped else []
     count = sum(ending(name) in SUFFIXES for name in ours)
     notes += [f"skipped {count:,} images that runs or commands of this project wrote"] if count else []
