@@ -36,7 +36,7 @@ from .listing import (
     splits,
 )
 from .parallel import cores, in_parallel
-from .skipped import kinds_of_files, listed
+from .skipped import kinds_of_files, list_counts, listed
 
 MAX_CLASSES = 1 << 16
 MAX_LINKS, MAX_LINK_BYTES = 8, 4096  # steps from link to link in an archive; the longest path of Linux
@@ -72,19 +72,18 @@ class ImageFiles(Source):
         if labels:
             self.read_labels(visible)
         else:
-            self.note_splits()
+            places = [place(name) for name in self.names]
+            self.note_splits(places, class_root(places, lambda folder: False))
 
-    def note_splits(self) -> None:
-        """Without labels the images of all splits are used, which a user may not know."""
-        places = [place(name) for name in self.names]
-        root = class_root(places, lambda folder: False)
+    def note_splits(self, places: list[str], root: str) -> None:
+        """Note that the images of all splits are used, which a user may not know. places: of the images."""
         inside = [name[len(root) :] for name in places]
-        if parts := splits(inside):
-            counts = Counter(name.split("/", 1)[0] for name in inside)
-            self.notes.append(
-                f"all splits are used: {', '.join(f'{part} ({counts[part]:,})' for part in parts)}; to use one, "
-                f"{self.name_folder(root + training_split(parts))}"
-            )
+        within = [name.partition("/")[2] for name in inside]  # folders of splits in those of classes
+        parts, names = (found, inside) if (found := splits(inside)) else (splits(within), within)
+        if parts:
+            counts = Counter(name.split("/", 1)[0] for name in names)
+            remedy = f"; to use one, {self.name_folder(root + training_split(parts))}" if names is inside else ""
+            self.notes.append(f"all splits are used: {list_counts((part, counts[part]) for part in parts)}{remedy}")
 
     def skipped(self) -> list[str]:
         return kinds_of_files(self.unread, self.open)
@@ -166,6 +165,8 @@ class ImageFiles(Source):
         classes = sorted(set(first))
         if parts:
             self.notes.append(f"the classes {', '.join(map(shown, parts))} look like splits; if so, leave --labels out")
+        else:
+            self.note_splits(places, "")
         number = {name: i for i, name in enumerate(classes)}
         return classes, [number[name] for name in first]
 
@@ -179,6 +180,8 @@ class ImageFiles(Source):
             raise DataError(f"{where} has no label for {shown(places[labels.index(None)])}")
         if not all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
             raise DataError(f"{where}: labels must be class numbers from 0 to {MAX_CLASSES - 1}")
+        if (absent := len(table) - len(places)) > 0:
+            self.notes.append(f"{where} lists {plural(absent, 'image')} more than there are")
         return class_names(places, labels), labels
 
     def label_table(self, index: str, where: str) -> dict[str, Any]:

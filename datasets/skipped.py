@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import mimetypes
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .base import shown
 from .images import open_picture
@@ -20,6 +20,11 @@ def listed(names: Sequence[str], most: int = LONGEST_LIST) -> str:
     """Return the first names as text, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def list_counts(pairs: Iterable[tuple[str, int]]) -> str:
+    """As in "cat (1,200), dog (800)"."""
+    return ", ".join(f"{shown(name)} ({count:,})" for name, count in pairs)
 
 
 def kinds_of_files(names: Sequence[str], open_file: Callable[[str], str | io.BytesIO]) -> list[str]:

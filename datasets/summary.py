@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .base import Source, shown
-from .skipped import listed
+from .skipped import list_counts, listed
 from .survey import known_survey, size_range, survey_some
 from .synthetic import SyntheticShapes
 
@@ -42,22 +42,22 @@ def classes(source: Source) -> list[str]:
     if source.labels is None:
         return []
     counts = np.bincount(source.labels, minlength=len(source.classes)).tolist()
-    pairs = [(shown(name), count) for name, count in zip(source.classes, counts, strict=True)]
+    pairs = list(zip(source.classes, counts, strict=True))
     full = [pair for pair in pairs if pair[1]]
-    empty = [name for name, count in pairs if not count]
+    empty = [shown(name) for name, count in pairs if not count]
     text = f"{len(full):,} class{'es' if len(full) > 1 else ''}: "
     if len(full) <= MOST_CLASSES:
-        text += ", ".join(f"{name} ({count:,})" for name, count in full)
+        text += list_counts(full)
     else:
         (least, few), (most, many) = (choose(full, key=lambda pair: pair[1]) for choose in (min, max))
-        text += f"{few:,} ({least}) to {many:,} ({most}) images in each"
+        text += f"{few:,} ({shown(least)}) to {many:,} ({shown(most)}) images in each"
     lines = [text]
     if empty:
         which = f"class{'es' if len(empty) > 1 else ''} {listed(empty, MOST_CLASSES)}"
         lines.append(f"no images in {which}: never drawn")
     if len(full) == 1:
         lines.append(
-            f"warning: all images are of one class, {full[0][0]}, so labels add nothing; leave --labels out, or name "
-            "the folder that holds the class folders"
+            f"warning: all images are of one class, {shown(full[0][0])}, so labels add nothing; leave --labels out, or "
+            "name the folder that holds the class folders"
         )
     return lines

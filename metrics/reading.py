@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -110,12 +111,43 @@ def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[
     read: the content of a file, of which only JSON files are asked for.
     """
     places = {name: name.replace("\\", "/").removeprefix("./").lstrip("/") for name in names}
-    visible = [name for name, place in places.items() if "/." not in f"/{place}" and "/__MACOSX/" not in f"/{place}"]
-    visible = [name for name in visible if not places[name].endswith("/")]
+    hidden = {name for name, place in places.items() if "/." in f"/{place}" or "/__MACOSX/" in f"/{place}"}
+    visible = {
+        place: name for name, place in places.items() if place and name not in hidden and not place.endswith("/")
+    }
+    written = written_folders(visible, read)
+    images, ours = [], 0
+    kinds: Counter[str] = Counter()
+    for place, name in visible.items():
+        if ending(place) not in SUFFIXES:
+            kinds[ending(place) or "without an ending"] += 1
+        elif is_written(place, written):
+            ours += 1
+        else:
+            images.append(name)
+    kinds.pop(".json", None)  # labels
+    most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:MOST_KINDS]
+    notes = [f"skipped files: {', '.join(f'{count:,} {kind}' for kind, count in most)}"] if most else []
+    notes += [f"skipped {ours:,} images that runs or commands of this project wrote"] if ours else []
+    return images, notes
+
+
+def folder_around(names: list[str]) -> str:
+    """Return the first-level folder that all images of a zip are in, as in "photos/", or ""."""
+    first = {name.split("/", 1)[0] if "/" in name else "" for name in names if ending(name) in SUFFIXES}
+    first.discard("__MACOSX")
+    return f"{first.pop()}/" if len(first) == 1 and "" not in first else ""
+
+
+def written_folders(visible: dict[str, str], read: Callable[[str], bytes]) -> set[str]:
+    """Return the folders, as in "runs/photos-16/", that runs and commands of this project wrote; "" for the top one.
+
+    visible: names of files by their places, with "/".
+    """
     marks: dict[str, set[str]] = defaultdict(set)
     generated = set()
-    for name in visible:
-        folder, slash, file = places[name].rpartition("/")
+    for place, name in visible.items():
+        folder, slash, file = place.rpartition("/")
         parent, up, last = folder.rpartition("/")
         if file in RUN_FILES:
             marks[folder + slash].add(file)
@@ -123,22 +155,15 @@ def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[
             marks[parent + up].add(last)
         if slash and file in SIGNED_FILES and b'"made_by"' in read(name):
             generated.add(folder + slash)
-    written = generated | {folder for folder, found in marks.items() if len(found) > 1}
+    return generated | {folder for folder, found in marks.items() if len(found) > 1}
 
-    def is_written(place: str) -> bool:
-        if "" in written and RUN_WRITES.fullmatch(place):
-            return True
-        return any(place[: i + 1] in written for i, letter in enumerate(place) if letter == "/")
 
-    ours = {name for name in visible if is_written(places[name])} if written else set()
-    images = [name for name in visible if ending(name) in SUFFIXES and name not in ours]
-    kinds = Counter(ending(name) or "without an ending" for name in visible if ending(name) not in SUFFIXES | {".json"})
-    most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:MOST_KINDS]
-    skipped = [f"{count:,} {kind}" for kind, count in most]
-    notes = [f"skipped files: {', '.join(skipped)}"] if skipped else []
-    count = sum(ending(name) in SUFFIXES for name in ours)
-    notes += [f"skipped {count:,} images that runs or commands of this project wrote"] if count else []
-    return images, notes
+def is_written(place: str, written: set[str]) -> bool:
+    """Whether a file lies in one of `written_folders`; in the top one only what runs write there does."""
+    if "" in written and RUN_WRITES.fullmatch(place):
+        return True
+    parts = place.split("/")
+    return bool(written) and any("/".join([*parts[:i], ""]) in written for i in range(1, len(parts)))
 
 
 def ending(name: str) -> str:
@@ -150,7 +175,7 @@ class FolderImages:
     """Image files of a folder, as uint8 batches; links to folders are followed, each folder is read once."""
 
     def __init__(self, folder: Path):
-        def unreadable(error: OSError) -> None:
+        def unreadable(error: OSError) -> NoReturn:
             raise MetricError(f"cannot read {error.filename}: {error.strerror}")
 
         found, seen = [], set()
@@ -161,7 +186,10 @@ class FolderImages:
                 continue
             seen.add(real)
             found += [os.path.relpath(os.path.join(parent, name), folder) for name in names]
-        images, self.notes = choose_images(found, lambda name: (folder / name).read_bytes())
+        try:
+            images, self.notes = choose_images(found, lambda name: (folder / name).read_bytes())
+        except OSError as error:
+            unreadable(error)
         self.files = shuffled([folder / name for name in images])
 
     def __len__(self) -> int:
@@ -181,10 +209,12 @@ class ZipImages:
         self.path = path
         try:
             self.archive = zipfile.ZipFile(path)
-            names, self.notes = choose_images(self.archive.namelist(), self.archive.read)
+            around = folder_around(self.archive.namelist())
+            within = [name.removeprefix(around) for name in self.archive.namelist()]
+            names, self.notes = choose_images(within, lambda name: self.archive.read(around + name))
         except DAMAGED as error:
             raise MetricError(f"cannot read {path}: {error}") from None
-        self.names = shuffled(names)
+        self.names = shuffled([around + name for name in names])
 
     def __len__(self) -> int:
         return len(self.names)

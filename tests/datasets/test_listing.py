@@ -144,6 +144,20 @@ def test_images_right_in_splits_are_classes_with_a_note(tmp_path):
     assert source.classes == ["test", "train"] and "look like splits" in source.notes[0]
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_splits_in_the_class_folders_are_noted(tmp_path, labels):
+    fill(tmp_path, "cat/train/1.png", "cat/test/1.png", "dog/train/1.png")
+    source = open_source(str(tmp_path), labels)
+    assert len(source) == 3 and source.notes == ["all splits are used: test (1), train (2)"]
+
+
+def test_images_that_a_dataset_json_lists_and_nobody_has_are_noted(tmp_path):
+    fill(tmp_path, "1.png")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["2.png", 0], ["3.png", 1]]}))
+    (note,) = open_source(str(tmp_path), labels=True).notes
+    assert note.endswith("dataset.json lists 2 images more than there are")
+
+
 @pytest.mark.parametrize("with_json", [False, True])
 def test_windows_separators_in_zips_are_read(tmp_path, with_json):
     fill(tmp_path, "cat/1.png", "dog/1.png", "dog/2.png")

@@ -286,6 +286,16 @@ def test_a_zip_holds_the_images_that_training_uses(tmp_path):
         assert len(ImageSet(path)) == len(open_source(str(path))) == 7
 
 
+def test_a_zip_around_a_generated_set_holds_its_images(tmp_path):
+    with zipfile.ZipFile(tmp_path / "gen.zip", "w") as archive:
+        archive.writestr("gen/dataset.json", '{"made_by": {}}')
+        for name in ("gen/seed00000000.png", "gen/cat/seed00000001.png", "__MACOSX/gen/._x.png"):
+            file = io.BytesIO()
+            Image.fromarray(pixels(1)[0]).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+    assert len(ImageSet(tmp_path / "gen.zip")) == 2
+
+
 def test_the_same_endings_count_as_in_training():
     from datasets import images, listing
 
