@@ -44,7 +44,7 @@ class Page:
 
     def __init__(self, artist: Artist, title: str):
         self.artist, self.trained = artist, artist.trained
-        self.view = View(level=top_level(self.trained), alpha=self.trained.alpha)
+        self.view = View(level=top_level(self.trained), alpha=self.trained.alpha).checked(self.trained)
         self.drawing = self.outdated = False
         ui.add_css(STYLE)
         with ui.row(wrap=True).classes("w-full items-start gap-8"):
