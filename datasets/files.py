@@ -57,9 +57,8 @@ class ImageFiles(Source):
     def __init__(self, path: Path, names: Iterable[str], labels: bool, notes: Iterable[str] = ()):
         self.path, self.name = path, path.resolve().name
         self.notes: list[str] = list(notes)
-        visible = self.without_output(
-            [name for name in names if not is_hidden(name) and not name.endswith(("/", "\\"))]
-        )
+        visible = [name for name in names if not is_hidden(name) and not name.endswith(("/", "\\"))]
+        visible = self.without_output(visible)
         self.names = sorted(filter(is_image, visible), key=path_order)
         unread = set(visible) - set(self.names)
         self.unread = sorted(name for name in unread if posixpath.basename(place(name)) != LABEL_FILE)
@@ -89,7 +88,7 @@ class ImageFiles(Source):
         return kinds_of_files(self.unread, self.open)
 
     def without_output(self, names: list[str]) -> list[str]:
-        """The files that this project did not write; the others are noted."""
+        """Return the files that this project did not write, and note the others."""
         places = [place(name) for name in names]
         found = output_folders(places, lambda name: self.is_signed(names[places.index(name)]))
         if not found:
@@ -109,12 +108,12 @@ class ImageFiles(Source):
             return False
 
     def read(self, name: str) -> bytes:
-        """A whole file. Raises OSError, ValueError."""
+        """Return the content of a file. Raises OSError, ValueError."""
         file = self.open(name)
         return Path(file).read_bytes() if isinstance(file, str) else file.read()
 
     def name_folder(self, folder: str) -> str:
-        """What to do to use only one of the folders."""
+        """Return what to do to use only one of the folders."""
         return f"name {shown(str(self.path / folder))}"
 
     def __len__(self) -> int:
@@ -139,7 +138,7 @@ class ImageFiles(Source):
         return picture
 
     def read_labels(self, visible: list[str]) -> None:
-        """Classes and labels from a dataset.json or the class folders. Raises DataError."""
+        """Read classes and labels from a dataset.json or the class folders. Raises DataError."""
         files = {place(name): name for name in visible if posixpath.basename(place(name)) == LABEL_FILE}
         root = class_root([place(name) for name in self.names], lambda folder: folder + LABEL_FILE in files)
         places = [place(name)[len(root) :] for name in self.names]
@@ -171,7 +170,7 @@ class ImageFiles(Source):
         return classes, [number[name] for name in first]
 
     def json_labels(self, places: list[str], index: str) -> tuple[list[str], list[int]]:
-        """places: of the images, relative to the file's own folder. index: the file's name."""
+        """Return classes and labels from the file named `index`; places: of the images, relative to its folder."""
         where = shown(str(self.path / index))
         table = self.label_table(index, where)
         by_composed = {composed(name): label for name, label in table.items()}
@@ -185,7 +184,7 @@ class ImageFiles(Source):
         return class_names(places, labels), labels
 
     def label_table(self, index: str, where: str) -> dict[str, Any]:
-        """Labels by the images' places. Raises DataError for a file that is not one of labels."""
+        """Return labels by the images' places. Raises DataError for a file that is not one of labels."""
         table: dict[str, Any] = {}
         try:
             listed = json.loads(self.read(index))["labels"]
@@ -208,7 +207,7 @@ class ImageFiles(Source):
 
 
 def class_names(places: list[str], labels: list[int]) -> list[str]:
-    """Names of numbered classes: their subfolders' if each class has one of its own, else the numbers.
+    """Return names of numbered classes: their subfolders' if each class has one of its own, else the numbers.
 
     A class without images has its number, unless a subfolder is called so.
     """
@@ -222,7 +221,7 @@ def class_names(places: list[str], labels: list[int]) -> list[str]:
 
 
 def training_split(parts: list[str]) -> str:
-    """The one of several splits to train on."""
+    """Return the one of several splits to train on."""
     return next((part for part in parts if part.lower().startswith("train")), parts[0])
 
 
@@ -270,10 +269,8 @@ class Archive(ImageFiles):
             around = ""
         self.members = {name.removeprefix(around): member for name, member in members.items()}
         lost = [name for name in links if not is_hidden(name)]
-        notes = (
-            [f"skipped {plural(len(lost), 'link')} to folders or out of the archive: {listed(lost)}"] if lost else []
-        )
-        super().__init__(path, self.members, labels, notes)
+        note = f"skipped {plural(len(lost), 'link')} to folders or out of the archive: {listed(lost)}"
+        super().__init__(path, self.members, labels, [note] if lost else [])
         by_ending = {name for name in self.members if ending(name) in SUFFIXES}
         left_out = by_ending - set(self.names)
         self.is_usual = not followed and all("/." in f"/{name}" or name.startswith("__MACOSX/") for name in left_out)
@@ -285,15 +282,13 @@ class Archive(ImageFiles):
         return self.with_names(file_digest(self.path).hex())
 
     def with_names(self, digest: str) -> str:
-        """A digest that also depends on the choice of the images, if that is not by their endings alone.
+        """Return a digest that also depends on the choice of the images, if that is not by their endings alone.
 
         Caches of other archives are known by the archive's digest, so theirs must not change.
         """
-        return (
-            digest
-            if self.is_usual
-            else combined(text.encode("utf-8", "surrogateescape") for text in [digest, *self.names])
-        )
+        if self.is_usual:
+            return digest
+        return combined(text.encode("utf-8", "surrogateescape") for text in [digest, *self.names])
 
     def name_folder(self, folder: str) -> str:
         return f"unpack {shown(str(self.path))} and name its folder {shown(folder)}"
@@ -315,9 +310,10 @@ class Zip(Archive):
         except DAMAGED as error:
             raise DataError(f"{path} is damaged: {error}") from None
         followed, lost = follow(targets, found)
-        super().__init__(
-            path, {n: i for n, i in (found | followed).items() if n not in lost}, labels, lost, bool(targets)
-        )
+        members = found | followed
+        for link in lost:
+            del members[link]
+        super().__init__(path, members, labels, lost, bool(targets))
 
     def archive(self) -> zipfile.ZipFile:
         """Opened once in every process: forked ones would move one another's place in the file."""
@@ -373,7 +369,7 @@ def plain(member: tarfile.TarInfo) -> bool:
 
 
 def follow(targets: dict[str, str], members: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The files that an archive's links lead to, by the links' names, and the links that lead to none.
+    """Return the files that an archive's links lead to, by the links' names, and the links that lead to none.
 
     targets: by link, the name that it leads to, seen from the archive's top. members: by name, all there is.
     """
@@ -396,7 +392,7 @@ def is_folder(member: zipfile.ZipInfo | tarfile.TarInfo) -> bool:
 
 
 def walk(folder: Path, shallow_first: bool = False) -> tuple[list[str], list[str]]:
-    """All files' names relative to the folder, with slashes, and sentences on links that were not followed.
+    """Return all files' names relative to the folder, with slashes, and sentences on links that were not followed.
 
     Links to folders are followed, but a folder is read once, under the first name that it is met by. Hidden folders are
     not read.
@@ -438,7 +434,7 @@ def walk(folder: Path, shallow_first: bool = False) -> tuple[list[str], list[str
 
 
 def entries_of(folder: Path, links_last: bool) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name. Raises DataError for a folder that cannot be read."""
+    """Return what is in a folder, by name. Raises DataError for a folder that cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: (links_last and entry.is_symlink(), entry.name))
