@@ -11,6 +11,7 @@ Run the same command again to resume a run.
 
 import argparse
 import signal
+import sys
 
 if __name__ == "__main__":  # Ctrl-C during the imports below, which take seconds, ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,6 +18,7 @@ from .places import cache_folder
 from .pyramid import Pyramid, open_pyramid
 from .sheet import contact_sheet
 from .sources import KINDS, open_source
+from .summary import summarize
 from .survey import native_format
 from .synthetic import MODES, SMALLEST_CLASSIFIED, SyntheticShapes, classify
 
@@ -41,4 +42,5 @@ __all__ = [
     "open_source",
     "percentage",
     "shuffled",
+    "summarize",
 ]

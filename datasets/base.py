@@ -6,6 +6,7 @@ import lzma
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -70,14 +71,20 @@ class Source(Protocol):
         name: for messages. classes: their names, [] where there are none.
         labels: class indices [len], int64, or None.
         others: names of files beside the images that are not taken for images.
+        notes: sentences on how the images and classes were found.
     """
 
     name: str
     classes: list[str]
     labels: np.ndarray | None
     others: list[str]
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int: ...
+
+    def skipped(self) -> list[str]:
+        """Sentences on `others`, by kind of file."""
+        return []
 
     def stamp(self) -> str:
         """Stays while nobody touches the files; known in a moment."""

@@ -24,7 +24,7 @@ from .places import cache_folder
 from .pyramid import Pyramid, cache_key, cache_lock, open_pyramid, take, using_cache
 from .sheet import contact_sheet
 from .sources import open_source
-from .survey import Survey, format_of, reason, survey
+from .survey import Survey, format_of, reason, size_range, survey
 
 
 def prepared(arguments: Namespace, source: Source, found: Survey | None = None) -> Preparation:
@@ -51,6 +51,12 @@ def cache_path(source: Source, prepare: Preparation) -> Path:
         return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), read_stamp(source))
 
 
+def print_skipped(source: Source) -> None:
+    """Print what is not used, and how the classes were found."""
+    for line in [*source.skipped(), *source.notes]:
+        print(f"note        {line}")
+
+
 def plan(arguments: Namespace) -> int:
     """Print what a cache will take."""
     source = open_source(arguments.data, arguments.labels)
@@ -67,6 +73,7 @@ def plan(arguments: Namespace) -> int:
     if building_folder(folder).exists():
         state, taken = "partly built, will be continued", bytes_taken(building_folder(folder))
     print(f"images      {len(source)} in {arguments.data}" + classes_text(source))
+    print_skipped(source)
     print(f"sizes       {sizes_text(found)}")
     print(f"cache       {prepare.resolution}x{prepare.resolution}, {channels_text(prepare)}; levels {levels}")
     print(f"disk        {gigabytes(needed)}; {gigabytes(free)} free in {place}")
@@ -100,6 +107,7 @@ def build(arguments: Namespace) -> int:
         source, prepare.resolution, prepare.channels, fit=prepare.fit, background=prepare.background,
         allow_upscale=arguments.allow_upscale, max_bad=arguments.max_bad, workers=arguments.workers,
     )  # fmt: skip
+    print_skipped(source)
     print(f"{len(pyramid)} images in {pyramid.folder} ({time.perf_counter() - start:.1f} s)")
     return 0
 
@@ -161,6 +169,7 @@ def inspect(arguments: Namespace) -> int:
     found = survey(source)
     native = format_of(source, found, arguments.fit, needs_size=False)
     print(f"images      {len(source)} in {arguments.data}")
+    print_skipped(source)
     print(f"sizes       {sizes_text(found)}")
     print(f"by side     {sides_text(found, arguments.fit)}")
     print(f"kinds       {', '.join(f'{count} {mode}' for mode, count in found.modes.most_common())}")
@@ -302,13 +311,8 @@ def channels_text(prepare: Preparation) -> str:
 
 def sizes_text(found: Survey) -> str:
     """As in "640x480 to 4032x3024, median 1024x768 pixels"."""
-    areas = found.sizes.prod(axis=1)
-    small, middle, large = (
-        found.sizes[i] for i in (areas.argmin(), np.argsort(areas)[len(areas) // 2], areas.argmax())
-    )
-    if (small == large).all():
-        return f"{small[0]}x{small[1]} pixels, all of them"
-    return f"{small[0]}x{small[1]} to {large[0]}x{large[1]}, median {middle[0]}x{middle[1]} pixels"
+    small, middle, large = size_range(found)
+    return f"{small} pixels, all of them" if small == large else f"{small} to {large}, median {middle} pixels"
 
 
 def sides_text(found: Survey, fit: str) -> str:

@@ -55,6 +55,11 @@ class Pyramid:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Images of each class, [] without labels."""
+        return [] if self.labels is None else np.bincount(self.labels, minlength=len(self.classes)).tolist()
+
     def digest(self) -> str:
         """Stands for the images themselves, by their 4x4 versions and labels: the same for a copy of them."""
         digest = hashlib.blake2b(self.levels[4][self.rows].tobytes(), digest_size=12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -33,12 +34,38 @@ class Survey:
         return self.sizes.max(axis=1) if fit == "pad" else self.sizes.min(axis=1)
 
 
+_known: dict[tuple[str, int], Survey] = {}  # of this process, by the first image's name and the number of images
+
+
+def known_survey(source: Source) -> Survey | None:
+    """Return the survey of these images that this process has made already, or None."""
+    return _known.get((source.describe(0), len(source)))
+
+
 def survey(source: Source) -> Survey:
     """Read the headers of all images, files of a network disk many at once.
 
     Raises:
         DataError: none of the images can be read.
     """
+    found = read_headers(source, range(len(source)))
+    if not len(found.indices):
+        raise DataError(
+            f"none of the {len(source)} images in {source.name} can be read; the first: {found.unreadable[0]}"
+        )
+    _known[source.describe(0), len(source)] = found
+    return found
+
+
+def survey_some(source: Source, most: int) -> Survey | None:
+    """Read the headers of so many images at most, evenly spread; None if none of them can be read."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, most).astype(int)).tolist()
+    found = read_headers(source, chosen)
+    return found if len(found.indices) else None
+
+
+def read_headers(source: Source, chosen: Sequence[int]) -> Survey:
+    """Read the headers of some images."""
     unreadable: dict[int, str] = {}
 
     def look(index: int) -> Header | None:
@@ -48,16 +75,13 @@ def survey(source: Source) -> Survey:
             unreadable[index] = reason(error)
             return None
 
-    count = len(source)
     with ThreadPoolExecutor(8) as pool:
         try:
-            looks = pool.map(look, range(count), chunksize=64)
+            looks = pool.map(look, chosen, chunksize=64)
         except RuntimeError:  # a limit of threads
-            looks = map(look, range(count))
-        bar = tqdm(looks, f"looking at {source.name}", count, unit="image", disable=None, leave=False, delay=1)
-        headers = {i: header for i, header in enumerate(bar) if header}
-    if not headers:
-        raise DataError(f"none of the {count} images in {source.name} can be read; the first: {unreadable[0]}")
+            looks = map(look, chosen)
+        bar = tqdm(looks, f"reading {source.name}", len(chosen), unit="image", disable=None, leave=False, delay=1)
+        headers = {i: header for i, header in zip(chosen, bar, strict=True) if header}
     return Survey(
         np.array([header[:2] for header in headers.values()]),
         np.array(list(headers)),
@@ -65,6 +89,14 @@ def survey(source: Source) -> Survey:
         sum(header.transparent for header in headers.values()),
         unreadable,
     )
+
+
+def size_range(found: Survey) -> tuple[str, str, str]:
+    """Return the smallest, the median and the largest size by area, as in "640x480"."""
+    areas = found.sizes.prod(axis=1)
+    chosen = areas.argmin(), np.argsort(areas)[len(areas) // 2], areas.argmax()
+    small, middle, large = (f"{width}x{height}" for width, height in found.sizes[list(chosen)])
+    return small, middle, large
 
 
 def native_format(source: Source, fit: str = "center-crop", needs_size: bool = True) -> Format:

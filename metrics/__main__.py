@@ -165,7 +165,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
 def stats(arguments: argparse.Namespace) -> None:
     """Write mean and covariance of the images' features to a file."""
     check_out(Path(arguments.out))
-    images = ImageSet(arguments.images, arguments.num_images)
+    images = open_images(arguments.images, arguments.num_images)
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
     description = suite.describe(shown(images))
@@ -216,7 +216,15 @@ def judge(arguments: argparse.Namespace) -> None:
 
 def opened(path: str, count: int | None):
     """Return the StoredStatistics of a statistics file, or else the ImageSet."""
-    return read_statistics(path) if holds_statistics(path) else ImageSet(path, count)
+    return read_statistics(path) if holds_statistics(path) else open_images(path, count)
+
+
+def open_images(path: str, count: int | None) -> ImageSet:
+    """Open a folder or archive of images, and report the files in it that are skipped."""
+    images = ImageSet(path, count)
+    for note in images.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return images
 
 
 def size(side) -> int | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import zipfile
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -17,8 +20,14 @@ from torch import Tensor
 
 from .errors import DAMAGED, MetricError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+# Which files count, by the rules of datasets/listing.py: training and metrics must mean the same images
+SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp2 .ppm .pgm .pbm .tga".split())
+RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}
+RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")
+RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
+SIGNED_FILES = {"dataset.json", "found.json", "config.json"}
 BATCH = 64
+MOST_KINDS = 5  # of skipped files in a note
 LARGEST_FILE = 256 << 20  # bytes, in a zip
 SEED = 2020
 
@@ -51,9 +60,9 @@ class ImageSet:
             self.images = ZipImages(self.path)
         else:
             raise MetricError(f"{path} is not a folder of images, a zip or an .npz")
-        total = len(self.images)
+        total, self.notes = len(self.images), self.images.notes
         if not total:
-            raise MetricError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+            raise MetricError("; ".join([f"{path} holds no images ({', '.join(sorted(SUFFIXES))})", *self.notes]))
         if count is not None and count > total:
             raise MetricError(f"--num-images: {path} holds {total} images, and {count} were asked for")
         self.indices = np.arange(total)
@@ -95,15 +104,93 @@ def shuffled(names: list) -> list:
     return [names[i] for i in np.random.RandomState(SEED).permutation(len(names))]
 
 
+def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[str], list[str]]:
+    """Return the names of the images among those of all files, and sentences on what was skipped.
+
+    Hidden files are skipped, and what runs and commands of this project wrote below the top folder.
+    read: the content of a file, of which only JSON files are asked for.
+    """
+    places = {name: name.replace("\\", "/").removeprefix("./").lstrip("/") for name in names}
+    hidden = {name for name, place in places.items() if "/." in f"/{place}" or "/__MACOSX/" in f"/{place}"}
+    visible = {
+        place: name for name, place in places.items() if place and name not in hidden and not place.endswith("/")
+    }
+    written = written_folders(visible, read)
+    images, ours = [], 0
+    kinds: Counter[str] = Counter()
+    for place, name in visible.items():
+        if ending(place) not in SUFFIXES:
+            kinds[ending(place) or "without an ending"] += 1
+        elif is_written(place, written):
+            ours += 1
+        else:
+            images.append(name)
+    kinds.pop(".json", None)  # labels
+    most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:MOST_KINDS]
+    notes = [f"skipped files: {', '.join(f'{count:,} {kind}' for kind, count in most)}"] if most else []
+    notes += [f"skipped {ours:,} images that runs or commands of this project wrote"] if ours else []
+    return images, notes
+
+
+def folder_around(names: list[str]) -> str:
+    """Return the first-level folder that all images of a zip are in, as in "photos/", or ""."""
+    first = {name.split("/", 1)[0] if "/" in name else "" for name in names if ending(name) in SUFFIXES}
+    first.discard("__MACOSX")
+    return f"{first.pop()}/" if len(first) == 1 and "" not in first else ""
+
+
+def written_folders(visible: dict[str, str], read: Callable[[str], bytes]) -> set[str]:
+    """Return the folders, as in "runs/photos-16/", that runs and commands of this project wrote; "" for the top one.
+
+    visible: names of files by their places, with "/".
+    """
+    marks: dict[str, set[str]] = defaultdict(set)
+    generated = set()
+    for place, name in visible.items():
+        folder, slash, file = place.rpartition("/")
+        parent, up, last = folder.rpartition("/")
+        if file in RUN_FILES:
+            marks[folder + slash].add(file)
+        elif last == "checkpoints" or (last == "samples" and RUN_GRID.fullmatch(file)):
+            marks[parent + up].add(last)
+        if slash and file in SIGNED_FILES and b'"made_by"' in read(name):
+            generated.add(folder + slash)
+    return generated | {folder for folder, found in marks.items() if len(found) > 1}
+
+
+def is_written(place: str, written: set[str]) -> bool:
+    """Whether a file lies in one of `written_folders`; in the top one only what runs write there does."""
+    if "" in written and RUN_WRITES.fullmatch(place):
+        return True
+    parts = place.split("/")
+    return bool(written) and any("/".join([*parts[:i], ""]) in written for i in range(1, len(parts)))
+
+
+def ending(name: str) -> str:
+    """Return the part of a name from its last dot on, in lower case."""
+    return os.path.splitext(name)[1].lower()
+
+
 class FolderImages:
-    """Image files of a folder, as uint8 batches."""
+    """Image files of a folder, as uint8 batches; links to folders are followed, each folder is read once."""
 
     def __init__(self, folder: Path):
-        def unreadable(error: OSError) -> None:
+        def unreadable(error: OSError) -> NoReturn:
             raise MetricError(f"cannot read {error.filename}: {error.strerror}")
 
-        found = (Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable) for name in names)
-        self.files = shuffled([path for path in found if path.suffix.lower() in SUFFIXES])
+        found, seen = [], set()
+        for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (real := os.path.realpath(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            found += [os.path.relpath(os.path.join(parent, name), folder) for name in names]
+        try:
+            images, self.notes = choose_images(found, lambda name: (folder / name).read_bytes())
+        except OSError as error:
+            unreadable(error)
+        self.files = shuffled([folder / name for name in images])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -122,9 +209,12 @@ class ZipImages:
         self.path = path
         try:
             self.archive = zipfile.ZipFile(path)
+            around = folder_around(self.archive.namelist())
+            within = [name.removeprefix(around) for name in self.archive.namelist()]
+            names, self.notes = choose_images(within, lambda name: self.archive.read(around + name))
         except DAMAGED as error:
             raise MetricError(f"cannot read {path}: {error}") from None
-        self.names = shuffled([name for name in self.archive.namelist() if is_image_name(name)])
+        self.names = shuffled([around + name for name in names])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,18 +235,11 @@ class ZipImages:
             raise MetricError(f"cannot read {self.name(index)}: {error}") from None
 
 
-def is_image_name(name: str) -> bool:
-    """Leaving out folders, and what macOS puts beside the files it archives."""
-    path = Path(name)
-    hidden = path.name.startswith("._") or "__MACOSX" in path.parts or name.endswith("/")
-    return path.suffix.lower() in SUFFIXES and not hidden
-
-
 class ArrayImages:
     """One array of an .npz, read image by image: in rising order without going back."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.notes = path, list[str]()
         try:
             self.archive = zipfile.ZipFile(path)
             arrays = {name: self.header(name) for name in self.archive.namelist() if name.endswith(".npy")}

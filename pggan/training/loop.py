@@ -15,7 +15,7 @@ import torch
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
-from datasets import contact_sheet, open_pyramid, open_source, shuffled
+from datasets import contact_sheet, open_pyramid, open_source, shuffled, summarize
 from metrics import Suite, default_folder
 
 from ..config import ConfigError, TrainConfig
@@ -86,8 +86,11 @@ class Training:
         self.config = config = replace(config, precision=precision)
         self.signals = StopSignals(ranks.largest)
         with ranks.in_turn():
+            source = open_source(config.data, config.labels)
+            if ranks.first:
+                say("\n".join(summarize(source)))
             self.pyramid = open_pyramid(
-                open_source(config.data, config.labels), config.resolution, config.channels, fit=config.fit,
+                source, config.resolution, config.channels, fit=config.fit,
                 background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
             )  # fmt: skip
             suite = self.suite()
@@ -331,8 +334,8 @@ class Training:
         """A grid of the EMA generator's images of fixed latents, and once a stage one of reals; how varied they are."""
         count = samples_in_grid(phase.resolution)
         z = latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
-        classes = len(self.pyramid.classes)
-        labels = torch.arange(count) % classes if classes else None
+        present = torch.tensor(self.pyramid.class_counts).nonzero().flatten()  # never a class without images
+        labels = present[torch.arange(count) % len(present)] if len(present) else None
         fakes = generate(self.state.G_ema, z, labels, phase.resolution, phase.alpha)
         self.draw(f"fakes-{self.state.images:08d}", fakes.numpy())
         indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
@@ -351,6 +354,7 @@ class Training:
                 "config": self.config.to_dict(),
                 "networks": self.state.arguments,
                 "classes": self.pyramid.classes,
+                "class_counts": self.pyramid.class_counts,
                 "data": self.pyramid.digest(),
                 "versions": {
                     "python": platform.python_version(),

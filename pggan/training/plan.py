@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import RunDirectory
-from datasets import open_source
+from datasets import open_source, summarize
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator, build
@@ -67,7 +67,9 @@ def print_plan(config: TrainConfig) -> None:
         ConfigError: a plan that cannot be carried out, or is not that of the run in --out. CheckpointError: no
             checkpoint to start from.
     """
-    classes, device = open_source(config.data, config.labels).classes, choose_device(config.device)
+    source, device = open_source(config.data, config.labels), choose_device(config.device)
+    print("\n".join(summarize(source)))
+    classes = source.classes
     state = TrainState(config, len(classes), device)
     config, begun = start_of(config, state, classes)
     plan, done = GrowthController(config, state.stage_ends), state.images

@@ -92,6 +92,10 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
     _, pyramid = real_images(trained, options.data)
     if pyramid.classes != trained.classes:
         raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
+    if absent := [
+        name for i, name in enumerate(trained.classes) if pyramid.class_counts[i] and i not in trained.drawable
+    ]:
+        raise ConfigError(f"--data: the training images had none of class {', '.join(absent)}; leave these out")
     data = options.data or trained.config.get("data", "")
     suite = Suite(
         names, options.inception_weights, device, resize=options.resize, precision=options.precision,

@@ -44,7 +44,7 @@ class Page:
 
     def __init__(self, artist: Artist, title: str):
         self.artist, self.trained = artist, artist.trained
-        self.view = View(level=top_level(self.trained), alpha=self.trained.alpha)
+        self.view = View(level=top_level(self.trained), alpha=self.trained.alpha).checked(self.trained)
         self.drawing = self.outdated = False
         ui.add_css(STYLE)
         with ui.row(wrap=True).classes("w-full items-start gap-8"):
@@ -62,7 +62,7 @@ class Page:
             ui.button("random", on_click=self.randomise).props("flat no-caps")
         self.slider("seed", "seed", 999, 1)
         if self.trained.classes:
-            names = dict(enumerate(self.trained.classes))
+            names = {i: self.trained.classes[i] for i in self.trained.drawable}
             select = ui.select(names, label="label", on_change=self.refresh).classes("w-full")
             select.props("id=label").bind_value(self.view, "label")
         self.slider("truncation", "truncation", 1, 0.01)

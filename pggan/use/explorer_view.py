@@ -36,6 +36,7 @@ class View:
         """Every number within its range, the stage one that can be drawn; an empty field is 0."""
         wanted = 4 << int(within(self.level, top_level(trained)))
         resolution = next(r for r in trained.resolutions if r >= wanted)
+        label = int(within(self.label, max(len(trained.classes) - 1, 0)))
         return View(
             int(within(self.seed, MAX_SEED)),
             int(within(self.towards, MAX_SEED)),
@@ -43,7 +44,7 @@ class View:
             within(self.truncation, 1),
             resolution.bit_length() - 3,
             within(self.alpha, 1) if trained.grew and resolution // 2 in trained.resolutions else 1.0,
-            int(within(self.label, max(len(trained.classes) - 1, 0))),
+            label if label in trained.drawable else next(iter(trained.drawable), 0),
         )
 
     @property

@@ -75,7 +75,9 @@ def generator_only(content: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's content with the EMA generator alone, and without the paths of the machine it is from."""
     networks = {"generator": content["networks"]["generator"]}
     kept: dict[str, Any] = {
-        key: content[key] for key in ("images", "stage", "classes", "origin", "versions") if key in content
+        key: content[key]
+        for key in ("images", "stage", "classes", "class_counts", "origin", "versions")
+        if key in content
     }
     config = {key: value for key, value in content["config"].items() if key not in PATHS}
     if isinstance(data := content["config"].get("data"), str):

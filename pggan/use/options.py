@@ -93,15 +93,17 @@ def class_index(trained: Trained, text: str) -> int:
     """The class that a name or an index stands for.
 
     Raises:
-        ConfigError: no such class, or a generator without classes.
+        ConfigError: no such class, one without training images, or a generator without classes.
     """
     if not trained.classes:
         raise ConfigError(f"labels: {text!r} is given, but this generator was trained without labels")
-    if text in trained.classes:
-        return trained.classes.index(text)
-    if text.isdecimal() and int(text) < len(trained.classes):
-        return int(text)
-    names = ", ".join(trained.classes[:10]) + (", ..." if len(trained.classes) > 10 else "")
+    index = trained.classes.index(text) if text in trained.classes else int(text) if text.isdecimal() else -1
+    if index in trained.drawable:
+        return index
+    drawable = [trained.classes[i] for i in trained.drawable]
+    names = ", ".join(drawable[:10]) + (", ..." if len(drawable) > 10 else "")
+    if 0 <= index < len(trained.classes):
+        raise ConfigError(f"labels: class {trained.classes[index]!r} had no training images; name one of {names}")
     raise ConfigError(f"labels: there is no class {text!r}; name one of {names}, or its index from 0")
 
 

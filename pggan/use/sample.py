@@ -95,7 +95,7 @@ def chosen_classes(trained: Trained, text: str | None) -> list[int]:
     if text is None:
         return []
     if text == "all" and trained.classes:
-        return list(range(len(trained.classes)))
+        return trained.drawable
     return [class_index(trained, part) for part in text.split(",")]
 
 

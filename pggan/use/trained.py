@@ -28,6 +28,7 @@ class Trained:
         resolution, alpha: that stage. images: real images seen. classes: their names, [] where there are none.
         config: the run's options.
         untrained: resolutions whose RGB layer imported weights lack.
+        class_counts: training images of each class, [] if the checkpoint does not tell.
     """
 
     generator: AnyGenerator
@@ -37,6 +38,7 @@ class Trained:
     classes: list[str]
     config: dict[str, Any]
     untrained: frozenset[int] = frozenset()
+    class_counts: tuple[int, ...] = ()
     means: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, resolution: int | None = None, alpha: float | None = None) -> Trained:
@@ -86,6 +88,11 @@ class Trained:
         seeds = range(seed, seed + count)
         return self.draw(self.latents(seeds), self.labels(seeds) if labels is None else labels, truncation)
 
+    @property
+    def drawable(self) -> list[int]:
+        """Indices of the classes that had training images; of all, if the checkpoint does not tell."""
+        return [i for i in range(len(self.classes)) if not self.class_counts or self.class_counts[i]]
+
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """Standard normal latents [len(seeds), L], each drawn from its seed alone."""
         size = self.generator.latent_size
@@ -93,10 +100,11 @@ class Trained:
         return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, size)
 
     def labels(self, seeds: Sequence[int]) -> Tensor | None:
-        """Class indices [len(seeds)], each class as likely as another, each drawn from its seed alone; or None."""
-        if not self.classes:
+        """Class indices [len(seeds)], all drawable classes equally likely, each drawn from its seed alone; or None."""
+        classes = self.drawable
+        if not classes:
             return None
-        return torch.tensor([int(np.random.default_rng((seed, 1)).integers(len(self.classes))) for seed in seeds])
+        return torch.tensor([classes[np.random.default_rng((seed, 1)).integers(len(classes))] for seed in seeds])
 
     @torch.no_grad()
     def draw(self, latents: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
@@ -166,9 +174,12 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             [str(name) for name in content.get("classes", [])],
             dict(content["config"]),
             untrained,
+            tuple(int(count) for count in content.get("class_counts", [])),
         ).at()
         if len(trained.classes) != generator.label_size:
             raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")
+        if len(trained.class_counts) not in (0, len(trained.classes)):
+            raise ValueError(f"{len(trained.class_counts)} class counts for {len(trained.classes)} classes")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
         reason = (str(error) or "it is damaged").splitlines()[0]
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {reason}") from None

@@ -238,3 +238,67 @@ def test_more_images_than_there_are_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", pixels(5))
     with pytest.raises(MetricError, match="holds 5 images, and 6 were asked for"):
         ImageSet(tmp_path / "a.npz", 6)
+
+
+def awkward(folder):
+    """Images beside what is none: hidden, of other kinds, linked twice, written by a run."""
+    names = """a/1.png a/2.JPG 3.gif 4.jfif 5.tga 6.avif b/._1.png .ipynb_checkpoints/1-checkpoint.png __MACOSX/a/x.png
+        runs/a-16/samples/fakes-00000608.png gen/seed00000000.png elsewhere/e.png""".split()
+    for i, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(1, seed=i)[0]).save(folder / name)
+    for name, text in (
+        ("runs/a-16/config.json", ""),
+        ("gen/dataset.json", '{"made_by": {}}'),
+        ("x.heic", ""),
+        ("y", ""),
+    ):
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_a_folder_holds_the_images_that_training_uses(tmp_path):
+    from datasets import open_source
+
+    folder = awkward(tmp_path / "set")
+    (folder / "linked").symlink_to("elsewhere")
+    (folder / "a" / "back").symlink_to("..")
+    (tmp_path / "outside").mkdir()
+    Image.fromarray(pixels(1)[0]).save(tmp_path / "outside" / "o.png")
+    (folder / "cat").symlink_to("../outside")
+    found = ImageSet(folder)
+    assert len(found) == len(open_source(str(folder))) == 8
+    assert found.notes == [
+        "skipped files: 1 .heic, 1 without an ending",
+        "skipped 2 images that runs or commands of this project wrote",
+    ]
+
+
+def test_a_zip_holds_the_images_that_training_uses(tmp_path):
+    from datasets import open_source
+
+    folder = awkward(tmp_path / "set")
+    for path, separator in ((tmp_path / "a.zip", "/"), (tmp_path / "b.zip", "\\")):
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    archive.writestr(str(file.relative_to(folder)).replace("/", separator), file.read_bytes())
+        assert len(ImageSet(path)) == len(open_source(str(path))) == 7
+
+
+def test_a_zip_around_a_generated_set_holds_its_images(tmp_path):
+    with zipfile.ZipFile(tmp_path / "gen.zip", "w") as archive:
+        archive.writestr("gen/dataset.json", '{"made_by": {}}')
+        for name in ("gen/seed00000000.png", "gen/cat/seed00000001.png", "__MACOSX/gen/._x.png"):
+            file = io.BytesIO()
+            Image.fromarray(pixels(1)[0]).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+    assert len(ImageSet(tmp_path / "gen.zip")) == 2
+
+
+def test_the_same_endings_count_as_in_training():
+    from datasets import images, listing
+
+    assert reading.SUFFIXES == images.SUFFIXES
+    assert (reading.RUN_FILES, reading.RUN_WRITES) == (listing.RUN_FILES, listing.RUN_WRITES)
+    assert set(listing.SIGNED_FILES) == reading.SIGNED_FILES

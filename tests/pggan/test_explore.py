@@ -46,6 +46,11 @@ def test_whatever_a_page_sends_can_be_drawn(value):
     assert view.checked(model).file_name(model).endswith(".png")
 
 
+def test_a_class_without_training_images_is_not_drawn():
+    model = replace(trained(classes=("cat", "dog", "owl")), class_counts=(0, 4, 0))
+    assert [View(label=label).checked(model).label for label in range(3)] == [1, 1, 1]
+
+
 def test_stages_that_imported_weights_lack_are_passed_over():
     model = replace(trained(), untrained=frozenset({4, 8}))
     view = View(level=0, alpha=0.5).checked(prepared(model))

@@ -1,4 +1,5 @@
 import argparse
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,14 @@ def test_numbers_have_ranges():
     for parse, text in ((whole_number(2, 9), "1"), (whole_number(2, 9), "x"), (fraction, "1.1"), (fraction, "nan")):
         with pytest.raises(argparse.ArgumentTypeError):
             parse(text)
+
+
+def test_classes_without_training_images_are_refused(labelled):
+    model = replace(labelled, class_counts=(4, 0, 2))
+    assert [class_index(model, text) for text in ("cat", "2")] == [0, 2]
+    for text in ("dog", "1"):
+        with pytest.raises(ConfigError, match="class 'dog' had no training images; name one of cat, owl"):
+            class_index(model, text)
 
 
 def test_classes_by_name_or_number(labelled, trained):

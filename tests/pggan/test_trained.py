@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,6 +29,13 @@ def test_labels_come_from_the_seed_and_evenly(labelled, trained):
     assert torch.equal(labelled.labels([5, 2999]), labels[[5, 2999]])
     assert torch.bincount(labels).min() > 900
     assert trained.labels([1]) is None
+
+
+def test_classes_without_training_images_are_never_drawn(labelled):
+    gaps = replace(labelled, classes=["a", "b", "c"], class_counts=(4, 0, 2))
+    assert gaps.drawable == [0, 2] and set(gaps.labels(range(40)).tolist()) == {0, 2}
+    full = replace(gaps, class_counts=(1, 1, 1))
+    assert full.labels(range(40)).tolist() == replace(gaps, class_counts=()).labels(range(40)).tolist()
 
 
 def test_images_are_the_generators_own(labelled):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +26,13 @@ def draw_folder(folder, count=24, size=(20, 20), mode="RGB"):
         target.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
         Image.fromarray(pixels).convert(mode).save(target / f"{i}.png")
+
+
+def wait_until(happened, seconds=120):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_run_leaves_what_it_promises(finished_run):
@@ -191,6 +199,52 @@ def test_changed_images_are_noticed(commands):
     assert commands.train("art", *SHORT[1:], "--out", "run").returncode == 0
     (commands.folder / "art" / "class0" / "0.png").unlink()
     refused(commands.train("art", *SHORT[1:], "--out", "run"), "have changed since this run began")
+
+
+def test_the_first_lines_tell_which_images_are_used(commands):
+    draw_folder(commands.folder / "art")
+    for name in ("1.heic", "2.HEIC"):
+        (commands.folder / "art" / name).write_text("no image")
+    says = [
+        "24 images in art, all 20x20", "2 classes: class0 (12), class1 (12)",
+        "skipped files: 2 .heic (not supported: convert them to .jpg or .png)",
+    ]  # fmt: skip
+    planned = commands.train("art", *SHORT[1:], "--labels", "--dry-run")
+    assert planned.out.splitlines()[:3] == says, planned.err
+    process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
+    assert process.err.splitlines()[:3] == says, process.err
+    saved = torch.load(commands.folder / "run" / "checkpoints" / "latest.pt", weights_only=True)
+    assert saved["class_counts"] == [12, 12]
+
+
+def test_a_run_among_its_own_images_resumes_and_is_no_data(commands):
+    """The default --out is in the current folder, which may be that of the images."""
+    draw_folder(commands.folder / "art")
+    commands.folder = commands.folder / "art"
+    first = commands.start_training(".", *SHORT[1:], "--total-kimg", "100")
+    samples = commands.folder / "runs" / "art-8" / "samples"
+    wait_until(lambda: len(list(samples.glob("fakes-*.png"))) > 1)
+    first.kill()
+    first.communicate()
+    again = commands.train(".", *SHORT[1:])
+    assert again.returncode == 0 or "already seen" in again.err, again.err
+    assert "24 images in art" in again.err and "runs/art-8/: a run directory" in again.err
+    second = commands.train(".", *SHORT[1:], "--seed", "1", "--out", "runs/second")
+    assert second.returncode == 0 and "24 images in art" in second.err, second.err
+
+
+def test_classes_without_images_are_never_drawn(commands):
+    draw_folder(commands.folder / "art")
+    names = sorted(f"{p.parent.name}/{p.name}" for p in (commands.folder / "art").rglob("*.png"))
+    table = {"labels": [[name, 4 if "class0" in name else 1] for name in names]}
+    (commands.folder / "art" / "dataset.json").write_text(json.dumps(table))
+    process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
+    assert process.returncode == 0 and "no images in classes 0, 2, 3: " in process.err, process.err
+    assert commands.run("-m", "pggan", "sample", "run", "--count", "30", "--out", "set").returncode == 0
+    drawn = json.loads((commands.folder / "set" / "dataset.json").read_text())["labels"]
+    assert {label for _, label in drawn} == {1, 4}
+    one = commands.run("-m", "pggan", "sample", "run", "--labels", "3", "--out", "one.png")
+    assert one.returncode == 2 and "class '3' had no training images; name one of class1, class0" in one.err
 
 
 def test_tensorboard_is_written_by_default(commands):
