@@ -11,10 +11,10 @@ from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
 
 from ..config import ConfigError, TrainConfig
+from ..paths import run_folder
 from ..training.growth import GrowthController
 from ..training.plan import print_stages
 from .options import Commands, add_checkpoint, add_command
-from .output import run_folder
 from .trained import load
 
 TEXT = """\
