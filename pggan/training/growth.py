@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..config import ConfigError, Number, PerStage, TrainConfig
+from ..config import ConfigError, Number, PerStage, TrainConfig, option_name
 from ..networks.progressive import check_resolution
 
 
@@ -106,7 +106,7 @@ class GrowthController:
             for resolution in getattr(config, option) or ():
                 if resolution not in stages:
                     raise ConfigError(
-                        f"--{option.replace('_', '-')}: there is no stage {resolution}; the stages are "
+                        f"{option_name(option)}: there is no stage {resolution}; the stages are "
                         f"{', '.join(map(str, stages))}"
                     )
         for batch in config.batch_size.values():
@@ -170,8 +170,10 @@ class GrowthController:
     def position(self, resolution: int, alpha: float) -> int:
         """Images seen where a plan like this one first trains at (resolution, alpha), or has stabilised it (alpha 1).
 
-        At the last resolution, where it begins to stabilise.
+        At the last resolution, where it begins to stabilise. Networks that do not grow begin at their one stage.
         """
+        if resolution not in self.resolutions and not self.top:
+            return 0
         level = self.resolutions.index(resolution)
         if alpha < 1:
             return self.starts[level] + round(alpha * self.fade)
