@@ -48,7 +48,9 @@ def find_recorded(path: str, out: Any, run: Path | None) -> str:
 
 def is_same_path(a: str, b: str) -> bool:
     """Whether two paths lead to the same file or folder, or two names of datasets are equal."""
-    return a == b or os.path.realpath(a) == os.path.realpath(b)
+    if "\0" in a + b:  # in a damaged config.json; the system refuses to look such a path up
+        return a == b
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def is_missing(data: str) -> bool:

@@ -187,7 +187,7 @@ class Training:
                 if self.ranks.first:
                     self.tracker.close()
         if self.ranks.first:
-            print_stages(read_lines(self.directory.metrics), self.directory)
+            print_stages(read_lines(self.directory.metrics), self.directory, state.start)
 
     def stop(self, request: StopRequested) -> None:
         """All processes come here at the same moment; the first one saves it."""
@@ -386,7 +386,6 @@ class Training:
             "resolution": phase.resolution,
             "alpha": phase.alpha,
             "stage_end": self.ends_stage(),
-            **({"start": state.start} if state.start else {}),
             "stage_seconds": round(seconds, 1),
             "evaluation_seconds": round(time.perf_counter() - start, 1),
             "metric_images": self.config.metric_images,

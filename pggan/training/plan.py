@@ -230,13 +230,16 @@ def idle_processes(plan: GrowthController, ranks: Ranks) -> list[str]:
     return found
 
 
-def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:
-    """A finished run's stages from its metrics.jsonl, and where its last samples are."""
+def print_stages(lines: list[dict[str, Any]], run: RunDirectory, start: int) -> None:
+    """Print a finished run's stages from its metrics.jsonl, and where its last samples are.
+
+    start: images seen when the run began, by another one that it started from.
+    """
     ends = {line["resolution"]: line for line in lines if line["stage_end"]}
     scores = {"fid": "FID", "is": "IS", "swd": "SWD x1000"}
     if any("modes" in line for line in ends.values()):
         scores["modes"] = "modes of 32"
-    rows, start = [], lines[0].get("start", 0) if lines else 0
+    rows = []
     for resolution, line in ends.items():
         count, seconds = line["images"] - start, line["stage_seconds"]
         start = line["images"]

@@ -77,10 +77,10 @@ def other_start(run: RunDirectory, wanted: str, recorded: str | None) -> str:
 def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
     """Raises ConfigError for a run that is already past the plan's end."""
     if plan.total_images <= saved["state"]["previous"]:
-        end = "the plan's end, --total-kimg" if config.total_kimg is None else "--total-kimg"
         raise ConfigError(
-            f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} kimg, {end} is "
-            f"{plan.total_images / 1000:g}; use --total-kimg {longer(saved['images'], config):.10g} to train longer"
+            f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} kimg, more than the "
+            f"{plan.total_images / 1000:g} at which this command ends; use --total-kimg "
+            f"{longer(saved['images'], config):.10g} to train longer"
         )
 
 
@@ -219,7 +219,8 @@ def settle_end(config: TrainConfig, plan: GrowthController, images: int, is_last
     if (config.total_kimg or 0) * 1000 <= images:
         raise ConfigError(
             f"--total-kimg: {config.total_kimg:.10g} leaves nothing to train, since {config.resume} stands at "
-            f"{images / 1000:g} kimg; use --total-kimg {more:.10g} to train {config.stabilize_kimg:g} kimg more"
+            f"{images / 1000:g} kimg of this plan; use --total-kimg {more:.10g} to train "
+            f"{config.stabilize_kimg:g} kimg more"
         )
     return config
 

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
         if any(line["stage_end"] for line in judged):
             print("\nmetrics at the end of each stage")
-            print_stages(judged, directory)
+            print_stages(judged, directory, content["state"].get("start", 0))
 
 
 def planned(config: dict[str, Any]) -> int | None:
