@@ -10,8 +10,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from checkpoints import load, newest
 from datasets import FITS, KINDS, native_format, open_source, percentage
 from metrics import METRICS
+
+from .paths import RECORDED, choose_out, is_same_path, make_absolute, read_options, with_found_paths
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
@@ -138,7 +141,8 @@ class TrainConfig:
     )
     preset: str | None = option("known recipe that replaces the defaults below", None, identity=False)
     resume: str | None = option(
-        "checkpoint that a new run starts from, possibly with other images, options or resolution",
+        "checkpoint (or run directory, for its latest one) that a new run starts from, possibly with other images, "
+        "options or resolution",
         None,
         metavar="CHECKPOINT",
         identity=False,
@@ -146,9 +150,19 @@ class TrainConfig:
 
     # Images
     resolution: int = option(
-        "final image size in pixels, a power of two from 4 to 1024", None, "native size, rounded down", parse=int
+        "final image size in pixels, a power of two from 4 to 1024",
+        None,
+        "native size, rounded down; with --resume, the checkpoint's",
+        parse=int,
     )
-    channels: int = option("image channels", None, "1 for gray images, else 3", parse=int, minimum=1, maximum=4)
+    channels: int = option(
+        "image channels",
+        None,
+        "1 for gray images, else 3; with --resume, the checkpoint's",
+        parse=int,
+        minimum=1,
+        maximum=4,
+    )
     fit: str = option(
         "how images become square: crop the center, pad with --background, or stretch", FITS[0], choices=FITS
     )
@@ -251,9 +265,9 @@ class TrainConfig:
         metavar="KIMG",
     )
     total_kimg: float | None = option(
-        "length of the whole run, in thousands of images",
+        "length of the whole run, in thousands of images; with --resume, those of the checkpoint included",
         None,
-        "to the end of the last stage",
+        "to the end of the last stage; with --resume in that stage, --stabilize-kimg more",
         parse=float,
         minimum=0.001,
         metavar="KIMG",
@@ -437,6 +451,11 @@ class TrainConfig:
         check_together(self)
 
     @property
+    def has_default_end(self) -> bool:
+        """Whether --total-kimg was left to the plan: not specified, or the preset's."""
+        return self.total_kimg in (None, PRESETS.get(self.preset or "", {}).get("total_kimg"))
+
+    @property
     def grows(self) -> bool:
         """Whether there is more than one stage."""
         return self.growing and self.arch == "pggan"
@@ -488,7 +507,7 @@ def check_together(config: TrainConfig) -> None:
         raise ConfigError(f"--d-hidden is for --arch mlp and hybrid; the layers of {config.arch} go by --fmap-base")
     for name in ("minibatch_stddev", "equalized_lr", "pixel_norm"):
         if not getattr(config, name) and config.arch not in ("pggan", "msg"):
-            raise ConfigError(f"--no-{name.replace('_', '-')} is for --arch pggan and msg; {config.arch} has none")
+            raise ConfigError(f"{spell_option(name, False)} is for --arch pggan and msg; {config.arch} has none")
     if config.arch == "dcgan" and config.resolution == 4:
         raise ConfigError("--arch dcgan begins with images of 8x8; give another --resolution")
     if config.growth == "adaptive":
@@ -562,9 +581,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def option_name(f: Field) -> str:
-    """As it is given on the command line."""
-    return "DATA" if f.name == "data" else "--" + f.name.replace("_", "-")
+def option_name(f: Field | str) -> str:
+    """Return an option's name on the command line."""
+    name = f if isinstance(f, str) else f.name
+    return "DATA" if name == "data" else "--" + name.replace("_", "-")
+
+
+def spell_option(name: str, value: Any) -> str:
+    """Return an option with its value as it is typed, such as "--lr 4:0.01" or "--no-mirror"."""
+    if value is False:
+        return option_name(name).replace("--", "--no-", 1)
+    return option_name(name) if value is True else f"{option_name(name)} {format_value(value)}"
 
 
 def help_text(f: Field) -> str:
@@ -628,14 +655,16 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
         ConfigError: an unknown key or preset, or a value outside its range.
         datasets.DataError: images that cannot be found.
     """
-    chosen = read_config_file(config_file) if config_file else {}
-    chosen |= {k: v for k, v in given.items() if v is not None}
+    given = {k: v for k, v in given.items() if v is not None}
+    chosen = (read_config_file(config_file, given) if config_file else {}) | given
     preset = chosen.get("preset")
     if preset is not None and preset not in tuple(PRESETS):
         raise ConfigError(f"--preset: {preset!r} is not one of {', '.join(PRESETS)}")
     config = TrainConfig(**{**(PRESETS[preset] if preset else {}), **chosen})
     if not config.data:
         raise ConfigError(f"DATA: name {KINDS}")
+    if config.resume is not None:
+        config = with_format_of_start(config)
     if config.resolution is None or config.channels is None:
         native = native_format(open_source(config.data), config.fit, config.resolution is None)
         if native.note and config.channels is None:
@@ -645,12 +674,36 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
             resolution=config.resolution or native.resolution,
             channels=config.channels or native.channels,
         )
-    out = config.out or f"runs/{Path(config.data).resolve().name}-{config.resolution}"
+    out = config.out
+    if out is None:
+        out, note = choose_out(config.data, config.resolution)
+        if note:
+            print(note, file=sys.stderr)
+    paths: dict[str, Any] = {
+        name: make_absolute(path) for name in RECORDED if (path := getattr(config, name)) is not None
+    }
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in chosen}
     tables: dict[str, Any] = {
         name: cut(value, config.resolution) for name, value in values.items() if isinstance(value, Mapping)
     }
-    return replace(config, out=out, **tables)
+    return replace(config, out=out, **paths, **tables)
+
+
+def with_format_of_start(config: TrainConfig) -> TrainConfig:
+    """Return the config of a run begun by --resume with a resolution and channels.
+
+    Not specified, they are the checkpoint's: of a run under way, which needs that file no longer, its own.
+
+    Raises:
+        checkpoints.CheckpointError: no checkpoint.
+    """
+    missing = [name for name in ("resolution", "channels") if getattr(config, name) is None]
+    if not missing:
+        return config
+    known = read_options(Path(config.out)) if config.out else {}
+    known = known or load(newest(config.resume or ""))["networks"].get("generator", {})
+    found: dict[str, Any] = {name: known.get(name) for name in missing}
+    return replace(config, **found)
 
 
 def cut(table: PerStage[Number], resolution: int) -> dict[int, Number]:
@@ -658,8 +711,15 @@ def cut(table: PerStage[Number], resolution: int) -> dict[int, Number]:
     return {r: value for r, value in table.items() if r <= max(resolution, 4)}
 
 
-def read_config_file(path: str) -> dict[str, Any]:
-    """The options in a JSON file. Raises ConfigError where it cannot be read or has other keys."""
+def read_config_file(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options in a JSON file.
+
+    A run directory's own config.json stands for that run wherever it lies now, unless `given` has other images: then
+    the rest of its options begin a run of their own.
+
+    Raises:
+        ConfigError: it cannot be read, or has other keys.
+    """
     try:
         values = json.loads(Path(path).read_text())
     except OSError as error:
@@ -670,4 +730,11 @@ def read_config_file(path: str) -> dict[str, Any]:
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
         what = f"has no option {unknown[0]!r}" if isinstance(values, dict) else "is not an object of options"
         raise ConfigError(f"--config: {path} {what}")
+    run = Path(path).parent
+    if not (Path(path).name == "config.json" and (run / "checkpoints").is_dir()):
+        return values
+    values = with_found_paths(values, run) | {"out": str(run)}
+    recorded = values.get("data")
+    if isinstance(recorded, str) and not is_same_path(given.get("data", recorded), recorded):
+        del values["out"]
     return values

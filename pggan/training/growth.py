@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..config import ConfigError, Number, PerStage, TrainConfig
+from ..config import ConfigError, Number, PerStage, TrainConfig, option_name
 from ..networks.progressive import check_resolution
 
 
@@ -111,7 +111,7 @@ class GrowthController:
             for resolution in getattr(config, option) or ():
                 if resolution not in stages:
                     raise ConfigError(
-                        f"--{option.replace('_', '-')}: there is no stage {resolution}; the stages are "
+                        f"{option_name(option)}: there is no stage {resolution}; the stages are "
                         f"{', '.join(map(str, stages))}"
                     )
         for batch in config.batch_size.values():
@@ -175,8 +175,11 @@ class GrowthController:
     def position(self, resolution: int, alpha: float) -> int:
         """Return the number of images seen when this plan reaches (resolution, alpha).
 
-        At alpha 1 that is the end of the stage, or, at the last resolution, the start of stabilizing.
+        At alpha 1 that is the end of the stage, or, at the last resolution, the start of stabilizing. Networks that do
+        not grow start at their only stage.
         """
+        if resolution not in self.resolutions and not self.top:
+            return 0
         level = self.resolutions.index(resolution)
         if alpha < 1:
             return self.starts[level] + round(alpha * self.fade)

@@ -37,7 +37,7 @@ from .losses import cautions
 from .memory import is_out_of_memory, less_memory, room_for_networks
 from .plan import costs_per_image, idle_processes, print_stages, time_left
 from .ranks import ALONE, ProcessLost, Ranks
-from .resume import adopt, check_fits, fitting, go_back, same_run
+from .resume import begin_from, check_fits, finished, fitting, go_back, same_run
 from .saving import Keeper
 from .signals import StopRequested, StopSignals, TrainingStopped
 from .state import TrainState, latents, to_device
@@ -80,7 +80,9 @@ class Training:
         config = ranks.from_first(config)
         if config.deterministic:
             compute_deterministically()
-        self.device, self.plan = choose_device(config.device, ranks), GrowthController(config)
+        self.device = choose_device(config.device, ranks)
+        begins = ranks.from_first(config.resume is not None and saved is None)  # elsewhere: its end is not settled yet
+        self.plan = GrowthController(replace(config, total_kimg=None) if begins else config)
         latest = self.directory.latest if saved else None
         precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest))
         self.config = config = replace(config, precision=precision)
@@ -105,8 +107,9 @@ class Training:
                 self.state.load_state_dict(saved["state"])
             say(f"resuming {self.directory.folder} at {self.state.images / 1000:g} kimg")
         elif config.resume and ranks.first:
-            lines = adopt(self.state, config.resume, config, self.plan, self.pyramid.classes)
-            say("\n".join([f"starting from {config.resume} at {self.state.images / 1000:g} kimg", *lines]))
+            config, lines = begin_from(self.state, config, self.pyramid.classes)
+            say("\n".join(lines))
+        self.config = config = ranks.from_first(config)
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
         if ranks.count > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan is for one process: its batch norm is of the batch as a whole")
@@ -150,6 +153,8 @@ class Training:
 
     def run(self) -> None:
         state = self.state
+        if state.images >= self.plan.total_images:
+            say(finished(self.config, self.plan, state.images))
         progress = Progress(state.images, self.plan.total_images)
         with self.signals:
             try:
@@ -188,7 +193,7 @@ class Training:
                 if self.ranks.first:
                     self.tracker.close()
         if self.ranks.first:
-            print_stages(read_lines(self.directory.metrics), self.directory)
+            print_stages(read_lines(self.directory.metrics), self.directory, state.start)
 
     def stop(self, request: StopRequested) -> None:
         """All processes come here at the same moment; the first one saves it."""

@@ -24,7 +24,7 @@ from .device import choose_device, choose_precision, peak_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
 from .ranks import ALONE, Ranks
-from .resume import adopt, check_end, fitting, same_run
+from .resume import begin_from, check_end, finished, fitting, same_run
 from .state import TrainState, make_optimizer
 from .steps import Batch, Stepper
 from .tracking import duration
@@ -116,13 +116,14 @@ def start_of(config: TrainConfig, state: TrainState, classes: list[str]) -> tupl
             return config, []
         path, saved, _, note = found
         with fitting(path):
-            check_end(saved, config, GrowthController(config))
+            plan = GrowthController(config)
+            check_end(saved, config, plan)
             state.load_state_dict(saved["state"])
-        return config, [*([note] if note else []), f"{run.folder} has seen {state.images / 1000:g} kimg"]
-    if config.resume:
-        lines = adopt(state, config.resume, config, GrowthController(config), classes)
-        return config, [f"it starts from {config.resume} at {state.images / 1000:g} kimg", *lines]
-    return config, []
+        seen = f"{run.folder} has seen {state.images / 1000:g} kimg"
+        if state.images >= plan.total_images:
+            seen = finished(config, plan, state.images)
+        return config, [*([note] if note else []), seen]
+    return begin_from(state, config, classes) if config.resume else (config, [])
 
 
 def measured_speed(
@@ -231,13 +232,16 @@ def idle_processes(plan: GrowthController, ranks: Ranks) -> list[str]:
     return found
 
 
-def print_stages(lines: list[dict[str, Any]], run: RunDirectory) -> None:
-    """A finished run's stages from its metrics.jsonl, and where its last samples are."""
+def print_stages(lines: list[dict[str, Any]], run: RunDirectory, start: int) -> None:
+    """Print a finished run's stages from its metrics.jsonl, and where its last samples are.
+
+    start: images seen when the run began, by another one that it started from.
+    """
     ends = {line["resolution"]: line for line in lines if line["stage_end"]}
     scores = {"fid": "FID", "is": "IS", "swd": "SWD x1000"}
     if any("modes" in line for line in ends.values()):
         scores["modes"] = "modes of 32"
-    rows, start = [], 0
+    rows = []
     for resolution, line in ends.items():
         count, seconds = line["images"] - start, line["stage_seconds"]
         start = line["images"]

@@ -1,23 +1,27 @@
-"""Where a run starts: from nothing, from its own latest checkpoint, or from somebody else's."""
+"""Where a run starts: from scratch, from its own latest checkpoint, or from another run's."""
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from checkpoints import CheckpointError, RunDirectory, load
+from checkpoints import CheckpointError, RunDirectory, load, newest
 
-from ..config import ConfigError, TrainConfig, checked, format_value, option_name
+from ..config import ConfigError, TrainConfig, checked, format_value, option_name, spell_option
 from ..networks import ARCHITECTURES
+from ..paths import find_recorded, is_same_checkpoint, is_same_path, with_found_paths
 from .growth import GrowthController
 from .signals import TrainingStopped
 from .state import TrainState
 from .tracking import say
+from .transfer import kept_classes, move_classes
 
 
 def differences(old: dict[str, Any], new: TrainConfig, identity_only: bool = False) -> list[str]:
@@ -33,60 +37,126 @@ def differences(old: dict[str, Any], new: TrainConfig, identity_only: bool = Fal
 
 
 def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
-    """The options to go on with a run: those given, and where it started from.
+    """Return the options to resume a run with: those specified, its start, and the end that its start decided.
 
     Raises:
         ConfigError: options that would make it another run, with what differs.
     """
     old = run.read_config()
-    if config.resume not in (None, old.get("resume")):
-        raise ConfigError(f"--resume: {run.folder} has begun already, from {old.get('resume')}; give another --out")
+    recorded = with_found_paths(old, run.folder).get("resume")
+    if config.resume is not None and not (isinstance(recorded, str) and is_same_checkpoint(config.resume, recorded)):
+        raise ConfigError(other_start(run, config.resume, recorded))
     if config.precision == "auto" and old.get("precision") in ("fp32", "bf16"):
         config = replace(config, precision=old["precision"])  # what auto came to at the start
     if lines := differences(old, config, identity_only=True):
         raise ConfigError(
             f"{run.folder} is a run with other options:\n" + "\n".join(lines) + "\n"
-            f"give the same ones to go on with it, or --out ANOTHER --resume {run.latest} to start a new run from it"
+            f"use the same options to resume it, or --out ANOTHER --resume {run.latest} to start a new run from it"
         )
-    return replace(config, resume=old.get("resume"))
+    if recorded is None:
+        return replace(config, resume=None)
+    end = old.get("total_kimg") if config.has_default_end else None
+    return replace(config, resume=recorded, total_kimg=config.total_kimg if end is None else end)
+
+
+def other_start(run: RunDirectory, wanted: str, recorded: str | None) -> str:
+    """Return why --resume cannot be followed in a run directory that has a run."""
+    real = Path(os.path.realpath(wanted))
+    if Path(os.path.realpath(run.folder)) in (real, *real.parents):
+        return (
+            f"--resume: {wanted} is of the run in {run.folder} itself; leave out --resume to continue that run from "
+            f"its latest checkpoint (the rest of the command as it is), or add --out ANOTHER to start a new run from it"
+        )
+    began = "from scratch" if recorded is None else f"from {recorded}"
+    return (
+        f"--resume: the run in {run.folder} began {began}, not from {wanted}; leave out --resume to continue that run, "
+        f"or add --out ANOTHER to start a new one"
+    )
 
 
 def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
     """Raises ConfigError for a run that is already past the plan's end."""
     if plan.total_images <= saved["state"]["previous"]:
-        raise ConfigError(f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} thousand images")
+        raise ConfigError(
+            f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} kimg, more than the "
+            f"{plan.total_images / 1000:g} at which this command ends; use --total-kimg "
+            f"{longer(saved['images'], config):.10g} to train longer"
+        )
+
+
+def longer(images: int, config: TrainConfig) -> float:
+    """Return a --total-kimg that adds --stabilize-kimg to so many images."""
+    return round(images / 1000 + config.stabilize_kimg, 3)
+
+
+def finished(config: TrainConfig, plan: GrowthController, images: int) -> str:
+    """Return a sentence for a run that is at its end."""
+    return (
+        f"{config.out} has finished: it has seen {images / 1000:g} kimg and ends at {plan.total_images / 1000:g}; "
+        f"--total-kimg {longer(images, config):.10g} trains longer"
+    )
 
 
 def check_fits(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
-    """Refuse to go on with other images, or to an end that is past.
+    """Refuse to resume with other images, or to an end that is past.
 
     Raises:
         ConfigError.
     """
     check_end(saved, config, plan)
-    if saved["data"] != content:
+    if saved["data"] == content:
+        return
+    recorded, latest = saved["config"].get("data"), f"{config.out}/checkpoints/latest.pt"
+    if isinstance(recorded, str):
+        recorded = find_recorded(recorded, saved["config"].get("out"), RunDirectory(config.out).folder)
+    if isinstance(recorded, str) and not is_same_path(recorded, config.data):
         raise ConfigError(
-            f"the images in {config.data} have changed since this run began; bring back the old ones, or start a new "
-            f"run from its checkpoint with --out ANOTHER --resume {config.out}/checkpoints/latest.pt"
+            f"{config.out} is a run on {recorded}, and {config.data} holds other images; use --out ANOTHER to train on "
+            f"them (with --resume {latest} as well to start from that run's weights)"
         )
+    raise ConfigError(
+        f"the images in {config.data} have changed since this run began; use --out ANOTHER to train on them from "
+        f"scratch, --out ANOTHER --resume {latest} to start from this run's weights, or bring back the old images to "
+        f"continue it"
+    )
 
 
 def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
     """Refuse networks that another checkpoint's weights do not fit.
 
     Raises:
-        CheckpointError: they differ in more than a higher resolution or the size of the stddev groups.
+        CheckpointError: they differ in more than a higher resolution, the classes or the size of the stddev groups.
     """
+    options: dict[str, str] = {}
     for network, arguments in wanted.items():
         if network not in saved:
-            continue  # imported weights: it begins anew
+            continue  # imported weights: it starts from scratch
         kind = ARCHITECTURES[arguments["arch"]][network]
         defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()} | {"arch": "pggan"}
         for name, value in arguments.items():
             before = saved[network].get(name, defaults.get(name))
-            if before != value and not (name == "resolution" and before < value) and name != "mbstd_group":
-                option = "--" + name.replace("_", "-")
-                raise CheckpointError(f"{path} has {name} {before}, not {value}: {option} must agree with it")
+            grows = name == "resolution" and arguments["arch"] == "pggan" and before < value
+            follows_maps = (
+                name == "latent_size" and has_default_latents(saved[network]) and has_default_latents(arguments)
+            )
+            if name == "label_size" or before == value or grows or follows_maps:
+                continue
+            if name == "mbstd_group":
+                if bool(before) == bool(value):
+                    continue
+                name, before = "minibatch_stddev", bool(before)
+            elif name == "hidden" and network == "discriminator":
+                name = "d_hidden"
+            options.setdefault(name, spell_option(name, tuple(before) if isinstance(before, list) else before))
+            if name == "arch":
+                break  # the others of another architecture mean nothing here
+    if options:
+        raise CheckpointError(f"{path} has other networks than these options; use {' '.join(options.values())}")
+
+
+def has_default_latents(arguments: dict[str, Any]) -> bool:
+    """Whether a generator's latents are as long as its first layer has feature maps, as without --latent-size."""
+    return arguments.get("latent_size") == min(arguments.get("fmap_base", 0), arguments.get("fmap_max", 0))
 
 
 def new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
@@ -111,8 +181,52 @@ def fitting(where: Any) -> Iterator[None]:
         raise CheckpointError(f"{where} does not fit its networks: {reason}") from None
 
 
+def begin_from(state: TrainState, config: TrainConfig, classes: list[str]) -> tuple[TrainConfig, list[str]]:
+    """Start a new run from the checkpoint of --resume, also on other images, to a higher resolution or by another plan.
+
+    Returns:
+        The config with its end settled, and lines on what it starts from, what differs and what is new.
+
+    Raises:
+        CheckpointError: no checkpoint, or networks of other shapes. ConfigError: an end that is past already.
+    """
+    path = str(newest(config.resume or ""))
+    plan = GrowthController(replace(config, total_kimg=None))
+    lines = adopt(state, path, config, plan, classes)
+    phase = GrowthController(plan.config, state.stage_ends).phase(state.images)
+    config = settle_end(config, plan, state.images, phase.resolution == config.resolution and not phase.fading)
+    start, end = state.images / 1000, GrowthController(config, state.stage_ends).total_images / 1000
+    first = (
+        f"starting from {path} at {start:g} kimg; training {end - start:g} kimg more, until {end:g} kimg at "
+        f"{config.resolution}x{config.resolution} (--total-kimg sets another end)"
+    )
+    return config, [first, *lines]
+
+
+def settle_end(config: TrainConfig, plan: GrowthController, images: int, is_last_stage: bool) -> TrainConfig:
+    """Return the config with the --total-kimg of a run that begins at so many images.
+
+    Not specified, it is the plan's end; in the last stage, where that may be past or near, at least --stabilize-kimg
+    more, since a run that someone begins is meant to train.
+
+    Raises:
+        ConfigError: one that leaves nothing to train.
+    """
+    more = longer(images, config)
+    if config.has_default_end:
+        end = config.total_kimg or plan.total_images / 1000
+        return replace(config, total_kimg=max(end, more) if is_last_stage else end)
+    if (config.total_kimg or 0) * 1000 <= images:
+        raise ConfigError(
+            f"--total-kimg: {config.total_kimg:.10g} leaves nothing to train, since {config.resume} stands at "
+            f"{images / 1000:g} kimg of this plan; use --total-kimg {more:.10g} to train "
+            f"{config.stabilize_kimg:g} kimg more"
+        )
+    return config
+
+
 def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]) -> list[str]:
-    """Start a new run from a checkpoint, also of a lower target resolution or another plan.
+    """Put a checkpoint's weights, and as far as they fit its optimizers and schedule, into a new run's state.
 
     Returns:
         Lines telling what differs and what is new.
@@ -134,22 +248,25 @@ def adopted(
     grown = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])
     content.setdefault("G", content["G_ema"])
-    lines = differences(saved["config"], config)
-    for name in ("G", "D", "G_ema"):
+    told = ("out", "resume", "total_kimg")  # by the line above these
+    lines = differences({k: v for k, v in saved["config"].items() if k not in told}, config)
+    lines += class_changes(saved["classes"], classes)
+    for name, network in (("G", "generator"), ("D", "discriminator"), ("G_ema", "generator")):
         if config.arch == "pggan":
             lines += new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
-        content[name] = getattr(state, name).state_dict() | content.get(name, {})
+        fresh, weights = getattr(state, name).state_dict(), content.get(name, {})
+        content[name] = fresh | move_classes(
+            weights, fresh, network, state.arguments[network], saved["classes"], classes
+        )
     options = ("optimizer", "adam_beta1", "adam_beta2")
     other = any(saved["config"].get(name, getattr(TrainConfig, name)) != getattr(config, name) for name in options)
     for name in ("g_optimizer", "d_optimizer"):
-        if grown or other or name not in content:
+        if grown or other or saved["classes"] != classes or name not in content:
             content[name] = getattr(state, name).state_dict()
     content = state.state_dict() | content
     state.load_state_dict(content)
-    if saved["classes"] != classes:
-        lines.append(f"  classes: {', '.join(saved['classes'])} -> {', '.join(classes)}")
     stage = saved["stage"]
-    now = GrowthController(config, state.stage_ends).phase(state.previous)
+    now = GrowthController(replace(config, total_kimg=None), state.stage_ends).phase(state.previous)
     same_pace = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
     if not same_pace or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
         state.stage_ends = {}
@@ -157,10 +274,29 @@ def adopted(
         lines.append(f"  counting on from {state.images / 1000:g} kimg, where this plan is at that stage")
     if grown or plan.resets_optimizers(state.previous, state.images):
         state.reset_optimizers()
-    state.previous = state.images
+    state.previous = state.start = state.images
     state.seconds, state.lr_factor, state.rollbacks = {}, 1.0, []
     state.clear_sums()
     return lines
+
+
+def class_changes(old: list[str], new: list[str]) -> list[str]:
+    """Return lines on classes that differ from a checkpoint's, and on the label weights that are kept."""
+    if old == new:
+        return []
+    lines, kept = [f"  classes: {listed(old)} -> {listed(new)}"], kept_classes(old, new)
+    if kept is None:
+        lines.append("  label weights: kept, one class for another in this order")
+    elif added := [name for name in new if name not in kept]:
+        of_others = f"kept for {listed(kept)}, " if kept else ""
+        lines.append(f"  label weights: {of_others}freshly initialised for {listed(added)}")
+    return lines
+
+
+def listed(names: list[str], most: int = 10) -> str:
+    """Return names in a row, of a long list the first ones."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"
 
 
 MOST_RETURNS = 5  # to one checkpoint

@@ -73,6 +73,7 @@ class TrainState:
     Attributes:
         images: real images the discriminator has seen.
         previous: the same before the last look at the schedule; (previous, images] is what was last trained.
+        start: images seen when the run began: 0, or where --resume put it.
         sums: sums over the steps since the last log line. counts: of how many numbers each.
         augment_p: probability of each augmentation, in [0, 1], on the device; adaptive augmentation moves it.
         skipped_in_a_row: steps just skipped for gradients that are not finite, [D, G], on the device.
@@ -92,7 +93,7 @@ class TrainState:
         self.G_ema = copy.deepcopy(self.G).requires_grad_(False).eval()
         self.g_optimizer, self.d_optimizer = (make_optimizer(config, n) for n in (self.G, self.D))
         self.device = device
-        self.images = self.previous = 0
+        self.images = self.previous = self.start = 0
         self.skipped_in_a_row = torch.zeros(2, device=device)
         self.augment_p = torch.zeros((), device=device)
         self.seconds: dict[int, float] = {}
@@ -121,8 +122,8 @@ class TrainState:
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
     PLAIN = (
-        "images", "previous", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds", "stage_ends", "lr_factor",
-        "rollbacks",
+        "images", "previous", "start", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds", "stage_ends",
+        "lr_factor", "rollbacks",
     )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,7 +138,7 @@ class TrainState:
         for name in ("g_optimizer", "d_optimizer"):
             load_moments(getattr(self, name), state[name]["state"])
         for name in self.PLAIN:
-            if name in state:  # older checkpoints have no augment_p, lr_factor, rollbacks
+            if name in state:  # older checkpoints have no augment_p, lr_factor, rollbacks, start
                 check_kind(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
         if "counts" not in state:  # of an earlier version, which counted the steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from datasets import Pyramid, Source, open_pyramid, open_source
 from metrics import METRICS, RESIZES, MetricError, Suite, default_folder
 
 from ..config import ConfigError, metric_names
+from ..paths import is_missing, make_absolute
 from ..training.device import choose_device
 from ..training.evaluation import Judge, modes_of_embedded_set
 from .options import Commands, add_checkpoint, add_command, add_device, whole_number
@@ -36,7 +38,9 @@ def add_parser(commands: Commands) -> None:
 
 def add_judging(p: argparse.ArgumentParser) -> None:
     """The options of `judged`."""
-    p.add_argument("--data", metavar="IMAGES", help="real images: a folder or a set's name (default: the run's own)")
+    p.add_argument(
+        "--data", metavar="IMAGES", help="real images: a folder or a dataset's name (default: those it was trained on)"
+    )
     p.add_argument("--metrics", default="fid,is,swd", help=f"any of {','.join(METRICS)} (default: %(default)s)")
     p.add_argument(
         "--num-images", type=whole_number(2), default=10000, metavar="N",
@@ -57,23 +61,44 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(report))
     else:
-        for name, value in report.items():
+        words = {True: "yes", False: "no", None: "not recorded"}
+        for name, value in (report | {"training_images": words[report["training_images"]]}).items():
             print(f"{name:<20}{value:.6g}" if isinstance(value, float) else f"{name:<20}{value}")
 
 
 def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
-    """The real images named, or those the checkpoint was trained on; with labels where the generator has classes.
+    """Open the real images specified, or those the checkpoint was trained on; with labels if the generator has classes.
 
     Raises:
-        ConfigError, datasets.DataError: none are named, or they cannot be used.
+        ConfigError, datasets.DataError: none are specified and the training images are unknown, gone or changed; or
+            they cannot be used.
     """
-    data = data or trained.config.get("data")
-    if not isinstance(data, str):
-        raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
-    source = open_source(data, labels=bool(trained.classes))
+    recorded = trained.config.get("data")
+    if data is None:
+        if not isinstance(recorded, str):
+            raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
+        if is_missing(recorded):
+            raise ConfigError(
+                f"--data: the checkpoint was trained on {recorded}, which does not exist here; use --data IMAGES to "
+                f"name those images, or others"
+            )
+    source = open_source(data or str(recorded), labels=bool(trained.classes))
     names = "fit", "background", "allow_upscale", "max_bad"
     taken = {name: trained.config[name] for name in names if name in trained.config}
-    return source, open_pyramid(source, trained.generator.resolution, trained.generator.channels, **taken)
+    pyramid = open_pyramid(source, trained.generator.resolution, trained.generator.channels, **taken)
+    if are_training_images(trained, pyramid) is False:
+        if data is None:
+            raise ConfigError(
+                f"--data: the images in {recorded} are not those that the checkpoint was trained on; bring those back, "
+                f"or use --data {recorded} to compare with the present ones"
+            )
+        print(f"warning: {data} holds other images than the checkpoint was trained on", file=sys.stderr)
+    return source, pyramid
+
+
+def are_training_images(trained: Trained, pyramid: Pyramid) -> bool | None:
+    """Whether these are the images that the checkpoint was trained on; None if it does not tell."""
+    return trained.digest == pyramid.digest() if trained.digest else None
 
 
 def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -95,8 +120,8 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
     if absent := [
         name for i, name in enumerate(trained.classes) if pyramid.class_counts[i] and i not in trained.drawable
     ]:
-        raise ConfigError(f"--data: the training images had none of class {', '.join(absent)}; leave these out")
-    data = options.data or trained.config.get("data", "")
+        raise ConfigError(f"--data: the training images had none of class {', '.join(absent)}; remove these images")
+    data = make_absolute(options.data or trained.config["data"])
     suite = Suite(
         names, options.inception_weights, device, resize=options.resize, precision=options.precision,
         more=modes_of_embedded_set(data, trained.generator.channels) if names else {}, cache=default_folder(),
@@ -110,6 +135,9 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
         "images": trained.images,
         "resolution": trained.resolution,
         "alpha": trained.alpha,
+        "data": data,
+        "data_images": len(pyramid),
+        "training_images": are_training_images(trained, pyramid),
         "num_images": options.num_images,
         "num_reals": min(options.num_images, len(pyramid)),
         **suite.how(),

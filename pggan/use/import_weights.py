@@ -12,14 +12,14 @@ import torch
 
 import checkpoints
 
-from ..config import TrainConfig, format_value, option_name
+from ..config import TrainConfig, spell_option
 from ..interop import WeightsError, read_weights
 from .options import Commands, add_command, whole_number
 from .output import Output
 
 TEXT = """\
 Read weights of another codebase, without TensorFlow and without running anything in them, and write a checkpoint that
-every command here takes, and train.py --resume goes on from. SOURCE is recognised by what is in it:
+every command here takes, and train.py --resume continues from. SOURCE is recognised by what is in it:
   a snapshot of the paper authors' code (.pkl), with G, D and Gs
   TensorFlow Hub's progan-128 as converted for TensorFlow.js (its folder, or model.json)
   a checkpoint of pro_gan_pytorch 3.4, or of pytorch_GAN_zoo
@@ -99,7 +99,7 @@ def told(content: dict[str, Any]) -> list[str]:
 
 
 def fine_tuning(out: Path, content: dict[str, Any]) -> str:
-    """The command that goes on training, with every option that the weights need and the defaults do not give."""
+    """Return the command that continues training, with every option that the weights need and defaults do not give."""
     networks = content["networks"]
     shape = networks["generator"] | networks.get("discriminator", {})
     first_maps = min(shape["fmap_base"], shape["fmap_max"])
@@ -108,8 +108,10 @@ def fine_tuning(out: Path, content: dict[str, Any]) -> str:
         default = first_maps if f.name == "latent_size" else f.default
         if f.name in ("resolution", "channels") or shape.get(f.name, default) == default:
             continue
-        switch = option_name(f).replace("--", "--no-")  # those that are on by default are the only ones that differ
-        options.append(switch if f.type == "bool" else f"{option_name(f)} {format_value(shape[f.name])}")
+        options.append(spell_option(f.name, shape[f.name]))
     if shape["label_size"]:
         options.append("--labels")
-    return f"go on training: python train.py IMAGES --resume {out} {' '.join(options)}"
+    length = ""
+    if content["stage"] == {"resolution": shape["resolution"], "alpha": 1.0}:
+        length = " (for --stabilize-kimg thousand images, 600 if not specified)"
+    return f"continue training: python train.py IMAGES --resume {out} {' '.join(options)}{length}"

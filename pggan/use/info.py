@@ -11,10 +11,10 @@ from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
 
 from ..config import ConfigError, TrainConfig
+from ..paths import run_folder
 from ..training.growth import GrowthController
 from ..training.plan import print_stages
 from .options import Commands, add_checkpoint, add_command
-from .output import run_folder
 from .trained import load
 
 TEXT = """\
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
         if any(line["stage_end"] for line in judged):
             print("\nmetrics at the end of each stage")
-            print_stages(judged, directory)
+            print_stages(judged, directory, content["state"].get("start", 0))
 
 
 def planned(config: dict[str, Any]) -> int | None:

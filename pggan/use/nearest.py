@@ -57,7 +57,9 @@ def add_parser(commands: Commands) -> None:
         "--neighbours", type=whole_number(1, 20), default=7, metavar="K",
         help="real images beside each sample (default: %(default)s)",
     )  # fmt: skip
-    p.add_argument("--data", metavar="IMAGES", help="real images: a folder or a set's name (default: the run's own)")
+    p.add_argument(
+        "--data", metavar="IMAGES", help="real images: a folder or a dataset's name (default: those it was trained on)"
+    )
     p.add_argument(
         "--num-reals", type=whole_number(2), default=10000, metavar="N",
         help="at most so many real images, drawn at random (default: %(default)s)",

@@ -12,6 +12,7 @@ from pathlib import Path
 from checkpoints import newest
 
 from ..config import ConfigError
+from ..paths import run_folder
 from .trained import Trained
 
 INDEX, FOUND, CONFIG = "dataset.json", "found.json", "config.json"  # one is in every folder written, with "made_by"
@@ -77,11 +78,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def run_folder(checkpoint: Path) -> Path | None:
-    """The run directory that a checkpoint file lies in, or None."""
-    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
 def default_path(checkpoint: str, trained: Trained, command: str, *parts: str, suffix: str) -> Path:

@@ -16,6 +16,7 @@ import checkpoints
 from ..networks import AnyGenerator, Generator, build, one_hot
 from ..networks.progressive import check_resolution
 from ..networks.sampling import PIXELS_AT_ONCE, to_uint8
+from ..paths import run_folder, with_found_paths
 
 LATENTS_FOR_MEAN = 2000
 
@@ -26,7 +27,8 @@ class Trained:
 
     Attributes:
         resolution, alpha: that stage. images: real images seen. classes: their names, [] where there are none.
-        config: the run's options.
+        config: the run's options, paths among them found again from this working directory.
+        digest: stands for the images that it was trained on, see `datasets.Pyramid.digest`; "" if not recorded.
         untrained: resolutions whose RGB layer imported weights lack.
         class_counts: training images of each class, [] if the checkpoint does not tell.
     """
@@ -39,6 +41,7 @@ class Trained:
     config: dict[str, Any]
     untrained: frozenset[int] = frozenset()
     class_counts: tuple[int, ...] = ()
+    digest: str = ""
     means: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, resolution: int | None = None, alpha: float | None = None) -> Trained:
@@ -172,9 +175,10 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             float(stage["alpha"]),
             int(content["images"]),
             [str(name) for name in content.get("classes", [])],
-            dict(content["config"]),
+            with_found_paths(content["config"], run_folder(path)),
             untrained,
             tuple(int(count) for count in content.get("class_counts", [])),
+            str(content.get("data", "")),
         ).at()
         if len(trained.classes) != generator.label_size:
             raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")

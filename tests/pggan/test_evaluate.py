@@ -16,7 +16,9 @@ def test_reals_are_prepared_as_they_were_for_training(tmp_path, monkeypatch):
         Image.fromarray(np.full((10, 10, 3), 9 * i, np.uint8)).save(folder / f"{i}.png")
     (folder / "bad.png").write_bytes(b"no")
     config = {"data": str(folder), "allow_upscale": True, "max_bad": 0.2}
-    trained = SimpleNamespace(classes=[], generator=SimpleNamespace(resolution=16, channels=3), config=config)
+    trained = SimpleNamespace(
+        classes=[], generator=SimpleNamespace(resolution=16, channels=3), config=config, digest=""
+    )
     for _ in range(2):  # without a cache, and with one
         assert len(real_images(trained, None)[1]) == 9
     trained.config["allow_upscale"] = False

@@ -57,22 +57,36 @@ def commands(tmp_path, cache):
 
 
 @pytest.fixture
-def pggan(monkeypatch, capsys, tmp_path, cache):
-    """Runs a command in this process, in a folder of its own: starting torch anew takes seconds."""
+def in_process(monkeypatch, capsys, tmp_path, cache):
+    """in_process(module) runs a command in this process, in a folder of its own: starting torch anew takes seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PGGAN_CACHE", str(cache))
-    main = importlib.import_module("pggan.__main__").main
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pggan", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        return Said(code, *capsys.readouterr())
+    def command(module):
+        main = importlib.import_module(module).main
 
-    return run
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", [module.split(".")[0], *map(str, arguments)])
+            try:
+                main()
+                code = 0
+            except SystemExit as ended:
+                code = ended.code
+            return Said(code, *capsys.readouterr())
+
+        return run
+
+    return command
+
+
+@pytest.fixture
+def pggan(in_process):
+    return in_process("pggan.__main__")
+
+
+@pytest.fixture
+def train(in_process):
+    return in_process("train")
 
 
 @pytest.fixture(scope="session")

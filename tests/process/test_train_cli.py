@@ -68,11 +68,12 @@ def test_a_dry_run_says_what_is_left(commands, finished_run):
     process = commands.train(*TINY, "--out", finished_run, "--dry-run")
     assert process.returncode == 0, process.err
     images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
-    assert f"has seen {images / 1000:g} kimg\nabout 0s of it are left" in process.out
+    assert f"has finished: it has seen {images / 1000:g} kimg" in process.out
+    assert process.out.endswith("trains longer\nabout 0s of it are left\n")
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
     assert process.returncode == 0, process.err
-    assert f"it starts from {stage} at" in process.out and "--fade-kimg" in process.out
+    assert f"starting from {stage} at" in process.out and "--fade-kimg" in process.out
     assert "about 0s of it" not in process.out
     refused(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
     copy = shutil.copytree(finished_run, commands.folder / "copy")
@@ -149,14 +150,18 @@ def test_a_longer_plan_goes_on_from_the_last_checkpoint(commands, finished_run):
 
 def test_a_checkpoint_of_other_networks_is_refused(commands, finished_run):
     last = finished_run / "checkpoints" / "latest.pt"
-    refused(commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"), "fmap_max 8, not 4")
+    refused(
+        commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"),
+        "has other networks",
+        "use --fmap-max 8",
+    )
     assert not (commands.folder / "other").exists()
 
 
 def test_a_run_that_began_cannot_be_given_another_start(commands, finished_run):
     assert commands.train(*SHORT, "--out", "run").returncode == 0
     last = finished_run / "checkpoints" / "latest.pt"
-    refused(commands.train(*SHORT, "--out", "run", "--resume", last), "--resume", "another --out")
+    refused(commands.train(*SHORT, "--out", "run", "--resume", last), "began from scratch", "--out ANOTHER")
 
 
 def test_an_end_that_is_past_is_refused(commands):

@@ -1,0 +1,103 @@
+"""Paths that a run records: absolute, and found again from another working directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets.torchvision_sets import is_name
+
+RECORDED = ("data", "resume", "inception_weights")  # options that are paths; a run's config.json holds them absolute
+
+
+def make_absolute(path: str) -> str:
+    """Return a path that exists as an absolute one, and anything else, such as a dataset's name, unchanged."""
+    return os.path.abspath(path) if path != "synthetic" and os.path.exists(path) else path
+
+
+def run_folder(checkpoint: Path) -> Path | None:
+    """Return the run directory that a checkpoint file lies in, or None."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+
+
+def find_recorded(path: str, out: Any, run: Path | None) -> str:
+    """Return where a path that a run recorded lies now.
+
+    A relative path (runs of earlier versions recorded those) is relative to the folder that the run was started in; so
+    is the last part of an absolute one whose run was moved with its images, or is mounted elsewhere.
+
+    Args:
+        out: the run's recorded --out, which tells that folder if it is relative. run: where the run directory is now.
+
+    Returns:
+        A path that exists, or `path` unchanged.
+    """
+    if path == "synthetic" or run is None or not isinstance(out, str) or (os.path.isabs(path) and os.path.exists(path)):
+        return path
+    run, tail = Path(os.path.abspath(run)), Path(os.path.normpath(out)).parts
+    if os.path.isabs(out) or ".." in tail or run.parts[-len(tail) :] != tail:
+        return path
+    start, parts = Path(*run.parts[: -len(tail)]), Path(path).parts
+    shortened = range(1, len(parts)) if os.path.isabs(path) else (0,)
+    return next((str(found) for i in shortened if (found := start.joinpath(*parts[i:])).exists()), path)
+
+
+def is_same_path(a: str, b: str) -> bool:
+    """Whether two paths lead to the same file or folder, or two names of datasets are equal."""
+    if "\0" in a + b:  # in a damaged config.json; the system refuses to look such a path up
+        return a == b
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def is_missing(data: str) -> bool:
+    """Whether a dataset is a path that does not exist, rather than a name such as cifar10."""
+    return data != "synthetic" and not is_name(data) and not os.path.exists(data)
+
+
+def read_options(run: Path) -> dict[str, Any]:
+    """Return a run directory's config.json with its paths found again; {} if there is none that can be read."""
+    try:
+        options = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return with_found_paths(options, run) if isinstance(options, dict) else {}
+
+
+def with_found_paths(options: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """Return a run's recorded options with `find_recorded` applied to each path."""
+    paths = {name: options[name] for name in RECORDED if isinstance(options.get(name), str)}
+    return {**options, **{name: find_recorded(path, options.get("out"), run) for name, path in paths.items()}}
+
+
+def choose_out(data: str, resolution: int) -> tuple[str, str]:
+    """Choose the default run directory, one that is not a run on other images.
+
+    Returns:
+        The run directory, and a sentence for the console if runs/DATA-RESOLUTION is a run on other images, else "".
+    """
+    path = Path(os.path.realpath(data))
+    tag = hashlib.blake2b(os.fsencode(path), digest_size=3).hexdigest()
+    names = [path.name, f"{path.parent.name}-{path.name}", f"{path.name}-{tag}"]
+    owners = {out: read_options(Path(out)).get("data") for out in (f"runs/{name}-{resolution}" for name in names)}
+    mine = [out for out, owner in owners.items() if isinstance(owner, str) and is_same_path(owner, data)]
+    moved = [out for out, owner in owners.items() if isinstance(owner, str) and is_missing(owner)]  # perhaps these
+    free = [out for out, owner in owners.items() if owner is None]
+    usual, *_, last = owners
+    out = [*mine, *moved, *free, last][0]
+    note = f"{usual} is a run on {owners[usual]}; this run is in {out} (--out selects another folder)"
+    return out, "" if out == usual else note
+
+
+def is_same_checkpoint(a: str, b: str) -> bool:
+    """Whether two paths name the same file; a run directory stands for its latest checkpoint."""
+    return checkpoint_of(a) == checkpoint_of(b)
+
+
+def checkpoint_of(path: str) -> Path:
+    """Return the checkpoint file that a path names, which need not exist."""
+    real = Path(os.path.realpath(path))
+    return real if real.suffix and not real.is_dir() else real / "checkpoints" / "latest.pt"

@@ -1,0 +1,115 @@
+"""Where a run begins, without training: its end, the networks that it can begin with, what it says if it cannot."""
+
+from dataclasses import replace
+
+import pytest
+
+from checkpoints import CheckpointError, RunDirectory
+from pggan.config import ConfigError, resolve
+from pggan.training.growth import GrowthController
+from pggan.training.resume import check_networks, finished, same_run, settle_end
+from pggan.training.state import network_arguments
+
+SMALL = {
+    "data": "synthetic", "resolution": 16, "channels": 3, "fmap_base": 64, "fmap_max": 8, "batch_size": 8,
+    "fade_kimg": 4, "stabilize_kimg": 4, "resume": "other.pt",
+}  # fmt: skip
+
+
+def config(**options):
+    return resolve(SMALL | options)
+
+
+def end(images, is_last_stage=True, **options):
+    chosen = config(**options)
+    plan = GrowthController(replace(chosen, total_kimg=None))
+    return settle_end(chosen, plan, images, is_last_stage).total_kimg
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "demo"}, {"preset": "demo", "total_kimg": 40}])
+def test_a_run_from_a_finished_one_trains_one_more_stage(options):
+    assert end(40_000, **options) == 44 and end(39_968, **options) == 43.968
+    assert end(40_000, stabilize_kimg=1.5, **options) == 41.5
+    assert end(1_000_000, **options) == 1004
+
+
+def test_a_run_from_an_earlier_stage_trains_to_the_plans_end():
+    assert end(4_000, is_last_stage=False) == 20  # 4, then twice 4 of fading and 4 of stabilizing
+    assert end(4_000, is_last_stage=False, preset="demo") == 40
+    assert end(17_000, preset="demo") == 40 and end(17_000) == 21
+
+
+def test_an_end_that_is_specified_counts_if_it_leaves_something_to_train():
+    assert end(40_000, total_kimg=40.5) == 40.5 and end(4_000, is_last_stage=False, total_kimg=19) == 19
+    for total in (40, 20):
+        with pytest.raises(ConfigError, match=r"--total-kimg.* use --total-kimg 44 to train 4 kimg more"):
+            end(40_000, total_kimg=total)
+
+
+def test_the_same_command_finds_the_end_that_was_settled(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    begun = config(out=str(run.folder), resume=str(tmp_path / "other.pt"))
+    run.create(replace(begun, total_kimg=44.0).to_dict())
+    assert same_run(run, begun).total_kimg == 44
+    assert same_run(run, replace(begun, resume=None)) == replace(begun, total_kimg=44.0)
+    assert same_run(run, replace(begun, total_kimg=50.0)).total_kimg == 50
+    assert "--total-kimg 48 trains longer" in finished(begun, GrowthController(begun), 44_000)
+
+
+def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create(config(resume=None, total_kimg=30).to_dict())
+    assert same_run(run, config(resume=None)).total_kimg is None
+
+
+@pytest.mark.parametrize("spelling", ["", "/", "/checkpoints", "/checkpoints/latest.pt", "/checkpoints/stage-0008.pt"])
+def test_a_runs_own_checkpoint_is_no_start_of_it(tmp_path, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(tmp_path / "run")
+    run.create(config(resume=None).to_dict())
+    (tmp_path / "link").symlink_to("run")
+    for folder in ("run", "./run", "link", tmp_path / "run"):
+        with pytest.raises(ConfigError) as refusal:
+            same_run(run, config(resume=f"{folder}{spelling}"))
+        assert "leave out --resume" in str(refusal.value) and "None" not in str(refusal.value)
+
+
+def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory("runs/new")
+    run.create(
+        config(resume="runs/old/checkpoints/latest.pt", out="runs/new").to_dict()
+    )  # relative, as earlier versions
+    for spelling in (tmp_path / "runs/old/checkpoints/latest.pt", "./runs/old", "runs/../runs/old/"):
+        assert same_run(run, config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
+    with pytest.raises(ConfigError, match=r"began from runs/old/checkpoints/latest.pt, not from runs/older"):
+        same_run(run, config(resume="runs/older"))
+
+
+@pytest.mark.parametrize(
+    "before, now, remedy",
+    [
+        ({"fmap_max": 4}, {}, "--fmap-max 4"),
+        ({"fmap_base": 32, "latent_size": 12}, {"fmap_max": 4}, "--fmap-base 32 --fmap-max 8 --latent-size 12"),
+        ({"resolution": 32}, {}, "--resolution 32"),
+        ({"channels": 1}, {}, "--channels 1"),
+        ({"fused_scale": False}, {}, "--no-fused-scale"),
+        ({}, {"pixel_norm": False}, "--pixel-norm"),
+        ({"minibatch_stddev": False}, {}, "--no-minibatch-stddev"),
+        ({}, {"minibatch_stddev": False}, "--minibatch-stddev"),
+        ({"arch": "msg"}, {}, "--arch msg"),
+        ({"arch": "mlp", "d_hidden": "9,8"}, {"arch": "mlp", "hidden": "7"}, "--hidden 256,256,256,128 --d-hidden 9,8"),
+        ({"arch": "dcgan"}, {"arch": "dcgan", "resolution": 32}, "--resolution 16"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_with_the_options_that_do(before, now, remedy):
+    saved = network_arguments(config(**before), 0)
+    with pytest.raises(CheckpointError) as refusal:
+        check_networks("x.pt", saved, network_arguments(config(**now), 2))
+    assert str(refusal.value).endswith(f"; use {remedy}")
+
+
+def test_networks_that_fit():
+    wanted = network_arguments(config(resolution=32, mbstd_group=8), 2)
+    check_networks("x.pt", network_arguments(config(), 0), wanted)
+    check_networks("x.pt", {"generator": network_arguments(config(), 0)["generator"]}, wanted)
