@@ -79,7 +79,7 @@ class Training:
             compute_deterministically()
         self.device, self.plan = choose_device(config.device, ranks), GrowthController(config)
         latest = self.directory.latest if saved else None
-        precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest))
+        precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest, say))
         self.config = config = replace(config, precision=precision)
         self.signals = StopSignals(ranks.largest)
         with ranks.in_turn():
