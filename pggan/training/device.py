@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from datasets.parallel import mallopt
-from metrics.processor import survives
+from datasets.places import cache_folder, write_whole
+from metrics.processor import RESTRICTIONS, has_bf16_units, run_apart
 
 from ..config import ConfigError, TrainConfig
 from ..networks.progressive import feature_maps
@@ -60,53 +67,112 @@ def device_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-BF16_TRIAL = """
-import torch
-x = torch.ones(256, 256, dtype=torch.bfloat16, requires_grad=True)
-y = torch.ones(4, 32, 8, 8, dtype=torch.bfloat16, requires_grad=True)
-((x @ x).sum() + torch.conv2d(y, torch.ones(32, 32, 3, 3, dtype=torch.bfloat16)).sum()).backward()
-"""
+WORTH_A_TRIAL = 32  # feature maps; narrower networks spend their time on other things than convolutions
+# Convolutions 1.5 times as fast make whole steps of 128 maps about 1.3 times as fast; measured ratios: 2 on an AMD EPYC
+# with AVX512_BF16, 6 on an Intel Xeon with AMX.
+WORTH_BF16 = 1.5
+CHOICE_SECONDS = 1.5  # limit on the trial; the two dtypes take 0.3 s together on two cores of 3 GHz
+EMULATED = (
+    "this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32; use it only to "
+    "continue such a run exactly"
+)
 
 
-WORTH_A_TRIAL = 32  # feature maps; with fewer it is other things than convolutions that take the time
-FASTER_IN_BF16 = """
-import time, torch
+def choose_precision(
+    config: TrainConfig, device: torch.device, latest: Path | None = None, warn: Callable[[str], Any] = lambda _: None
+) -> str:
+    """Return "fp32" or "bf16". auto: bf16 on GPUs that compute in it, and on CPUs where it pays.
 
-def seconds(dtype):
-    x = torch.ones(8, {maps}, 32, 32, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
-    weight, times = torch.ones({maps}, {maps}, 3, 3, dtype=dtype, requires_grad=True), []
-    for _ in range(8):
-        start = time.perf_counter()
-        torch.conv2d(x, weight, padding=1).backward(x.detach())
-        times.append(time.perf_counter() - start)
-    return min(times)
+    It takes 2 s at most. A run keeps the precision chosen at its start.
 
-raise SystemExit(int(2 * seconds(torch.bfloat16) > seconds(torch.float32)))
-"""
-
-
-def choose_precision(config: TrainConfig, device: torch.device, latest: Path | None = None) -> str:
-    """ "fp32" or "bf16". auto: bf16 on GPUs that compute in it, and on CPUs whose convolutions it makes twice as fast.
-
-    A CPU is tried out in another process, on the run's widest layers, unless even these are narrow. A run keeps what
-    was chosen at its start.
-
-    latest: the checkpoint of the run that goes on, if one does.
+    latest: the checkpoint of the run that is resumed, if any. warn: called with a sentence if bf16 is emulated.
 
     Raises:
-        ConfigError: bf16 asked for, or begun in, on a CPU that cannot compute in it.
+        ConfigError: bf16 was asked for, or used so far, on a CPU that cannot compute in it.
     """
-    if config.precision == "bf16" and device.type == "cpu" and not survives(BF16_TRIAL):
-        instead = f" in a new run from this one: --precision fp32 --out ANOTHER --resume {latest}" if latest else ""
-        raise ConfigError(f"--precision: this machine's cpu cannot compute in bf16; use fp32{instead}")
+    if config.precision == "bf16" and device.type == "cpu":
+        if not run_apart(compute_in_bf16):
+            instead = f" in a new run from this one: --precision fp32 --out ANOTHER --resume {latest}" if latest else ""
+            raise ConfigError(f"--precision: this machine's cpu cannot compute in bf16; use fp32{instead}")
+        if not has_bf16_units():
+            warn(EMULATED)
     if config.precision != "auto":
         return config.precision
     if device.type == "cuda":
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        maps = feature_maps(1, config.fmap_base, config.fmap_decay, config.fmap_max)
-        faster = maps >= WORTH_A_TRIAL and survives(FASTER_IN_BF16.format(maps=maps))
-    return "bf16" if faster else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    maps = feature_maps(1, config.fmap_base, config.fmap_decay, config.fmap_max)
+    return "bf16" if maps >= WORTH_A_TRIAL and pays_in_bf16(maps) else "fp32"
+
+
+def compute_in_bf16() -> bool:
+    """Return True once a product and a convolution with their gradients have run in bf16."""
+    x = torch.ones(256, 256, dtype=torch.bfloat16, requires_grad=True)
+    images = torch.ones(4, 32, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    ((x @ x).sum() + torch.conv2d(images, torch.ones(32, 32, 3, 3, dtype=torch.bfloat16)).sum()).backward()
+    return True
+
+
+def pays_in_bf16(maps: int) -> bool:
+    """Return whether convolutions of so many maps are WORTH_BF16 times as fast in bf16 as in float32 on this CPU.
+
+    A CPU without bf16 instructions is not tried. The times measured are kept in the cache folder, for this CPU, torch
+    and environment. Only Linux starts a trial fast enough; elsewhere the answer is no.
+    """
+    if sys.platform != "linux" or not has_bf16_units():
+        return False
+    key = {
+        "cpu": cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),
+        "environment": {name: os.environ.get(name) for name in RESTRICTIONS},
+        "maps": maps,
+    }
+    path = cache_folder() / "precision" / f"{sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    times = read_times(path)
+    if times is None:
+        times = run_apart(time_convolutions, maps, seconds=CHOICE_SECONDS)
+        if times is None:  # it died, or something else kept the CPU busy: not to be remembered
+            return False
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(key | {"seconds": times}) + "\n")
+    return times[0] >= WORTH_BF16 * times[1]
+
+
+def read_times(path: Path) -> tuple[float, float] | None:
+    """Return what `time_convolutions` measured before; None if the file is missing or damaged."""
+    try:
+        fp32, bf16 = json.loads(path.read_text())["seconds"]
+        return float(fp32), float(bf16)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def time_convolutions(maps: int) -> tuple[float, float]:
+    """Return the seconds that a convolution and its gradients take in float32 and in bf16, the best of 3 each."""
+
+    def measure(dtype: torch.dtype) -> float:
+        x = torch.ones(4, maps, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
+        weight, times = torch.ones(maps, maps, 3, 3, dtype=dtype), []
+        geometry = [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+        for _ in range(4):  # the first prepares kernels
+            start = time.perf_counter()
+            y = torch.convolution(x, weight, None, *geometry)
+            torch.ops.aten.convolution_backward(y, x, weight, None, *geometry, [True, True, False])
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    maps = min(maps, 256)  # wider ones gain as much and take longer
+    return measure(torch.float32), measure(torch.bfloat16)
+
+
+def cpu_name() -> str:
+    """Return the CPU's model and flags as Linux lists them, else what Python knows of it."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")  # ARM has no model name
+        return "; ".join(dict.fromkeys(line for line in lines if line.startswith(wanted)))
+    return f"{platform.processor()} {platform.machine()}"
 
 
 def keep_freed_memory() -> None:

@@ -84,7 +84,7 @@ class Training:
         begins = ranks.from_first(config.resume is not None and saved is None)  # elsewhere: its end is not settled yet
         self.plan = GrowthController(replace(config, total_kimg=None) if begins else config)
         latest = self.directory.latest if saved else None
-        precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest))
+        precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest, say))
         self.config = config = replace(config, precision=precision)
         self.signals = StopSignals(ranks.largest)
         with ranks.in_turn():

@@ -1,4 +1,6 @@
 import importlib.util
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -85,7 +87,7 @@ def test_bf16_features_are_close_and_come_as_float32(package):
 
 
 def test_a_processor_that_cannot_compute_in_bf16_is_refused_in_one_sentence(package, monkeypatch):
-    monkeypatch.setattr(inception, "BF16_TRIAL", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    monkeypatch.setattr(inception, "convolve_in_bf16", lambda: os.kill(os.getpid(), signal.SIGILL))
     with pytest.raises(MetricError, match=r"--precision: .* cpu cannot compute in bf16; use --precision fp32"):
         Inception(read_package(package), precision="bf16")
 

@@ -6,7 +6,7 @@ import torch
 
 from metrics import METRICS, MetricError, Suite, suite
 from metrics.features import Features, FeatureStatistics
-from metrics.weights import HOW_TO
+from metrics.weights import CACHED_NAMES, HOW_TO, downloads_folder
 
 
 def images(count, seed=0, side=16, channels=3):
@@ -31,7 +31,7 @@ def inception(monkeypatch):
                 features = batch.float().mean(dim=(2, 3))
                 return features, None if self.classifier is None else features @ self.classifier.T
 
-        monkeypatch.setattr(suite, "load_weights", lambda path: {})
+        monkeypatch.setattr(suite, "load_weights", lambda *_: {})
         monkeypatch.setattr(suite, "Inception", Network)
         return sizes
 
@@ -40,7 +40,7 @@ def inception(monkeypatch):
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    def missing(path):
+    def missing(path, say):
         raise MetricError(f"no Inception weights: {HOW_TO}")
 
     monkeypatch.setattr(suite, "load_weights", missing)
@@ -73,6 +73,10 @@ def test_with_the_trunk_alone_is_is_said_to_be_missing_and_not_computed(inceptio
     lines = []
     judge = Suite(["fid", "is", "swd"], say=lines.append)
     assert len(lines) == 1 and lines[0].startswith("skipping IS: ") and "\n" not in lines[0]
+    assert (
+        f"for IS, download the canonical file: curl -L --create-dirs -o {downloads_folder() / CACHED_NAMES[0]}"
+        in lines[0]
+    )
     results = judge.compare(judge.describe([images(4)]), judge.describe([images(4, seed=1)]))
     assert list(results) == ["fid", "swd", "swd_16"] and all(map(math.isfinite, results.values()))
 
@@ -92,7 +96,7 @@ def test_one_feature_pass_feeds_every_metric(inception):
 
 
 def test_swd_alone_does_not_look_for_weights(monkeypatch):
-    monkeypatch.setattr(suite, "load_weights", lambda path: pytest.fail("looked for weights"))
+    monkeypatch.setattr(suite, "load_weights", lambda *_: pytest.fail("looked for weights"))
     assert list(Suite(["swd", "msssim"]).metrics) == ["swd", "msssim"]
 
 

@@ -1,7 +1,9 @@
 import importlib.util
 import os
 import shutil
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.machinery import ModuleSpec
 
@@ -87,10 +89,21 @@ def test_the_cache_comes_before_the_download(cache, serve, tmp_path, name):
     assert value(load_weights()) == 1 and requests == []
 
 
-def test_the_download_comes_before_the_package_and_is_kept(cache, package, serve, tmp_path):
+def test_the_package_comes_before_the_download(cache, package, serve, tmp_path):
     requests = serve(whole((tmp_path / "canonical").read_bytes()))
-    assert value(load_weights()) == 1 and value(load_weights()) == 1
+    assert value(load_weights(say=pytest.fail)) == 2 and requests == []
+
+
+def test_the_cache_comes_before_the_package(cache, package, tmp_path):
+    shutil.copy(tmp_path / "canonical", cache / CACHED_NAMES[0])
+    assert value(load_weights(say=pytest.fail)) == 1
+
+
+def test_the_download_is_announced_and_kept(cache, serve, tmp_path):
+    requests, lines = serve(whole((tmp_path / "canonical").read_bytes())), []
+    assert value(load_weights(say=lines.append)) == 1 and value(load_weights(say=lines.append)) == 1
     assert requests == ["/weights.pth"] and [p.name for p in cache.iterdir()] == [CACHED_NAMES[0]]
+    assert len(lines) == 1 and lines[0].startswith("downloading the Inception weights") and str(cache) in lines[0]
 
 
 def test_the_cache_folder_is_made_for_the_download(cache, serve, tmp_path):
@@ -116,16 +129,36 @@ BROKEN_ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", BROKEN_ANSWERS)
-def test_a_broken_download_is_not_kept_and_the_package_serves(cache, package, serve, answer):
+def test_a_broken_download_is_not_kept_and_ends_in_one_sentence(cache, serve, answer):
     requests = serve(BROKEN_ANSWERS[answer])
-    assert value(load_weights()) == 2
+    with pytest.raises(MetricError, match="the download failed"):
+        load_weights()
     assert len(requests) == 1 and list(cache.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_leaves_the_package(cache, package, monkeypatch, tmp_path):
+def test_a_host_that_never_answers_is_announced_and_given_up(cache, monkeypatch):
+    """As behind a firewall that drops packets: the connection opens, and nothing comes."""
+    monkeypatch.setattr(weights, "TIMEOUT", 0.2)
+    lines, start = [], time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(weights, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
+        with pytest.raises(MetricError, match="timed out"):
+            load_weights(say=lines.append)
+    assert time.monotonic() - start < 2 and len(lines) == 1 and list(cache.iterdir()) == []
+
+
+def test_a_host_that_trickles_is_given_up(cache, serve, monkeypatch):
+    monkeypatch.setattr(weights, "DEADLINE", -1.0)
+    serve(whole(b"a little"))
+    with pytest.raises(MetricError, match="not complete after"):
+        load_weights()
+
+
+def test_a_cache_that_cannot_be_written_ends_in_one_sentence(cache, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file" / "torch"))
-    assert value(load_weights()) == 2
+    with pytest.raises(MetricError, match="the download failed"):
+        load_weights()
 
 
 def test_with_nothing_at_hand_the_error_names_the_file_to_fetch(cache):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.processor import survives
+from metrics.processor import run_apart
 from pggan.config import resolve
 from pggan.networks.layers import Equalized, downscale, upscale
-from pggan.training.device import BF16_TRIAL
+from pggan.training.device import compute_in_bf16
 from pggan.training.growth import Phase
 from pggan.training.losses import ADVERSARIAL, WGANGP, Loss
 from pggan.training.ranks import ALONE
@@ -86,7 +86,7 @@ def test_labels_train_the_classifier():
     assert state.D.output.weight.grad[1:].abs().sum() > 0
 
 
-@pytest.mark.skipif(not survives(BF16_TRIAL), reason="this machine's cpu cannot compute in bf16")
+@pytest.mark.skipif(not run_apart(compute_in_bf16), reason="this machine's cpu cannot compute in bf16")
 def test_bf16_stays_close_to_fp32():
     fp32, bf16 = new_state(), new_state()
     stepper().step(fp32, batch(), FADING)

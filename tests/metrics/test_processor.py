@@ -1,0 +1,96 @@
+import importlib
+import os
+import platform
+import signal
+import time
+
+import pytest
+import torch
+
+from metrics import processor
+from metrics.processor import has_bf16_units, run_apart
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(architecture, oneDNN's answer, AVX512_BF16, AMX): a CPU with these flags; None: cannot be asked."""
+    for variable in processor.RESTRICTIONS:
+        monkeypatch.delenv(variable, raising=False)
+
+    def become(architecture, onednn, avx512_bf16=None, amx=None):
+        def unknown():
+            raise AttributeError
+
+        def answer(value):
+            return unknown if value is None else lambda: value
+
+        monkeypatch.setattr(platform, "machine", lambda: architecture)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", answer(onednn))
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", answer(onednn), raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", answer(avx512_bf16), raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", answer(amx), raising=False)
+
+    return become
+
+
+@pytest.mark.parametrize(
+    "cpu, expected",
+    [
+        (("x86_64", False, False, False), False),  # AVX2 alone, as AMD's Zen 3
+        (("x86_64", True, False, False), False),  # AVX-512 without bf16: oneDNN emulates it
+        (("x86_64", True, True, False), True),  # AMD's Zen 4
+        (("AMD64", True, False, True), True),  # Intel with AMX, as Windows names it
+        (("aarch64", True), True),  # ARM with bf16
+        (("aarch64", False), False),
+        (("arm64", None), True),  # cannot be asked: a trial will tell
+        (("x86_64", None, None, None), True),
+        (("x86_64", None, False, False), False),
+    ],
+)
+def test_flags_tell_whether_bf16_is_computed_or_emulated(machine, cpu, expected):
+    machine(*cpu)
+    assert has_bf16_units() is expected
+
+
+@pytest.mark.parametrize(
+    "variable, value, expected",
+    [
+        ("ONEDNN_MAX_CPU_ISA", "avx2", False),
+        ("DNNL_MAX_CPU_ISA", "AVX512_CORE", False),
+        ("ATEN_CPU_CAPABILITY", "default", False),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", True),
+        ("ONEDNN_MAX_CPU_ISA", "DEFAULT", True),
+    ],
+)
+def test_a_restricted_instruction_set_counts(machine, monkeypatch, variable, value, expected):
+    machine("x86_64", True, True, True)
+    monkeypatch.setenv(variable, value)
+    assert has_bf16_units() is expected
+
+
+def test_this_torch_answers_every_question():
+    """The functions are torch's private ones: a release may rename them."""
+    assert importlib.import_module("torch.cpu")._is_avx512_bf16_supported() in (True, False)
+    assert torch.cpu._is_amx_tile_supported() in (True, False)
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() in (True, False)
+
+
+def product():
+    return float((torch.ones(600, 600) @ torch.ones(600, 600)).sum())
+
+
+def test_a_result_comes_from_another_process_also_after_this_one_used_its_threads():
+    assert run_apart(os.getpid) != os.getpid()
+    assert run_apart(product) == product() == run_apart(product)
+
+
+def test_a_process_that_fails_dies_or_hangs_gives_nothing_in_time():
+    start = time.monotonic()
+    assert run_apart(int, "no number") is None
+    assert run_apart(die) is None
+    assert run_apart(time.sleep, 60, seconds=0.3) is None
+    assert time.monotonic() - start < 5
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGILL)
