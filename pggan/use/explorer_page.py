@@ -80,7 +80,7 @@ class Page:
             self.slider("stage", "level", top_level(self.trained), 1)
             if self.trained.grew:
                 self.slider("alpha", "alpha", 1, 0.01)
-        self.number("interpolate towards seed", "towards")
+        self.number("target seed", "towards")
         self.slider("interpolation", "walk", 1, 0.01)
         ui.button("Download PNG", on_click=self.download).props("no-caps id=download").classes("mt-4")
 

@@ -297,7 +297,9 @@ def metric_columns(metrics: Sequence[Line]) -> list[str]:
     keys = dict.fromkeys(key for line in metrics for key in line)
     spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}
     shown = [key for key in keys if key not in BOOKKEEPING | HOW.keys() and key not in spreads]
-    return sorted(shown, key=lambda key: key in BESIDES)[:COLUMNS]
+    # The levels of SWD follow SWD itself, also those that only later stages have.
+    order = list(dict.fromkeys(DETAIL.sub("", key) for key in shown))
+    return sorted(shown, key=lambda key: (key in BESIDES, order.index(DETAIL.sub("", key))))[:COLUMNS]
 
 
 def label(key: str) -> str:
