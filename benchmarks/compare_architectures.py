@@ -61,6 +61,7 @@ ABLATIONS = {  # options added to "pggan", with its own objective only
     "pggan, adaptive growth": "--growth adaptive",
     "pggan, float32": "--precision fp32",  # only with --precision bf16
 }
+# Columns of the table, by name in the results.
 SCORES = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
 # Matplotlib's default colors, gray for the simplest system.
 COLOURS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
@@ -122,8 +123,8 @@ def main() -> None:
     p.add_argument("--quick", action="store_true", help="smoke test: 1,500 images, one seed, SWD, 16x16")
     p.add_argument("--write", action="store_true", help="update docs/experiments.md and its plots without training")
     a = p.parse_args()
-    a.resolution = 32
-    if a.precision == "fp32":
+    a.resolution = 32  # the size of CIFAR-10: four stages, which fit in a short run
+    if a.precision == "fp32":  # that ablation would be "pggan" again
         a.systems = [system for system in a.systems if system != "pggan, float32"]
     if a.quick:
         a.kimg, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 64, "swd", 1, 16
@@ -156,17 +157,18 @@ def experiment(a: argparse.Namespace) -> Iterator[dict]:
     synthetic = None if a.no_synthetic else "synthetic"
     sets = {"synthetic": (synthetic, a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
     suite = partial(Suite, a.metrics.split(","), precision=a.precision)
-    judges = {}
+    judges = {}  # one per dataset: it computes the features of the real images once
     for seed, (data, (source, seeds)) in product(range(max(a.seeds, a.cifar_seeds)), sets.items()):
         if not source or seed >= seeds:
             continue
         if data not in judges:
+            # allow_upscale: MNIST is 28x28
             pyramid = open_pyramid(open_source(source), a.resolution, 1 if data == "MNIST" else 3, allow_upscale=True)
             more = modes_of_embedded_set(source, pyramid.channels)
             judges[data] = Judge(pyramid, suite(more=more, cache=default_folder()), a.metric_images, seed=0)
         run = partial(trained, a, data, source, judges[data], seed)
         for objective in a.objectives:
-            grown = run("pggan", objective)
+            grown = run("pggan", objective)  # first, since its time is the limit of the others
             yield grown
             for system in a.systems:
                 if system != "pggan" and (system in SYSTEMS or objective == "own"):
@@ -186,7 +188,8 @@ def trained(
     """Train and evaluate one run up to a.kimg and up to `seconds`, or read its results if it has finished.
 
     Args:
-        data: name of the dataset. source: the dataset, in any form that train.py accepts.
+        data: name of the dataset.
+        source: the dataset, in any form that train.py accepts.
         objective: "own" or "common".
         seconds: CPU time that the growing network took; 0 for the growing network itself.
 
@@ -201,7 +204,7 @@ def trained(
         f"--metric-images {a.metric_images} --device cpu --precision {a.precision} "
         f"--out {run} {ABLATIONS.get(system, '')}"
     )
-    if a.resolution < 32:
+    if a.resolution < 32:  # with --quick, where the stage of the second learning rate does not exist
         options = options.replace("4:0.005,32:0.002", "0.005")
     options = [source, *options.split()]
     course = []
@@ -212,9 +215,11 @@ def trained(
     else:
         # The first quarter tells the speed, from which follows the number of images at equal time.
         reach(a.kimg / 4)
+        # in proportion: without growing, every image takes the same time
         equal_time = a.kimg / 4 * seconds / course[0]["seconds"]
         for kimg in sorted({a.kimg, max(equal_time, a.kimg / 4)}):
             reach(kimg)
+    # problems that the health checks detected at any tick
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     signs = sorted({sign for line in log for sign in line["health"]})
     what = {"run": run.name, "data": data, "system": system, "objective": objective, "seed": seed}
@@ -237,13 +242,16 @@ def reached(
         parser = argparse.ArgumentParser()
         add_options(parser)
         config = resolve(vars(parser.parse_args([*options, "--total-kimg", f"{kimg:.4f}"])), None)
+        # the console output of each run goes to a file of its own
         with (folder / f"{run.name}.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            # CPU time adds up over interruptions: it is saved even if training fails or is stopped
             spent, start = run / "cpu-seconds.txt", time.process_time()
             try:
                 train(config)
             finally:
                 seconds = time.process_time() - start + (float(spent.read_text()) if spent.exists() else 0)
                 spent.write_text(str(seconds))
+            # outside the measured time
             scores = judge(load(run).generator, resolution, 1.0)
         images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
         scores = {name: scores[name] for name in SCORES if name in scores}
@@ -257,7 +265,7 @@ def schedule(system: str, kimg: float) -> str:
         return f"--stabilize-kimg {kimg:.4f} --metrics none"
     if "adaptive" not in system:
         return f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 12:.4f} --metrics none"
-    window = kimg / 16
+    window = kimg / 16  # the adaptive controller needs several evaluations within the shortest stage
     return (
         f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 6:.4f} --min-stabilize-kimg {window:.4f} "
         f"--growth-window {window:.4f} --metrics swd --metric-every-kimg {window / 2:.4f}"
@@ -284,6 +292,7 @@ def table(results: list[dict]) -> list[str]:
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for r in results:
+        # the growing network with the same dataset, objective and seed: its time is the reference
         rivals = [o for o in results if o["system"] == "pggan" and same(o, r, "data", "objective", "seed")]
         if rivals:
             moments = r, at_seconds(r["course"], rivals[0]["seconds"])
@@ -325,7 +334,7 @@ def plot(results: list[dict], data: str, score: str, path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", linewidth=1)
     axes.set(xlabel="CPU seconds", ylabel=SCORES[score], title=data, xscale="log")
     axes.legend()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None})  # so that the same plot gives the same file
     plt.close(figure)
 
 
@@ -338,7 +347,7 @@ def draw(runs: Path, data: str, path: Path) -> None:
         model = load(run)
         images = model.draw(model.latents(list(range(16))))
         sheets.append(captioned(contact_sheet(images.numpy(), columns=8).convert("RGB"), system))
-    width, height = sheets[0].size
+    width, height = sheets[0].size  # all have the same
     page = Image.new("RGB", (2 * width + 8, 3 * height), "white")
     for i, sheet in enumerate(sheets):
         page.paste(sheet, (i % 2 * (width + 8), i // 2 * height))

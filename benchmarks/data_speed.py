@@ -54,7 +54,7 @@ def main() -> None:
     a = p.parse_args()
     torch.set_num_threads(1)  # torch's threads would compete with the worker processes
     rows = []
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache:  # not the user's, where the dataset may be cached already
         count, seconds = len(open_source(a.folder)), build_and_epochs(a, Path(cache))
         built, *epochs = (f"{statistics.median(values):.2f} s" for values in seconds.values())
         print(f"{count} images, {a.workers} workers: cache built in {built}, ", end="")
@@ -113,6 +113,7 @@ def network_floats() -> transforms.Compose:
 
 
 def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
+    """Yield ImageFolder's batches without end, epoch after epoch."""
     loader = imagefolder(a, resolution)
     while True:
         for images, _ in loader:
@@ -120,8 +121,10 @@ def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
 
 
 def ours(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> Iterator[torch.Tensor]:
+    """Yield this project's batches without end."""
     feeder, seen = Feeder(pyramid, 0, torch.device("cpu")), 0
     while True:
+        # alpha, learning rate and repeats do not matter for loading
         yield feeder.batch(seen, Phase(resolution, 1.0, a.batch_size, 0.001, 1)).images
         seen += a.batch_size
 
@@ -141,6 +144,7 @@ def compare(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> dict[st
 
 
 def images_per_second(batches: Iterator[torch.Tensor]) -> float:
+    """Return the speed at which batches arrive, measured for SECONDS."""
     start, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < SECONDS:
         count += len(next(batches))
@@ -148,6 +152,7 @@ def images_per_second(batches: Iterator[torch.Tensor]) -> float:
 
 
 def processor() -> str:
+    """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

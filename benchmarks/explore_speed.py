@@ -45,6 +45,7 @@ def main() -> None:
 
 def untrained(widths: dict[str, int]):
     """Return an untrained 64x64 generator with these feature maps, loaded from a checkpoint as the explorer does."""
+    # speed does not depend on the weights' values, so an untrained generator will do
     arguments = {"resolution": 64, "channels": 3, "label_size": 0, **widths}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "untrained.pt"

@@ -78,7 +78,7 @@ def in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> di
     for turn in tqdm(range(turns + 1), desc=what):
         for name, job in jobs.items():
             if torch.cuda.is_available():
-                torch.cuda.synchronize()
+                torch.cuda.synchronize()  # CUDA runs asynchronously: wait for the previous job
             start = time.perf_counter()
             job()
             if torch.cuda.is_available():
@@ -92,7 +92,9 @@ def row(what: str, name: str, seconds: list[float], peer: float, rate: float | N
     """Return a row of the table.
 
     Args:
-        what: the task. name: who did it. seconds: one measurement per turn.
+        what: the task.
+        name: the implementation.
+        seconds: one measurement per turn.
         peer: median seconds of the faster peer, to compare with.
         rate: items per task, if speed per second is of interest.
     """
@@ -106,10 +108,11 @@ def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns
     networks = {"ours, fp32": Inception(weights, device)}
     try:
         networks["ours, bf16"] = Inception(weights, device, precision="bf16")
-    except MetricError as error:
+    except MetricError as error:  # this device has no bf16
         print(error)
     peers = peer_networks(weights, device)
     batches = images.split(batch)
+    # n=network binds each network now; a plain closure would call the last one in all jobs
     jobs = {name: lambda n=network: [n(b) for b in batches] for name, network in (networks | peers).items()}
     seconds = in_turns("Inception", jobs, turns)
     fastest_peer = min(statistics.median(seconds[name]) for name in peers)
@@ -127,7 +130,7 @@ def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
     file = Path(os.environ.get("TMPDIR", "/tmp")) / f"inception-{os.getpid()}.pth"
     torch.save(state, file)
     fidelity = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(device)
-    file.unlink()
+    file.unlink()  # loaded
     pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state
     pytorch = pytorch_fid.inception.InceptionV3([3]).eval().to(device)
 
@@ -150,6 +153,7 @@ def features_off(networks: dict[str, Inception], batches: tuple[torch.Tensor, ..
     exact, rounded = features.values()
     fids = []
     for x in (exact, rounded):
+        # two halves of one dataset: a small FID, where rounding would show
         halves = FeatureStatistics(), FeatureStatistics()
         for kept, half in zip(halves, x.tensor_split(2), strict=True):
             kept.update(half)
@@ -201,6 +205,7 @@ def trace_rows(turns: int) -> list[dict]:
 
 
 def cpu_name() -> str:
+    """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

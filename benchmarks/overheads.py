@@ -26,7 +26,7 @@ WARM = "--fade-kimg 0.1 --stabilize-kimg 0.1 --total-kimg 0.5".split()  # the sh
 def main() -> None:
     options = sys.argv[1:] or DEMO
     with tempfile.TemporaryDirectory() as folder:
-        if options[-1] == "--measure":
+        if options[-1] == "--measure":  # this process was started below, to include the imports in the time
             return measure(options[:-1])
         always = ["--metrics", "none"]
         for name, more in (("warm", [*always, *WARM]), ("run", [*always, "--measure"])):
@@ -42,6 +42,7 @@ def measure(options: list[str]) -> None:
     from pggan.training.loop import Training
     from pggan.training.steps import Stepper
 
+    # Steps are timed by wrapping the two methods that contain them; the loop itself stays as it is.
     step, learn, times, steps = Stepper.step, Training.train_until_next_look, [], [0.0]
 
     def timed(*arguments: object) -> None:

@@ -58,6 +58,7 @@ def cut(a: argparse.Namespace, out: Path) -> None:
         sys.exit(
             f"{a.data} has {len(source)} images, fewer than --images + --unseen ({a.images + a.unseen}); lower either"
         )
+    # seed 0, whichever seeds the runs have: all of them train on the same images
     chosen = np.random.default_rng(0).permutation(len(source))[: a.images + a.unseen]
     for name, indices in (("few", chosen[: a.images]), ("unseen", chosen[a.images :])):
         pixels = np.stack([prepare(source.picture(int(i), 32, 3)) for i in indices])
@@ -78,6 +79,7 @@ def judged(a: argparse.Namespace, out: Path, mode: str, seed: str) -> dict:
     # The mean of the last five ticks: the signal of a single one is noisy.
     late = [line["overfitting"] for line in lines[-5:] if line.get("overfitting") is not None]
     overfitting = float(np.mean(late)) if late else float("nan")
+    # diffaug always augments; only ada logs a probability
     p = {"none": 0.0, "diffaug": 1.0}.get(mode, lines[-1].get("augment_p"))
     print(f"{mode} {seed}: FID {fid:.2f}", file=sys.stderr, flush=True)
     return {"mode": mode, "seed": seed, "fid": fid, "overfitting": overfitting, "augment_p": p, "kimg": a.kimg}

@@ -113,6 +113,7 @@ def main() -> None:
     if a.peak_of:
         print(peak_of(a.peak_of, a.stages[0], a.alpha, device))
         return
+    # the attainable FLOP/s, to tell how much of them a step uses
     rates = {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
     rows = []
     for stage in tqdm(a.stages, disable=None):
@@ -236,6 +237,7 @@ def ours(
     phase = Phase(resolution, alpha, batch, 0.001, 1)
 
     def step() -> None:
+        # patched for each step, since sides alternate in one process
         with contextlib.ExitStack() as patches:
             for module in (layers, progressive):
                 for operation in instead.keys() & vars(module).keys():
@@ -255,6 +257,7 @@ def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.dev
     patch_transposed_convolution()
     depth, loss = resolution.bit_length() - 1, WganGP()
     networks.nf.__defaults__ = (16 << 10, 1.0, 1, maps)  # it has no option for the number of feature maps
+    # it prints its networks
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         gan = ProGAN(
             networks.Generator(depth, latent_size=maps), networks.Discriminator(depth, latent_size=maps), device
@@ -285,7 +288,7 @@ def peak_of(name: str, stage: tuple[int, int, int], alpha: float, device: torch.
     small(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()  # loads libraries, whose memory does not count
     before = 0 if device.type == "cuda" else peak_memory(device)
     step = side(name, stage, alpha, device)
-    for _ in range(6):
+    for _ in range(6):  # the peak is reached in the second step, when the optimizers have their state
         step()
     wait(device)
     return peak_memory(device) - before

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("compare needs two or more runs or checkpoints; use evaluate for a single one")
     output = Output(arguments.out, arguments.force, (".png",))
     device = choose_device(arguments.device)
+    # Grids first: they take seconds and find unreadable checkpoints before the metrics take minutes.
     models = [load(path, device) for path in arguments.checkpoints]
     check_grid(len(arguments.seeds), max(model.resolution for model in models))
     grids = pictures(models, arguments.seeds)
@@ -70,6 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
 def side_by_side(names: list[str], results: list[dict[str, Any]]) -> str:
     """Return a text table of the results: metrics as rows, checkpoints as columns, "-" for missing values."""
     rows = []
+    # all names in order of appearance: checkpoints may have different metrics, such as the levels of SWD
     for name in dict.fromkeys(key for result in results for key in result if key != "checkpoint"):
         values = [result.get(name, "-") for result in results]
         rows.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)])
@@ -82,7 +84,7 @@ def pictures(models: list[Trained], seeds: list[int]) -> list[Image.Image]:
     grids = []
     for model in models:
         images = model.draw(model.latents(seeds), model.labels(seeds)).numpy()
-        factor = largest // model.resolution
+        factor = largest // model.resolution  # both are powers of two
         grids.append(contact_sheet(np.repeat(np.repeat(images, factor, axis=2), factor, axis=3)).convert("RGB"))
     return grids
 

@@ -38,10 +38,10 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     try:
-        from .explorer_page import serve
+        from .explorer_page import serve  # here, since it imports NiceGUI
     except ImportError as error:
         raise ConfigError(f"explore needs NiceGUI ({error}): pip install nicegui") from None
-    path = newest(arguments.checkpoint)
+    path = newest(arguments.checkpoint)  # resolved here as well, since the title needs it
     trained = load(path, choose_device(arguments.device))
     serve(trained, title(path, trained), free_port(arguments.port), not arguments.no_open)
 

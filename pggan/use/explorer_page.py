@@ -15,6 +15,7 @@ from .explorer_view import View, picture, prepared, top_level
 from .options import MAX_SEED
 from .trained import Trained
 
+# Pixels stay sharp when a small image is enlarged. On a phone the image stays in view while the controls scroll.
 STYLE = """
   .picture { image-rendering: pixelated; width: 100%; border-radius: 6px; }
   .nicegui-content { max-width: 1100px; margin: 0 auto; }
@@ -63,14 +64,14 @@ class Page:
             with ui.column().classes("controls gap-1"):
                 ui.label(title).classes("text-lg")
                 self.controls()
-        ui.timer(0, self.refresh, once=True)
+        ui.timer(0, self.refresh, once=True)  # draw the first image once the page is connected
 
     def controls(self) -> None:
         """Add the controls this generator has: no class menu without classes, no alpha without progressive growing."""
         with ui.row(wrap=False).classes("w-full items-center"):
             self.number("seed", "seed")
             ui.button("random", on_click=self.randomise).props("flat no-caps")
-        self.slider("seed", "seed", 999, 1)
+        self.slider("seed", "seed", 999, 1)  # a thousand seeds to browse; the field takes any
         if self.trained.classes:
             names = dict(enumerate(self.trained.classes))
             select = ui.select(names, label="class", on_change=self.refresh).classes("w-full")
@@ -108,7 +109,7 @@ class Page:
             while self.outdated:
                 self.outdated = False
                 await self.show(self.view.checked(self.trained))
-        finally:
+        finally:  # also if drawing fails, so that the next change is drawn
             self.drawing = False
 
     async def show(self, view: View) -> None:
@@ -166,7 +167,7 @@ def serve(trained: Trained, title: str, port: int, open_browser: bool) -> None:
         port=port,
         title=title,
         show=open_browser,
-        reload=False,
-        dark=None,
+        reload=False,  # do not watch the source files
+        dark=None,  # follow the system's setting
         show_welcome_message=False,
     )

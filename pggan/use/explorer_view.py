@@ -111,9 +111,9 @@ def prepared(trained: Trained) -> Trained:
         torch.set_num_threads(threads)
         picture(trained, view)  # the first image allocates memory and computes the mean features
         start = time.perf_counter()
-        for _ in range(3):
+        for _ in range(3):  # few, since the page opens only after this
             picture(trained, view)
         return time.perf_counter() - start
 
-    torch.set_num_threads(min({1, torch.get_num_threads()}, key=seconds))
+    torch.set_num_threads(min({1, torch.get_num_threads()}, key=seconds))  # one candidate only on a single core
     return trained

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--license is for --format hub only, since {arguments.format} has no model card; omit it")
     output = Output(arguments.out, arguments.force, (SUFFIXES[arguments.format],))
     path = newest(arguments.checkpoint)
+    # On the CPU: exported programs record the device they were traced on.
     trained, content = load(path), generator_only(checkpoints.load(path))
     with output.writing() as temporary:
         if arguments.format == "safetensors":
@@ -86,7 +87,7 @@ def generator_only(content: dict[str, Any]) -> dict[str, Any]:
     }
     config = {key: value for key, value in content["config"].items() if key not in PATHS}
     if isinstance(data := content["config"].get("data"), str):
-        config["data"] = Path(data).name
+        config["data"] = Path(data).name  # the dataset's name is worth keeping, its place is not
     return {**kept, "config": config, "networks": networks, "state": {"G_ema": content["state"]["G_ema"]}}
 
 
@@ -107,7 +108,9 @@ def write_folder(
 ) -> None:
     """Write a folder that `hf upload` or git can push to the Hugging Face Hub unchanged."""
     folder.mkdir()
+    # safetensors rather than .pt: the Hub scans pickles and warns of them
     save_safetensors(folder / "model.safetensors", content)
+    # The Hub counts downloads by config.json, and "made_by" lets --force recognize the folder.
     plain = {key: value for key, value in content.items() if key != "state"}
     (folder / CONFIG).write_text(json.dumps({"made_by": "python -m pggan export", **plain}, indent=2), encoding="utf-8")
     write_pictures(folder, trained)

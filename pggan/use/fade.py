@@ -58,11 +58,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    # At alpha 1, whatever the checkpoint's: alpha is varied below, and file names should not contain it.
     trained = open_trained(arguments).at(alpha=1.0)
     if not trained.grew:
         raise ConfigError("this network was not grown progressively, so no stage fades in; use sample instead")
     if trained.resolution == 4:
         raise ConfigError("--resolution: 4x4 is the first stage and does not fade in; choose a higher resolution")
+    # 64 images make a grid of 8x8, or rows that are still 16 pixels high on a screen.
     if len(arguments.seeds) > 64:
         raise ConfigError(f"--seeds: {len(arguments.seeds)} seeds do not fit in one frame; specify at most 64")
     seeds = f"seeds-{seed_text(arguments.seeds)}"
@@ -94,4 +96,5 @@ def frames(trained: Trained, seeds: list[int], alphas: list[float]) -> Iterator[
 def rows(trained: Trained, seeds: list[int], alphas: list[float]) -> Image.Image:
     """Return a grid with one row per seed and one column per alpha."""
     images = torch.stack([drawn_at(trained, seeds, alpha) for alpha in alphas], dim=1)
+    # side 1024: wide enough for nine cells of 113 pixels
     return contact_sheet(images.flatten(0, 1).numpy(), side=1024, columns=len(alphas))

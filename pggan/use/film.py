@@ -49,12 +49,14 @@ def write_film(path: Path, frames: Iterator[Image.Image], count: int, fps: int) 
     Raises:
         ConfigError: a .gif or .webp of that many frames would need more than MEMORY bytes.
     """
+    # disable=None: no progress bar unless stderr is a terminal
     frames = iter(tqdm(frames, desc="writing video", total=count, unit="frame", disable=None, leave=False))
     if path.suffix.lower() == ".mp4":
         write_mp4(path, frames, fps)
         return
     frames = (frame.convert("RGB") for frame in frames)
     first = next(frames)
+    # Known only with the first frame, but still before the others are drawn.
     if count * 3 * first.width * first.height > MEMORY:
         raise ConfigError(
             f"--out: {count} frames of {first.width}x{first.height} do not fit in memory as {path.suffix.lower()}; "
@@ -62,6 +64,7 @@ def write_film(path: Path, frames: Iterator[Image.Image], count: int, fps: int) 
         )
     # 90 of 100: a little finer than Pillow's default of 80, for captions and small images
     options: dict[str, Any] = {"quality": 90} if path.suffix.lower() == ".webp" else {}
+    # duration is in milliseconds, and loop=0 means forever
     first.save(path, save_all=True, append_images=frames, duration=round(1000 / fps), loop=0, **options)
 
 
@@ -81,7 +84,7 @@ def write_mp4(path: Path, frames: Iterator[Image.Image], fps: int) -> None:
         stream.width, stream.height, stream.pix_fmt = *first.size, "yuv420p"
         for frame in chain([first], frames):
             film.mux(stream.encode(av.VideoFrame.from_image(frame.convert("RGB"))))
-        film.mux(stream.encode(None))
+        film.mux(stream.encode(None))  # flush frames that the encoder still holds back
 
 
 def captioned(picture: Image.Image, text: str) -> Image.Image:

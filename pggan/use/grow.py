@@ -48,11 +48,12 @@ def run(arguments: argparse.Namespace) -> None:
             f"{directory.folder} has no samples/fakes-*.png; specify a run directory, such as runs/faces-128"
         )
     stages = {line["images"]: line for line in read_lines(directory.log)}
+    # In the default name, so that a later video of the same run gets another one.
     last = grids[-1].stem.removeprefix("fakes-").lstrip("0")
     path = arguments.out or directory.folder / "outputs" / f"grow-{last}.mp4"
     output = Output(path, arguments.force, SUFFIXES)
     check_film(output.suffix)
-    pauses = HOLD * arguments.fps
+    pauses = HOLD * arguments.fps  # repeated frames, since GIF and MP4 have no common way to hold one
     with output.writing() as temporary:
         write_film(temporary, frames(grids, stages, pauses), len(grids) + pauses, arguments.fps)
 
@@ -65,8 +66,9 @@ def frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) ->
         stages: log lines by number of images seen.
     """
     size = read(grids[-1]).size
+    # a log without lines, of a run stopped in its first tick, has no resolutions: nothing is cropped then
     kept = samples_in_grid(max((line["resolution"] for line in stages.values()), default=4))
-    shrink = -(-max(size) // MAX_SIDE)
+    shrink = -(-max(size) // MAX_SIDE)  # rounded up
     for path in grids:
         picture, seen = read(path), int(path.stem.removeprefix("fakes-"))
         line = stages.get(seen)
@@ -79,7 +81,7 @@ def frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) ->
         frame = captioned(picture, caption(seen, line))
         yield frame
     for _ in range(pauses):
-        yield frame
+        yield frame  # the last one
 
 
 def first_of(sheet: Image.Image, count: int, kept: int) -> Image.Image:
@@ -98,7 +100,7 @@ def read(path: Path) -> Image.Image:
     """Return a saved sample grid as an RGB image. Raises CheckpointError if it cannot be read."""
     try:
         return Image.open(path).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damaged files
         raise CheckpointError(f"{path} is not a readable image; delete it to make the video without it") from None
 
 

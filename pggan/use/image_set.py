@@ -37,7 +37,9 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     Safe names are valid on Linux, macOS and Windows: no separators or reserved characters, no leading or trailing dots
     or spaces, and unique regardless of case. This also keeps names such as ".." inside the output folder.
     """
+    # Windows reserves \ / : * ? " < > | in names, and drops trailing dots and spaces.
     plain = all(name and not set(name) & set('/\\:*?"<>|\0') and name.strip(". ") == name for name in classes)
+    # macOS and Windows ignore case: "Cat" and "cat" would be one folder
     unique = len({name.lower() for name in classes}) == len(classes)
     return list(classes) if plain and unique else [f"{i:05d}" for i in range(len(classes))]
 
@@ -82,6 +84,7 @@ def files(batches: Iterator[Batch], classes: list[str], made_by: Any) -> Iterato
             data = io.BytesIO()
             to_picture(image).save(data, "PNG")
             yield name, data.getvalue()
+    # StyleGAN reads "labels"; "classes" keeps the names, also of classes that have no image here
     index = {"labels": labels if classes else None, "classes": classes, "made_by": made_by}
     yield INDEX, json.dumps(index).encode()
 

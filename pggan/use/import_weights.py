@@ -76,16 +76,18 @@ def as_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any],
             raise WeightsError(
                 f"--resolution: {resolution} is not a power of two from 4 to {largest}, the resolution of these weights"
             )
-        weights.resolution, weights.alpha = resolution, 1.0
+        weights.resolution, weights.alpha = resolution, 1.0  # --resolution overrides the file
+    # Only options that the weights determine: the rest of the run that trained them is unknown.
     known = {f.name for f in fields(TrainConfig)}
     shape = generator | weights.networks.get("discriminator", {})
     if shape["latent_size"] == min(shape["fmap_base"], shape["fmap_max"]):
         del shape["latent_size"]  # equal to the option's default, the feature maps of the first layer
     content = {
-        "images": 0,
+        "images": 0,  # of this project's training; fine-tuning counts from here
         "stage": {"resolution": weights.resolution, "alpha": weights.alpha},
         "config": {name: value for name, value in shape.items() if name in known},
         "networks": weights.networks,
+        # other codebases do not store class names
         "classes": [str(index) for index in range(generator["label_size"])],
         "origin": weights.origin,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
@@ -98,7 +100,7 @@ def told(content: dict[str, Any]) -> list[str]:
     """Return lines that describe the imported networks, and stages that cannot be drawn."""
     stage, generator = content["stage"], content["networks"]["generator"]
     alpha = f", alpha {stage['alpha']:g}" if stage["alpha"] != 1 else ""
-    whole = generator["resolution"].bit_length() - 2
+    whole = generator["resolution"].bit_length() - 2  # number of stages, 1 for 4x4
     missing = [f"{4 << i}x{4 << i}" for i in range(whole) if f"to_rgb.{i}.weight" not in content["state"]["G_ema"]]
     lines = [f"{content.get('origin', 'a checkpoint')}: {stage['resolution']}x{stage['resolution']}{alpha}"]
     lines += [f"networks: {', '.join(content['state'])}"]

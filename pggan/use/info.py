@@ -40,8 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
     folder = run_folder(path)
     directory = None if folder is None else RunDirectory(folder)
     lines = [] if directory is None else read_lines(directory.metrics)
+    # Up to this checkpoint: a run's file also has the metrics of later ones.
     judged = [line for line in lines if line["images"] <= trained.images]
     if arguments.json:
+        # everything but the weights
         plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
         print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))
         return
@@ -59,5 +61,5 @@ def planned(config: dict[str, Any]) -> int | None:
     """Return the length of the whole run in images, or None if this version cannot read the run's options."""
     try:
         return GrowthController(TrainConfig(**config)).total_images
-    except (TypeError, ConfigError):
+    except (TypeError, ConfigError):  # an unknown or invalid option
         return None

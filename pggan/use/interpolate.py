@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             f"--frames: {len(seeds)} seeds x {arguments.frames} frames exceed {MAX_FRAMES}; specify fewer of either"
         )
+    # one class throughout: labels are discrete, and a change between two seeds would be a jump
     label = trained.labels(seeds[:1])
     if arguments.label is not None:
         label = torch.tensor([class_index(trained, arguments.label)])
@@ -97,10 +98,10 @@ def walk(latents: Tensor, frames: int, loop: bool) -> Tensor:
     A loop ends one step before its first latent, so that a repeating video shows no frame twice; M = N * frames.
     Without `loop` the walk ends at the last latent; M = (N - 1) * frames + 1.
     """
-    ends = torch.roll(latents, -1, dims=0)
+    ends = torch.roll(latents, -1, dims=0)  # each latent's successor; the last one's is the first
     if not loop:
         latents, ends, last = latents[:-1], ends[:-1], latents[-1:]
-    weights = torch.arange(frames, dtype=torch.float64) / frames
+    weights = torch.arange(frames, dtype=torch.float64) / frames  # without 1, which is the next pair's 0
     steps = torch.cat([slerp(a, b, weights) for a, b in zip(latents, ends, strict=True)])
     return steps if loop else torch.cat([steps, last])
 
@@ -115,7 +116,7 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     x, y, t = a.double(), b.double(), weights.double()[:, None]
     length = torch.lerp(x.norm(), y.norm(), t)
     x, y = x / x.norm(), y / y.norm()
-    angle = torch.acos((x @ y).clamp(-1, 1))
+    angle = torch.acos((x @ y).clamp(-1, 1))  # rounding may exceed 1, whose acos is NaN
     if torch.sin(angle) < 1e-6:  # 0/0 below: equal directions, or opposite ones, between which no path is shortest
         return (length * torch.lerp(x, y, t)).to(a.dtype)
     direction = (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)

@@ -24,6 +24,7 @@ HOW = {  # fields of metrics.jsonl that say how a metric was computed; numbers c
     "metrics_version": "metrics version",
 }
 NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *HOW}
+# Metadata that the Hub reads. It has no task for class-conditional generators, so they share this pipeline_tag.
 HEADER = """\
 ---
 license: {license_name}
@@ -107,12 +108,13 @@ def metrics(checkpoint: Path, trained: Trained) -> list[str]:
     folder = run_folder(checkpoint)
     try:
         lines = [] if folder is None else read_lines(RunDirectory(folder).metrics)
-    except CheckpointError:
+    except CheckpointError:  # a damaged metrics.jsonl is no reason to refuse the export
         lines = []
+    # Lines are matched by images seen: a checkpoint between two evaluations has no metrics of its own.
     judged = [line for line in lines if line.get("images") == trained.images]
     if not judged:
         return ["No metrics were computed for this checkpoint."]
-    line = judged[-1]
+    line = judged[-1]  # the last, in case a resumed run evaluated again
     values = {key: value for key, value in line.items() if key not in NOT_METRICS and isinstance(value, float)}
     how = [f"{text}: {escaped(str(line[key]))}" for key, text in HOW.items() if key in line]
     table = ["| metric | value |", "|---|---|", *(f"| {escaped(key)} | {value:.4g} |" for key, value in values.items())]

@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     if len(seeds) > MAX_ROWS:
         raise ConfigError(f"--seeds: {len(seeds)} seeds do not fit in one grid; specify at most {MAX_ROWS}")
     source, pyramid = real_images(trained, arguments.data)
+    # Drawn as evaluation draws them, so both use the same real images; sorted, to read them from disk in order.
     chosen = np.sort(draws(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
     if len(chosen) <= arguments.neighbours:
         raise ConfigError(
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     inception = Inception(load_weights(arguments.inception_weights), choose_device(arguments.device))
     samples = trained.draw(trained.latents(seeds), trained.labels(seeds))
+    # Distances in features rather than pixels: a shifted or recolored copy of a training image is also memorized.
     fakes = features(inception, samples.split(BATCH), len(samples), "samples")
     reals = features(inception, real_batches(pyramid, trained.resolution, chosen), len(chosen), "real images")
     distances, places = torch.cdist(fakes, reals).topk(arguments.neighbours, largest=False)
@@ -120,7 +122,8 @@ def features(inception: Inception, batches: Iterable[Tensor], count: int, what: 
     """Return Inception's pool3 features [count, 2048], on the CPU, of uint8 batches [n, C, r, r].
 
     Args:
-        count: images in all batches together. what: their name in the progress bar.
+        count: number of images in all batches together.
+        what: name of the images in the progress bar.
     """
     parts = []
     with tqdm(total=count, desc=f"Inception features of {what}", unit="image", disable=None, leave=False) as bar:
@@ -131,10 +134,10 @@ def features(inception: Inception, batches: Iterable[Tensor], count: int, what: 
 
 
 def usual_distance(reals: Tensor) -> float:
-    """Return the median distance from a real image to its nearest other one, over the first PROBES.
+    """Return the median distance from a real image to its nearest other one, over the first PROBES of `reals`.
 
     Args:
-        reals: features [N, 2048], in random or dataset order.
+        reals: features [N, 2048] of all real images that are searched, N at least 2.
     """
     distances = torch.cdist(reals[:PROBES], reals)
     distances.fill_diagonal_(float("inf"))  # row i is real image i: its distance to itself does not count

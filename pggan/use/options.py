@@ -32,9 +32,9 @@ def add_command(
         help=summary,
         description=text,
         epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # keep the line breaks of lists and examples
     )
-    p.set_defaults(run=run)
+    p.set_defaults(run=run)  # __main__ calls arguments.run(arguments)
     return p
 
 
@@ -43,7 +43,7 @@ def add_checkpoint(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "checkpoint",
         metavar="RUN_OR_CHECKPOINT",
-        help="checkpoint (.pt or .safetensors), or run directory (its latest checkpoint is used)",
+        help="checkpoint (.pt or .safetensors), run directory (its latest checkpoint is used), or exported hub folder",
     )
 
 
@@ -116,6 +116,7 @@ def open_trained(arguments: argparse.Namespace) -> Trained:
     """
     trained = load(arguments.checkpoint, choose_device(arguments.device))
     try:
+        # commands without --alpha, such as fade, set alpha themselves
         return trained.at(arguments.resolution, getattr(arguments, "alpha", None))
     except ValueError as error:
         raise ConfigError(f"--resolution: {error}") from None
@@ -135,6 +136,7 @@ def class_index(trained: Trained, text: str) -> int:
         return trained.classes.index(text)
     if text.isdecimal() and int(text) < len(trained.classes):
         return int(text)
+    # ten names: enough for MNIST or CIFAR-10 in full, and ImageNet's thousand would bury the message
     names = ", ".join(trained.classes[:10]) + (", ..." if len(trained.classes) > 10 else "")
     raise ConfigError(
         f"labels: there is no class {text!r}; use one of {names}, or an index from 0 to {len(trained.classes) - 1}"
@@ -162,7 +164,7 @@ def fraction(text: str) -> float:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-    if not 0 <= value <= 1:
+    if not 0 <= value <= 1:  # false for NaN as well
         raise argparse.ArgumentTypeError(f"{text} is outside the range from 0 to 1")
     return value
 
@@ -176,6 +178,7 @@ def seed_list(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
+        # isdecimal() rather than int(): "-3" is not a seed here, and " 3" or "1_000" are typing errors
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(
                 f"{part!r} is neither a seed nor a range of seeds; write for example 0-63 or 3,8,20-29"
@@ -190,6 +193,7 @@ def seed_list(text: str) -> list[int]:
             raise argparse.ArgumentTypeError(f"more than {MAX_SEEDS} seeds; split them over several commands")
         seeds += range(low, high + 1)
     if len(set(seeds)) < len(seeds):
+        # Duplicates are refused, since two files of the same seed would overwrite each other.
         twice = next(seed for i, seed in enumerate(seeds) if seed in seeds[:i])
         raise argparse.ArgumentTypeError(f"seed {twice} occurs twice; list each seed once")
     return seeds

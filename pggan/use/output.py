@@ -42,6 +42,7 @@ class Output:
             raise ConfigError(f"--out: {path} does not end in {' or '.join(known)}{folder}")
         if not (path.exists() or path.is_symlink()):
             return
+        # Checked even with --force: nobody means to replace a folder of photos by one of samples.
         if path.is_dir() and (self.suffix or not self.is_ours()):
             reason = (
                 "is a folder, not a file" if self.suffix else "is a folder with other contents, which --force keeps"
@@ -58,7 +59,7 @@ class Output:
             try:
                 if "made_by" in json.loads((self.path / name).read_text()):
                     return True
-            except (OSError, ValueError, TypeError):
+            except (OSError, ValueError, TypeError):  # no such file, not JSON, or JSON that is not an object
                 continue
         return not any(self.path.iterdir())
 
@@ -71,14 +72,14 @@ class Output:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary, old = (self.path.with_name(f".{word}-{self.path.name}") for word in ("writing", "old"))
-        remove(temporary)
+        remove(temporary)  # left over if an earlier command was killed
         try:
             yield temporary
             if self.path.is_dir():
                 remove(old)
                 os.replace(self.path, old)
             os.replace(temporary, self.path)
-            remove(old)
+            remove(old)  # only now: until the new output is in place, the old one still exists
         finally:
             remove(temporary)
         print(f"wrote {self.path}")
@@ -104,8 +105,10 @@ def default_path(checkpoint: str, trained: Trained, command: str, *parts: str, s
     """
     file = newest(checkpoint)
     folder = run_folder(file)
+    # Several checkpoints may share a folder outside of runs, but a run's checkpoints differ in stage or kimg.
     origin = [] if folder else [file.stem]
     alpha = [f"alpha-{trained.alpha:g}"] if trained.alpha != 1 else []
     stage = [f"{trained.resolution}x{trained.resolution}", f"{round(trained.images / 1000)}kimg", *alpha]
+    # A class name, which is one of the parts with --labels, may contain a slash.
     name = "-".join([command, *origin, *stage, *(part for part in parts if part)]).replace("/", "_")
     return (folder or file.parent) / "outputs" / (name + suffix)

@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     picture = read_image(arguments.image, trained.generator.channels)
     target = as_tensor(of_size(picture, trained.resolution, arguments))
     found = search(trained, distance_at_every_scale(target), arguments)
+    # Reported at full size only, unlike the loss, so that the number has a unit that readers know.
     errors = root_mean_square(found.images.float() - target.float()).tolist()
     made_by = {"checkpoint": str(arguments.checkpoint), "image": str(arguments.image), "steps": arguments.steps}
     with output.writing() as temporary:
@@ -84,7 +85,7 @@ def distance_at_every_scale(target: Tensor) -> Loss:
     """
 
     def loss(images: Tensor) -> Tensor:
-        difference = images - (target.to(images) / 127.5 - 1)
+        difference = images - (target.to(images) / 127.5 - 1)  # 0..255 to [-1, 1]
         terms = [difference.square().mean(dim=(1, 2, 3))]
         while difference.shape[-1] > 4:
             difference = F.avg_pool2d(difference, 2)

@@ -86,6 +86,7 @@ def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found
         arguments: searches, steps, seed and label, as `add_search` declares them.
     """
     device = next(trained.generator.parameters()).device
+    # Consecutive seeds rather than a random generator: a result's start can be reproduced with `sample`.
     seeds = range(arguments.seed, arguments.seed + arguments.searches * CANDIDATES)
     latents, labels = trained.latents(seeds), trained.labels(seeds)
     if arguments.label is not None:
@@ -102,9 +103,10 @@ def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found
             found.append(z.cpu())
             losses.append(values.cpu())
             found_labels += [] if y is None else [y.cpu()]
-    order = torch.cat(losses).argsort()
+    order = torch.cat(losses).argsort()  # best first
     z = torch.cat(found)[order]
     y = torch.cat(found_labels)[order] if found_labels else None
+    # Drawn again, as `sample` would: on a GPU the images of the search may differ from these by a gray level.
     return Found(z, y, trained.draw(z, y))
 
 
@@ -138,7 +140,7 @@ def descend(
     best, best_loss = z.detach().clone(), torch.full((len(z),), float("inf"), device=z.device)
     for step in range(steps + 1):  # the last pass only evaluates
         values = loss(images(trained, z, labels))
-        better = values.detach() < best_loss
+        better = values.detach() < best_loss  # false for NaN
         best[better], best_loss[better] = z.detach()[better], values.detach()[better]
         if step == steps:
             break
@@ -146,7 +148,7 @@ def descend(
         optimizer.zero_grad()
         values.sum().backward()  # a sum: the searches are independent, and Adam scales each coordinate by itself
         optimizer.step()
-        with torch.no_grad():
+        with torch.no_grad():  # projected gradient descent: step, then back to the sphere
             z.copy_(on_sphere(z))
         bar.update(len(z))
         bar.set_postfix_str(f"loss {best_loss.min():.4f}", refresh=False)
@@ -177,7 +179,7 @@ def read_image(path: Path, channels: int) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
+            if file.mode.startswith(("I", "F")):  # 16- and 32-bit integers, floats: convert() would clip them
                 raise ConfigError(f"{path} has more than 8 bits per channel; convert it to 8 bits first")
             return ImageOps.exif_transpose(file).convert(MODES[channels])
     except OSError as error:  # includes Pillow's UnidentifiedImageError
@@ -219,9 +221,10 @@ def write_found(folder: Path, given: Tensor, found: Found, errors: list[float], 
     names = [f"image-{i:02d}.png" for i in range(len(found.images))]
     for name, image in zip(names, found.images.numpy(), strict=True):
         to_picture(image).save(folder / name)
-    factor = found.images.shape[-1] // given.shape[-1]
+    factor = found.images.shape[-1] // given.shape[-1]  # 1 for project; upscale enlarges its input to compare
     large = given.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     cells = torch.cat([large[None], found.images]).numpy()
+    # 5 columns: the target and the default 4 searches fill one row
     contact_sheet(cells, columns=min(len(cells), 5)).save(folder / "side-by-side.png")
     arrays: dict[str, Any] = {"latents": found.latents.numpy()} | (
         {} if found.labels is None else {"labels": found.labels.numpy()}

@@ -66,6 +66,7 @@ class Trained:
             alpha = self.alpha if resolution == self.resolution else 1.0
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha {alpha:g} is outside the range from 0 to 1")
+        # a fade-in also needs the RGB layer of the stage below
         if lacking := self.untrained & {resolution, *([resolution // 2] if alpha != 1 else [])}:
             raise ValueError(f"{min(lacking)}x{min(lacking)} has no RGB layer: it was not in the imported weights")
         if resolution not in self.resolutions:
@@ -133,6 +134,7 @@ class Trained:
             uint8 [N, C, resolution, resolution] on the CPU.
         """
         device = next(self.generator.parameters()).device
+        # One image at a time on a CPU: convolutions round differently for different batch sizes.
         at_once = 1 if device.type == "cpu" else max(PIXELS_AT_ONCE // self.resolution**2, 1)
         parts = []
         threads = torch.get_num_threads()
@@ -161,7 +163,7 @@ class Trained:
 
     def mean_features(self, label: int | None) -> Tensor:
         """Return the first layer's feature maps for a label, averaged over latents: [1, nf(1), 4, 4]."""
-        if label not in self.means:
+        if label not in self.means:  # computed once per class, when truncation is first used
             z = self.latents(range(LATENTS_FOR_MEAN)).to(next(self.generator.parameters()).device)
             y = None if label is None else torch.full((len(z),), label, device=z.device)
             features = self.generator.features(z, one_hot(y, self.generator.label_size))
@@ -188,6 +190,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
         untrained = load_or_leave_out(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
+            # channels_last: the layout in which this project's convolutions are fastest
             generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
             int(stage["resolution"]),
             float(stage["alpha"]),
@@ -195,11 +198,12 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             [str(name) for name in content.get("classes", [])],
             dict(content["config"]),
             untrained,
-        ).at()
+        ).at()  # checks the stage
         if len(trained.classes) != generator.label_size:
             raise ValueError(
                 f"it has {len(trained.classes)} class names, but its generator has {generator.label_size} classes"
             )
+    # whatever a file with wrong types, missing keys or weights of other shapes leads to
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
         reason = (str(error) or "it is damaged").splitlines()[0]
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {reason}") from None
@@ -224,5 +228,5 @@ def load_or_leave_out(generator: AnyGenerator, state: dict[str, Tensor]) -> froz
         if not names.keys() & state.keys():
             state |= {name: torch.zeros(parameter.shape) for name, parameter in names.items()}
             untrained.add(4 << level)
-    generator.load_state_dict(state, assign=True)
+    generator.load_state_dict(state, assign=True)  # assign: parameters on the meta device cannot be copied to
     return frozenset(untrained)

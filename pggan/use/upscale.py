@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"none of {len(errors)} searches came within --tolerance {arguments.tolerance:g} gray levels of "
             f"{arguments.image}: the best is {min(errors):.1f} away; increase --searches, --steps or --tolerance"
         )
+    # Already sorted: the best comes first.
     found = Found(found.latents[good], None if found.labels is None else found.labels[good], found.images[good])
     errors = [errors[i] for i in good]
     made_by = {
@@ -101,6 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
 def check_size(picture: Image.Image, resolution: int, path: Path) -> None:
     """Raise ConfigError unless the image is square and as wide as one of the generator's lower stages."""
     try:
+        # check_resolution accepts the full resolution too, where nothing is left to upscale
         if picture.width != picture.height or picture.width == resolution:
             raise ValueError
         check_resolution(picture.width, resolution)

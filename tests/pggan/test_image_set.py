@@ -1,3 +1,5 @@
+"""Files of generated images: folders, zips and .npz files, and what --force may overwrite."""
+
 import json
 import zipfile
 

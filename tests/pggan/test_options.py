@@ -1,3 +1,5 @@
+"""Parsers of options that several commands share."""
+
 import argparse
 
 import pytest

@@ -1,3 +1,5 @@
+"""Loading a generator from a checkpoint, and generating images with it."""
+
 import pytest
 import torch
 

@@ -41,5 +41,5 @@ def write_final_report(folder: str | Path) -> None:
     """Write the report of a finished run; if that fails, print the reason, since the run itself has succeeded."""
     try:
         print(f"report: {write_report(folder)}")
-    except Exception as error:
+    except Exception as error:  # anything: a bug in the page must not make a finished run look failed
         print(f"report.html was not written: {type(error).__name__}: {error}", file=sys.stderr)

@@ -19,6 +19,7 @@ Line = Mapping[str, Any]
 
 def number(value: Any) -> float | None:
     """Return a logged value as a float, or None if it is missing, not a number, not finite or beyond LARGEST."""
+    # bool is a subclass of int; 10**400 is a valid JSON number that float() refuses, so compare before converting
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if -LARGEST < value < LARGEST else None
@@ -59,13 +60,14 @@ class Axis:
         # A line is written at the end of its tick: the first tick is taken to be as long as the second.
         step = log[1]["images"] - log[0]["images"] if len(log) > 1 else log[0]["images"]
         self.start = max(log[0]["images"] - step, 0)
-        self.end = max(log[-1]["images"], self.start + 1)
+        self.end = max(log[-1]["images"], self.start + 1)  # never an empty axis, which would divide by zero
         self.stages, start = [], self.start
         for resolution, group in groupby(log, lambda line: line.get("resolution")):
             lines = list(group)
+            # the last tick at alpha below 1; a missing alpha counts as fading
             fading = [line["images"] for line in lines if (number(line.get("alpha")) or 0) < 1]
             end = lines[-1]["images"]
-            if isinstance(resolution, int):
+            if isinstance(resolution, int):  # None: the log is damaged there
                 self.stages.append(Stage(resolution, self.x(start), self.x(max([start, *fading])), self.x(end)))
             start = end
         self.ticks = [(self.x(kimg * 1000), short(kimg)) for kimg in ticks(self.start / 1000, self.end / 1000, 6)]
@@ -205,6 +207,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return about `count` round numbers (multiples of 1, 2 or 5 times a power of ten) from low to high."""
+    # the smallest step of 1, 2, 5 or 10 times a power of ten that gives at most `count` intervals
     power = 10.0 ** math.floor(math.log10((high - low) / count))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= (high - low) / count)
     return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
@@ -220,5 +223,5 @@ def path(positions: Sequence[float], heights: Sequence[float | None], breaks: Se
     for x, y, broken in zip(positions, heights, breaks, strict=True):
         if y is not None:
             commands.append(f"{'L' if pen and not broken else 'M'}{x} {y}")
-        pen = y is not None
+        pen = y is not None  # the first point after a gap starts with M (move to), not L (line to)
     return "".join(commands)

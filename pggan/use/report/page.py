@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from checkpoints import CheckpointError
@@ -165,7 +166,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"short": short, "cell": cell, "label": label, "side": side}
+    environment.filters |= {"short": short, "cell": cell, "label": label, "side": side, "code": code}
     page = environment.get_template("page.html").render(contents(run), ids=itertools.count(), next=next)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +191,7 @@ def contents(run: Run) -> dict[str, Any]:
     return {
         "name": run.directory.folder.resolve().name,
         "run": run,
+        # the latest evaluation; before the first, the page has no tiles for metrics
         "final": judged_rows(run)[-1] if run.metrics else None,
         "total": run.rows[-1].end if run.rows else None,
         "seconds": seconds_text(run.log[-1].get("seconds")),
@@ -212,6 +214,7 @@ def contents(run: Run) -> dict[str, Any]:
         ),
         "turn": turning_point(run.metrics),
         "health": health_rows(run.log),
+        # whether any metric of mode coverage was computed
         "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
         "how": how_judged(run),
         "columns": metric_columns(run.metrics),
@@ -248,6 +251,7 @@ def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
     if not metrics:
         return None
     last = metrics[-1].get("resolution")
+    # alpha is exactly 1.0 once a fade-in has ended
     stable = [line for line in metrics if line.get("resolution") == last and line.get("alpha") == 1]
     judged = [(fid, line["images"] / 1000) for line in stable if (fid := number(line.get("fid"))) is not None]
     if len(judged) < 2:
@@ -272,8 +276,10 @@ def health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
 def plan_row(row: Row, run: Run) -> dict[str, Any]:
     """Return a row of the training schedule with its progress, 0 to 1, training time and median speed."""
     ticks = [line for line in run.log if row.start < line["images"] <= row.end]
+    # the median, since ticks with a restart or a busy machine are slower
     speeds = sorted(v for line in ticks if (v := number(line.get("images_per_second"))) is not None)
     before = [line for line in run.log if line["images"] <= row.start]
+    # "seconds" is the training time of the whole run so far
     begun, now = (number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks))
     return {
         "row": row,
@@ -342,6 +348,11 @@ def cell(line: Line, key: str) -> str:
 def side(resolution: Any) -> str:
     """Return a resolution as text, such as 32x32, or ? if the log has none."""
     return f"{resolution}x{resolution}" if isinstance(resolution, int) else "?"
+
+
+def code(text: str) -> Markup:
+    """Return text as HTML, with option names such as --lr in <code>."""
+    return Markup(re.sub(r"--[a-z0-9-]+", r"<code>\g<0></code>", str(escape(text))))
 
 
 def option_text(value: Any) -> str:

@@ -23,6 +23,7 @@ def grids(samples: Path, kind: str) -> dict[int, Path]:
 
     The number is images seen for kind "fakes", and the resolution for "reals".
     """
+    # 12 digits: more images than any run sees, and no number that would be slow to parse
     matches = ((re.fullmatch(rf"{kind}-([0-9]{{1,12}})\.png", path.name), path) for path in listed(samples))
     return dict(sorted((int(match[1]), path) for match, path in matches if match and path.is_file()))
 
@@ -57,6 +58,7 @@ def data_uri(path: Path) -> str | None:
         with quiet(), Image.open(path, formats=("PNG",)) as picture:
             if picture.width * picture.height > LARGEST_GRID:
                 return None
+            # WebP has no gray or palette mode
             mode = "RGBA" if picture.has_transparency_data else "RGB"
             picture = picture.convert(mode)
     except (
@@ -67,6 +69,7 @@ def data_uri(path: Path) -> str | None:
     ):  # Pillow raises any of these for damaged files
         return None
     for side, quality in SIDES_AND_QUALITIES:
+        # thumbnail() only ever shrinks; box averaging keeps the edges of enlarged pixels sharp
         picture.thumbnail((side, side), Image.Resampling.BOX)
         buffer = io.BytesIO()
         picture.save(
