@@ -1,4 +1,4 @@
-"""Size and time of a checkpoint, and of the parts of saving it.
+"""Measure the size of a checkpoint, and the time to save it and each part of saving it.
 
 python benchmarks/checkpoint_cost.py --out benchmarks/results/faults/checkpoint_cost.json
 """
@@ -8,24 +8,38 @@ import io
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from checkpoints import RunDirectory
 from checkpoints.plain import tensors_in
 from pggan.config import resolve
 from pggan.training.state import TrainState
 
+# The smallest and the largest run this project documents.
 RUNS = {"demo": {"preset": "demo"}, "paper 1024x1024": {"preset": "paper-v2", "resolution": 1024}}
 
 
 def cost(options: dict, times: int, folder: str) -> dict:
-    """Megabytes, and the median and largest seconds of a save that ends on the disk, of a run's whole state."""
+    """Measure saves of a run's whole state to disk.
+
+    Args:
+        options: of the run, as TrainConfig has them.
+        times: number of saves.
+        folder: on the disk to measure.
+
+    Returns:
+        Megabytes of a checkpoint, median and maximum seconds of a save including fsync, and the seconds of its parts.
+    """
     config = resolve({"data": "synthetic", "channels": 3, **options})
     state = TrainState(config, 0, torch.device("cpu"))
+    # One step with arbitrary gradients, since an optimizer has no state to save before its first step.
     for network, optimizer in ((state.G, state.g_optimizer), (state.D, state.d_optimizer)):
         for parameter in network.parameters():
             parameter.grad = torch.ones_like(parameter)
@@ -41,12 +55,17 @@ def cost(options: dict, times: int, folder: str) -> dict:
             seconds.append(time.perf_counter() - start)
         size = directory.latest.stat().st_size
         parts = parts_of(state.state_dict(), directory.folder / "plain", times)
-    return {"megabytes": round(size / 1e6, 1), "median_s": round(statistics.median(seconds), 4),
-            "largest_s": round(max(seconds), 4), "saves": times, "parts_s": parts}  # fmt: skip
+    return {
+        "megabytes": round(size / 1e6, 1),
+        "median_s": round(statistics.median(seconds), 4),
+        "largest_s": round(max(seconds), 4),
+        "saves": times,
+        "parts_s": parts,
+    }
 
 
 class Nowhere(io.RawIOBase):
-    """A file that keeps nothing."""
+    """A file that discards what is written to it."""
 
     def writable(self) -> bool:
         return True
@@ -56,14 +75,16 @@ class Nowhere(io.RawIOBase):
 
 
 def parts_of(state: dict, path: Path, times: int) -> dict[str, list[float]]:
-    """Seconds, each time, of what a save is made of: checksums, plain writes of as many bytes, waiting for the disk.
+    """Return the seconds that each part of a save takes, `times` times each.
 
-    And of what one behind training's back would begin with: a copy.
+    The parts are checksums (torch.save to nowhere), writing as many bytes, and fsync. "copy" is the copy of all tensors
+    that saving in a background thread would need first.
     """
     found: dict[str, list[float]] = {"checksums": [], "copy": [], "plain write": [], "disk": []}
     tensors = list(tensors_in(state))
 
     def took(part: str) -> None:
+        """Book the time since the last call to `part`."""
         nonlocal last
         now = time.perf_counter()
         found[part].append(round(now - last, 4))
@@ -85,10 +106,10 @@ def parts_of(state: dict, path: Path, times: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=5, help="saves of each (default: %(default)s)")
-    parser.add_argument("--folder", default=".", help="on the disk to measure (default: here)")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5, help="number of saves per run (default: %(default)s)")
+    parser.add_argument("--folder", default=".", help="folder on the disk to measure (default: current folder)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     found = {name: cost(options, arguments.times, arguments.folder) for name, options in RUNS.items()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,22 @@
-"""Does growing help? Every architecture at equal images and at equal time, and what its parts are worth.
+"""Compare architectures, growing and not, at equal numbers of images and at equal training time.
 
     python -m benchmarks.compare_architectures --mnist FILE --cifar10 FILE --out runs/compare
-    python -m benchmarks.compare_architectures --quick --out runs/try       the synthetic set, one seed, minutes
-    python -m benchmarks.compare_architectures --out runs/compare --write   the table and the plots of what is there
+    python -m benchmarks.compare_architectures --quick --out runs/try       # synthetic dataset, one seed, minutes
+    python -m benchmarks.compare_architectures --out runs/compare --write   # table and plots of the finished runs
 
-Each system is trained once with its own objective and once with one for all: relativistic pairs under R1 and R2 (Huang
-et al. 2024), which is nobody's own here, converges without a discriminator that is trained more often, and asks for no
-other learning rate. All see the same number of images; those that took less time than the growing network go on until
-they have had as much, and of those that took more, what counts at equal time is the score on the way, interpolated.
-Time is the processor's, on one thread (OMP_NUM_THREADS=1): waiting for other work does not count, but what that work
-does to caches and memory does, so that a quiet machine is better.
-Runs that are there are not trained again, and a run that was broken off goes on, so the command can be stopped and
-given again. Seeds come one after the other, each with all sets: what is there is always worth a table. Two processes
-can fill one folder, one of them with --no-synthetic and the other without MNIST and CIFAR-10. A folder is for runs of
-one length, judged alike: it keeps what they have in common in experiment.json and refuses others.
+Objectives. Each system is trained with its own objective, and with a common one: relativistic pairs with R1 and R2
+(Huang et al. 2024). None of the systems uses it by default; it converges without extra discriminator steps and at the
+same learning rate.
+
+Equal time. All systems train on the same number of images. Those that need less time than the growing network continue
+until they have used as much; for slower ones, the score at that time is interpolated. Time is CPU time on one thread
+(OMP_NUM_THREADS=1): waiting for other processes does not count, but their use of caches and memory does, so run this on
+an idle machine.
+
+Resuming. Finished runs are not trained again and interrupted runs resume, so run the same command again to resume. Each
+seed is run on all datasets before the next seed, so that the table is useful at any time. Two processes can share a
+folder, one with --no-synthetic, the other without --mnist and --cifar10. All runs in a folder have the same length and
+evaluation; experiment.json records them, and other options are refused.
 """
 
 import argparse
@@ -39,9 +42,11 @@ from pggan.training.evaluation import Judge, modes_of_embedded_set
 from pggan.use.film import captioned
 
 ROOT = Path(__file__).parents[1]
+# Options that train within hours on one CPU thread: narrow networks, small batches, an EMA for short runs.
 NARROW = "--fmap-base 512 --fmap-max 64 --batch-size 8 --ema-decay 0.99"
+# The momentum of 0.5 is from the DCGAN paper (Radford et al. 2016).
 OLDER = "--latent-size 64 --batch-size 16 --adam-beta1 0.5 --adam-beta2 0.999 --ema-decay 0.99"
-SYSTEMS = {  # options of the networks, and of their own objective
+SYSTEMS = {  # options of the networks, and of each system's own objective
     "mlp": (f"--arch mlp {OLDER} --lr 0.0005", "--loss nonsaturating"),
     "dcgan": (f"--arch dcgan --fmap-base 512 --fmap-max 64 {OLDER} --lr 0.0002", "--loss nonsaturating"),
     "hybrid": (f"--arch hybrid {OLDER} --lr 0.0005", "--loss nonsaturating"),
@@ -49,52 +54,77 @@ SYSTEMS = {  # options of the networks, and of their own objective
     "pggan": (f"{NARROW} --lr 4:0.005,32:0.002", "--loss wgan-gp"),
     "msg": (f"--arch msg {NARROW} --lr 0.002", "--loss wgan-gp"),
 }
+# The objective that all systems are also trained with.
 COMMON = "--loss relativistic --penalty r1+r2 --r-weight 1"
-ABLATIONS = {
+ABLATIONS = {  # options added to "pggan", with its own objective only
     "pggan, penalty by native pixels": "--penalty-pixels native",
     "pggan, adaptive growth": "--growth adaptive",
-    "pggan, float32": "--precision fp32",  # where --precision is bf16
+    "pggan, float32": "--precision fp32",  # only with --precision bf16
 }
+# Columns of the table, by name in the results.
 SCORES = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
+# Matplotlib's default colors, gray for the simplest system.
 COLOURS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
 GROWING = ("pggan", *ABLATIONS)
+# Options that must be the same for all runs in a folder.
 IN_COMMON = "kimg", "resolution", "metric_images", "metrics", "precision"
 
 
 def main() -> None:
     p = argparse.ArgumentParser(
-        "python -m benchmarks.compare_architectures", description=__doc__,
+        "python -m benchmarks.compare_architectures",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    p.add_argument("--out", required=True, type=Path, help="folder of the runs, each with its result.json")
-    p.add_argument("--no-synthetic", action="store_true", help="leave out the synthetic set")
-    p.add_argument("--mnist", help="MNIST, as train.py takes it (default: left out)")
-    p.add_argument("--cifar10", help="CIFAR-10, as train.py takes it (default: left out)")
+    )
+    p.add_argument("--out", required=True, type=Path, help="folder for the runs, each with its result.json")
+    p.add_argument("--no-synthetic", action="store_true", help="skip the synthetic dataset")
+    p.add_argument("--mnist", help="MNIST, in any form that train.py accepts (default: skipped)")
+    p.add_argument("--cifar10", help="CIFAR-10, in any form that train.py accepts (default: skipped)")
     p.add_argument(
-        "--kimg", type=float, default=40.0,
-        help="thousands of images for each; more for those with time left (default: %(default)s)",
-    )  # fmt: skip
-    p.add_argument("--metric-images", type=int, default=500, help="images of each kind (default: %(default)s)")
-    p.add_argument("--metrics", default="fid,is,swd", help="(default: %(default)s)")
+        "--kimg",
+        type=float,
+        default=40.0,
+        help="length of each run, thousands of images; faster systems continue to equal time (default: %(default)s)",
+    )
     p.add_argument(
-        "--precision", default="fp32", choices=["fp32", "bf16"],
-        help="of training and of Inception (default: %(default)s)",
-    )  # fmt: skip
+        "--metric-images",
+        type=int,
+        default=500,
+        help="number of real and of generated images for evaluation (default: %(default)s)",
+    )
+    p.add_argument("--metrics", default="fid,is,swd", help="metrics to evaluate (default: %(default)s)")
     p.add_argument(
-        "--systems", nargs="+", default=[*SYSTEMS, *ABLATIONS], choices=[*SYSTEMS, *ABLATIONS], metavar="SYSTEM",
-        help=f"of {', '.join(map(repr, [*SYSTEMS, *ABLATIONS]))}; 'pggan' always is, for its time (default: all)",
-    )  # fmt: skip
+        "--precision",
+        default="fp32",
+        choices=["fp32", "bf16"],
+        help="precision of training and of Inception (default: %(default)s)",
+    )
     p.add_argument(
-        "--objectives", nargs="+", default=["own", "common"], choices=["own", "common"], metavar="OBJECTIVE",
-        help="own, common, or both; ablations are by their own (default: both)",
-    )  # fmt: skip
-    p.add_argument("--seeds", type=int, default=3, help="on the synthetic set and MNIST (default: %(default)s)")
-    p.add_argument("--cifar-seeds", type=int, default=1, help="on CIFAR-10 (default: %(default)s)")
-    p.add_argument("--quick", action="store_true", help="1,500 images, one seed, SWD, 16x16: to see that it works")
-    p.add_argument("--write", action="store_true", help="write docs/experiments.md and its plots, and train nothing")
+        "--systems",
+        nargs="+",
+        default=[*SYSTEMS, *ABLATIONS],
+        choices=[*SYSTEMS, *ABLATIONS],
+        metavar="SYSTEM",
+        help=f"systems to train: {', '.join(map(repr, [*SYSTEMS, *ABLATIONS]))}; 'pggan' is always trained, since its "
+        "time is the reference (default: all)",
+    )
+    p.add_argument(
+        "--objectives",
+        nargs="+",
+        default=["own", "common"],
+        choices=["own", "common"],
+        metavar="OBJECTIVE",
+        help="own, common, or both; ablations use own only (default: both)",
+    )
+    p.add_argument(
+        "--seeds", type=int, default=3, help="number of seeds on the synthetic dataset and MNIST (default: %(default)s)"
+    )
+    p.add_argument("--cifar-seeds", type=int, default=1, help="number of seeds on CIFAR-10 (default: %(default)s)")
+    p.add_argument("--quick", action="store_true", help="smoke test: 1,500 images, one seed, SWD, 16x16")
+    p.add_argument("--write", action="store_true", help="update docs/experiments.md and its plots without training")
     a = p.parse_args()
-    a.resolution = 32
-    if a.precision == "fp32":
+    a.resolution = 32  # the size of CIFAR-10: four stages, which fit in a short run
+    if a.precision == "fp32":  # that ablation would be "pggan" again
         a.systems = [system for system in a.systems if system != "pggan, float32"]
     if a.quick:
         a.kimg, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 64, "swd", 1, 16
@@ -111,7 +141,7 @@ def main() -> None:
 
 
 def agree(a: argparse.Namespace) -> None:
-    """Keep what the folder's runs have in common; SystemExit where these would differ."""
+    """Record the options in IN_COMMON in the folder; raise SystemExit if its earlier runs used others."""
     wanted = {name: getattr(a, name) for name in IN_COMMON}
     a.out.mkdir(parents=True, exist_ok=True)
     kept = a.out / "experiment.json"
@@ -119,25 +149,26 @@ def agree(a: argparse.Namespace) -> None:
         kept.write_text(json.dumps(wanted) + "\n")
     there = json.loads(kept.read_text())
     if there != wanted:
-        raise SystemExit(f"{a.out} holds runs of {there}; these are of {wanted}: give another --out")
+        raise SystemExit(f"{a.out} contains runs with {there}, but these options are {wanted}; specify another --out")
 
 
 def experiment(a: argparse.Namespace) -> Iterator[dict]:
-    """The result of each run, as it ends."""
+    """Train all runs, and yield the result of each as it finishes."""
     synthetic = None if a.no_synthetic else "synthetic"
     sets = {"synthetic": (synthetic, a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
     suite = partial(Suite, a.metrics.split(","), precision=a.precision)
-    judges = {}
+    judges = {}  # one per dataset: it computes the features of the real images once
     for seed, (data, (source, seeds)) in product(range(max(a.seeds, a.cifar_seeds)), sets.items()):
         if not source or seed >= seeds:
             continue
         if data not in judges:
+            # allow_upscale: MNIST is 28x28
             pyramid = open_pyramid(open_source(source), a.resolution, 1 if data == "MNIST" else 3, allow_upscale=True)
             more = modes_of_embedded_set(source, pyramid.channels)
             judges[data] = Judge(pyramid, suite(more=more, cache=default_folder()), a.metric_images, seed=0)
         run = partial(trained, a, data, source, judges[data], seed)
         for objective in a.objectives:
-            grown = run("pggan", objective)
+            grown = run("pggan", objective)  # first, since its time is the limit of the others
             yield grown
             for system in a.systems:
                 if system != "pggan" and (system in SYSTEMS or objective == "own"):
@@ -145,12 +176,25 @@ def experiment(a: argparse.Namespace) -> Iterator[dict]:
 
 
 def trained(
-    a: argparse.Namespace, data: str, source: str, judge: Judge, seed: int, system: str, objective: str,
+    a: argparse.Namespace,
+    data: str,
+    source: str,
+    judge: Judge,
+    seed: int,
+    system: str,
+    objective: str,
     seconds: float = 0.0,
-) -> dict:  # fmt: skip
-    """Train and judge one run, for the number of images and for so many seconds; or read what it left.
+) -> dict:
+    """Train and evaluate one run up to a.kimg and up to `seconds`, or read its results if it has finished.
 
-    Growing networks are judged at the last resolution. A quarter of the images tells the others' speed.
+    Args:
+        data: name of the dataset.
+        source: the dataset, in any form that train.py accepts.
+        objective: "own" or "common".
+        seconds: CPU time that the growing network took; 0 for the growing network itself.
+
+    Returns:
+        The scores at a.kimg; "course", the scores at every point that was evaluated; "health", problems detected.
     """
     run = a.out / run_name(data, system, objective, seed)
     networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
@@ -160,19 +204,22 @@ def trained(
         f"--metric-images {a.metric_images} --device cpu --precision {a.precision} "
         f"--out {run} {ABLATIONS.get(system, '')}"
     )
-    if a.resolution < 32:
+    if a.resolution < 32:  # with --quick, where the stage of the second learning rate does not exist
         options = options.replace("4:0.005,32:0.002", "0.005")
     options = [source, *options.split()]
     course = []
     reach = partial(reached, a.out, run, options, judge, a.resolution, course)
-    if system in GROWING:
-        for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at 32x32 by then
+    if system in GROWING:  # evaluated when it has reached the last resolution, and twice on the way to the end
+        for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at the last resolution by then
             reach(part * a.kimg)
     else:
+        # The first quarter tells the speed, from which follows the number of images at equal time.
         reach(a.kimg / 4)
+        # in proportion: without growing, every image takes the same time
         equal_time = a.kimg / 4 * seconds / course[0]["seconds"]
         for kimg in sorted({a.kimg, max(equal_time, a.kimg / 4)}):
             reach(kimg)
+    # problems that the health checks detected at any tick
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     signs = sorted({sign for line in log for sign in line["health"]})
     what = {"run": run.name, "data": data, "system": system, "objective": objective, "seed": seed}
@@ -181,26 +228,30 @@ def trained(
 
 
 def run_name(data: str, system: str, objective: str, seed: int) -> str:
+    """Return the name of a run's folder, such as cifar-10-pggan-own-0."""
     return "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, str(seed)]).lower()
 
 
 def reached(
     folder: Path, run: Path, options: list[str], judge: Judge, resolution: int, course: list[dict], kimg: float
 ) -> None:
-    """Append to the course what the run scores after so many thousand images; train it up to there first."""
+    """Train a run up to `kimg` unless it got there earlier, evaluate it, and append its scores to the course."""
     moment = run / f"after-{kimg:.3f}-kimg.json"
     if not moment.exists():
         print(f"{run.name}: {kimg:.1f} kimg", file=sys.stderr, flush=True)
         parser = argparse.ArgumentParser()
         add_options(parser)
         config = resolve(vars(parser.parse_args([*options, "--total-kimg", f"{kimg:.4f}"])), None)
+        # the console output of each run goes to a file of its own
         with (folder / f"{run.name}.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+            # CPU time adds up over interruptions: it is saved even if training fails or is stopped
             spent, start = run / "cpu-seconds.txt", time.process_time()
             try:
                 train(config)
             finally:
                 seconds = time.process_time() - start + (float(spent.read_text()) if spent.exists() else 0)
                 spent.write_text(str(seconds))
+            # outside the measured time
             scores = judge(load(run).generator, resolution, 1.0)
         images = json.loads((run / "log.jsonl").read_text().splitlines()[-1])["images"]
         scores = {name: scores[name] for name in SCORES if name in scores}
@@ -209,12 +260,12 @@ def reached(
 
 
 def schedule(system: str, kimg: float) -> str:
-    """Of growing networks: four stages, the last one with half of the images; of the others: one."""
+    """Return schedule options: four stages for growing networks, the last with half of the images; otherwise one."""
     if system not in GROWING:
         return f"--stabilize-kimg {kimg:.4f} --metrics none"
     if "adaptive" not in system:
         return f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 12:.4f} --metrics none"
-    window = kimg / 16
+    window = kimg / 16  # the adaptive controller needs several evaluations within the shortest stage
     return (
         f"--fade-kimg {kimg / 12:.4f} --stabilize-kimg {kimg / 6:.4f} --min-stabilize-kimg {window:.4f} "
         f"--growth-window {window:.4f} --metrics swd --metric-every-kimg {window / 2:.4f}"
@@ -222,9 +273,9 @@ def schedule(system: str, kimg: float) -> str:
 
 
 def at_seconds(course: list[dict], seconds: float) -> dict:
-    """What a run had reached after so many seconds of training, interpolated between the moments it was judged at.
+    """Return a run's scores after `seconds` of training, interpolated linearly between its evaluations.
 
-    Scores that the moment before has not, because nobody judged it, are those of the moment after.
+    Scores that the earlier evaluation lacks are taken from the later one.
     """
     later = next((i for i, moment in enumerate(course) if moment["seconds"] >= seconds), len(course) - 1)
     before, after = course[max(later - 1, 0)], course[later]
@@ -234,13 +285,14 @@ def at_seconds(course: list[dict], seconds: float) -> dict:
 
 
 def table(results: list[dict]) -> list[str]:
-    """Markdown: means over seeds, with the standard deviation where there are several."""
+    """Return a Markdown table of means over seeds, with standard deviations if there are several seeds."""
     scores = {name: title for name, title in SCORES.items() if any(name in r for r in results)}
     at_time = [f"{title}, equal time" for title in scores.values()]
-    heads = ["data", "objective", "system", "seeds", "images/s", *scores.values(), "kimg in equal time", *at_time]
+    heads = ["data", "objective", "system", "seeds", "images/s", *scores.values(), "kimg at equal time", *at_time]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for r in results:
+        # the growing network with the same dataset, objective and seed: its time is the reference
         rivals = [o for o in results if o["system"] == "pggan" and same(o, r, "data", "objective", "seed")]
         if rivals:
             moments = r, at_seconds(r["course"], rivals[0]["seconds"])
@@ -257,10 +309,12 @@ def table(results: list[dict]) -> list[str]:
 
 
 def same(a: dict, b: dict, *names: str) -> bool:
+    """Return whether two results agree in these fields."""
     return all(a[name] == b[name] for name in names)
 
 
 def spread(values: list[float]) -> str:
+    """Return the mean of the values as text, with their standard deviation if there are several."""
     if not values:
         return ""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
@@ -268,7 +322,7 @@ def spread(values: list[float]) -> str:
 
 
 def plot(results: list[dict], data: str, score: str, path: Path) -> None:
-    """A score against CPU seconds, each system with its own objective; thin lines are single seeds."""
+    """Plot a score versus CPU seconds for each system with its own objective; one line per seed."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
@@ -280,12 +334,12 @@ def plot(results: list[dict], data: str, score: str, path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", linewidth=1)
     axes.set(xlabel="CPU seconds", ylabel=SCORES[score], title=data, xscale="log")
     axes.legend()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None})  # so that the same plot gives the same file
     plt.close(figure)
 
 
 def draw(runs: Path, data: str, path: Path) -> None:
-    """Sixteen images of each system with its own objective, as it was at the end of the first seed's run."""
+    """Draw 16 samples of each system with its own objective, from the end of the first seed's run."""
     sheets = []
     for system in SYSTEMS:
         if not (run := runs / run_name(data, system, "own", 0)).exists():
@@ -293,7 +347,7 @@ def draw(runs: Path, data: str, path: Path) -> None:
         model = load(run)
         images = model.draw(model.latents(list(range(16))))
         sheets.append(captioned(contact_sheet(images.numpy(), columns=8).convert("RGB"), system))
-    width, height = sheets[0].size
+    width, height = sheets[0].size  # all have the same
     page = Image.new("RGB", (2 * width + 8, 3 * height), "white")
     for i, sheet in enumerate(sheets):
         page.paste(sheet, (i % 2 * (width + 8), i // 2 * height))
@@ -301,14 +355,14 @@ def draw(runs: Path, data: str, path: Path) -> None:
 
 
 def write_page(text: str, results: list[dict], runs: Path) -> None:
-    """Put the table, the plots and the pictures into docs/experiments.md, between the marks of the runs' length."""
+    """Insert the table, plots and sample grids into docs/experiments.md, between its marks for runs of this length."""
     kept = runs / "experiment.json"
     if not kept.exists():
-        raise SystemExit(f"--out: {runs} holds no experiment")
+        raise SystemExit(f"--out: {runs} has no experiment.json; specify the folder of finished runs")
     kimg = json.loads(kept.read_text())["kimg"]
     page, mark = ROOT / "docs" / "experiments.md", f"<!-- compare_architectures, {kimg:g} kimg -->"
     if page.read_text().count(mark) != 2:
-        raise SystemExit(f"{page} has no place for runs of {kimg:g} kimg; put {mark} there twice")
+        raise SystemExit(f"{page} has no section for runs of {kimg:g} kimg; add the line {mark} twice, around it")
     raw = ROOT / "benchmarks" / "results" / "compare-architectures" / f"{kimg:g}-kimg.jsonl"
     raw.write_text("".join(json.dumps(result) + "\n" for result in results))
     pictures = []
@@ -316,7 +370,7 @@ def write_page(text: str, results: list[dict], runs: Path) -> None:
         score = "fid" if any("fid" in r for r in results) else "swd"
         name = f"{score}-against-time-{data.lower()}-{kimg:g}-kimg.svg"
         plot(results, data, score, ROOT / "docs" / "pictures" / name)
-        pictures.append(f"![{SCORES[score]} on {data} against CPU seconds](pictures/{name})")
+        pictures.append(f"![{SCORES[score]} on {data} versus CPU seconds](pictures/{name})")
         name = f"compare-{data.lower()}-{kimg:g}-kimg.png"
         draw(runs, data, ROOT / "docs" / "pictures" / name)
         pictures.append(f"![Images of {data} from each system at the end of its run](pictures/{name})")

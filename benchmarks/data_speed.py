@@ -1,15 +1,17 @@
-"""Speed of the data: this project's cache against torchvision's ImageFolder, Resize and DataLoader, on the same files.
+"""Compare data loading speed: this project's cache versus torchvision's ImageFolder, Resize and DataLoader.
 
-    python benchmarks/data_speed.py FOLDER                         FOLDER/CLASS/*.jpg or png
+    python benchmarks/data_speed.py FOLDER                         # FOLDER/CLASS/*.jpg or png
     python benchmarks/data_speed.py FOLDER --out results.json
 
-At every resolution both deliver uint8 batches [N, 3, r, r] in a new order each epoch, in turns in one run; a turn is
-two seconds, the median of three turns counts. What follows (floats, mirroring) is the same for both and left out.
-First, the time to build the cache for the largest resolution beside one epoch of ImageFolder at it with the same number
-of workers, in turns too: with its usual bilinear filter, as uint8 and as the floats that networks take (ToTensor,
-Normalize), and with the Lanczos filter that the cache is built with, as uint8.
+Both read the same files. At every resolution both deliver uint8 batches [N, 3, r, r] in a new order each epoch. They
+are timed alternately in one run, for two seconds per turn, and the median of three turns is reported. Later steps
+(conversion to floats, mirroring) are the same for both and excluded.
 
-Needs torchvision. The files should fit in memory, so that the disk's speed does not enter.
+Before that, the time to build the cache is compared with one ImageFolder epoch at the highest resolution, with the
+same number of workers: with ImageFolder's usual bilinear filter, as uint8 and as normalized floats (ToTensor,
+Normalize), and with the Lanczos filter that the cache uses, as uint8.
+
+Needs torchvision. The files should fit in memory, so that the speed of the disk does not matter.
 """
 
 import argparse
@@ -35,20 +37,24 @@ from datasets.parallel import cores
 from pggan.training.feeding import Feeder
 from pggan.training.growth import Phase
 
-TURNS, SECONDS = 3, 2.0
+TURNS, SECONDS = 3, 2.0  # long enough to average over worker scheduling, short enough for nine resolutions
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("folder", help="images in class folders")
-    p.add_argument("--resolution", type=int, default=256, help="the largest, a power of two (default: %(default)s)")
-    p.add_argument("--batch-size", type=int, default=64, help="images (default: %(default)s)")
-    p.add_argument("--workers", type=int, default=cores(), help="processes of both (default: one for each core)")
-    p.add_argument("--out", help="JSON file of the results")
+    p.add_argument("folder", help="folder of images in class subfolders, as ImageFolder expects")
+    p.add_argument(
+        "--resolution", type=int, default=256, help="highest resolution, a power of two (default: %(default)s)"
+    )
+    p.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
+    p.add_argument(
+        "--workers", type=int, default=cores(), help="worker processes of either side (default: one per core)"
+    )
+    p.add_argument("--out", help="JSON file to write the results to (default: print only)")
     a = p.parse_args()
-    torch.set_num_threads(1)  # what the processes use beside their own work would blur the picture
+    torch.set_num_threads(1)  # torch's threads would compete with the worker processes
     rows = []
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache:  # not the user's, where the dataset may be cached already
         count, seconds = len(open_source(a.folder)), build_and_epochs(a, Path(cache))
         built, *epochs = (f"{statistics.median(values):.2f} s" for values in seconds.values())
         print(f"{count} images, {a.workers} workers: cache built in {built}, ", end="")
@@ -65,10 +71,16 @@ def main() -> None:
 
 
 def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float]]:
-    """Seconds of each, in turns; each cache is removed before the next, so that the memory for files is not new."""
+    """Return the seconds of building the cache and of each kind of ImageFolder epoch, measured alternately TURNS times.
+
+    The previous cache is deleted before each build, so that its pages in memory can be reused.
+    """
     seconds: dict[str, list[float]] = {
-        "build": [], "epoch_bilinear": [], "epoch_bilinear_floats": [], "epoch_lanczos": []
-    }  # fmt: skip
+        "build": [],
+        "epoch_bilinear": [],
+        "epoch_bilinear_floats": [],
+        "epoch_lanczos": [],
+    }
     for _ in range(TURNS):
         shutil.rmtree(cache)
         work = (
@@ -85,20 +97,23 @@ def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float
 
 
 def imagefolder(
-    a: argparse.Namespace, resolution: int, interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+    a: argparse.Namespace,
+    resolution: int,
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
     last: Callable = transforms.PILToTensor,
-) -> torch.utils.data.DataLoader:  # fmt: skip
+) -> torch.utils.data.DataLoader:
     steps = [transforms.Resize(resolution, interpolation), transforms.CenterCrop(resolution), last()]
     images = ImageFolder(a.folder, transforms.Compose(steps))
     return torch.utils.data.DataLoader(images, a.batch_size, shuffle=True, num_workers=a.workers)
 
 
 def network_floats() -> transforms.Compose:
-    """What GANs' training scripts end their transforms with."""
+    """Return the usual last transforms of GAN training scripts: floats in [-1, 1]."""
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
 
 
 def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
+    """Yield ImageFolder's batches without end, epoch after epoch."""
     loader = imagefolder(a, resolution)
     while True:
         for images, _ in loader:
@@ -106,17 +121,19 @@ def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
 
 
 def ours(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> Iterator[torch.Tensor]:
+    """Yield this project's batches without end."""
     feeder, seen = Feeder(pyramid, 0, torch.device("cpu")), 0
     while True:
+        # alpha, learning rate and repeats do not matter for loading
         yield feeder.batch(seen, Phase(resolution, 1.0, a.batch_size, 0.001, 1)).images
         seen += a.batch_size
 
 
 def compare(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> dict[str, float]:
-    """Images a second of both, in turns."""
+    """Return images per second of both sides at one resolution, measured alternately."""
     sides = {"ours": ours(a, pyramid, resolution), "imagefolder": endless(a, resolution)}
     speeds: dict[str, list[float]] = {name: [] for name in sides}
-    for batches in sides.values():  # workers are started, the level is held
+    for batches in sides.values():  # start the workers, and load the level into memory
         next(batches)
     for _ in range(TURNS):
         for name, batches in sides.items():
@@ -127,6 +144,7 @@ def compare(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> dict[st
 
 
 def images_per_second(batches: Iterator[torch.Tensor]) -> float:
+    """Return the speed at which batches arrive, measured for SECONDS."""
     start, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < SECONDS:
         count += len(next(batches))
@@ -134,6 +152,7 @@ def images_per_second(batches: Iterator[torch.Tensor]) -> float:
 
 
 def processor() -> str:
+    """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -1,8 +1,9 @@
-"""Time of one image of the explorer, from slider values to PNG bytes, with untrained weights.
+"""Measure the time of one explorer image, from slider values to PNG bytes.
 
     python benchmarks/explore_speed.py
 
-64x64, at the paper's widths and at narrow ones, with the threads that the explorer chooses at its start.
+The generator is untrained, at 64x64, with the paper's feature maps and with narrow ones. The number of threads is the
+one the explorer chooses when it starts. docs/report.md quotes the results.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from checkpoints import save
 from pggan import Generator, load
 from pggan.use.explorer_view import View, picture, prepared
 
-LEVEL, DRAWS = 4, 20  # 4x4 is level 0
+LEVEL, DRAWS = 4, 20  # level 4 is 64x64 (4x4 is level 0); 20 images take a few seconds at the paper's widths
 
 
 def main() -> None:
     print(f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for fmap_base, fmap_max in ((8192, 512), (512, 64)):
+    for fmap_base, fmap_max in ((8192, 512), (512, 64)):  # the paper's, and the demo preset's
         trained = prepared(untrained({"fmap_base": fmap_base, "fmap_max": fmap_max}))
         for alpha in (1.0, 0.5):
             seconds = []
@@ -38,11 +39,13 @@ def main() -> None:
                 seconds.append(time.perf_counter() - start)
             print(
                 f"fmap {fmap_base}/{fmap_max}, alpha {alpha}, {torch.get_num_threads()} threads: "
-                f"median {1000 * statistics.median(seconds):.0f} ms, largest {1000 * max(seconds):.0f} ms"
+                f"median {1000 * statistics.median(seconds):.0f} ms, maximum {1000 * max(seconds):.0f} ms"
             )
 
 
 def untrained(widths: dict[str, int]):
+    """Return an untrained 64x64 generator with these feature maps, loaded from a checkpoint as the explorer does."""
+    # speed does not depend on the weights' values, so an untrained generator will do
     arguments = {"resolution": 64, "channels": 3, "label_size": 0, **widths}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "untrained.pt"

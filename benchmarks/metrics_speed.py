@@ -1,9 +1,9 @@
-"""Speed of the metrics beside the field's tools, in turns in one process.
+"""Compare the speed of the metrics with torch-fidelity, pytorch-fid, NumPy and SciPy, alternately in one process.
 
     python benchmarks/metrics_speed.py IMAGES --out benchmarks/results/metrics-speed
 
-IMAGES: a folder, zip or .npz of real images. Needs tests/requirements.txt and the 2015 Inception weights.
-Writes speed.json and speed.md.
+IMAGES is a folder, zip or .npz of real images. Needs tests/requirements.txt and the 2015 Inception weights. Writes
+speed.json and speed.md.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ from metrics.weights import load_weights  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="IMAGES")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--num-images", type=int, default=256, help="for Inception, each turn (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="of Inception (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=3, help="(default: %(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("images", metavar="IMAGES", help="folder, zip or .npz of real images")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument(
+        "--num-images", type=int, default=256, help="images through Inception per turn (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="batch size of Inception (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="number of measurements of each (default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     arguments = parser.parse_args()
     images = torch.cat(list(ImageSet(arguments.images, max(arguments.num_images, 2048)).batches()))
     device = torch.device(arguments.device)
@@ -65,12 +67,18 @@ def main() -> None:
 
 
 def in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each job by name: every job once a turn, after one turn that does not count."""
+    """Return the seconds of each job by name. Every job runs once per turn, and a first turn is not counted.
+
+    Alternating spreads changes of the machine's speed evenly over the jobs.
+
+    Args:
+        what: name in the progress bar.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in tqdm(range(turns + 1), desc=what):
         for name, job in jobs.items():
             if torch.cuda.is_available():
-                torch.cuda.synchronize()
+                torch.cuda.synchronize()  # CUDA runs asynchronously: wait for the previous job
             start = time.perf_counter()
             job()
             if torch.cuda.is_available():
@@ -81,20 +89,30 @@ def in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> di
 
 
 def row(what: str, name: str, seconds: list[float], peer: float, rate: float | None = None) -> dict:
-    """`peer`: the faster peer's median seconds."""
+    """Return a row of the table.
+
+    Args:
+        what: the task.
+        name: the implementation.
+        seconds: one measurement per turn.
+        peer: median seconds of the faster peer, to compare with.
+        rate: items per task, if speed per second is of interest.
+    """
     median = statistics.median(seconds)
     return {"what": what, "who": name, "seconds": seconds, "per_second": rate and rate / median, "ratio": peer / median}
 
 
 def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns: int) -> tuple[list[dict], dict]:
+    """Return rows for Inception features, and the effect of bf16 on them (see `features_off`)."""
     weights = load_weights()
     networks = {"ours, fp32": Inception(weights, device)}
     try:
         networks["ours, bf16"] = Inception(weights, device, precision="bf16")
-    except MetricError as error:
+    except MetricError as error:  # this device has no bf16
         print(error)
     peers = peer_networks(weights, device)
     batches = images.split(batch)
+    # n=network binds each network now; a plain closure would call the last one in all jobs
     jobs = {name: lambda n=network: [n(b) for b in batches] for name, network in (networks | peers).items()}
     seconds = in_turns("Inception", jobs, turns)
     fastest_peer = min(statistics.median(seconds[name]) for name in peers)
@@ -103,14 +121,16 @@ def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns
 
 
 def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
+    """Return the peers' feature extractors, each a function of a uint8 batch, with the same weights as ours."""
     import pytorch_fid.inception
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+    # Both load the classifier too, which features do not use. pytorch-fid would download its weights.
     state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | weights
     file = Path(os.environ.get("TMPDIR", "/tmp")) / f"inception-{os.getpid()}.pth"
     torch.save(state, file)
     fidelity = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(device)
-    file.unlink()
+    file.unlink()  # loaded
     pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state
     pytorch = pytorch_fid.inception.InceptionV3([3]).eval().to(device)
 
@@ -126,13 +146,14 @@ def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
 
 
 def features_off(networks: dict[str, Inception], batches: tuple[torch.Tensor, ...]) -> dict[str, float]:
-    """How far bf16 is from fp32: of the features, and of the FID between the halves of the images."""
+    """Return the relative difference of bf16 from fp32 features, and FID between halves of the images with both."""
     features = {name: torch.cat([network(b)[0].cpu() for b in batches]) for name, network in networks.items()}
     if len(features) < 2:
         return {}
     exact, rounded = features.values()
     fids = []
     for x in (exact, rounded):
+        # two halves of one dataset: a small FID, where rounding would show
         halves = FeatureStatistics(), FeatureStatistics()
         for kept, half in zip(halves, x.tensor_split(2), strict=True):
             kept.update(half)
@@ -142,7 +163,7 @@ def features_off(networks: dict[str, Inception], batches: tuple[torch.Tensor, ..
 
 
 def swd_rows(images: torch.Tensor, turns: int) -> list[dict]:
-    """The distance of one level's descriptors, beside the official code's way with NumPy."""
+    """Return rows for the distance between descriptors of one level, ours and as the official code does with NumPy."""
     halves = []
     for half in images.tensor_split(2):
         kept = PatchDescriptors()
@@ -151,6 +172,7 @@ def swd_rows(images: torch.Tensor, turns: int) -> list[dict]:
     arrays = [half.numpy() for half in halves]
 
     def plain() -> float:
+        """Return the distance as the official code computes it: 4 repeats of 128 random directions."""
         rng, distances = np.random.default_rng(0), []
         for _ in range(4):
             directions = rng.standard_normal((arrays[0].shape[1], 128)).astype(np.float32)
@@ -166,10 +188,11 @@ def swd_rows(images: torch.Tensor, turns: int) -> list[dict]:
 
 
 def trace_rows(turns: int) -> list[dict]:
+    """Return rows for FID from statistics: the trace of a matrix square root, ours and with scipy.linalg.sqrtm."""
     from scipy.linalg import sqrtm
 
     rng = np.random.default_rng(0)
-    spectrum = np.logspace(0, -2, 2048)
+    spectrum = np.logspace(0, -2, 2048)  # a full-rank covariance whose eigenvalues span four orders of magnitude
     kept = []
     for _ in range(2):
         kept.append(FeatureStatistics())
@@ -182,6 +205,7 @@ def trace_rows(turns: int) -> list[dict]:
 
 
 def cpu_name() -> str:
+    """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -190,10 +214,11 @@ def cpu_name() -> str:
 
 
 def markdown(report: dict) -> str:
+    """Return the report as a Markdown table."""
     lines = [
         f"`{report['command']}`, {report['date']}, {report['hardware']}, torch {report['torch']}",
         "",
-        "| | | median seconds | a second | faster peer / this |",
+        "| task | implementation | median seconds | per second | speed relative to the faster peer |",
         "|---|---|---|---|---|",
     ]
     for r in report["rows"]:

@@ -1,8 +1,9 @@
-"""How far ONNX models in onnxruntime are from torch, at the paper's widths: the largest difference in any pixel.
-
-Of a freshly initialised generator of 128x128 with 10 classes, and of the checkpoints named:
+"""Measure the maximum difference between the images of exported ONNX models in onnxruntime and of torch.
 
     python benchmarks/onnx_difference.py celeba.pt
+
+Compares a freshly initialized 128x128 generator with 10 classes and the paper's feature maps, then every checkpoint
+specified on the command line.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import pggan
 from pggan.interop.exported import Drawing, export_onnx
 from pggan.networks import one_hot
 
-BATCHES = (1, 3, 8)
+BATCHES = (1, 3, 8)  # the batch size is dynamic in the exported model: more than one must work
 
 
 @torch.no_grad()
 def differences(name: str, generator: pggan.Generator, resolution: int, alpha: float, folder: Path) -> None:
-    """Print a line for each batch size; images are around [-1, 1]."""
+    """Print the maximum difference for each batch size; images are around [-1, 1]."""
     path = folder / "model.onnx"
     export_onnx(Drawing(generator, resolution, alpha), path, {})
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -1,16 +1,17 @@
-"""What a run takes besides its steps: start, log lines, samples, checkpoints. No judging.
+"""Measure the overhead of a run besides its training steps: startup, log lines, samples and checkpoints.
 
-    python benchmarks/overheads.py                      the demo's settings up to 16x16: one or two minutes on two cores
+    python benchmarks/overheads.py                      # demo settings up to 16x16: one or two minutes on two cores
     python benchmarks/overheads.py photos --preset cifar10-cpu --resolution 16 --total-kimg 20
 
-Options are train.py's. "start" is from the process' start to the first step, with the data's cache warm.
+Options are train.py's. Evaluation is turned off. "start" is the time from the start of the process to the first step,
+with the dataset cache already built.
 """
 
 from __future__ import annotations
 
 import time
 
-START = time.perf_counter()  # before torch is imported, which takes most of a start
+START = time.perf_counter()  # before importing torch, which takes most of the startup
 
 import subprocess  # noqa: E402
 import sys  # noqa: E402
@@ -19,13 +20,13 @@ from pathlib import Path  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 DEMO = "synthetic --preset demo --resolution 16 --total-kimg 18".split()
-WARM = "--fade-kimg 0.1 --stabilize-kimg 0.1 --total-kimg 0.5".split()  # enough to make the data's cache
+WARM = "--fade-kimg 0.1 --stabilize-kimg 0.1 --total-kimg 0.5".split()  # the shortest run that builds the dataset cache
 
 
 def main() -> None:
     options = sys.argv[1:] or DEMO
     with tempfile.TemporaryDirectory() as folder:
-        if options[-1] == "--measure":
+        if options[-1] == "--measure":  # this process was started below, to include the imports in the time
             return measure(options[:-1])
         always = ["--metrics", "none"]
         for name, more in (("warm", [*always, *WARM]), ("run", [*always, "--measure"])):
@@ -34,12 +35,14 @@ def main() -> None:
 
 
 def measure(options: list[str]) -> None:
+    """Train with these options in this process, and print the share of the time that is not spent in steps."""
     sys.path.insert(0, str(ROOT))
     sys.argv = ["train.py", *options]
     import train
     from pggan.training.loop import Training
     from pggan.training.steps import Stepper
 
+    # Steps are timed by wrapping the two methods that contain them; the loop itself stays as it is.
     step, learn, times, steps = Stepper.step, Training.train_until_next_look, [], [0.0]
 
     def timed(*arguments: object) -> None:

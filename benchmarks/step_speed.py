@@ -1,12 +1,12 @@
-"""Speed and memory of a training step beside the installable peer's, in turns in one process.
+"""Compare the speed and memory of a training step with pro_gan_pytorch, alternately in one process.
 
     python benchmarks/step_speed.py --out benchmarks/results/step-speed/cpu
     python benchmarks/step_speed.py --device cuda --out benchmarks/results/step-speed/gpu
 
-A step is one discriminator update, one generator update and the EMA at a stage, on images that lie ready. The peer,
-pro_gan_pytorch (pip install --no-deps pro-gan-pth==3.4; also torchvision and tensorboard), takes the step that its own
-`ProGAN.train` takes, with its own losses, in float32 as it always does. Peak memory is measured afterwards, each in a
-process of its own. Writes step-speed.json and step-speed.md.
+A step is one discriminator update, one generator update and the EMA update at a stage, on images that are already on
+the device. The peer, pro_gan_pytorch (pip install --no-deps pro-gan-pth==3.4; also torchvision and tensorboard), runs
+the same step as its own `ProGAN.train`, with its own losses, in float32, the only precision it has. Peak memory is
+measured afterwards, in a separate process for each side. Writes step-speed.json and step-speed.md.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ PEER, COMPILED = "pro_gan_pytorch", "compiled"
 def torchs_convolution(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0, transposed: bool = False
 ) -> Tensor:
+    """Convolve with torch's own operation, in place of `convolve`."""
     function = torch.nn.functional.conv_transpose2d if transposed else torch.nn.functional.conv2d
     return function(x, weight, bias, stride, padding)
 
 
-STAGES = {  # feature maps at most, resolution, batch
+STAGES = {  # (fmap_max, resolution, batch size); narrow networks on a CPU, the paper's 512 on a GPU
     "cpu": ((128, 8, 64), (128, 16, 32), (128, 32, 16)),
     "cuda": ((512, 32, 64), (512, 64, 32), (512, 128, 16), (128, 32, 64)),
 }
-TORCHS_OWN = {  # instead of ours, in turn
+TORCHS_OWN = {  # --ablate: torch's operations that replace ours, one at a time
     "torch's convolution": {"convolve": torchs_convolution},
     "torch's leaky ReLU": {"leaky_relu": functools.partial(torch.nn.functional.leaky_relu, negative_slope=0.2)},
 }
@@ -66,21 +67,33 @@ Step = Callable[[], None]
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the table goes (default: print it only)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: print the table only)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument(
-        "--stages", type=stages, metavar="MAPS:RESOLUTION:BATCH,...", help="(default: by device, see STAGES)"
+        "--stages",
+        type=stages,
+        metavar="MAPS:RESOLUTION:BATCH,...",
+        help="stages to measure (default: depends on the device, see STAGES)",
     )
-    parser.add_argument("--alpha", type=float, default=1.0, help="below 1: a stage fading in (default: %(default)s)")
-    parser.add_argument("--turns", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, at least (default: %(default)s)")
-    parser.add_argument("--no-peer", action="store_true", help="ours only")
-    parser.add_argument("--no-memory", action="store_true", help="leave the peaks of memory out")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=1.0,
+        help="fade-in weight, 0 to 1; below 1 the stage is fading in (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--turns", type=int, default=5, help="number of measurements of each side (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="minimum length of a turn, seconds (default: %(default)s)"
+    )
+    parser.add_argument("--no-peer", action="store_true", help="measure this project only")
+    parser.add_argument("--no-memory", action="store_true", help="skip the measurement of peak memory")
     beside = parser.add_mutually_exclusive_group()
-    beside.add_argument("--ablate", action="store_true", help="beside ours, ours with torch's own operations; no peer")
-    beside.add_argument("--compile", action="store_true", help="beside ours, ours with a compiled generator; no peer")
-    parser.add_argument("--plain-memory", action="store_true", help="leave the allocation of memory as it is")
-    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # a process that measures one side's peak of memory
+    beside.add_argument("--ablate", action="store_true", help="compare with torch's own operations instead of the peer")
+    beside.add_argument("--compile", action="store_true", help="compare with a compiled generator instead of the peer")
+    parser.add_argument("--plain-memory", action="store_true", help="keep the default memory allocator settings")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # used by peak_in_own_process()
     return parser.parse_args()
 
 
@@ -100,6 +113,7 @@ def main() -> None:
     if a.peak_of:
         print(peak_of(a.peak_of, a.stages[0], a.alpha, device))
         return
+    # the attainable FLOP/s, to tell how much of them a step uses
     rates = {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
     rows = []
     for stage in tqdm(a.stages, disable=None):
@@ -126,13 +140,14 @@ def main() -> None:
 
 
 def stages(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Parse --stages, such as 128:16:32,512:32:64."""
     return tuple(tuple(int(number) for number in stage.split(":")) for stage in text.split(","))
 
 
 def compare(
     names: list[str], stage: tuple[int, int, int], a: argparse.Namespace, device: torch.device, rates: dict[str, float]
 ) -> dict[str, Any]:
-    """Images a second of each side at one stage, in turns."""
+    """Return images per second and FLOPs of each side at one stage, measured alternately."""
     maps, resolution, batch = stage
     steps, sides = {}, {}
     for name in names:
@@ -141,11 +156,11 @@ def compare(
         steps[name]()
         wait(device)
         first = time.perf_counter() - start
-        eager = name.removesuffix(f", {COMPILED}")  # compiled code has no operations to count
+        eager = name.removesuffix(f", {COMPILED}")  # operations of compiled code cannot be counted
         with FlopCount() as counter:
             steps[eager]()
         sides[name] = {"first_step_seconds": first, "flops": counter.total}
-        for _ in range(2):
+        for _ in range(2):  # warm up: cuDNN and the allocator settle within a few steps
             steps[name]()
     speeds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(a.turns):
@@ -167,10 +182,11 @@ def compare(
 
 
 def seconds_of(step: Step, at_least: float, device: torch.device) -> float:
-    """Mean time of a step over a turn."""
+    """Return the mean seconds of a step over a turn of at least `at_least` seconds."""
     wait(device)
     start, count = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < at_least:
+        # ten at a time on a GPU, so that waiting for it does not interrupt the queue after every step
         for _ in range(1 if device.type == "cpu" else 10):
             step()
             count += 1
@@ -179,11 +195,13 @@ def seconds_of(step: Step, at_least: float, device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def side(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> Step:
+    """Return the training step of the side with this name."""
     if name == PEER:
         return peer(*stage, alpha, device)
     which, _, without = name.partition(", ")
@@ -191,12 +209,22 @@ def side(name: str, stage: tuple[int, int, int], alpha: float, device: torch.dev
 
 
 def ours(
-    maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool, instead: dict[str, Any],
+    maps: int,
+    resolution: int,
+    batch: int,
+    alpha: float,
+    device: torch.device,
+    bf16: bool,
+    instead: dict[str, Any],
     compiled: bool,
-) -> Step:  # fmt: skip
-    """Our step on reals that lie on the device as bytes, with other operations instead of our own.
+) -> Step:
+    """Return this project's training step, on real images that are on the device as uint8.
 
-    compiled: the generator only; torch compiles nothing that is differentiated twice, as the discriminator is.
+    Args:
+        maps: fmap_max.
+        instead: functions to replace this project's operations with, by name.
+        compiled: compile the generator. torch.compile does not support double backward, which the discriminator's
+            gradient penalty needs.
     """
     options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
     config = resolve(options)
@@ -209,6 +237,7 @@ def ours(
     phase = Phase(resolution, alpha, batch, 0.001, 1)
 
     def step() -> None:
+        # patched for each step, since sides alternate in one process
         with contextlib.ExitStack() as patches:
             for module in (layers, progressive):
                 for operation in instead.keys() & vars(module).keys():
@@ -219,7 +248,7 @@ def ours(
 
 
 def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.device) -> Step:
-    """The peer's step as its `ProGAN.train` takes it, on reals that lie on the device as floats."""
+    """Return the peer's training step, as in its `ProGAN.train`, on real images that are on the device as floats."""
     from pro_gan_pytorch import networks
     from pro_gan_pytorch.custom_layers import update_average
     from pro_gan_pytorch.gan import ProGAN
@@ -227,12 +256,13 @@ def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.dev
 
     patch_transposed_convolution()
     depth, loss = resolution.bit_length() - 1, WganGP()
-    networks.nf.__defaults__ = (16 << 10, 1.0, 1, maps)
+    networks.nf.__defaults__ = (16 << 10, 1.0, 1, maps)  # it has no option for the number of feature maps
+    # it prints its networks
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         gan = ProGAN(
             networks.Generator(depth, latent_size=maps), networks.Discriminator(depth, latent_size=maps), device
         )
-    rates = {"lr": 0.003, "betas": (0.0, 0.99), "eps": 1e-8}
+    rates = {"lr": 0.003, "betas": (0.0, 0.99), "eps": 1e-8}  # its own defaults
     g_optimizer, d_optimizer = (torch.optim.Adam(n.parameters(), **rates) for n in (gan.gen, gan.dis))
     reals = torch.rand(batch, 3, resolution, resolution, device=device) * 2 - 1
 
@@ -247,30 +277,32 @@ def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.dev
 
 @functools.cache
 def patch_transposed_convolution() -> None:
-    """Today's torch wants to know the number of spatial dimensions, which the peer does not say."""
+    """Make the peer run with current torch, which requires a number of spatial dimensions that the peer omits."""
     transposed = torch.nn.modules.conv._ConvTransposeNd
     transposed._output_padding = functools.partialmethod(transposed._output_padding, num_spatial_dims=2)
 
 
 def peak_of(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> int:
-    """Bytes at the peak of some steps, above what the process took before there were any networks."""
+    """Return the peak memory of six steps in bytes, above the memory in use before the networks existed."""
     small = torch.nn.Conv2d(1, 1, 3).to(device)
-    small(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()  # libraries are loaded
+    small(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()  # loads libraries, whose memory does not count
     before = 0 if device.type == "cuda" else peak_memory(device)
     step = side(name, stage, alpha, device)
-    for _ in range(6):
+    for _ in range(6):  # the peak is reached in the second step, when the optimizers have their state
         step()
     wait(device)
     return peak_memory(device) - before
 
 
 def peak_in_own_process(name: str, stage: tuple[int, int, int], a: argparse.Namespace) -> int:
+    """Return `peak_of` from a new process: a peak cannot be reset on a CPU."""
     command = [sys.executable, __file__, "--peak-of", name, "--stages", ":".join(map(str, stage))]
     command += ["--alpha", str(a.alpha), "--device", a.device]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def hardware(device: torch.device) -> str:
+    """Return the name of the GPU, or the CPU with its cores and torch's threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -279,12 +311,13 @@ def hardware(device: torch.device) -> str:
 
 
 def as_table(report: dict[str, Any]) -> str:
+    """Return the report as a Markdown table."""
     rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in report["matrix_flops_per_second"].items())
     lines = [
         f"{report['hardware']}; torch {report['torch']}; {report['date']}; `{report['command']}`",
         f"GFLOP/s of a large matrix product: {rates}",
         "",
-        "| stage | maps | batch | | images/s | to the peer | GFLOP/s | of the matrix rate | peak, MiB |",
+        "| stage | feature maps | batch | side | images/s | relative to peer | GFLOP/s | of matrix rate | peak, MiB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:

@@ -137,8 +137,8 @@ class Suite:
                 del self.metrics[name]
             elif takes[name] == "logits" and self.inception.classifier is None:
                 say(
-                    f"skipping {name.upper()}: these Inception weights lack the classifier; for {name.upper()}, download "
-                    f"the canonical file: {how_to_get_classifier()}"
+                    f"skipping {name.upper()}: these Inception weights lack the classifier; download the canonical "
+                    f"file: {how_to_get_classifier()}"
                     + (" and omit --inception-weights" if weights is not None else "")
                 )
                 del self.metrics[name]

@@ -1,4 +1,4 @@
-"""What is done with a trained generator."""
+"""Tools for trained generators: sampling, videos, evaluation, latent search, reports, import and export."""
 
 from .trained import Trained, load
 

@@ -1,4 +1,4 @@
-"""python -m pggan compare: runs or checkpoints side by side."""
+"""python -m pggan compare: metrics and samples of several checkpoints, side by side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..training.device import choose_device
 from ..training.plan import table
 from .evaluate import add_judging, judged
 from .film import captioned
-from .options import Commands, add_command, add_seeds
+from .options import Commands, add_command, add_force, add_seeds
 from .output import Output
 from .sample import check_grid
 from .trained import Trained, load
@@ -25,8 +25,9 @@ from .trained import Trained, load
 GAP = 16  # pixels between two grids
 
 TEXT = """\
-Judge two or more runs or checkpoints, each at the stage it was saved in, and draw the same latents with each side by
-side. Networks with latents of one length then answer the same questions; others share only the seeds.
+Compute metrics of two or more checkpoints, each at the stage it was saved at, and draw the same seeds with each.
+
+Networks with latents of the same size get identical latents; networks with other sizes share only the seeds.
 """
 EXAMPLES = """\
   python -m pggan compare runs/faces-a runs/faces-b
@@ -36,20 +37,27 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "compare", run, "metrics and images of two or more, side by side", TEXT, EXAMPLES)
-    p.add_argument("checkpoints", nargs="+", metavar="RUN_OR_CHECKPOINT", help="two or more")
+    p = add_command(
+        commands, "compare", run, "metrics and samples of several checkpoints, side by side", TEXT, EXAMPLES
+    )
+    p.add_argument(
+        "checkpoints", nargs="+", metavar="RUN_OR_CHECKPOINT", help="two or more checkpoints or run directories"
+    )
     add_seeds(p, "0-35")
     add_judging(p)
-    p.add_argument("--json", action="store_true", help="print one line of JSON for each")
-    p.add_argument("--out", type=Path, default="compare.png", help="a .png of the images (default: %(default)s)")
-    p.add_argument("--force", action="store_true", help="overwrite what is there")
+    p.add_argument("--json", action="store_true", help="print one line of JSON per checkpoint instead of a table")
+    p.add_argument(
+        "--out", type=Path, default="compare.png", help="output: a .png of the sample grids (default: %(default)s)"
+    )
+    add_force(p)
 
 
 def run(arguments: argparse.Namespace) -> None:
     if len(arguments.checkpoints) < 2:
-        raise ConfigError("compare: name two or more runs or checkpoints")
+        raise ConfigError("compare needs two or more runs or checkpoints; use evaluate for a single one")
     output = Output(arguments.out, arguments.force, (".png",))
     device = choose_device(arguments.device)
+    # Grids first: they take seconds and find unreadable checkpoints before the metrics take minutes.
     models = [load(path, device) for path in arguments.checkpoints]
     check_grid(len(arguments.seeds), max(model.resolution for model in models))
     grids = pictures(models, arguments.seeds)
@@ -61,8 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def side_by_side(names: list[str], results: list[dict[str, Any]]) -> str:
-    """Metrics as rows, checkpoints as columns."""
+    """Return a text table of the results: metrics as rows, checkpoints as columns, "-" for missing values."""
     rows = []
+    # all names in order of appearance: checkpoints may have different metrics, such as the levels of SWD
     for name in dict.fromkeys(key for result in results for key in result if key != "checkpoint"):
         values = [result.get(name, "-") for result in results]
         rows.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)])
@@ -70,18 +79,18 @@ def side_by_side(names: list[str], results: list[dict[str, Any]]) -> str:
 
 
 def pictures(models: list[Trained], seeds: list[int]) -> list[Image.Image]:
-    """A grid of the same seeds for each model, all of one size, small images enlarged by repeating pixels."""
+    """Return a grid of the same seeds for each model; lower resolutions are enlarged by repeating pixels."""
     largest = max(model.resolution for model in models)
     grids = []
     for model in models:
         images = model.draw(model.latents(seeds), model.labels(seeds)).numpy()
-        factor = largest // model.resolution
+        factor = largest // model.resolution  # both are powers of two
         grids.append(contact_sheet(np.repeat(np.repeat(images, factor, axis=2), factor, axis=3)).convert("RGB"))
     return grids
 
 
 def joined(grids: list[Image.Image], names: list[str]) -> Image.Image:
-    """Grids in a row, with their names under them."""
+    """Return one image of the grids from left to right, each with its name below it."""
     grids = [captioned(grid, name) for grid, name in zip(grids, names, strict=True)]
     width, height = grids[0].size
     page = Image.new("RGB", (len(grids) * (width + GAP) - GAP, height), "white")

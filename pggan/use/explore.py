@@ -1,4 +1,4 @@
-"""python -m pggan explore: a local page that draws a trained generator's images as its sliders are moved."""
+"""python -m pggan explore: interactive page for a trained generator, served on this machine."""
 
 from __future__ import annotations
 
@@ -14,48 +14,61 @@ from .options import Commands, add_checkpoint, add_command, add_device, whole_nu
 from .trained import Trained, load
 
 TEXT = """\
-Open a page on this machine (127.0.0.1) with sliders for seed, truncation, stage, alpha and a walk towards another seed.
+Serve an interactive page for a trained generator on this machine (127.0.0.1 only).
 
-Needs NiceGUI: pip install nicegui
+Its controls are seed, class, truncation, stage, alpha, and interpolation towards another seed. Needs NiceGUI:
+pip install nicegui
 """
 EXAMPLES = """\
-  python -m pggan explore runs/faces-128                               opens the page; Ctrl-C ends it
+  python -m pggan explore runs/faces-128                               # opens the page; stop with Ctrl-C
   python -m pggan explore runs/faces-128/checkpoints/stage-0064.pt
-  python -m pggan explore latest.pt --port 8080 --no-open              for a browser elsewhere, through an ssh tunnel
+  python -m pggan explore latest.pt --port 8080 --no-open              # for a browser on another machine, over ssh -L
 """
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "explore", run, "open a local page with sliders", TEXT, EXAMPLES)
+    p = add_command(commands, "explore", run, "interactive page in the browser", TEXT, EXAMPLES)
     add_checkpoint(p)
-    p.add_argument("--port", type=whole_number(1, 65535), metavar="N", help="1 to 65535 (default: any free one)")
-    p.add_argument("--no-open", action="store_true", help="only print the address, open no browser")
+    p.add_argument(
+        "--port", type=whole_number(1, 65535), metavar="N", help="TCP port, 1 to 65535 (default: any free port)"
+    )
+    p.add_argument("--no-open", action="store_true", help="print the address without opening a browser")
     add_device(p)
 
 
 def run(arguments: argparse.Namespace) -> None:
     try:
-        from .explorer_page import serve
+        from .explorer_page import serve  # here, since it imports NiceGUI
     except ImportError as error:
         raise ConfigError(f"explore needs NiceGUI ({error}): pip install nicegui") from None
-    path = newest(arguments.checkpoint)
+    path = newest(arguments.checkpoint)  # resolved here as well, since the title needs it
     trained = load(path, choose_device(arguments.device))
     serve(trained, title(path, trained), free_port(arguments.port), not arguments.no_open)
 
 
 def title(path: Path, trained: Trained) -> str:
-    """As in "faces-128, 1200 kimg"; of imported weights the name alone."""
+    """Return the page's title, such as "faces-128, 1200 kimg".
+
+    The name is the run directory's, or the file's outside one; imported weights have no number of images.
+    """
     folder = path.resolve().parent
     name = folder.parent.name if folder.name == "checkpoints" else path.name
     return f"{name}, {trained.images / 1000:g} kimg" if trained.images else name
 
 
 def free_port(port: int | None) -> int:
-    """The port, if nobody has it; any free one for None."""
+    """Return `port` if it can be bound on 127.0.0.1, or any free port for None.
+
+    Raises:
+        ConfigError: the port is in use, or reserved for other users.
+    """
     with socket.socket() as probe:
+        # As the server will do: a port whose last connection closed a minute ago counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port or 0))
         except OSError as error:
-            raise ConfigError(f"--port: {port} cannot be used: {error.strerror}; leave it out for a free one") from None
+            raise ConfigError(
+                f"--port: cannot use port {port}: {error.strerror}; omit --port to use any free port"
+            ) from None
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The explorer's page, in NiceGUI; imported only where it is asked for."""
+"""The explorer's web page. Imported by the explore command only, since NiceGUI is an optional dependency."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .explorer_view import View, picture, prepared, top_level
 from .options import MAX_SEED
 from .trained import Trained
 
+# Pixels stay sharp when a small image is enlarged. On a phone the image stays in view while the controls scroll.
 STYLE = """
   .picture { image-rendering: pixelated; width: 100%; border-radius: 6px; }
   .nicegui-content { max-width: 1100px; margin: 0 auto; }
@@ -29,18 +30,27 @@ STYLE = """
 
 
 class Artist:
-    """Draws for all pages, one picture at a time, always by the same thread: torch keeps its workers warm for it."""
+    """Draw images for all open pages, one at a time.
+
+    They are drawn in one thread, apart from the event loop, which stays responsive. torch's worker threads belong to
+    the thread that calls it, so a new thread for each image would start cold.
+    """
 
     def __init__(self, trained: Trained):
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.trained = self.thread.submit(prepared, trained).result()
 
     async def draw(self, view: View) -> bytes:
+        """Return the view as the bytes of a PNG file."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, picture, self.trained, view)
 
 
 class Page:
-    """One browser's view. While a picture is drawn, of the views asked for meanwhile only the last is drawn next."""
+    """One browser's page: an image and its controls.
+
+    A slider sends more changes than can be drawn. While an image is being drawn, changes only mark it as outdated, and
+    the next image is drawn from the controls' latest values.
+    """
 
     def __init__(self, artist: Artist, title: str):
         self.artist, self.trained = artist, artist.trained
@@ -54,39 +64,43 @@ class Page:
             with ui.column().classes("controls gap-1"):
                 ui.label(title).classes("text-lg")
                 self.controls()
-        ui.timer(0, self.refresh, once=True)
+        ui.timer(0, self.refresh, once=True)  # draw the first image once the page is connected
 
     def controls(self) -> None:
+        """Add the controls this generator has: no class menu without classes, no alpha without progressive growing."""
         with ui.row(wrap=False).classes("w-full items-center"):
             self.number("seed", "seed")
             ui.button("random", on_click=self.randomise).props("flat no-caps")
-        self.slider("seed", "seed", 999, 1)
+        self.slider("seed", "seed", 999, 1)  # a thousand seeds to browse; the field takes any
         if self.trained.classes:
             names = {i: self.trained.classes[i] for i in self.trained.drawable}
-            select = ui.select(names, label="label", on_change=self.refresh).classes("w-full")
+            select = ui.select(names, label="class", on_change=self.refresh).classes("w-full")
             select.props("id=label").bind_value(self.view, "label")
         self.slider("truncation", "truncation", 1, 0.01)
         if len(self.trained.resolutions) > 1:
             self.slider("stage", "level", top_level(self.trained), 1)
             if self.trained.grew:
                 self.slider("alpha", "alpha", 1, 0.01)
-        self.number("walk towards seed", "towards")
-        self.slider("walk", "walk", 1, 0.01)
+        self.number("target seed", "towards")
+        self.slider("interpolation", "walk", 1, 0.01)
         ui.button("Download PNG", on_click=self.download).props("no-caps id=download").classes("mt-4")
 
     def number(self, label: str, name: str) -> None:
+        """Add a field for a seed, bound to the view's attribute `name`."""
         field = ui.number(label, min=0, max=MAX_SEED, precision=0, on_change=self.refresh).classes("grow")
         field.bind_value(self.view, name)
 
     def slider(self, label: str, name: str, largest: float, step: float) -> None:
+        """Add a slider from 0 to `largest`, bound to the view's attribute `name`, with its value beside it."""
         with ui.row(wrap=False).classes("w-full items-center"):
-            ui.label(label).classes("w-20 shrink-0 text-sm")
+            ui.label(label).classes("w-24 shrink-0 text-sm")
             slider = ui.slider(min=0, max=largest, step=step, on_change=self.refresh)
             slider.bind_value(self.view, name).props(f'aria-label="{label}"').classes("grow mx-2")
             shown = ui.label().classes("w-16 shrink-0 text-sm text-right")
             shown.bind_text_from(self.view, name, lambda value: value_text(name, value))
 
     async def refresh(self) -> None:
+        """Draw the view, and again until it is up to date."""
         self.outdated = True
         if self.drawing:
             return
@@ -95,53 +109,65 @@ class Page:
             while self.outdated:
                 self.outdated = False
                 await self.show(self.view.checked(self.trained))
-        finally:
+        finally:  # also if drawing fails, so that the next change is drawn
             self.drawing = False
 
     async def show(self, view: View) -> None:
+        """Draw one view and show it with its caption."""
         start = time.perf_counter()
         png = await self.artist.draw(view)
         milliseconds = 1000 * (time.perf_counter() - start)
         source = "data:image/png;base64," + base64.b64encode(png).decode()
         self.image.props(f'src="{source}"')
         size = f"{view.resolution}x{view.resolution}"
-        self.caption.text = f"{size}, alpha {view.alpha:g}, seed {view.seed}; drawn in {milliseconds:.0f} ms"
+        self.caption.text = f"{size}, alpha {view.alpha:g}, seed {view.seed}, drawn in {milliseconds:.0f} ms"
 
     def randomise(self) -> None:
-        self.view.seed = random.randrange(MAX_SEED + 1)  # the bound field and slider follow, and ask for the picture
+        """Choose a random seed."""
+        self.view.seed = random.randrange(MAX_SEED + 1)  # the bound field's on_change redraws
 
     async def download(self) -> None:
+        """Send the image as a PNG file, at the resolution it is drawn at."""
         view = self.view.checked(self.trained)
         ui.download.content(await self.artist.draw(view), view.file_name(self.trained), "image/png")
 
 
 def value_text(name: str, value: float | None) -> str:
-    """As in 16x16 for a stage, 0.75."""
+    """Return a slider's value as text, such as 0.75, or 16x16 for the stage; an empty field has none."""
     if value is None:
         return ""
     return f"{4 << int(value)}x{4 << int(value)}" if name == "level" else f"{value:g}"
 
 
 async def announce(port: int) -> None:
-    """Print the address once it answers; NiceGUI's own start handlers run a moment before it listens."""
-    for _ in range(600):
+    """Print the page's address once the server accepts connections.
+
+    NiceGUI's startup handlers run shortly before it listens, and an address printed then may be opened too early.
+    """
+    for _ in range(600):  # a minute: a slow machine needs some seconds, and a server that never listens reports itself
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
             await asyncio.sleep(0.1)
         else:
             writer.close()
-            print(f"http://127.0.0.1:{port}/  (Ctrl-C ends)", flush=True)
+            print(f"http://127.0.0.1:{port}/  (stop with Ctrl-C)", flush=True)
             return
 
 
 def serve(trained: Trained, title: str, port: int, open_browser: bool) -> None:
-    """Show the page on 127.0.0.1 until Ctrl-C."""
+    """Serve the page on 127.0.0.1 until Ctrl-C."""
     artist = Artist(trained)
-    # A page elsewhere whose name leads to this machine is not to look in.
+    # Against DNS rebinding: a web page whose host name resolves to 127.0.0.1 could otherwise read this one.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     app.on_startup(lambda: announce(port))
     ui.run(
-        lambda: Page(artist, title), host="127.0.0.1", port=port, title=title, show=open_browser, reload=False,
-        dark=None, show_welcome_message=False,
-    )  # fmt: skip
+        lambda: Page(artist, title),
+        host="127.0.0.1",
+        port=port,
+        title=title,
+        show=open_browser,
+        reload=False,  # do not watch the source files
+        dark=None,  # follow the system's setting
+        show_welcome_message=False,
+    )

@@ -1,4 +1,4 @@
-"""What the explorer shows: a place among a generator's images, and its picture."""
+"""State of the explorer's controls, and the image drawn from it. Independent of the web page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from .trained import Trained
 
 @dataclass
 class View:
-    """What is being looked at. Whatever a page sends may stand here; `checked` makes it drawable.
+    """Values of the explorer's controls, as the browser sends them; `checked` returns values that can be drawn.
 
     Attributes:
-        seed, towards: of the two latents. walk: from seed (0) to towards (1).
-        truncation, alpha: 0 to 1. level: stage, from 0 for 4x4. label: class index.
+        seed: seed of the latent.
+        towards: seed of the second latent, to interpolate to.
+        walk: position between the two latents, 0 (seed) to 1 (towards).
+        truncation: psi, 0 to 1.
+        level: index of the stage, 0 for 4x4.
+        alpha: fade-in weight of the stage's newest block, 0 to 1.
+        label: class index; ignored by unconditional generators.
     """
 
     seed: float | None = 0
@@ -33,7 +38,11 @@ class View:
     label: int = 0
 
     def checked(self, trained: Trained) -> View:
-        """Every number within its range, the stage one that can be drawn; an empty field is 0."""
+        """Return a view with every value clamped to its range; empty or invalid fields become 0.
+
+        A stage that imported weights lack is replaced by the next higher one. Alpha is 1 if there is no lower stage to
+        fade in from.
+        """
         wanted = 4 << int(within(self.level, top_level(trained)))
         resolution = next(r for r in trained.resolutions if r >= wanted)
         label = int(within(self.label, max(len(trained.classes) - 1, 0)))
@@ -49,10 +58,11 @@ class View:
 
     @property
     def resolution(self) -> int:
+        """Width and height of the image, in pixels."""
         return 4 << int(self.level)
 
     def file_name(self, trained: Trained) -> str:
-        """As in seed-3-to-8-at-0.25-psi-0.7-32x32.png."""
+        """Return a file name such as seed-3-to-8-at-0.25-psi-0.7-32x32.png; defaults are omitted."""
         parts = [f"seed-{self.seed}"]
         parts += [f"to-{self.towards}-at-{self.walk:g}"] if self.walk else []
         parts += [f"label-{self.label}"] if trained.classes else []
@@ -63,22 +73,25 @@ class View:
 
 
 def within(value: float | None, largest: float) -> float:
-    """The number, moved into 0..largest; what is none is 0."""
-    return min(max(value, 0), largest) if isinstance(value, (int, float)) and value == value else 0
+    """Clamp a number to 0..largest; return 0 for NaN and for anything that is not a number."""
+    return (
+        min(max(value, 0), largest) if isinstance(value, (int, float)) and value == value else 0
+    )  # NaN is unequal to itself
 
 
 def top_level(trained: Trained) -> int:
-    """The index of the stage's resolution, 0 for 4x4."""
+    """Return the index of the checkpoint's stage, 0 for 4x4."""
     return trained.resolution.bit_length() - 3
 
 
 def picture(trained: Trained, view: View) -> bytes:
-    """The view as a PNG file of the stage's own size."""
+    """Return the view as the bytes of a PNG file, at the stage's resolution."""
     a, b = trained.latents([view.seed, view.towards])  # type: ignore[list-item]
     labels = torch.tensor([view.label]) if trained.classes else None
     stage = trained.at(view.resolution, view.alpha)
     latents = slerp(a, b, torch.tensor([view.walk])).to(next(trained.generator.parameters()).device)
-    (image,) = stage.draw_batch(latents, labels, view.truncation).numpy()  # `draw` keeps to one thread
+    (image,) = stage.draw_batch(latents, labels, view.truncation).numpy()  # `draw` would use one thread only
+    # compress_level 1: the fastest; the file only goes to a browser on this machine
     pixels = image.transpose(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG", compress_level=1)
@@ -86,21 +99,22 @@ def picture(trained: Trained, view: View) -> bytes:
 
 
 def prepared(trained: Trained) -> Trained:
-    """The same generator, quick at single images and warm, for the calling thread.
+    """Return the same generator, faster at single images, and set the calling thread's number of torch threads.
 
-    Narrow networks and busy machines are quicker with one of torch's threads, wide networks with all: what is quicker
-    at the start stays.
+    Narrow networks and busy machines are faster with one thread, wide networks with all of them: both are timed, and
+    the faster one stays.
     """
     trained = replace(trained, generator=folded(trained.generator))
+    # alpha and truncation below 1: the slowest view, with both RGB layers and the mean of the features
     view = View(level=top_level(trained), alpha=0.5, truncation=0.5).checked(trained)
 
     def seconds(threads: int) -> float:
         torch.set_num_threads(threads)
-        picture(trained, view)
+        picture(trained, view)  # the first image allocates memory and computes the mean features
         start = time.perf_counter()
-        for _ in range(3):
+        for _ in range(3):  # few, since the page opens only after this
             picture(trained, view)
         return time.perf_counter() - start
 
-    torch.set_num_threads(min({1, torch.get_num_threads()}, key=seconds))
+    torch.set_num_threads(min({1, torch.get_num_threads()}, key=seconds))  # one candidate only on a single core
     return trained

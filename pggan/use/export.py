@@ -1,4 +1,4 @@
-"""python -m pggan export: a trained generator for other programs."""
+"""python -m pggan export: convert a trained generator to formats that other programs read."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from checkpoints import newest, save_safetensors
 from ..config import ConfigError
 from ..interop.exported import Drawing, export_onnx, export_torch
 from .model_card import card, write_pictures
-from .options import Commands, add_checkpoint, add_command
+from .options import Commands, add_checkpoint, add_command, add_force
 from .output import CONFIG, Output
 from .trained import Trained, load
 
-SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2", "hub": ""}
+SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2", "hub": ""}  # "": a folder
+# Options with paths of the machine that trained: of no use to others, and they may contain a user's name.
 PATHS = ("data", "out", "resume", "inception_weights")
 TEXT = """\
-Write a checkpoint's EMA generator for other programs.
+Convert a checkpoint's EMA generator to a format that other programs read.
 
-  safetensors    weights and every option in one file, which all commands here take instead of a checkpoint
-  onnx           inputs latents [N, L] (and labels, int64 [N]); output images [N, C, r, r] around [-1, 1]; any N
-  torch-export   the same as a program for torch.export.load, which needs nothing of this code
-  hub            a folder for the Hugging Face Hub: the safetensors, a model card and a sample grid
+  safetensors    weights and all options in one file, accepted by every command here in place of a checkpoint
+  onnx           inputs latents [N, L] (and labels, int64 [N]), output images [N, C, r, r] around [-1, 1], any N
+  torch-export   the same inputs and output as a torch.export program, which runs without this codebase
+  hub            a folder for the Hugging Face Hub: the safetensors file, a model card and a sample grid
 
-onnx and torch-export draw at the stage of the checkpoint.
+onnx and torch-export produce images at the checkpoint's stage.
 """
 EXAMPLES = """\
   python -m pggan export runs/faces-128 --format onnx --out faces.onnx
@@ -37,32 +38,39 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "export", run, "write a generator for other programs", TEXT, EXAMPLES)
+    p = add_command(
+        commands, "export", run, "convert a generator to ONNX, safetensors and other formats", TEXT, EXAMPLES
+    )
     add_checkpoint(p)
-    p.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="see above")
+    p.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="output format, see above")
     endings = ", ".join(f"{suffix} for {name}" for name, suffix in SUFFIXES.items() if suffix)
-    p.add_argument("--out", type=Path, required=True, metavar="PATH", help=f"{endings}; a folder for hub")
-    p.add_argument("--force", action="store_true", help="overwrite what is there")
     p.add_argument(
-        "--license", metavar="NAME",
-        help="hub: the weights' licence, as the Hub names it: mit, cc-by-4.0, ... (default: unknown)",
-    )  # fmt: skip
+        "--out", type=Path, required=True, metavar="PATH", help=f"output path: {endings}, a new folder for hub"
+    )
+    add_force(p)
+    p.add_argument(
+        "--license",
+        metavar="NAME",
+        help="license of the weights in the Hub's spelling, such as mit or cc-by-4.0; hub only (default: unknown)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    licence = "unknown" if arguments.license is None else arguments.license
-    if not licence.replace("-", "").replace(".", "").isalnum():
-        raise ConfigError(f"--license: {licence!r} is not a name such as mit or cc-by-4.0")
+    license_name = "unknown" if arguments.license is None else arguments.license
+    # The name is written into the model card's YAML header: other characters could add fields to it.
+    if not license_name.replace("-", "").replace(".", "").isalnum():
+        raise ConfigError(f"--license: {license_name!r} is not a license name; use one such as mit or cc-by-4.0")
     if arguments.license and arguments.format != "hub":
-        raise ConfigError(f"--license is for the model card of --format hub; {arguments.format} has none")
+        raise ConfigError(f"--license is for --format hub only, since {arguments.format} has no model card; omit it")
     output = Output(arguments.out, arguments.force, (SUFFIXES[arguments.format],))
     path = newest(arguments.checkpoint)
+    # On the CPU: exported programs record the device they were traced on.
     trained, content = load(path), generator_only(checkpoints.load(path))
     with output.writing() as temporary:
         if arguments.format == "safetensors":
             save_safetensors(temporary, content)
         elif arguments.format == "hub":
-            write_folder(temporary, path, trained, content, licence, arguments.out.name)
+            write_folder(temporary, path, trained, content, license_name, arguments.out.name)
         else:
             drawing = Drawing(trained.generator, trained.resolution, trained.alpha)
             if arguments.format == "onnx":
@@ -72,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def generator_only(content: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's content with the EMA generator alone, and without the paths of the machine it is from."""
+    """Return a checkpoint's content reduced to the EMA generator, without paths of the machine it was trained on."""
     networks = {"generator": content["networks"]["generator"]}
     kept: dict[str, Any] = {
         key: content[key]
@@ -81,12 +89,12 @@ def generator_only(content: dict[str, Any]) -> dict[str, Any]:
     }
     config = {key: value for key, value in content["config"].items() if key not in PATHS}
     if isinstance(data := content["config"].get("data"), str):
-        config["data"] = Path(data).name
+        config["data"] = Path(data).name  # the dataset's name is worth keeping, its place is not
     return {**kept, "config": config, "networks": networks, "state": {"G_ema": content["state"]["G_ema"]}}
 
 
 def described(trained: Trained) -> dict[str, Any]:
-    """What a user of a file without options has to know."""
+    """Return the metadata that a user of an ONNX file needs, which does not contain the run's options."""
     return {
         "resolution": trained.resolution,
         "alpha": trained.alpha,
@@ -98,12 +106,14 @@ def described(trained: Trained) -> dict[str, Any]:
 
 
 def write_folder(
-    folder: Path, checkpoint: Path, trained: Trained, content: dict[str, Any], licence: str, name: str
+    folder: Path, checkpoint: Path, trained: Trained, content: dict[str, Any], license_name: str, name: str
 ) -> None:
-    """A folder that `hf upload` or git puts on the Hub as it is."""
+    """Write a folder that `hf upload` or git can push to the Hugging Face Hub unchanged."""
     folder.mkdir()
+    # safetensors rather than .pt: the Hub scans pickles and warns of them
     save_safetensors(folder / "model.safetensors", content)
+    # The Hub counts downloads by config.json, and "made_by" lets --force recognize the folder.
     plain = {key: value for key, value in content.items() if key != "state"}
     (folder / CONFIG).write_text(json.dumps({"made_by": "python -m pggan export", **plain}, indent=2), encoding="utf-8")
     write_pictures(folder, trained)
-    (folder / "README.md").write_text(card(checkpoint, trained, content, licence, name), encoding="utf-8")
+    (folder / "README.md").write_text(card(checkpoint, trained, content, license_name, name), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""python -m pggan fade: a stage's newest block coming in."""
+"""python -m pggan fade: video of a stage fading in."""
 
 from __future__ import annotations
 
@@ -28,45 +28,50 @@ from .output import Output, default_path
 from .trained import Trained
 
 TEXT = """\
-Show the same latents while alpha goes from 0 to 1 at a stage: from the lower stage's image, upscaled, to the newest
-block's own. A film, or as a .png one row for each seed.
+Render fixed latents as a stage fades in: alpha goes from 0 (the lower stage's image, upscaled) to 1 (the new block's
+image). The output is a video, or a .png with one row per seed and one column per alpha.
 
-Once a stage has faded in, the RGB layer of the one below is no longer trained, while the blocks under it are: from a
-later checkpoint the start of a fade looks rougher than it was in its time.
+After a fade-in, the lower stage's RGB layer is no longer trained, while the blocks below it are. With a later
+checkpoint, the start of a fade therefore looks rougher than it did during training.
 """
 EXAMPLES = """\
-  python -m pggan fade runs/faces-128                                        seed 0 at the checkpoint's stage
+  python -m pggan fade runs/faces-128                                        # seed 0, at the checkpoint's stage
   python -m pggan fade runs/faces-128/checkpoints/stage-0064.pt --seeds 0-15 --out fade.webp
   python -m pggan fade runs/faces-128 --resolution 32 --seeds 0-3 --frames 9 --out fade.png
 """
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "fade", run, "show latents at alpha 0 to 1", TEXT, EXAMPLES)
+    p = add_command(commands, "fade", run, "video of a stage fading in, alpha 0 to 1", TEXT, EXAMPLES)
     add_checkpoint(p)
     add_seeds(p, "0")
     p.add_argument(
-        "--frames", type=whole_number(2, 1000), metavar="N",
-        help="values of alpha, evenly from 0 to 1 (default: 61; 9 for a .png)",
-    )  # fmt: skip
+        "--frames",
+        type=whole_number(2, 1000),
+        metavar="N",
+        help="number of alpha values, evenly spaced from 0 to 1, 2 to 1000 (default: 61; 9 for .png)",
+    )
     add_fps(p, 20)
     add_stage(p, alpha=False)
-    add_out(p, "an .mp4, .gif, .webp, or a .png of rows")
+    add_out(p, "an .mp4, .gif or .webp video, or a .png grid")
     add_device(p)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    # At alpha 1, whatever the checkpoint's: alpha is varied below, and file names should not contain it.
     trained = open_trained(arguments).at(alpha=1.0)
     if not trained.grew:
-        raise ConfigError("this network did not grow: nothing in it fades in")
+        raise ConfigError("this network was not grown progressively, so no stage fades in; use sample instead")
     if trained.resolution == 4:
-        raise ConfigError("--resolution: 4x4 is the first stage and does not fade in; name a later one")
+        raise ConfigError("--resolution: 4x4 is the first stage and does not fade in; choose a higher resolution")
+    # 64 images make a grid of 8x8, or rows that are still 16 pixels high on a screen.
     if len(arguments.seeds) > 64:
-        raise ConfigError(f"--seeds: {len(arguments.seeds)} are too many to look at; take at most 64")
+        raise ConfigError(f"--seeds: {len(arguments.seeds)} seeds do not fit in one frame; specify at most 64")
     seeds = f"seeds-{seed_text(arguments.seeds)}"
     path = arguments.out or default_path(arguments.checkpoint, trained, "fade", seeds, suffix=".mp4")
     output = Output(path, arguments.force, (*SUFFIXES, ".png"))
     check_film(output.suffix)
+    # 61: three seconds at 20 frames per second with both ends; 9: alpha in steps of 1/8, columns wide enough to see
     count = arguments.frames or (9 if output.suffix == ".png" else 61)
     alphas = torch.linspace(0, 1, count).tolist()
     with output.writing() as temporary:
@@ -77,18 +82,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def drawn_at(trained: Trained, seeds: list[int], alpha: float) -> torch.Tensor:
-    """uint8 [len(seeds), C, r, r]."""
+    """Return the seeds' images at this alpha, uint8 [len(seeds), C, r, r] on the CPU."""
     return trained.at(alpha=alpha).draw(trained.latents(seeds), trained.labels(seeds))
 
 
 def frames(trained: Trained, seeds: list[int], alphas: list[float]) -> Iterator[Image.Image]:
-    """A captioned grid for each alpha, one at a time."""
+    """Yield a captioned grid of the seeds' images for each alpha."""
     for alpha in alphas:
-        sheet = contact_sheet(drawn_at(trained, seeds, alpha).numpy())
-        yield captioned(sheet, f"{trained.resolution}x{trained.resolution}  alpha {alpha:.2f}")
+        grid = contact_sheet(drawn_at(trained, seeds, alpha).numpy())
+        yield captioned(grid, f"{trained.resolution}x{trained.resolution}  alpha {alpha:.2f}")
 
 
 def rows(trained: Trained, seeds: list[int], alphas: list[float]) -> Image.Image:
-    """A row for each seed, a column for each alpha."""
+    """Return a grid with one row per seed and one column per alpha."""
     images = torch.stack([drawn_at(trained, seeds, alpha) for alpha in alphas], dim=1)
+    # side 1024: wide enough for nine cells of 113 pixels
     return contact_sheet(images.flatten(0, 1).numpy(), side=1024, columns=len(alphas))

@@ -1,4 +1,4 @@
-"""python -m pggan grow: a film of training itself."""
+"""python -m pggan grow: video of a run's training progress."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from .film import SUFFIXES, add_fps, captioned, check_film, write_film
 from .options import Commands, add_command, add_out
 from .output import Output
 
-HOLD = 2  # seconds that the last picture stays
-MAX_SIDE = 2048  # pixels; larger samples are averaged down
+HOLD = 2  # seconds for which the last frame stays, so that the result can be seen
+MAX_SIDE = 2048  # pixels; larger grids are box-averaged: 4096x4096 exceeds level 5.2 of H.264
 
 TEXT = """\
-Film a run's fixed latents from 4x4 to the end, out of its samples/: a frame for each tick, small images enlarged by
+Make a video of a run's sample grids, from 4x4 to the last one.
+
+Each tick is one frame, read from RUN/samples/. The latents are the same throughout; small images are enlarged by
 repeating pixels.
 """
 EXAMPLES = """\
@@ -32,47 +34,58 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "grow", run, "film a run from 4x4 to the end", TEXT, EXAMPLES)
-    p.add_argument("folder", metavar="RUN", help="a run directory")
+    p = add_command(commands, "grow", run, "video of a run's samples from 4x4 to the end", TEXT, EXAMPLES)
+    p.add_argument("folder", metavar="RUN", help="run directory, finished or still training")
     add_fps(p, 10)
-    add_out(p, "an .mp4, .gif or .webp")
+    add_out(p, "an .mp4, .gif or .webp video")
 
 
 def run(arguments: argparse.Namespace) -> None:
     directory = RunDirectory(arguments.folder)
     grids = sorted(p for p in directory.samples.glob("fakes-*.png") if p.stem.removeprefix("fakes-").isdecimal())
     if not grids:
-        raise CheckpointError(f"{directory.folder} holds no samples/fakes-*.png; name a run directory")
+        raise CheckpointError(
+            f"{directory.folder} has no samples/fakes-*.png; specify a run directory, such as runs/faces-128"
+        )
     stages = {line["images"]: line for line in read_lines(directory.log)}
+    # In the default name, so that a later video of the same run gets another one.
     last = grids[-1].stem.removeprefix("fakes-").lstrip("0")
     path = arguments.out or directory.folder / "outputs" / f"grow-{last}.mp4"
     output = Output(path, arguments.force, SUFFIXES)
     check_film(output.suffix)
-    pauses = HOLD * arguments.fps
+    pauses = HOLD * arguments.fps  # repeated frames, since GIF and MP4 have no common way to hold one
     with output.writing() as temporary:
         write_film(temporary, frames(grids, stages, pauses), len(grids) + pauses, arguments.fps)
 
 
 def frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) -> Iterator[Image.Image]:
-    """Every grid at the size of the last one, with its stage and kimg under it; the last one `pauses` times more."""
+    """Yield the run's sample grids, captioned and all of one size, then the last one `pauses` more times.
+
+    Args:
+        grids: paths of samples/fakes-IMAGES.png, in order.
+        stages: log lines by number of images seen.
+    """
     size = read(grids[-1]).size
+    # a log without lines, of a run stopped in its first tick, has no resolutions: nothing is cropped then
     kept = samples_in_grid(max((line["resolution"] for line in stages.values()), default=4))
-    shrink = -(-max(size) // MAX_SIDE)
+    shrink = -(-max(size) // MAX_SIDE)  # rounded up
     for path in grids:
         picture, seen = read(path), int(path.stem.removeprefix("fakes-"))
         line = stages.get(seen)
+        # Training shows fewer images per grid at high resolutions: keep those that every grid shows.
         if line and (there := samples_in_grid(line["resolution"])) > kept:
             picture = first_of(picture, there, kept)
-        # every grid has the same cells, of powers of two: nearest repeats whole pixels
+        # Once cropped, all grids have the same number of cells, whose sides are powers of two: nearest-neighbor
+        # resizing repeats whole pixels.
         picture = picture.resize(size, Image.Resampling.NEAREST).reduce(shrink)
         frame = captioned(picture, caption(seen, line))
         yield frame
     for _ in range(pauses):
-        yield frame
+        yield frame  # the last one
 
 
 def first_of(sheet: Image.Image, count: int, kept: int) -> Image.Image:
-    """A square grid of the first `kept` of a square grid of `count` images."""
+    """Return a square grid of the first `kept` images of a square grid of `count` images."""
     columns, new_columns = math.isqrt(count), math.isqrt(kept)
     cell = sheet.width // columns
     page = Image.new(sheet.mode, (new_columns * cell, new_columns * cell))
@@ -84,15 +97,15 @@ def first_of(sheet: Image.Image, count: int, kept: int) -> Image.Image:
 
 
 def read(path: Path) -> Image.Image:
-    """A saved picture as RGB. Raises CheckpointError where it cannot be read."""
+    """Return a saved sample grid as an RGB image. Raises CheckpointError if it cannot be read."""
     try:
         return Image.open(path).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
-        raise CheckpointError(f"{path} cannot be read as an image; remove it") from None
+    except (OSError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+        raise CheckpointError(f"{path} is not a readable image; delete it to make the video without it") from None
 
 
 def caption(seen: int, line: dict[str, Any] | None) -> str:
-    """As in "16x16  alpha 0.25  12.5 kimg"."""
+    """Return a frame's caption, such as "16x16  alpha 0.25  12.5 kimg"; `line` is its log line, if there is one."""
     if line is None:
         return f"{seen / 1000:.1f} kimg"
     alpha = f"alpha {line['alpha']:.2f}  " if line["alpha"] != 1 else ""

@@ -1,4 +1,4 @@
-"""python -m pggan import: weights of other codebases as a checkpoint of this one."""
+"""python -m pggan import: convert weights of other codebases to a checkpoint of this one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import checkpoints
 
 from ..config import TrainConfig, spell_option
 from ..interop import WeightsError, read_weights
-from .options import Commands, add_command, whole_number
+from .options import Commands, add_command, add_force, whole_number
 from .output import Output
 
 TEXT = """\
-Read weights of another codebase, without TensorFlow and without running anything in them, and write a checkpoint that
-every command here takes, and train.py --resume continues from. SOURCE is recognised by what is in it:
-  a snapshot of the paper authors' code (.pkl), with G, D and Gs
+Convert weights of another codebase to a checkpoint that every command here and train.py --resume accept.
+
+TensorFlow is not needed, and no code in the file is executed. The format of SOURCE is detected from its content:
+  snapshot of the paper authors' code (.pkl), with G, D and Gs
   TensorFlow Hub's progan-128 as converted for TensorFlow.js (its folder, or model.json)
-  a checkpoint of pro_gan_pytorch 3.4, or of pytorch_GAN_zoo
-  a .safetensors file that `export` wrote
+  checkpoint of pro_gan_pytorch 3.4, or of pytorch_GAN_zoo
+  .safetensors file written by export
 """
 EXAMPLES = """\
   python -m pggan import karras2018iclr-celebahq-1024x1024.pkl --out celebahq.pt
@@ -33,14 +34,17 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "import", run, "read weights of other codebases", TEXT, EXAMPLES)
-    p.add_argument("source", type=Path, metavar="SOURCE", help="a file of weights, or the folder of a model.json")
-    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write, ending in .pt")
-    p.add_argument("--force", action="store_true", help="overwrite what is there")
+    p = add_command(commands, "import", run, "convert weights of other codebases to a checkpoint", TEXT, EXAMPLES)
+    p.add_argument("source", type=Path, metavar="SOURCE", help="weights file, or folder with a model.json")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="output checkpoint, ending in .pt")
+    add_force(p)
     p.add_argument(
-        "--resolution", type=whole_number(4, 1024), metavar="N",
-        help="the stage that they were trained to (default: what the file or its name says, else the last one)",
-    )  # fmt: skip
+        "--resolution",
+        type=whole_number(4, 1024),
+        metavar="N",
+        help="resolution of the stage that training had reached, a power of two (default: from the file or its name, "
+        "otherwise the highest)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -56,27 +60,34 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def as_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any], list[str]]:
-    """The content of a checkpoint holding the weights, and what of them is not carried.
+    """Read weights of another codebase; return a checkpoint's content, and notes on anything that was not converted.
+
+    Args:
+        resolution: the stage that training had reached, or None to use what the file says.
 
     Raises:
-        WeightsError: they cannot be read, or have no such stage.
+        WeightsError: the weights cannot be read, or have no such stage.
     """
     weights = read_weights(source)
     generator = weights.networks["generator"]
     if resolution is not None:
         if resolution & (resolution - 1) or resolution > generator["resolution"]:
             largest = generator["resolution"]
-            raise WeightsError(f"--resolution: {resolution} is not a power of two up to {largest}, the weights' own")
-        weights.resolution, weights.alpha = resolution, 1.0
+            raise WeightsError(
+                f"--resolution: {resolution} is not a power of two from 4 to {largest}, the resolution of these weights"
+            )
+        weights.resolution, weights.alpha = resolution, 1.0  # --resolution overrides the file
+    # Only options that the weights determine: the rest of the run that trained them is unknown.
     known = {f.name for f in fields(TrainConfig)}
     shape = generator | weights.networks.get("discriminator", {})
     if shape["latent_size"] == min(shape["fmap_base"], shape["fmap_max"]):
-        del shape["latent_size"]  # as the first layer, which the option means where it is not given
+        del shape["latent_size"]  # equal to the option's default, the feature maps of the first layer
     content = {
-        "images": 0,
+        "images": 0,  # of this project's training; fine-tuning counts from here
         "stage": {"resolution": weights.resolution, "alpha": weights.alpha},
         "config": {name: value for name, value in shape.items() if name in known},
         "networks": weights.networks,
+        # other codebases do not store class names
         "classes": [str(index) for index in range(generator["label_size"])],
         "origin": weights.origin,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
@@ -86,20 +97,20 @@ def as_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any],
 
 
 def told(content: dict[str, Any]) -> list[str]:
-    """What was found, in lines."""
+    """Return lines that describe the imported networks, and stages that cannot be drawn."""
     stage, generator = content["stage"], content["networks"]["generator"]
     alpha = f", alpha {stage['alpha']:g}" if stage["alpha"] != 1 else ""
-    whole = generator["resolution"].bit_length() - 2
+    whole = generator["resolution"].bit_length() - 2  # number of stages, 1 for 4x4
     missing = [f"{4 << i}x{4 << i}" for i in range(whole) if f"to_rgb.{i}.weight" not in content["state"]["G_ema"]]
     lines = [f"{content.get('origin', 'a checkpoint')}: {stage['resolution']}x{stage['resolution']}{alpha}"]
     lines += [f"networks: {', '.join(content['state'])}"]
     if missing:
-        lines.append(f"the RGB layers of {', '.join(missing)} are not in it: these stages cannot be drawn")
+        lines.append(f"missing: the RGB layers of {', '.join(missing)}; images at these stages cannot be generated")
     return lines
 
 
 def fine_tuning(out: Path, content: dict[str, Any]) -> str:
-    """Return the command that continues training, with every option that the weights need and defaults do not give."""
+    """Return the command that fine-tunes the weights, with every option whose default does not match them."""
     networks = content["networks"]
     shape = networks["generator"] | networks.get("discriminator", {})
     first_maps = min(shape["fmap_base"], shape["fmap_max"])
@@ -113,5 +124,5 @@ def fine_tuning(out: Path, content: dict[str, Any]) -> str:
         options.append("--labels")
     length = ""
     if content["stage"] == {"resolution": shape["resolution"], "alpha": 1.0}:
-        length = " (for --stabilize-kimg thousand images, 600 if not specified)"
-    return f"continue training: python train.py IMAGES --resume {out} {' '.join(options)}{length}"
+        length = " (trains --stabilize-kimg thousand images, 600 by default)"
+    return f"to fine-tune: python train.py IMAGES --resume {out} {' '.join(options)}{length}"

@@ -1,4 +1,4 @@
-"""python -m pggan info: what a checkpoint is, and how its run went."""
+"""python -m pggan info: describe a checkpoint and the progress of its run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .options import Commands, add_checkpoint, add_command
 from .trained import load
 
 TEXT = """\
-Say what a checkpoint is: stage, images seen, networks and their sizes, options, versions; and from its run directory,
-what else is there and the metrics so far.
+Describe a checkpoint: stage, images seen, networks and their sizes, options and versions.
+
+If it is in a run directory, also list the run's other checkpoints and its metrics up to this one.
 """
 EXAMPLES = """\
   python -m pggan info runs/faces-128
@@ -28,9 +29,9 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "info", run, "say what a checkpoint is", TEXT, EXAMPLES)
+    p = add_command(commands, "info", run, "describe a checkpoint", TEXT, EXAMPLES)
     add_checkpoint(p)
-    p.add_argument("--json", action="store_true", help="print one line of JSON")
+    p.add_argument("--json", action="store_true", help="print one line of JSON instead of text")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,14 +40,16 @@ def run(arguments: argparse.Namespace) -> None:
     folder = run_folder(path)
     directory = None if folder is None else RunDirectory(folder)
     lines = [] if directory is None else read_lines(directory.metrics)
+    # Up to this checkpoint: a run's file also has the metrics of later ones.
     judged = [line for line in lines if line["images"] <= trained.images]
     if arguments.json:
+        # everything but the weights
         plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
         print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))
         return
     print("\n".join(checkpoints.describe(path, content)))
     if whole := planned(trained.config):
-        print(f"planned {whole / 1000:g} kimg, of which {trained.images / whole:.0%} done")
+        print(f"planned {whole / 1000:g} kimg, {trained.images / whole:.0%} done")
     if directory is not None:
         print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
         if any(line["stage_end"] for line in judged):
@@ -55,8 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def planned(config: dict[str, Any]) -> int | None:
-    """Images of the whole run, or None where the options are not those of a run of this version."""
+    """Return the length of the whole run in images, or None if this version cannot read the run's options."""
     try:
         return GrowthController(TrainConfig(**config)).total_images
-    except (TypeError, ConfigError):
+    except (TypeError, ConfigError):  # an unknown or invalid option
         return None

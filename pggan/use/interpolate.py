@@ -1,4 +1,4 @@
-"""python -m pggan interpolate: a film of a walk from latent to latent."""
+"""python -m pggan interpolate: video of a walk through latent space."""
 
 from __future__ import annotations
 
@@ -27,42 +27,58 @@ from .options import (
 )
 from .output import Output, default_path
 
-MAX_FRAMES = 100_000  # nearly an hour
+MAX_FRAMES = 100_000  # 55 minutes at the default 30 frames per second; more is likely a typing error
 
 TEXT = """\
-Film a walk through the latents of seeds, in the order given, along great circles: the generator normalises its
-latents, so only their direction counts, and a straight line between two would rush through its middle.
+Make a video that interpolates between the latents of several seeds, in the order of --seeds.
+
+The path follows great circles (slerp). The generator normalizes its latents, so only their direction matters, and
+linear interpolation would change the image fastest halfway between two seeds.
 """
 EXAMPLES = """\
-  python -m pggan interpolate runs/faces-128                                 from seed 0 to 7, two seconds each
+  python -m pggan interpolate runs/faces-128                                 # seeds 0 to 7, two seconds each
   python -m pggan interpolate runs/faces-128 --seeds 3,20,8 --loop --out walk.webp
   python -m pggan interpolate runs/digits-32 --label 7 --frames 30 --fps 15 --out seven.gif
 """
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "interpolate", run, "film a walk between seeds", TEXT, EXAMPLES)
+    p = add_command(commands, "interpolate", run, "video of a latent-space walk between seeds", TEXT, EXAMPLES)
     add_checkpoint(p)
     add_seeds(p, "0-7")
     p.add_argument(
-        "--frames", type=whole_number(1, 10000), default=60, metavar="N",
-        help="from each seed to the next (default: %(default)s)",
-    )  # fmt: skip
+        "--frames",
+        type=whole_number(1, 10000),
+        default=60,
+        metavar="N",
+        help="number of frames from each seed to the next, 1 to 10000 (default: %(default)s)",
+    )
     add_fps(p, 30)
-    p.add_argument("--loop", action="store_true", help="walk back from the last seed to the first")
-    p.add_argument("--label", metavar="CLASS", help="name or index (default: that of the first seed)")
+    p.add_argument(
+        "--loop",
+        action="store_true",
+        help="return from the last seed to the first, for a video that repeats seamlessly",
+    )
+    p.add_argument(
+        "--label",
+        metavar="CLASS",
+        help="class of all frames, by name or index from 0 (default: the first seed's class)",
+    )
     add_truncation(p)
     add_stage(p)
-    add_out(p, "an .mp4, .gif or .webp")
+    add_out(p, "an .mp4, .gif or .webp video")
     add_device(p)
 
 
 def run(arguments: argparse.Namespace) -> None:
     trained, seeds = open_trained(arguments), arguments.seeds
     if len(seeds) < 2:
-        raise ConfigError("--seeds: a walk needs at least two seeds")
+        raise ConfigError("--seeds: interpolation needs at least two seeds, for example --seeds 0-7")
     if len(seeds) * arguments.frames > MAX_FRAMES:
-        raise ConfigError(f"--frames: {len(seeds)} times {arguments.frames} are more than {MAX_FRAMES} in all")
+        raise ConfigError(
+            f"--frames: {len(seeds)} seeds x {arguments.frames} frames exceed {MAX_FRAMES}; specify fewer of either"
+        )
+    # one class throughout: labels are discrete, and a change between two seeds would be a jump
     label = trained.labels(seeds[:1])
     if arguments.label is not None:
         label = torch.tensor([class_index(trained, arguments.label)])
@@ -77,28 +93,31 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def walk(latents: Tensor, frames: int, loop: bool) -> Tensor:
-    """[N, L] -> the walk from each latent to the next, `frames` steps each, [M, L].
+    """Return the latents [M, L] along a walk through `latents` [N, L], `frames` steps from each one to the next.
 
-    A loop ends one step before its first latent, for a film that starts again; a walk ends at its last one.
+    A loop ends one step before its first latent, so that a repeating video shows no frame twice; M = N * frames.
+    Without `loop` the walk ends at the last latent; M = (N - 1) * frames + 1.
     """
-    ends = torch.roll(latents, -1, dims=0)
+    ends = torch.roll(latents, -1, dims=0)  # each latent's successor; the last one's is the first
     if not loop:
         latents, ends, last = latents[:-1], ends[:-1], latents[-1:]
-    weights = torch.arange(frames, dtype=torch.float64) / frames
+    weights = torch.arange(frames, dtype=torch.float64) / frames  # without 1, which is the next pair's 0
     steps = torch.cat([slerp(a, b, weights) for a, b in zip(latents, ends, strict=True)])
     return steps if loop else torch.cat([steps, last])
 
 
 def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Spherical interpolation (Shoemake 1985) of directions, linear of lengths: [L], [L], [M] -> [M, L].
+    """Interpolate spherically from `a` [L] to `b` [L] at `weights` [M] in [0, 1]; return latents [M, L].
 
-    Lengths count where a label stands beside the latent when both are normalised.
+    Directions follow the great circle (Shoemake 1985, "Animating rotation with quaternion curves"), in float64.
+    Lengths are interpolated linearly. They matter to conditional generators, which normalize the latent together with
+    the one-hot label, so a longer latent weakens the label.
     """
     x, y, t = a.double(), b.double(), weights.double()[:, None]
     length = torch.lerp(x.norm(), y.norm(), t)
     x, y = x / x.norm(), y / y.norm()
-    angle = torch.acos((x @ y).clamp(-1, 1))
-    if torch.sin(angle) < 1e-6:  # the same direction, or opposite ones with no shortest way
+    angle = torch.acos((x @ y).clamp(-1, 1))  # rounding may exceed 1, whose acos is NaN
+    if torch.sin(angle) < 1e-6:  # 0/0 below: equal directions, or opposite ones, between which no path is shortest
         return (length * torch.lerp(x, y, t)).to(a.dtype)
     direction = (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
     return (length * direction).to(a.dtype)

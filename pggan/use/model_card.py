@@ -1,4 +1,4 @@
-"""The README.md of a folder for the Hugging Face Hub, filled in from the run."""
+"""Model card (README.md) of an exported generator for the Hugging Face Hub, filled in from its run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from ..training.growth import GrowthController
 from .output import run_folder
 from .trained import Trained
 
-SAMPLES = 36
-HOW = {  # beside a metric's value, what makes it comparable
+SAMPLES = 36  # a 6x6 grid: cells stay large enough to see in the width of the Hub's page
+HOW = {  # fields of metrics.jsonl that say how a metric was computed; numbers compare only if all of them agree
     "metric_images": "generated images",
     "metric_reals": "real images",
-    "resize": "resized as in",
-    "inception_precision": "Inception in",
-    "weights": "Inception's weights",
-    "metrics_version": "version of the metrics",
+    "resize": "resize",
+    "inception_precision": "Inception precision",
+    "weights": "Inception weights",
+    "metrics_version": "metrics version",
 }
 NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *HOW}
+# Metadata that the Hub reads. It has no task for class-conditional generators, so they share this pipeline_tag.
 HEADER = """\
 ---
-license: {licence}
+license: {license_name}
 tags: [progressive-gan, gan, pytorch]
 pipeline_tag: unconditional-image-generation
 ---"""
@@ -41,73 +42,85 @@ images = G.sample(16, seed=0)  # uint8 [16, {channels}, {resolution}, {resolutio
 
 
 def write_pictures(folder: Path, trained: Trained) -> None:
-    """samples.png: the images of the first seeds, not chosen."""
+    """Write samples.png, the images of seeds 0 to SAMPLES - 1, uncurated."""
     contact_sheet(trained.sample(SAMPLES).numpy()).save(folder / "samples.png")
 
 
-def card(checkpoint: Path, trained: Trained, content: dict[str, Any], licence: str, name: str) -> str:
-    """The model card, in Markdown under the Hub's own header."""
+def card(checkpoint: Path, trained: Trained, content: dict[str, Any], license_name: str, name: str) -> str:
+    """Return the model card: Markdown below the YAML header that the Hub reads.
+
+    Args:
+        name: the folder's name, used as the title and in the code example.
+    """
     size = f"{trained.resolution}x{trained.resolution}"
     conditional = "class-conditional" if trained.classes else "unconditional"
     parts = [
-        HEADER.format(licence=licence),
+        HEADER.format(license_name=license_name),
         f"# {escaped(name)}",
-        f"A progressive GAN ([Karras et al. 2018](https://arxiv.org/abs/1710.10196)): {conditional} images of {size}, "
-        f"drawn by an exponential moving average of the generator.",
-        f"![the first {SAMPLES} seeds, not chosen](samples.png)",
+        f"A progressive GAN ([Karras et al. 2018](https://arxiv.org/abs/1710.10196)) that generates {conditional} "
+        f"images of {size} pixels. The weights are the exponential moving average (EMA) of the generator's.",
+        f"![samples of seeds 0 to {SAMPLES - 1}, uncurated](samples.png)",
         "## Use",
         USE.format(folder=name, channels=trained.generator.channels, resolution=trained.resolution).strip(),
         "## Training",
         *training(trained, content),
         "## Metrics",
         *metrics(checkpoint, trained),
-        "## Licence",
-        f"Of these weights: {licence}. The images they were trained on have a licence of their own.",
+        "## License",
+        f"License of the weights: {license_name}. The training images have a license of their own.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def training(trained: Trained, content: dict[str, Any]) -> list[str]:
-    """Data, images seen, and the plan as a table."""
+    """Return paragraphs on the dataset, the number of images seen and the training schedule."""
     config, lines = trained.config, []
     if content.get("origin"):
         lines.append(f"Imported from {escaped(content['origin'])}.")
     if isinstance(config.get("data"), str):
-        lines.append(
-            f"Trained on: {escaped(Path(config['data']).name)}, {trained.images / 1000:g} thousand images seen."
-        )
+        name = escaped(Path(config["data"]).name)
+        lines.append(f"Dataset: {name}. Real images seen in training: {trained.images / 1000:g} thousand.")
     if trained.classes:
         lines.append(f"Classes: {escaped(', '.join(trained.classes))}.")
     try:
         plan = GrowthController(TrainConfig(**config))
         rows = [
-            f"| {row.resolution}x{row.resolution} | {'fade in' if row.fading else 'stabilise'} "
+            f"| {row.resolution}x{row.resolution} | {'fade in' if row.fading else 'stabilize'} "
             f"| {row.start / 1000:g} | {row.end / 1000:g} | {row.batch_size:g} | {row.lr:g} |"
             for row in plan.rows()
         ]
-        lines.append("\n".join(["| stage | | from kimg | to kimg | batch | lr |", "|---|---|---|---|---|---|", *rows]))
-    except (TypeError, ConfigError):
-        lines.append("The plan of its training is not known.")
+        lines.append(
+            "\n".join(
+                [
+                    "| stage | phase | from kimg | to kimg | batch size | learning rate |",
+                    "|---|---|---|---|---|---|",
+                    *rows,
+                ]
+            )
+        )
+    except (TypeError, ConfigError):  # imported weights, or options of another version
+        lines.append("The training schedule is unknown.")
     return lines
 
 
 def metrics(checkpoint: Path, trained: Trained) -> list[str]:
-    """The values that the run logged for this checkpoint, with what makes them comparable."""
+    """Return paragraphs with the metrics that the run logged for this checkpoint, and how they were computed."""
     folder = run_folder(checkpoint)
     try:
         lines = [] if folder is None else read_lines(RunDirectory(folder).metrics)
-    except CheckpointError:
+    except CheckpointError:  # a damaged metrics.jsonl is no reason to refuse the export
         lines = []
+    # Lines are matched by images seen: a checkpoint between two evaluations has no metrics of its own.
     judged = [line for line in lines if line.get("images") == trained.images]
     if not judged:
-        return ["None were computed for this checkpoint."]
-    line = judged[-1]
+        return ["No metrics were computed for this checkpoint."]
+    line = judged[-1]  # the last, in case a resumed run evaluated again
     values = {key: value for key, value in line.items() if key not in NOT_METRICS and isinstance(value, float)}
-    how = [f"{text} {escaped(str(line[key]))}" for key, text in HOW.items() if key in line]
+    how = [f"{text}: {escaped(str(line[key]))}" for key, text in HOW.items() if key in line]
     table = ["| metric | value |", "|---|---|", *(f"| {escaped(key)} | {value:.4g} |" for key, value in values.items())]
-    return ["\n".join(table), f"With {', '.join(how)}. Compare only with numbers made the same way."]
+    return ["\n".join(table), f"Computed with {'; '.join(how)}. Compare only with numbers computed the same way."]
 
 
 def escaped(text: str) -> str:
-    """Text of a file as text, not as Markdown or HTML."""
+    """Escape text from a file so that it shows as text, not as Markdown or HTML; cut to 500 characters."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else " " if c in "\r\n" else c for c in text[:500])

@@ -1,4 +1,4 @@
-"""python -m pggan nearest: is it memorised?"""
+"""python -m pggan nearest: check for memorization by showing the nearest real images of each sample."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ from .options import (
 )
 from .output import Output, default_path
 
-BATCH = 32
-MAX_ROWS = 256
-PROBES = 500  # reals whose own nearest neighbours say what distance is usual
+BATCH = 32  # images in one pass through Inception: 34 MB as floats at 299x299; bounds the memory on a CPU
+MAX_ROWS = 256  # samples in the grid, at up to 128 pixels a row 32,768 pixels tall
+# Real images whose nearest-neighbor distances give the reference. The standard error of a median of 500 is 6% of their
+# standard deviation (1.25 / sqrt(500)).
+PROBES = 500
 
 TEXT = """\
-Show each sample beside the real images nearest to it, by Euclidean distance between Inception pool3 features.
+Show each sample next to its nearest real images, by Euclidean distance between Inception pool3 features.
 
-How near is suspicious depends on the data, so real images are also measured against each other. A generator that has
-memorised shows samples much nearer to a real image than real images are to one another (a ratio well below 1), and
-pairs that look the same.
+How small a distance is suspicious depends on the dataset, so distances are also reported relative to the reference: the
+median distance from a real image to its nearest other real image. A generator that has memorized its training images
+gives ratios well below 1, and pairs that look identical.
 """
 EXAMPLES = """\
   python -m pggan nearest runs/faces-128
@@ -50,23 +52,33 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "nearest", run, "each sample beside its nearest real images", TEXT, EXAMPLES)
+    p = add_command(
+        commands, "nearest", run, "check for memorization: nearest real images of each sample", TEXT, EXAMPLES
+    )
     add_checkpoint(p)
     add_seeds(p, "0-7")
     p.add_argument(
-        "--neighbours", type=whole_number(1, 20), default=7, metavar="K",
-        help="real images beside each sample (default: %(default)s)",
-    )  # fmt: skip
-    p.add_argument(
-        "--data", metavar="IMAGES", help="real images: a folder or a dataset's name (default: those it was trained on)"
+        "--neighbours",
+        type=whole_number(1, 20),
+        default=7,
+        metavar="K",
+        help="number of nearest real images shown per sample, 1 to 20 (default: %(default)s)",
     )
     p.add_argument(
-        "--num-reals", type=whole_number(2), default=10000, metavar="N",
-        help="at most so many real images, drawn at random (default: %(default)s)",
-    )  # fmt: skip
-    p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
+        "--data", metavar="IMAGES", help="real images: any dataset that train.py accepts (default: the run's)"
+    )
+    p.add_argument(
+        "--num-reals",
+        type=whole_number(2),
+        default=10000,
+        metavar="N",
+        help="maximum number of real images to search, chosen at random (default: %(default)s)",
+    )
+    p.add_argument(
+        "--inception-weights", metavar="FILE", help="file with the 2015 Inception weights (default: downloaded once)"
+    )
     add_stage(p, alpha=False)
-    add_out(p, "a .png with a row for each sample")
+    add_out(p, "a .png with one row per sample")
     add_device(p)
 
 
@@ -76,19 +88,24 @@ def run(arguments: argparse.Namespace) -> None:
     path = arguments.out or default_path(arguments.checkpoint, trained, "nearest", name, suffix=".png")
     output = Output(path, arguments.force, (".png",))
     if len(seeds) > MAX_ROWS:
-        raise ConfigError(f"--seeds: {len(seeds)} are too many to look at; take at most {MAX_ROWS}")
+        raise ConfigError(f"--seeds: {len(seeds)} seeds do not fit in one grid; specify at most {MAX_ROWS}")
     source, pyramid = real_images(trained, arguments.data)
+    # Drawn as evaluation draws them, so both use the same real images; sorted, to read them from disk in order.
     chosen = np.sort(draws(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
     if len(chosen) <= arguments.neighbours:
-        raise ConfigError(f"--neighbours: {arguments.neighbours} need more real images than {len(chosen)}")
+        raise ConfigError(
+            f"--neighbours: {arguments.neighbours} neighbors need more than {len(chosen)} real images; specify fewer"
+        )
     inception = Inception(load_weights(arguments.inception_weights), choose_device(arguments.device))
     samples = trained.draw(trained.latents(seeds), trained.labels(seeds))
+    # Distances in features rather than pixels: a shifted or recolored copy of a training image is also memorized.
     fakes = features(inception, samples.split(BATCH), len(samples), "samples")
-    reals = features(inception, real_batches(pyramid, trained.resolution, chosen), len(chosen), "reals")
+    reals = features(inception, real_batches(pyramid, trained.resolution, chosen), len(chosen), "real images")
     distances, places = torch.cdist(fakes, reals).topk(arguments.neighbours, largest=False)
     indices = chosen[places.numpy()]
     say_how_near(seeds, distances[:, 0], indices[:, 0], usual_distance(reals), pyramid, source)
     neighbours = torch.from_numpy(pyramid.images(trained.resolution, indices.ravel())).unflatten(0, places.shape)
+    # a white cell separates the sample from its neighbors
     gap = torch.full_like(samples, 255)
     rows = torch.cat([torch.stack([samples, gap], dim=1), neighbours], dim=1)
     with output.writing() as temporary:
@@ -96,15 +113,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def real_batches(pyramid: Pyramid, resolution: int, indices: np.ndarray) -> Iterator[Tensor]:
-    """uint8 images [n, C, r, r] of these indices, BATCH at a time."""
+    """Yield the real images at these indices as uint8 batches [n, C, r, r], n at most BATCH."""
     for start in range(0, len(indices), BATCH):
         yield torch.from_numpy(pyramid.images(resolution, indices[start : start + BATCH]))
 
 
 def features(inception: Inception, batches: Iterable[Tensor], count: int, what: str) -> Tensor:
-    """uint8 images [n, C, r, r] in batches -> pool3 features [count, 2048] on the CPU."""
+    """Return Inception's pool3 features [count, 2048], on the CPU, of uint8 batches [n, C, r, r].
+
+    Args:
+        count: number of images in all batches together.
+        what: name of the images in the progress bar.
+    """
     parts = []
-    with tqdm(total=count, desc=f"looking at {what}", unit="image", disable=None, leave=False) as bar:
+    with tqdm(total=count, desc=f"Inception features of {what}", unit="image", disable=None, leave=False) as bar:
         for batch in batches:
             parts.append(inception(batch)[0].cpu())
             bar.update(len(batch))
@@ -112,19 +134,28 @@ def features(inception: Inception, batches: Iterable[Tensor], count: int, what: 
 
 
 def usual_distance(reals: Tensor) -> float:
-    """Median distance of real images to their nearest other one, over the first PROBES of them."""
+    """Return the median distance from a real image to its nearest other one, over the first PROBES of `reals`.
+
+    Args:
+        reals: features [N, 2048] of all real images that are searched, N at least 2.
+    """
     distances = torch.cdist(reals[:PROBES], reals)
-    distances.fill_diagonal_(float("inf"))
+    distances.fill_diagonal_(float("inf"))  # row i is real image i: its distance to itself does not count
     return distances.min(dim=1).values.median().item()
 
 
 def say_how_near(
     seeds: list[int], distances: Tensor, indices: np.ndarray, usual: float, pyramid: Pyramid, source: Source
 ) -> None:
-    """One line for each sample with its nearest image, and the median."""
-    left_out = {name for name, _ in pyramid.bad}
-    names = [name for name in map(source.describe, range(len(source))) if name not in left_out]
+    """Print each sample's nearest real image and distance, then the medians."""
+    skipped = {name for name, _ in pyramid.bad}
+    names = [name for name in map(source.describe, range(len(source))) if name not in skipped]
     for seed, distance, index in zip(seeds, distances.tolist(), indices.tolist(), strict=True):
-        print(f"seed {seed}: nearest to {names[index]}, at {distance:.2f}, {distance / usual:.2f} of what is usual")
+        print(
+            f"seed {seed}: nearest real image {names[index]}, distance {distance:.2f}, "
+            f"{distance / usual:.2f} x reference"
+        )
     median = distances.median().item()
-    print(f"usual between a real image and its nearest: {usual:.2f}; samples: {median:.2f}, {median / usual:.2f} of it")
+    print(
+        f"median distance of samples {median:.2f}, of real images (reference) {usual:.2f}, ratio {median / usual:.2f}"
+    )

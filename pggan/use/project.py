@@ -1,4 +1,4 @@
-"""python -m pggan project: the latent of a given image."""
+"""python -m pggan project: find the latent that best reproduces an image (GAN inversion)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .output import Output, default_path
 from .search import Loss, add_search, as_tensor, decibels, read_image, root_mean_square, search, write_found
 
 TEXT = """\
-Search for the latent whose image is nearest to a given one: Adam in latent space, on the sphere of normalised latents,
-by the squared error at every scale from 4x4 to the full image. The folder holds the images found, all beside the given
-one (side-by-side.png), and the latents; the best come first.
+Find the latent that best reproduces an image (GAN inversion).
 
-What a generator has not learnt it cannot show: the error says how far the image is from what it can.
+Adam minimizes the squared error at every scale from 4x4 to full size, on the sphere of normalized latents. The output
+folder contains the images found, best first, their latents, and a comparison with the input (side-by-side.png).
+
+A generator cannot reproduce what it has not learned: the reported error says how close it comes.
 """
 EXAMPLES = """\
   python -m pggan project runs/faces-128 face.png
@@ -29,10 +30,16 @@ EXAMPLES = """\
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "project", run, "find the latent of an image", TEXT, EXAMPLES)
+    p = add_command(commands, "project", run, "find the latent that reproduces an image", TEXT, EXAMPLES)
     add_checkpoint(p)
-    p.add_argument("image", type=Path, metavar="IMAGE", help="of the generator's size")
-    p.add_argument("--fit", action="store_true", help="cut the square in its middle and resize it, as for training")
+    p.add_argument(
+        "image", type=Path, metavar="IMAGE", help="image file of the generator's resolution, or of any size with --fit"
+    )
+    p.add_argument(
+        "--fit",
+        action="store_true",
+        help="center-crop the image to a square and resize it to the generator's resolution",
+    )
     add_search(p, searches=4, steps=300)
 
 
@@ -43,33 +50,42 @@ def run(arguments: argparse.Namespace) -> None:
     picture = read_image(arguments.image, trained.generator.channels)
     target = as_tensor(of_size(picture, trained.resolution, arguments))
     found = search(trained, distance_at_every_scale(target), arguments)
+    # Reported at full size only, unlike the loss, so that the number has a unit that readers know.
     errors = root_mean_square(found.images.float() - target.float()).tolist()
     made_by = {"checkpoint": str(arguments.checkpoint), "image": str(arguments.image), "steps": arguments.steps}
     with output.writing() as temporary:
         write_found(temporary, target, found, errors, made_by)
-    print(f"root mean square error {errors[0]:.1f} of 255 grey levels (PSNR {decibels(errors[0]):.1f} dB)")
+    print(f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {decibels(errors[0]):.1f} dB)")
 
 
 def of_size(picture: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:
-    """The picture, if it has the generator's size or --fit makes it so. Raises ConfigError."""
+    """Return the image at the generator's resolution, cropped and resized if --fit is set.
+
+    Raises:
+        ConfigError: it has another size, and --fit is not set.
+    """
     if arguments.fit:
         return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
     if picture.size != (resolution, resolution):
         raise ConfigError(
-            f"{arguments.image} is {picture.width}x{picture.height}, the generator's images are "
-            f"{resolution}x{resolution}; give --fit to cut and resize it"
+            f"{arguments.image} is {picture.width}x{picture.height}, but the generator's images are "
+            f"{resolution}x{resolution}; add --fit to crop and resize it"
         )
     return picture
 
 
 def distance_at_every_scale(target: Tensor) -> Loss:
-    """Mean over scales, from the full image down to 4x4, of the mean squared error between box-averaged images.
+    """Return a loss: the mean squared error from `target`, averaged over scales from full size down to 4x4.
 
-    The coarse scales lead to the right place from far away; at full size alone a shifted edge counts as two.
+    Scales are box averages. The coarse ones guide the search from far away, while at full size a slightly shifted edge
+    costs as much as a missing one.
+
+    Args:
+        target: uint8 [C, r, r].
     """
 
     def loss(images: Tensor) -> Tensor:
-        difference = images - (target.to(images) / 127.5 - 1)
+        difference = images - (target.to(images) / 127.5 - 1)  # 0..255 to [-1, 1]
         terms = [difference.square().mean(dim=(1, 2, 3))]
         while difference.shape[-1] > 4:
             difference = F.avg_pool2d(difference, 2)

@@ -1,4 +1,4 @@
-"""Latents whose images meet a demand: gradient descent on the sphere that the generator's latents lie on."""
+"""Latent search: minimize a loss of the generated image by gradient descent on the sphere of normalized latents."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .options import add_device, add_out, add_stage, class_index, whole_number
 from .output import FOUND
 from .trained import Trained
 
-CANDIDATES = 64  # random latents for each search, which begins at the best
-PIXELS_AT_ONCE = 2**20
-LEARNING_RATE = 0.4  # as PULSE
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+CANDIDATES = 64  # random latents per search, which starts from the best: cheap beside the hundreds of steps that follow
+PIXELS_AT_ONCE = 2**20  # of one backward pass: one image at 1024x1024, 64 at 128x128; bounds the memory it needs
+LEARNING_RATE = 0.4  # Adam's, as in the code of PULSE (Menon et al. 2020, arXiv 2003.03808)
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's image modes by number of channels
 
-Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> [N]
+Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> one loss per image [N]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Latents [N, L], their labels [N] or None, their uint8 images [N, C, r, r]; the lowest loss first."""
+    """Results of N searches, lowest loss first: latents [N, L], labels [N] or None, uint8 images [N, C, r, r]."""
 
     latents: Tensor
     labels: Tensor | None
@@ -43,25 +43,50 @@ class Found:
 
 
 def add_search(p: argparse.ArgumentParser, searches: int, steps: int) -> None:
-    """The options of a search for latents."""
+    """Add the options of a latent search, with these defaults."""
     p.add_argument(
-        "--searches", type=whole_number(1, 1000), default=searches, metavar="N",
-        help="searches, each from its own random start (default: %(default)s)",
-    )  # fmt: skip
+        "--searches",
+        type=whole_number(1, 1000),
+        default=searches,
+        metavar="N",
+        help="number of searches, each from its own random start, 1 to 1000 (default: %(default)s)",
+    )
     p.add_argument(
-        "--steps", type=whole_number(1, 100000), default=steps, metavar="N",
-        help="gradient steps of each search (default: %(default)s)",
-    )  # fmt: skip
-    p.add_argument("--seed", type=whole_number(0), default=0, help="of the starts, 0 or more (default: %(default)s)")
-    p.add_argument("--label", metavar="CLASS", help="name or index (default: that of each search's best start)")
+        "--steps",
+        type=whole_number(1, 100000),
+        default=steps,
+        metavar="N",
+        help="gradient steps per search, 1 to 100000 (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seed",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="seed of the random starts, 0 or more (default: %(default)s)",
+    )
+    p.add_argument(
+        "--label",
+        metavar="CLASS",
+        help="class of all searches, by name or index from 0 (default: each search's best start decides)",
+    )
     add_stage(p, alpha=False)
-    add_out(p, "a folder")
+    add_out(p, "a new folder")
     add_device(p)
 
 
 def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found:
-    """Carry out the searches that the options of `add_search` ask for."""
+    """Run `searches` latent searches and return their results, best first.
+
+    Search i starts from the best of seeds `seed` + i * CANDIDATES and the CANDIDATES - 1 that follow, so results do not
+    depend on how many searches are run at a time, up to rounding.
+
+    Args:
+        loss: the loss to minimize.
+        arguments: searches, steps, seed and label, as `add_search` declares them.
+    """
     device = next(trained.generator.parameters()).device
+    # Consecutive seeds rather than a random generator: a result's start can be reproduced with `sample`.
     seeds = range(arguments.seed, arguments.seed + arguments.searches * CANDIDATES)
     latents, labels = trained.latents(seeds), trained.labels(seeds)
     if arguments.label is not None:
@@ -78,16 +103,17 @@ def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found
             found.append(z.cpu())
             losses.append(values.cpu())
             found_labels += [] if y is None else [y.cpu()]
-    order = torch.cat(losses).argsort()
+    order = torch.cat(losses).argsort()  # best first
     z = torch.cat(found)[order]
     y = torch.cat(found_labels)[order] if found_labels else None
+    # Drawn again, as `sample` would: on a GPU the images of the search may differ from these by a gray level.
     return Found(z, y, trained.draw(z, y))
 
 
 def best_starts(
     trained: Trained, loss: Loss, latents: Tensor, labels: Tensor | None, at_once: int, bar: tqdm
 ) -> tuple[Tensor, Tensor | None]:
-    """The lowest loss of every CANDIDATES latents in a row: [n * CANDIDATES, L] -> [n, L], with its label."""
+    """Return the latent of lowest loss in each group of CANDIDATES, [n * CANDIDATES, L] -> [n, L], and its label."""
     values = []
     with torch.no_grad():
         for start in range(0, len(latents), at_once):
@@ -102,21 +128,27 @@ def best_starts(
 def descend(
     trained: Trained, loss: Loss, latents: Tensor, labels: Tensor | None, steps: int, bar: tqdm
 ) -> tuple[Tensor, Tensor]:
-    """Adam on latents [n, L], put back on the sphere after every step; the best of the way, and its loss [n]."""
+    """Run Adam on latents [n, L], projecting them back to the sphere after every step.
+
+    The learning rate follows half a cosine from LEARNING_RATE to 0.
+
+    Returns:
+        The best latents seen on the way [n, L], and their losses [n].
+    """
     z = on_sphere(latents.clone()).requires_grad_()
     optimizer = torch.optim.Adam([z], lr=LEARNING_RATE)
     best, best_loss = z.detach().clone(), torch.full((len(z),), float("inf"), device=z.device)
-    for step in range(steps + 1):
+    for step in range(steps + 1):  # the last pass only evaluates
         values = loss(images(trained, z, labels))
-        better = values.detach() < best_loss
+        better = values.detach() < best_loss  # false for NaN
         best[better], best_loss[better] = z.detach()[better], values.detach()[better]
         if step == steps:
             break
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / steps)) / 2
         optimizer.zero_grad()
-        values.sum().backward()
+        values.sum().backward()  # a sum: the searches are independent, and Adam scales each coordinate by itself
         optimizer.step()
-        with torch.no_grad():
+        with torch.no_grad():  # projected gradient descent: step, then back to the sphere
             z.copy_(on_sphere(z))
         bar.update(len(z))
         bar.set_postfix_str(f"loss {best_loss.min():.4f}", refresh=False)
@@ -124,60 +156,76 @@ def descend(
 
 
 def on_sphere(latents: Tensor) -> Tensor:
-    """Root mean square 1, as the generator's own pixel norm makes them."""
+    """Scale each latent [N, L] to root mean square 1, as the generator's pixel norm does."""
     return latents * latents.square().mean(dim=1, keepdim=True).rsqrt()
 
 
 def images(trained: Trained, latents: Tensor, labels: Tensor | None) -> Tensor:
-    """[N, C, r, r] clipped to [-1, 1], as they are seen; gradients pass as if they were not."""
+    """Return images [N, C, r, r] clipped to [-1, 1], as they would be saved.
+
+    Gradients pass straight through the clipping (Bengio et al. 2013, arXiv 1308.3432): saturated pixels would otherwise
+    have no gradient.
+    """
     hot = one_hot(labels, trained.generator.label_size)
     whole = trained.generator(latents, hot, resolution=trained.resolution, alpha=trained.alpha)
     return whole + (whole.clamp(-1, 1) - whole).detach()
 
 
 def read_image(path: Path, channels: int) -> Image.Image:
-    """An image file, turned as its EXIF data says, in the mode for so many channels.
+    """Read an image file, rotated according to its EXIF data and converted to 1 to 4 `channels`.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise ConfigError(f"{path} has more than 8 bits a channel; convert it to 8")
+            if file.mode.startswith(("I", "F")):  # 16- and 32-bit integers, floats: convert() would clip them
+                raise ConfigError(f"{path} has more than 8 bits per channel; convert it to 8 bits first")
             return ImageOps.exif_transpose(file).convert(MODES[channels])
-    except OSError as error:  # Pillow's own for a file that is no image is one too
-        raise ConfigError(f"{path} cannot be read: {error.strerror or 'it is no image that Pillow knows'}") from None
+    except OSError as error:  # includes Pillow's UnidentifiedImageError
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror or 'not an image format that Pillow knows'}"
+        ) from None
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
-    """uint8 [C, H, W]."""
+    """Return an image's pixels as a uint8 tensor [C, H, W]."""
     pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def root_mean_square(differences: Tensor) -> Tensor:
-    """[N, ...] -> [N]."""
+    """Return the root mean square of each item: [N, ...] -> [N]."""
     return differences.flatten(1).square().mean(dim=1).sqrt()
 
 
 def decibels(error: float) -> float:
-    """PSNR of a root mean square error in grey levels of 255."""
-    return 20 * math.log10(255 / max(error, 1e-3))
+    """Return the PSNR in dB of a root mean square error in gray levels (0 to 255)."""
+    return 20 * math.log10(255 / max(error, 1e-3))  # an exact match would be infinite; here it is 108 dB
 
 
 def write_found(folder: Path, given: Tensor, found: Found, errors: list[float], made_by: dict[str, Any]) -> None:
-    """image-00.png and so on, side-by-side.png with what was given first, latents.npz, and the errors in found.json."""
+    """Write the results of a search to a new folder.
+
+    It contains image-00.png and so on, best first; side-by-side.png, with the target first; latents.npz; and found.json
+    with each image's error.
+
+    Args:
+        given: the target image, uint8 [C, h, w]; it may be smaller than the results by a whole factor.
+        errors: root mean square error of each image, in gray levels.
+        made_by: recorded in found.json; must be JSON.
+    """
     folder.mkdir()
     names = [f"image-{i:02d}.png" for i in range(len(found.images))]
     for name, image in zip(names, found.images.numpy(), strict=True):
         to_picture(image).save(folder / name)
-    factor = found.images.shape[-1] // given.shape[-1]
+    factor = found.images.shape[-1] // given.shape[-1]  # 1 for project; upscale enlarges its input to compare
     large = given.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-    sheet = torch.cat([large[None], found.images]).numpy()
-    contact_sheet(sheet, columns=min(len(sheet), 5)).save(folder / "side-by-side.png")
+    cells = torch.cat([large[None], found.images]).numpy()
+    # 5 columns: the target and the default 4 searches fill one row
+    contact_sheet(cells, columns=min(len(cells), 5)).save(folder / "side-by-side.png")
     arrays: dict[str, Any] = {"latents": found.latents.numpy()} | (
         {} if found.labels is None else {"labels": found.labels.numpy()}
     )

@@ -1,4 +1,4 @@
-"""A trained generator out of a checkpoint."""
+"""Load a trained generator from a checkpoint and generate images with it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from ..networks.progressive import check_resolution
 from ..networks.sampling import PIXELS_AT_ONCE, to_uint8
 from ..paths import run_folder, with_found_paths
 
-LATENTS_FOR_MEAN = 2000
+LATENTS_FOR_MEAN = 2000  # their mean features are off by 2% (1/sqrt(2000)) of one standard deviation
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The EMA generator of a checkpoint, at a stage: by default the one it was saved in.
+    """The EMA generator of a checkpoint, at a stage; `load` returns it at the stage it was saved at.
 
     Attributes:
-        resolution, alpha: that stage. images: real images seen. classes: their names, [] where there are none.
-        config: the run's options, paths among them found again from this working directory.
-        digest: stands for the images that it was trained on, see `datasets.Pyramid.digest`; "" if not recorded.
-        untrained: resolutions whose RGB layer imported weights lack.
-        class_counts: training images of each class, [] if the checkpoint does not tell.
+        resolution: the stage's resolution.
+        alpha: fade-in weight of the stage's newest block, 0 to 1; 1 outside a fade-in.
+        images: number of real images seen in training.
+        classes: class names, [] for an unconditional generator.
+        config: the run's options; paths among them are found again from the current working directory.
+        untrained: resolutions whose RGB layer is missing from imported weights.
+        class_counts: training images per class, () if the checkpoint does not record them.
+        digest: identifies the training images, see `datasets.Pyramid.digest`; "" if not recorded.
+        means: cache of `mean_features`, by label; shared by all stages of a generator.
     """
 
     generator: AnyGenerator
@@ -45,88 +49,110 @@ class Trained:
     means: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, resolution: int | None = None, alpha: float | None = None) -> Trained:
-        """The same generator at another stage, stabilised (alpha 1) unless said otherwise.
+        """Return the same generator at another stage.
 
-        The RGB layer of a lower stage is as it was when that stage faded out, the layers below it went on training:
-        for a stage as it was in its time, load its own checkpoint.
+        A lower stage's RGB layer has not been trained since that stage faded out, while the layers below it have been.
+        For the images a stage produced at its end, load checkpoints/stage-RESOLUTION.pt instead.
+
+        Args:
+            resolution: a power of two up to this stage's resolution, which is the default.
+            alpha: 0 to 1; by default this stage's, or 1 at a lower resolution.
 
         Raises:
-            ValueError: a stage this checkpoint has not reached, or alpha outside [0, 1].
+            ValueError: the stage was not trained, or alpha is outside [0, 1].
         """
         resolution = resolution or self.resolution
         if resolution > self.resolution:
-            raise ValueError(f"{resolution}x{resolution} is not trained: this checkpoint is at {self.resolution}")
+            raise ValueError(
+                f"{resolution}x{resolution} was not trained: this checkpoint is at {self.resolution}x{self.resolution}"
+            )
         check_resolution(resolution, self.generator.resolution)
         if alpha is None:
             alpha = self.alpha if resolution == self.resolution else 1.0
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha {alpha:g} is outside the range from 0 to 1")
+        # a fade-in also needs the RGB layer of the stage below
         if lacking := self.untrained & {resolution, *([resolution // 2] if alpha != 1 else [])}:
-            raise ValueError(f"{min(lacking)}x{min(lacking)} has no RGB layer: the imported weights lack it")
+            raise ValueError(f"{min(lacking)}x{min(lacking)} has no RGB layer: it was not in the imported weights")
         if resolution not in self.resolutions:
-            raise ValueError(f"{resolution}x{resolution} is not trained: this network has one stage, {self.resolution}")
+            raise ValueError(
+                f"{resolution}x{resolution} was not trained: this network has one stage, {self.resolution}"
+            )
         if alpha != 1 and not self.grew:
-            raise ValueError(f"alpha {alpha:g}: this network did not grow, and nothing in it fades in")
+            raise ValueError(f"alpha {alpha:g}: this network was not grown progressively, so only alpha 1 exists")
         return replace(self, resolution=resolution, alpha=float(alpha))
 
     @property
     def grew(self) -> bool:
-        """Whether it was trained stage by stage."""
+        """Whether the network was grown progressively, stage by stage."""
         return self.config.get("arch", "pggan") == "pggan" and bool(self.config.get("growing", True))
 
     @property
     def resolutions(self) -> list[int]:
-        """What it can draw, up to its stage: of a network that never grew, that one alone."""
+        """Resolutions it can generate, in ascending order; only one if the network has a single output."""
         if not self.grew and not self.generator.multiscale:
             return [self.resolution]
         return [r for r in self.generator.resolutions if r <= self.resolution and r not in self.untrained]
 
     def sample(self, count: int, seed: int = 0, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """uint8 images [count, C, resolution, resolution] of the seeds seed, seed + 1, ..., seed + count - 1.
+        """Generate images of the seeds from `seed` to `seed + count - 1`.
 
         Args:
-            labels: class indices [count] of a conditional generator; None takes each seed's own, see `labels`.
-            truncation: see `draw`.
+            labels: class indices [count] for a conditional generator; None derives each from its seed, see `labels`.
+            truncation: psi, 0 to 1, see `draw`.
+
+        Returns:
+            uint8 [count, C, resolution, resolution] on the CPU.
         """
         seeds = range(seed, seed + count)
         return self.draw(self.latents(seeds), self.labels(seeds) if labels is None else labels, truncation)
 
     @property
     def drawable(self) -> list[int]:
-        """Indices of the classes that had training images; of all, if the checkpoint does not tell."""
+        """Indices of the classes that had training images; of all classes if the checkpoint does not record it."""
         return [i for i in range(len(self.classes)) if not self.class_counts or self.class_counts[i]]
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
-        """Standard normal latents [len(seeds), L], each drawn from its seed alone."""
+        """Return standard normal latents [len(seeds), L]; each depends on its seed only, not on the others."""
         size = self.generator.latent_size
         drawn = [np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds]
         return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, size)
 
     def labels(self, seeds: Sequence[int]) -> Tensor | None:
-        """Class indices [len(seeds)], all drawable classes equally likely, each drawn from its seed alone; or None."""
+        """Return class indices [len(seeds)], uniform over classes with training images, each from its seed only.
+
+        None for an unconditional generator.
+        """
         classes = self.drawable
         if not classes:
             return None
+        # (seed, 1): a stream apart from the one the seed's latent is drawn from
         return torch.tensor([classes[np.random.default_rng((seed, 1)).integers(len(classes))] for seed in seeds])
 
     @torch.no_grad()
     def draw(self, latents: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
-        """Latents [N, L] (and class indices [N]) -> uint8 images [N, C, resolution, resolution] on the CPU.
+        """Generate images from latents.
 
-        On a CPU an image has the same bits whatever else is drawn with it; on a GPU the batch may move a few pixels
-        by one grey level.
+        On a CPU an image is bit-identical whichever others are generated with it. On a GPU the batch size may change a
+        few pixels by one gray level.
 
         Args:
-            truncation: psi in [0, 1]; below 1 images are more typical and less varied. These generators have no
-                mapping network, and pixel norm undoes any scaling of the latent, so the first layer's feature maps
-                are moved towards their mean (for a conditional generator, their mean for the label): what StyleGAN
-                (Karras et al. 2019, section 2) does to W. At 0 all images are the same.
+            latents: [N, L].
+            labels: class indices [N]; required for a conditional generator.
+            truncation: psi, 0 to 1; below 1 images are more typical and less varied, at 0 they are all the same.
+                Truncating the latent itself has no effect, since pixel norm undoes any scaling, and there is no mapping
+                network. Instead the first layer's feature maps are interpolated towards their mean (for a conditional
+                generator, the label's mean), as StyleGAN does with W (Karras et al. 2019, appendix B).
+
+        Returns:
+            uint8 [N, C, resolution, resolution] on the CPU.
         """
         device = next(self.generator.parameters()).device
+        # One image at a time on a CPU: convolutions round differently for different batch sizes.
         at_once = 1 if device.type == "cpu" else max(PIXELS_AT_ONCE // self.resolution**2, 1)
         parts = []
         threads = torch.get_num_threads()
-        if device.type == "cpu":  # the number of threads changes bits, and many wait for one another at single images
+        if device.type == "cpu":  # the number of threads changes rounding
             torch.set_num_threads(1)
         try:
             for start in range(0, len(latents), at_once):
@@ -139,7 +165,10 @@ class Trained:
         return torch.cat(parts) if parts else empty
 
     def draw_batch(self, latents: Tensor, labels: Tensor | None, truncation: float) -> Tensor:
-        """As `draw`, all at once, from and with tensors on the generator's device."""
+        """Generate images of latents [N, L] in one batch; see `draw`, which bounds the memory this needs.
+
+        Latents and labels must be on the generator's device; the result is on the CPU.
+        """
         features = self.generator.features(latents, one_hot(labels, self.generator.label_size))
         if truncation != 1:
             means = [self.mean_features(label) for label in ([None] if labels is None else labels.tolist())]
@@ -147,8 +176,8 @@ class Trained:
         return to_uint8(self.generator.images(features, self.resolution, self.alpha)).cpu()
 
     def mean_features(self, label: int | None) -> Tensor:
-        """The first layer's feature maps averaged over latents, [1, nf(1), 4, 4]."""
-        if label not in self.means:
+        """Return the first layer's feature maps for a label, averaged over latents: [1, nf(1), 4, 4]."""
+        if label not in self.means:  # computed once per class, when truncation is first used
             z = self.latents(range(LATENTS_FOR_MEAN)).to(next(self.generator.parameters()).device)
             y = None if label is None else torch.full((len(z),), label, device=z.device)
             features = self.generator.features(z, one_hot(y, self.generator.label_size))
@@ -157,19 +186,25 @@ class Trained:
 
 
 def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained:
-    """The trained generator of a checkpoint, or of a run directory's latest one. Runs nothing that is in the file.
+    """Load the trained EMA generator of a checkpoint. No code in the file is executed.
+
+    Args:
+        path: a checkpoint (.pt or .safetensors), or a run directory, whose latest checkpoint is loaded.
+        device: where to put the generator.
 
     Raises:
-        checkpoints.CheckpointError: no checkpoint, or a damaged one.
+        checkpoints.CheckpointError: there is no checkpoint, or it is damaged.
     """
     path = checkpoints.newest(path)
     content = checkpoints.load(path)
     try:
+        # Without storage: sizes from a damaged or malicious file would otherwise be allocated before they are checked.
         with torch.device("meta"):
             generator = build("generator", content["networks"]["generator"])
         untrained = load_or_leave_out(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
+            # channels_last: the layout in which this project's convolutions are fastest
             generator.to(device, memory_format=torch.channels_last).eval().requires_grad_(False),
             int(stage["resolution"]),
             float(stage["alpha"]),
@@ -179,11 +214,14 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             untrained,
             tuple(int(count) for count in content.get("class_counts", [])),
             str(content.get("data", "")),
-        ).at()
+        ).at()  # checks the stage
         if len(trained.classes) != generator.label_size:
-            raise ValueError(f"{len(trained.classes)} classes for {generator.label_size} labels")
+            raise ValueError(
+                f"it has {len(trained.classes)} class names, but its generator has {generator.label_size} classes"
+            )
         if len(trained.class_counts) not in (0, len(trained.classes)):
-            raise ValueError(f"{len(trained.class_counts)} class counts for {len(trained.classes)} classes")
+            raise ValueError(f"it has {len(trained.class_counts)} class counts for {len(trained.classes)} classes")
+    # whatever a file with wrong types, missing keys or weights of other shapes leads to
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
         reason = (str(error) or "it is damaged").splitlines()[0]
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {reason}") from None
@@ -191,21 +229,22 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
 
 
 def load_or_leave_out(generator: AnyGenerator, state: dict[str, Tensor]) -> frozenset[int]:
-    """Give a generator without storage (device meta) its weights.
+    """Load weights into a generator on the meta device, allowing for missing RGB layers of lower stages.
 
     Returns:
-        Resolutions whose RGB layer is not among them, as in imported weights; it gets zeros.
+        Resolutions whose RGB layer is missing, as in some imported weights; the layer is filled with zeros.
 
     Raises:
-        RuntimeError: something else is missing, too much, or of another shape.
+        RuntimeError: any other weight is missing, unexpected, or has another shape.
     """
     state = dict(state)
     untrained = set()
+    # The last RGB layer must be there; the other architectures have one output only.
     heads = generator.to_rgb[:-1] if isinstance(generator, Generator) else ()
     for level, head in enumerate(heads):
         names = {f"to_rgb.{level}.{name}": parameter for name, parameter in head.named_parameters()}
         if not names.keys() & state.keys():
             state |= {name: torch.zeros(parameter.shape) for name, parameter in names.items()}
             untrained.add(4 << level)
-    generator.load_state_dict(state, assign=True)
+    generator.load_state_dict(state, assign=True)  # assign: parameters on the meta device cannot be copied to
     return frozenset(untrained)

@@ -1,4 +1,4 @@
-"""What the explorer draws, without its page."""
+"""The explorer's images, without its web page."""
 
 import io
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Files of generated images: folders, zips and .npz files, and what --force may overwrite."""
+
 import json
 import zipfile
 
@@ -90,7 +92,7 @@ def test_force_replaces_only_folders_that_were_written_here(labelled, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "me.jpg").write_text("dear")
-    with pytest.raises(ConfigError, match="other things"):
+    with pytest.raises(ConfigError, match="other contents"):
         Output(photos, True, ("",))
     for count in (5, 2):
         with Output(tmp_path / "set", True, ("",)).writing() as temporary:

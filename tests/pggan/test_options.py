@@ -1,3 +1,5 @@
+"""Parsers of options that several commands share."""
+
 import argparse
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The report page without a browser: what is in it, what is escaped, what is refused."""
+"""The report page without a browser: its contents, escaping, and errors."""
 
 import json
 import math
@@ -16,14 +16,20 @@ from pggan.use.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, chart, ticks
 from pggan.use.report.pictures import LARGEST_FILE, data_uri, spread
 
 CONFIG = {
-    "data": "photos", "resolution": 8, "channels": 3, "fade_kimg": 1, "stabilize_kimg": 1, "batch_size": "8",
-    "lr": 0.001, "tick_kimg": 0.25,
-}  # fmt: skip
+    "data": "photos",
+    "resolution": 8,
+    "channels": 3,
+    "fade_kimg": 1,
+    "stabilize_kimg": 1,
+    "batch_size": "8",
+    "lr": 0.001,
+    "tick_kimg": 0.25,
+}
 VOID = {"meta", "img", "input", "br", "path", "rect", "line", "circle"}
 
 
 class Page(HTMLParser):
-    """Tags, attributes and text of a page whose tags are balanced."""
+    """Collect the tags, attributes and text of a page, and check that its tags are balanced."""
 
     def __init__(self, path):
         super().__init__()
@@ -54,10 +60,22 @@ def log_line(images, **more):
     resolution = 4 if images <= 1000 else 8
     alpha = min(max((images - 1000) / 1000, 0.1), 1.0) if resolution == 8 else 1.0
     return {
-        "images": images, "resolution": resolution, "alpha": alpha, "d_loss": -images / 100, "g_loss": 1.5,
-        "real_score": 2.0, "fake_score": 1.0, "grad_norm": 1.01, "skipped": 0, "g_lr": 0.001, "d_lr": 0.001,
-        "images_per_second": 50.0, "seconds": images / 50, "peak_memory_mb": 900, **more,
-    }  # fmt: skip
+        "images": images,
+        "resolution": resolution,
+        "alpha": alpha,
+        "d_loss": -images / 100,
+        "g_loss": 1.5,
+        "real_score": 2.0,
+        "fake_score": 1.0,
+        "grad_norm": 1.01,
+        "skipped": 0,
+        "g_lr": 0.001,
+        "d_lr": 0.001,
+        "images_per_second": 50.0,
+        "seconds": images / 50,
+        "peak_memory_mb": 900,
+        **more,
+    }
 
 
 def test_the_health_section_says_what_was_seen_and_when(run):
@@ -66,7 +84,7 @@ def test_the_health_section_says_what_was_seen_and_when(run):
     )
     text = Page(write_report(run.folder)).text
     assert "4 of 12, 2.25 to 3 kimg" in text and SIGNS["collapse"].advice in text
-    assert text.count("not seen") == len(SIGNS) - 1 and "unheard of" not in text
+    assert text.count("not detected") == len(SIGNS) - 1 and "unheard of" not in text
 
 
 def metrics_line(images, resolution, **scores):
@@ -84,7 +102,7 @@ def write_lines(path, lines):
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of two stages, made by hand."""
+    """Return the directory of a finished run of two stages, written by hand."""
     directory = RunDirectory(tmp_path / "runs" / "faces")
     directory.create(CONFIG)
     write_lines(directory.log, [log_line(images) for images in range(250, 3001, 250)])
@@ -105,12 +123,12 @@ def test_everything_the_run_has_is_in_the_page(run):
     assert page.all("h1") and "faces" in page.text and "photos" in page.text
     for title in ("Losses", "Critic scores", "Gradient norm", "Alpha", "Speed", "Learning rate", "Score gap"):
         assert title in page.text
-    for number in ("123.2", "87.12", "41.5", "20.75"):  # four digits
+    for number in ("123.2", "87.12", "41.5", "20.75"):  # rounded to four significant digits
         assert number in page.text
     assert len(page.all("img")) == 12 + 2 and len({a["src"] for a in page.all("img")}) == 14
     assert [float(a["value"]) for a in page.all("progress")] == [1, 1, 1]
     assert "fade in" in page.text and "finished" in page.text
-    assert "No measure of mode coverage was logged" in page.text
+    assert "No metric of mode coverage was logged" in page.text
     assert [a["data-stage"] for a in page.all("div") if "data-stage" in a] == ["4x4", "8x8"]
 
 
@@ -130,7 +148,7 @@ def test_numbers_that_the_page_does_not_know_are_shown_too(run):
     page = Page(write_report(run.folder))
     for text in ("held out score", "0.25", "KID", "0.5 ± 0.0625", "recall", "0.375", "tf1", "surprise"):
         assert text in page.text
-    assert "No measure of mode coverage" not in page.text
+    assert "No metric of mode coverage" not in page.text
 
 
 def test_a_rising_fid_is_said(run):
@@ -139,7 +157,7 @@ def test_a_rising_fid_is_said(run):
     text = " ".join(Page(write_report(run.folder)).text.split())
     assert "lowest at 2.6 kimg (40) and is 60 at 3 kimg. It has risen since" in text
     write_lines(run.metrics, scores[:2])
-    assert "is lowest where the run ends: 40" in " ".join(Page(write_report(run.folder)).text.split())
+    assert "is lowest at the latest evaluation: 40" in " ".join(Page(write_report(run.folder)).text.split())
 
 
 EVIL = "'\"></script><script>alert(1)</script><img src=x onerror=alert(1)><b>"
@@ -168,8 +186,11 @@ def test_a_run_without_scores_samples_checkpoints_or_a_plan_has_a_page(run):
         path.unlink()
     run.config.write_text('{"batch_size": "?"}')
     text = Page(write_report(run.folder)).text
-    for said in ("has not been judged yet", "No sample grids", "does not give a plan", "environment", "unknown images"):
-        assert said in text
+    for message in (
+        *("Not evaluated yet", "No readable sample grids", "cannot derive a schedule", "no readable checkpoint"),
+        "an unknown dataset",
+    ):
+        assert message in text
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -1e300, 1e-300, 10**400, "high", True, [], {}, "\ud800"])
@@ -188,10 +209,10 @@ def test_pictures_that_cannot_be_read_are_counted(run):
     (run.samples / "fakes-00000500.png").write_bytes(b"no picture")
     whole = (run.samples / "fakes-00000750.png").read_bytes()
     (run.samples / "fakes-00000750.png").write_bytes(whole[: len(whole) // 2])
-    Image.new("1", (10_000, 10_000)).save(run.samples / "reals-0008.png")  # a small file, a large picture
+    Image.new("1", (10_000, 10_000)).save(run.samples / "reals-0008.png")  # a small file of many pixels
     (run.samples / "fakes-0000x.png").touch()
     page = Page(write_report(run.folder))
-    assert "3 pictures could not be read" in page.text and len(page.all("img")) == 11
+    assert "3 images in samples/ could not be read" in page.text and len(page.all("img")) == 11
 
 
 @pytest.mark.parametrize(
@@ -250,9 +271,12 @@ def test_a_curve_goes_through_its_numbers():
     (curve,) = drawn.curves
     low, high = (TOP + (BOTTOM - TOP) * (1 - share) for share in (0.04 / 1.08, 1.04 / 1.08))
     assert curve.points == [(axis.x(100), round(low, 1)), (axis.x(300), round(high, 1))]
-    assert curve.path.count("M") == 2 and "L" not in curve.path  # broken where there is no number
-    assert drawn.data == {"x": [axis.x(100), axis.x(200), axis.x(300)], "kimg": ["0.1", "0.2", "0.3"],
-                          "series": [["0", None, "1"]]}  # fmt: skip
+    assert curve.path.count("M") == 2 and "L" not in curve.path  # interrupted at a missing value
+    assert drawn.data == {
+        "x": [axis.x(100), axis.x(200), axis.x(300)],
+        "kimg": ["0.1", "0.2", "0.3"],
+        "series": [["0", None, "1"]],
+    }
     assert chart("t", "", {"y": "y"}, lines, axis) is None
 
 
@@ -277,4 +301,4 @@ def test_ticks_are_round_and_inside(low, high):
 
 def test_a_report_that_fails_does_not_harm_the_run(tmp_path, capsys):
     write_final_report(tmp_path / "gone")
-    assert "no report.html" in capsys.readouterr().err
+    assert "report.html was not written" in capsys.readouterr().err

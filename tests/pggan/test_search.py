@@ -1,3 +1,5 @@
+"""Latent search: projection and super-resolution."""
+
 import argparse
 
 import numpy as np

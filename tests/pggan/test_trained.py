@@ -1,3 +1,5 @@
+"""Loading a generator from a checkpoint, and generating images with it."""
+
 from dataclasses import replace
 
 import pytest
@@ -84,9 +86,12 @@ def test_stages_that_do_not_exist_are_refused(trained, stage):
 def save(trained, path, **changes):
     arguments = {"resolution": 16, "channels": 3, "fmap_base": 64, "fmap_max": 16}
     content = {
-        "images": 1000, "stage": {"resolution": 16, "alpha": 1.0}, "config": {}, "networks": {"generator": arguments},
+        "images": 1000,
+        "stage": {"resolution": 16, "alpha": 1.0},
+        "config": {},
+        "networks": {"generator": arguments},
         "state": {"G_ema": trained.generator.state_dict()},
-    }  # fmt: skip
+    }
     checkpoints.save(path, content | changes)
 
 

@@ -1,3 +1,5 @@
+"""Interpolation between latents, and the videos made of it."""
+
 import numpy as np
 import pytest
 import torch

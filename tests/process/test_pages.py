@@ -1,4 +1,4 @@
-"""The report and the explorer in a real browser, as far as one is installed here."""
+"""The report and the explorer in a real browser; skipped if none is installed."""
 
 import os
 import re
@@ -22,7 +22,7 @@ NETWORK = {"resolution": 16, "channels": 3, "label_size": 2, "fmap_base": 64, "f
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium."""
+    """Return a headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     with playwright.sync_playwright() as p:
         names = ("chromium", "chromium-browser", "google-chrome")
@@ -37,7 +37,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Opens an address; at the end there has been no error, and no request to anywhere else."""
+    """Return a function that opens an address; at teardown, fail on script errors and requests to other hosts."""
     contexts, complaints = [], []
 
     def open_page(address, **options):
@@ -62,7 +62,7 @@ def visible(page, selector):
 
 @pytest.fixture
 def report(finished_run):
-    """The page that training wrote at its end."""
+    """Return the address of the report that training wrote at its end."""
     return (finished_run / "report.html").as_uri()
 
 
@@ -119,25 +119,28 @@ def test_the_report_is_legible_without_scripts(report, open_page):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """An untrained conditional generator to 16x16."""
+    """Return the path of a checkpoint of an untrained conditional generator up to 16x16."""
     torch.manual_seed(0)
     path = tmp_path / "latest.pt"
     checkpoints.save(
         path,
         {
-            "images": 1000, "stage": {"resolution": 16, "alpha": 1.0}, "config": {"data": "pets"},
-            "networks": {"generator": NETWORK}, "classes": ["<b>cat</b>", "dog"],
+            "images": 1000,
+            "stage": {"resolution": 16, "alpha": 1.0},
+            "config": {"data": "pets"},
+            "networks": {"generator": NETWORK},
+            "classes": ["<b>cat</b>", "dog"],
             "state": {"G_ema": Generator(**NETWORK).state_dict()},
         },
-    )  # fmt: skip
+    )
     return path
 
 
 @pytest.fixture
 def explorer(commands, checkpoint):
-    """The address of a running explorer."""
+    """Return the address of a running explorer, and stop it with SIGINT at teardown."""
     pytest.importorskip("nicegui", reason="needs NiceGUI: pip install nicegui")
-    commands.environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would take it for a test of its own
+    commands.environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would run in its own test mode
     process = commands.start("-m", "pggan", "explore", checkpoint, "--no-open", "--device", "cpu")
     ready, _, _ = select.select([process.stdout], [], [], 60)
     line = process.stdout.readline() if ready else ""
@@ -156,7 +159,7 @@ def picture(page):
 
 
 def slider(page, name):
-    """What takes the keys of a slider."""
+    """Return the element of a slider that takes the keyboard focus."""
     return page.get_by_label(name, exact=True).and_(page.get_by_role("slider")).locator("[tabindex]")
 
 
@@ -173,7 +176,7 @@ def test_every_control_of_the_explorer_changes_the_picture(explorer, open_page):
         ("seed", "ArrowRight"),
         ("truncation", "ArrowLeft"),
         ("alpha", "ArrowLeft"),
-        ("walk", "ArrowRight"),
+        ("interpolation", "ArrowRight"),
     ):
         for _ in range(20):
             slider(page, name).press(key)
@@ -208,7 +211,9 @@ def test_nobody_else_can_reach_the_explorer(explorer):
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
-    if os.uname().sysname == "Linux":  # where 127.0.0.2 is another address of this machine
+    if (
+        os.uname().sysname == "Linux"
+    ):  # which has the whole of 127.0.0.0/8, so 127.0.0.2 would reach a server on all addresses
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.2", port), timeout=5)
 

@@ -1,4 +1,4 @@
-"""python -m pggan as a user meets it."""
+"""The commands of python -m pggan, run as a user would."""
 
 import importlib
 import json
@@ -21,21 +21,25 @@ def run_folder(finished_run, tmp_path):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """A checkpoint of an untrained conditional generator."""
+    """Return the path of a checkpoint of an untrained conditional generator."""
     from checkpoints import save
     from pggan import Generator
 
     arguments = {"resolution": 8, "channels": 1, "label_size": 2, "fmap_base": 32, "fmap_max": 8}
     content = {
-        "images": 0, "stage": {"resolution": 8, "alpha": 1.0}, "config": {}, "networks": {"generator": arguments},
-        "classes": ["cat", "dog"], "state": {"G_ema": Generator(**arguments).state_dict()},
-    }  # fmt: skip
+        "images": 0,
+        "stage": {"resolution": 8, "alpha": 1.0},
+        "config": {},
+        "networks": {"generator": arguments},
+        "classes": ["cat", "dog"],
+        "state": {"G_ema": Generator(**arguments).state_dict()},
+    }
     save(tmp_path / "labelled.pt", content)
     return tmp_path / "labelled.pt"
 
 
 def written(said):
-    """The one path that a command says it wrote."""
+    """Return the one path that a command printed as written."""
     assert said.code == 0, said.err
     (line,) = (line for line in said.out.splitlines() if line.startswith("wrote "))
     return line.removeprefix("wrote ")
@@ -60,7 +64,7 @@ def test_every_command_has_examples_that_it_accepts(pggan):
             words = line.strip().split("   ")[0].split()
             if words[0] != "python":
                 continue
-            profile = words[3] == "profile"  # with a preset it needs no images, and ends well
+            profile = words[3] == "profile"  # with a preset it needs no images, and succeeds
             said = pggan(*words[3:], *(["--at", "4", "--steps", "1"] if profile else []))
             refused = said.code == 2 and said.err.count("\n") == 1
             assert "usage:" not in said.err and (refused or (profile and said.code == 0)), (line, said.err)
@@ -124,7 +128,7 @@ def test_compare_prints_a_table_and_draws_both(pggan, run_folder):
 
 
 class Pixels:
-    """Stands in for Inception: features are the pixels."""
+    """Stand in for Inception: the features are the pixels."""
 
     def __init__(self, weights, device):
         pass
@@ -141,8 +145,8 @@ def test_nearest_finds_what_was_memorised(pggan, run_folder, monkeypatch):
     said = pggan("nearest", run_folder, "--data", "set", "--seeds", "3,5,40", "--neighbours", "2", "--out", "near.png")
     assert written(said) == "near.png"
     lines = said.out.splitlines()
-    assert "seed00000003.png, at 0.00" in lines[0] and "seed00000005.png, at 0.00" in lines[1]
-    assert "at 0.00" not in lines[2] and "usual" in lines[3]
+    assert "seed00000003.png, distance 0.00" in lines[0] and "seed00000005.png, distance 0.00" in lines[1]
+    assert "distance 0.00" not in lines[2] and "reference" in lines[3]
     sheet = np.asarray(Image.open("near.png"))  # sample, gap, two neighbours
     sample, gap, first, second = np.split(sheet[: len(sheet) // 3], 4, axis=1)
     assert np.array_equal(sample, first) and (gap == 255).all() and not np.array_equal(sample, second)
@@ -192,7 +196,7 @@ def test_info(pggan, run_folder):
         ("sample RUN --labels dog", "without labels"),
         ("sample labelled.pt --labels cow", "cat, dog"),
         ("sample RUN --out there.png", "--force"),
-        ("sample RUN --out photos --force", "other things"),
+        ("sample RUN --out photos --force", "other contents"),
         ("sample RUN --out a.tiff", "does not end in"),
         ("sample RUN --count 900000", "name a folder"),
         ("sample RUN --resolution 32", "not trained"),
@@ -202,8 +206,8 @@ def test_info(pggan, run_folder):
         ("interpolate RUN --seeds 3", "two seeds"),
         ("interpolate RUN --out a.avi", "does not end in"),
         ("interpolate RUN --label cat", "without labels"),
-        ("interpolate RUN --frames 10000 --out a.gif", "name an .mp4"),
-        ("interpolate RUN --seeds 0-99 --frames 10000", "more than"),
+        ("interpolate RUN --frames 10000 --out a.gif", "choose an .mp4"),
+        ("interpolate RUN --seeds 0-99 --frames 10000", "exceed"),
         ("compare RUN RUN --seeds 0-20000", "too many"),
         ("nearest labelled.pt", "--data"),
         ("evaluate labelled.pt", "--data"),

@@ -1,4 +1,4 @@
-"""python -m pggan import and export as a user meets them, and training on from what was imported."""
+"""python -m pggan import and export, run as a user would, and fine-tuning of imported weights."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ SNAPSHOT = Path(__file__).parents[1] / "golden" / "official_gray16_labels.pkl"
 
 @pytest.fixture
 def digits(tmp_path):
-    """Images and labels in the shape of the golden snapshot: gray, 16x16, ten classes."""
+    """Return an .npz of random images and labels that match the golden snapshot: gray, 16x16, ten classes."""
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "digits.npz", x=rng.integers(0, 256, (80, 16, 16), np.uint8), y=np.arange(80) % 10)
     return tmp_path / "digits.npz"
@@ -58,7 +58,7 @@ def official(pggan):
 
 @pytest.fixture
 def drawn(official):
-    """Latents, labels and the images that they are, as exported generators give them."""
+    """Return latents, labels and the images that an exported generator must produce from them."""
     latents, labels = official.latents(range(5)), torch.arange(5)
     return latents, labels, official.generator(latents, torch.eye(10)[:5])
 
@@ -76,7 +76,7 @@ def test_safetensors_come_back_everywhere(pggan, official, tmp_path):
 
 
 def safetensors_metadata(path):
-    """The file's own header, read by hand."""
+    """Return the metadata in the file's header, read without the safetensors package."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return json.loads(header["__metadata__"]["pggan-checkpoint"])
@@ -108,7 +108,7 @@ def test_a_folder_for_the_hub(pggan, finished_run):
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlicense: cc0-1.0\n")
     line = json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[-1])
-    for said in (f"| swd | {line['swd']:.4g} |", "generated images 48", "| 16x16 | fade in |", "synthetic"):
+    for said in (f"| swd | {line['swd']:.4g} |", "generated images: 48", "| 16x16 | fade in |", "synthetic"):
         assert said in text
     assert str(finished_run) not in text + (folder / "config.json").read_text()
     assert pggan("export", finished_run, "--format", "hub", "--out", "shapes").code == 2
@@ -148,7 +148,7 @@ def test_training_goes_on_from_imported_weights(pggan, commands, digits):
         assert process.err.count("freshly initialised") == len(new) and all(text in process.err for text in new)
     before, after = load("whole.pt"), load("who")
     images = [t.generator(t.latents([1]), torch.eye(10)[:1]) for t in (before, after)]
-    assert 0 < (images[0] - images[1]).abs().mean() < 1  # it went on; it did not begin anew
+    assert 0 < (images[0] - images[1]).abs().mean() < 1  # training changed the weights, but did not start from scratch
 
     process = commands.train(
         digits, "--resume", "whole.pt", "--out", "other", "--resolution", "16", *TRAINED, "--fmap-max", "8"

@@ -1,4 +1,4 @@
-"""The report page: what its template shows."""
+"""Contents of the report page, computed from a run for the template page.html."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from tqdm import tqdm
 
 from checkpoints import CheckpointError
@@ -25,68 +26,120 @@ from .charts import Axis, Chart, Line, chart, number, short
 from .pictures import data_uri, grids, spread
 from .run import Run, read_run
 
-GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200  # at most so many of each in the page
+# Maximum numbers of grids, table rows, charts or columns of unknown keys, and options in a page: files may come from a
+# stranger. 40 grids and their real images keep the page below 20 MB, see LARGEST_FILE; no run reaches the other limits.
+GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
-DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # deviations and pyramid levels: in the table only
+DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # standard deviations and pyramid levels: in the table, without a chart
+# Not metrics: in the last columns of the table, without a chart.
 BESIDES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
-HOW = {  # how metrics were made: under their table, neither columns nor curves
+HOW = {  # fields that say how a metric was computed: listed below the table
     "metric_images": "generated images",
     "metric_reals": "real images",
     "resize": "resize",
-    "inception_precision": "Inception in",
-    "weights": "weights",
-    "metrics_version": "version of the metrics",
+    "inception_precision": "Inception precision",
+    "weights": "Inception weights",
+    "metrics_version": "metrics version",
 }
 
-# What is known of the numbers a run may log: (title, note, {key: label}).
+# Charts of the numbers in log.jsonl: (title, note, {key: label in the legend}). Other numbers get a chart each.
 CURVES = (
-    ("Losses", "as minimised; Wasserstein losses have no zero to reach",
-     {"d_loss": "discriminator", "g_loss": "generator"}),
-    ("Critic scores", "the discriminator's mean output", {"real_score": "real images", "fake_score": "generated"}),
-    ("Gradient norm", "of the critic by its input; the penalty pulls it to the dashed line",
-     {"grad_norm": "mean norm"}),
-    ("Gradients of the weights", "mean norms; neither towards 0 nor ever larger",
-     {"d_gradient": "discriminator", "g_gradient": "generator"}),
-    ("Alpha", "weight of the newest block: from 0 to 1 in every fade", {"alpha": "alpha"}),
-    ("Speed", "real images per second, without judging", {"images_per_second": "images/s"}),
-    ("Learning rate", "of Adam", {"d_lr": "discriminator", "g_lr": "generator"}),
-    ("Memory", "at the peak, in MB", {"peak_memory_mb": "MB"}),
-    ("Waiting for images", "share of the time in which training waits for the data; near 0 where loading keeps up",
-     {"loader_share": "share"}),
-    ("Augmentation", "probability of each transformation, moved by the overfitting signal", {"augment_p": "p"}),
-    ("Skipped steps", "left out since a gradient was not finite; 0 in a healthy run", {"skipped": "steps"}),
-)  # fmt: skip
-PLAIN = {
+    (
+        "Losses",
+        "Wasserstein losses have no target value: read the trend, not the level",
+        {"d_loss": "discriminator", "g_loss": "generator"},
+    ),
+    ("Critic scores", "mean discriminator output", {"real_score": "real images", "fake_score": "generated"}),
+    (
+        "Gradient norm",
+        "of the critic with respect to its input; dashed: the penalty's target",
+        {"grad_norm": "mean norm"},
+    ),
+    (
+        "Weight gradients",
+        "mean norm; should neither vanish nor keep growing",
+        {"d_gradient": "discriminator", "g_gradient": "generator"},
+    ),
+    ("Alpha", "fade-in weight of the newest block, 0 to 1", {"alpha": "alpha"}),
+    ("Speed", "real images per second, excluding evaluation", {"images_per_second": "images/s"}),
+    ("Learning rate", "of each optimizer", {"d_lr": "discriminator", "g_lr": "generator"}),
+    ("Memory", "peak, in MB", {"peak_memory_mb": "MB"}),
+    (
+        "Data loading",
+        "fraction of the time spent waiting for images; near 0 if loading keeps up",
+        {"loader_share": "fraction waiting"},
+    ),
+    ("Augmentation", "probability p of each transformation; --augment ada adapts it", {"augment_p": "p"}),
+    ("Skipped steps", "steps with a non-finite gradient; 0 in a healthy run", {"skipped": "steps"}),
+    ("Checkpoint size", "in MB; drops when a stage resets the optimizers", {"checkpoint_mb": "MB"}),
+    ("Checkpoint time", "seconds to write a checkpoint", {"checkpoint_seconds": "seconds"}),
+)
+# Charts of the section on overfitting and mode coverage, as CURVES; "gap" is computed by `gap`.
+SIGNALS = (
+    ("Score gap", "growing while FID worsens: the critic is memorizing the training set", {"gap": "real - generated"}),
+    (
+        "Overfitting",
+        "0: held-out images score like training images; 1: like generated ones (memorized)",
+        {"overfitting": "signal"},
+    ),
+    (
+        "Variety",
+        "nearest-neighbor distance in a sample grid, relative to real images; near 0: collapse",
+        {"variety": "generated / real"},
+    ),
+    (
+        "Similarity",
+        "mean MS-SSIM of image pairs; generated far above real: few modes",
+        {"likeness": "generated", "likeness_real": "real"},
+    ),
+    (
+        "Modes in a grid",
+        "of the synthetic dataset's 32, in a sample grid",
+        {"modes_shown": "generated", "modes_shown_real": "real"},
+    ),
+)
+PLAIN = {  # keys of log.jsonl that need no further chart
     "images",
     "resolution",
     "seconds",
     "batch_size",
-    "overfitting",
-    *("variety", "likeness", "likeness_real", "modes_shown", "modes_shown_real"),
-    *(key for _, _, names in CURVES for key in names),
+    *(key for _, _, names in (*CURVES, *SIGNALS) for key in names),
 }
-METRICS = {
-    "fid": "lower is better",
+METRICS = {  # notes of the image-quality metrics
+    "fid": "Fréchet Inception Distance, lower is better",
     "is": "Inception Score, higher is better",
-    "fid_inf": "FID as it would be of infinitely many images, lower is better",
-    "kid": "lower is better; 0 where both sets are alike",
+    "fid_inf": "FID extrapolated to infinitely many images, lower is better",
+    "kid": "Kernel Inception Distance, lower is better; 0 for equal distributions",
     "swd": "sliced Wasserstein distance x 1000, lower is better",
 }
-COVERAGE = {
-    "modes": "kinds of image shown, of 32; more is better",
-    "modes_kl": "KL divergence to the data's share of each kind, in nats; 0 is balanced",
-    "recall": "share of the real images within reach of the generated; 1 is best",
-    "coverage": "share of real images with a generated neighbour; 1 is best",
-    "precision": "share of the generated images within reach of the real; 1 is best",
-    "density": "generated images in dense real regions; 1 is as in the data",
-    "msssim": "likeness between generated images; far above that between real ones means few modes",
-    "msssim_real": "the same between real images",
+COVERAGE = {  # notes of the metrics of mode coverage, which are shown in a section of their own
+    "modes": "of the synthetic dataset's 32, with at least a tenth of their real share",
+    "modes_kl": "of generated from real mode frequencies, in nats; 0: balanced",
+    "recall": "fraction of real images covered by generated ones; 1 is best",
+    "coverage": "fraction of real images with a generated neighbor; 1 is best",
+    "precision": "fraction of generated images within the real manifold; 1 is best",
+    "density": "generated images in dense regions of real ones; 1: as real images",
+    "msssim": "mean similarity of generated pairs; far above real pairs: few modes",
+    "msssim_real": "mean similarity of real pairs, for comparison",
+}
+LABELS = {  # where a key with its underscores replaced would not read well
+    "fid_inf": "FID∞",
+    "modes_kl": "KL divergence of modes",
+    "msssim": "MS-SSIM",
+    "msssim_real": "MS-SSIM of real images",
 }
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A sample grid. source: data URI. line, scores: what was logged at it."""
+    """A sample grid of generated images.
+
+    Attributes:
+        source: data URI of the image.
+        images: real images seen.
+        line: the log line of its tick.
+        scores: metrics evaluated at its tick, as text; "" if there were none.
+    """
 
     source: str
     images: int
@@ -95,69 +148,73 @@ class Grid:
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page, at most about 20 MB, and return where (by default report.html in the run directory).
+    """Write a run's report and return its path.
+
+    Args:
+        folder: run directory, finished or still training.
+        out: HTML file to write, at most about 20 MB; report.html in the run directory by default.
 
     Raises:
-        CheckpointError: see `read_run`; or the page cannot be written.
+        CheckpointError: the run cannot be read, see `read_run`, or the page cannot be written.
     """
     run = read_run(folder)
     path = Path(out or run.directory.folder / "report.html")
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"short": short, "cell": cell, "label": label, "side": side}
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names and options come from files: none of them may add HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"short": short, "cell": cell, "label": label, "side": side, "code": code}
     page = environment.get_template("page.html").render(contents(run), ids=itertools.count(), next=next)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page.encode("utf-8", "replace").decode())  # JSON can hold what UTF-8 cannot
+        write_text(path, page.encode("utf-8", "replace").decode())  # JSON may contain lone surrogates
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
     return path
 
 
 def contents(run: Run) -> dict[str, Any]:
-    """What the template shows."""
+    """Return the variables of the template."""
     axis, config = Axis(run.log), run.config
     target = number(config.get("gp_target"))
     curves = [
-        chart(title, note, names, run.log, axis, target if "grad_norm" in names else None)
-        for title, note, names in CURVES
+        chart(name, note, names, run.log, axis, target if "grad_norm" in names else None)
+        for name, note, names in CURVES
     ]
     others = [key for key in numeric_keys(run.log) if key not in PLAIN]
     scores = [key for key in numeric_keys(run.metrics) if not DETAIL.search(key) and key not in BESIDES | HOW.keys()]
     stages, missing = sample_stages(run)
+    gaps = [gap(line) for line in run.log]
     return {
         "name": run.directory.folder.resolve().name,
         "run": run,
+        # the latest evaluation; before the first, the page has no tiles for metrics
         "final": judged_rows(run)[-1] if run.metrics else None,
         "total": run.rows[-1].end if run.rows else None,
         "seconds": seconds_text(run.log[-1].get("seconds")),
         "plan": [plan_row(row, run) for row in run.rows],
-        "curves": present([*curves, *(chart(label(key), "", {key: label(key)}, run.log, axis) for key in others)]),
+        "curves": present([*curves, *(chart(title(key), "", {key: label(key)}, run.log, axis) for key in others)]),
         "scores": present(
-            chart(label(key), METRICS.get(key, ""), {key: label(key)}, run.metrics, axis, apart=True)
+            chart(title(key), METRICS.get(key, ""), {key: label(key)}, run.metrics, axis, apart=True)
             for key in scores
             if key not in COVERAGE
         ),
         "signals": present(
             [
-                chart("Score gap", "real minus generated; growing while FID worsens: the critic learns images by heart",
-                      {"gap": "real - generated"}, [gap(line) for line in run.log], axis),
-                chart("Overfitting", "0: the critic knows training images as it knows held-out ones; 1: by heart",
-                      {"overfitting": "of training images"}, run.log, axis),
-                chart("Variety", "distance of a generated image to its nearest, by that of real ones; near 0: collapse",
-                      {"variety": "of a grid's images"}, run.log, axis),
-                chart("Likeness", "MS-SSIM of pairs of images; generated far above real means few kinds",
-                      {"likeness": "generated", "likeness_real": "real"}, run.log, axis),
-                chart("Modes shown", "kinds of image in a sample grid", 
-                      {"modes_shown": "generated", "modes_shown_real": "real"}, run.log, axis),
-                *(chart(label(key), COVERAGE[key], {key: label(key)}, run.metrics, axis, apart=True)
-                  for key in scores if key in COVERAGE),
+                *(chart(name, note, names, gaps, axis) for name, note, names in SIGNALS),
+                *(
+                    chart(title(key), COVERAGE[key], {key: label(key)}, run.metrics, axis, apart=True)
+                    for key in scores
+                    if key in COVERAGE
+                ),
             ]
         ),
         "turn": turning_point(run.metrics),
         "health": health_rows(run.log),
+        # whether any metric of mode coverage was computed
         "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
         "how": how_judged(run),
         "columns": metric_columns(run.metrics),
@@ -166,31 +223,35 @@ def contents(run: Run) -> dict[str, Any]:
         "missing": missing,
         "options": {key[:100]: option_text(value) for key, value in list(config.items())[:OPTIONS]},
         "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    }  # fmt: skip
+    }
 
 
 def present(charts: Iterable[Chart | None]) -> list[Chart]:
-    """The charts that there are."""
+    """Return the charts that have data."""
     return [c for c in charts if c]
 
 
 def numeric_keys(lines: Sequence[Line]) -> list[str]:
-    """Keys with a number in any line, in order, without the bookkeeping."""
+    """Return the keys that have a number in any line, in order of appearance, except for BOOKKEEPING."""
     keys = dict.fromkeys(key for line in lines for key in line if number(line[key]) is not None)
     return [key for key in keys if key not in BOOKKEEPING][:COLUMNS]
 
 
 def gap(line: Line) -> Line:
-    """A log line with the real score minus the fake one, as gap."""
+    """Return a log line with the real score minus the fake score added under "gap"."""
     real, fake = number(line.get("real_score")), number(line.get("fake_score"))
     return line if real is None or fake is None else {**line, "gap": real - fake}
 
 
 def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
-    """The best and the last FID of the last resolution, where it was judged there more than once at alpha 1."""
+    """Return the best and the last FID at the last resolution, and when (in kimg) each was evaluated.
+
+    None if there are fewer than two evaluations at alpha 1: during a fade-in, FID rises and falls for other reasons.
+    """
     if not metrics:
         return None
     last = metrics[-1].get("resolution")
+    # alpha is exactly 1.0 once a fade-in has ended
     stable = [line for line in metrics if line.get("resolution") == last and line.get("alpha") == 1]
     judged = [(fid, line["images"] / 1000) for line in stable if (fid := number(line.get("fid"))) is not None]
     if len(judged) < 2:
@@ -200,7 +261,10 @@ def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
 
 
 def health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
-    """Each sign of ill health: at how many of the ticks that were watched it showed, and when; [] of older logs."""
+    """Return a table row for each problem that training checks for: at how many ticks it was detected, and when.
+
+    [] for logs of versions without health checks.
+    """
     watched = [line for line in log if isinstance(line.get("health"), list)]
     rows = []
     for name, sign in SIGNS.items() if watched else ():
@@ -210,10 +274,12 @@ def health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def plan_row(row: Row, run: Run) -> dict[str, Any]:
-    """A row of the plan and how it went: share done, training time, median speed."""
+    """Return a row of the training schedule with its progress, 0 to 1, training time and median speed."""
     ticks = [line for line in run.log if row.start < line["images"] <= row.end]
+    # the median, since ticks with a restart or a busy machine are slower
     speeds = sorted(v for line in ticks if (v := number(line.get("images_per_second"))) is not None)
     before = [line for line in run.log if line["images"] <= row.start]
+    # "seconds" is the training time of the whole run so far
     begun, now = (number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks))
     return {
         "row": row,
@@ -224,32 +290,44 @@ def plan_row(row: Row, run: Run) -> dict[str, Any]:
 
 
 def seconds_text(value: Any) -> str:
-    """A time in words."""
+    """Return a logged time such as "5h 12m", or "" if it is not a sensible number of seconds."""
     seconds = number(value)
-    return duration(seconds) if seconds is not None and 0 <= seconds < 1e10 else ""
+    return duration(seconds) if seconds is not None and 0 <= seconds < 1e10 else ""  # 1e10 s: 300 years
 
 
 def metric_columns(metrics: Sequence[Line]) -> list[str]:
-    """Keys of the metrics to show, without their deviations and without how they were made; the main ones first."""
+    """Return the columns of the table of metrics, with BESIDES last.
+
+    Standard deviations are shown beside their metric, and HOW below the table.
+    """
     keys = dict.fromkeys(key for line in metrics for key in line)
     spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}
     shown = [key for key in keys if key not in BOOKKEEPING | HOW.keys() and key not in spreads]
-    return sorted(shown, key=lambda key: key in BESIDES)[:COLUMNS]
+    # The levels of SWD follow SWD itself, also those that only later stages have.
+    order = list(dict.fromkeys(DETAIL.sub("", key) for key in shown))
+    return sorted(shown, key=lambda key: (key in BESIDES, order.index(DETAIL.sub("", key))))[:COLUMNS]
 
 
 def label(key: str) -> str:
-    """As in FID, SWD 16, modes kl."""
+    """Return a key as text for legends and table headings, such as FID, SWD 16 or held out score."""
+    if key in LABELS:
+        return LABELS[key]
     text = key.replace("_", " ")[:60]
     return text.upper() if text.split(" ")[0] in METRICS else text
 
 
+def title(key: str) -> str:
+    """Return a key as the title of its chart: its label, capitalized."""
+    return label(key)[:1].upper() + label(key)[1:]
+
+
 def judged_rows(run: Run) -> list[Line]:
-    """Each stage's end, and the newest evaluation."""
+    """Return the metrics at the end of each stage, and the latest ones."""
     return [line for line in run.metrics if line.get("stage_end") or line is run.metrics[-1]][-ROWS:]
 
 
 def how_judged(run: Run) -> str:
-    """How the table's numbers were made, with every value where its rows differ."""
+    """Return how the metrics in the table were computed, as one line; values that differ are separated by slashes."""
     rows = judged_rows(run)
     parts = []
     for key, name in HOW.items():
@@ -259,7 +337,7 @@ def how_judged(run: Run) -> str:
 
 
 def cell(line: Line, key: str) -> str:
-    """A value of a table, with its standard deviation where there is one."""
+    """Return a value as the text of a table cell, with its standard deviation if there is one."""
     value = line.get(key)
     deviation = next((d for s in ("_std", "_error") if (d := number(line.get(key + s))) is not None), None)
     if (figure := number(value)) is None:
@@ -268,21 +346,33 @@ def cell(line: Line, key: str) -> str:
 
 
 def side(resolution: Any) -> str:
-    """As in 32x32; ? where the log does not say."""
+    """Return a resolution as text, such as 32x32, or ? if the log has none."""
     return f"{resolution}x{resolution}" if isinstance(resolution, int) else "?"
 
 
+def code(text: str) -> Markup:
+    """Return text as HTML, with option names such as --lr in <code>."""
+    return Markup(re.sub(r"--[a-z0-9-]+", r"<code>\g<0></code>", str(escape(text))))
+
+
 def option_text(value: Any) -> str:
-    """An option's value as the command line has it, in at most 400 letters."""
-    text = format_value(tuple(map(str, value)) if isinstance(value, list) else value if not isinstance(value, dict)
-                        else {k: v for k, v in value.items() if number(v) is not None})  # fmt: skip
+    """Return an option's value as it is written on the command line, cut to 400 characters."""
+    if isinstance(value, list):
+        value = tuple(map(str, value))
+    elif isinstance(value, dict):  # a value per resolution
+        value = {k: v for k, v in value.items() if number(v) is not None}
+    text = format_value(value)
     return text if len(text) <= 400 else text[:400] + "..."
 
 
 def sample_stages(run: Run) -> tuple[list[dict[str, Any]], int]:
-    """Sample grids grouped by resolution, each group beside its real images; and how many could not be read."""
+    """Return the sample grids by resolution with real images of the same resolution, and how many were unreadable.
+
+    At most GRIDS grids: the last of each resolution, and others evenly spaced.
+    """
     fakes, reals = (grids(run.directory.samples, kind) for kind in ("fakes", "reals"))
     ticks = [line["images"] for line in run.log]
+    # A grid belongs to the first line at or after it: the last grid of a killed run may have no line of its own.
     lines = {images: run.log[min(bisect_left(ticks, images), len(ticks) - 1)] for images in fakes}
     ends = {lines[images].get("resolution"): images for images in fakes}
     chosen = spread(list(fakes), set(ends.values()), GRIDS)
@@ -304,5 +394,5 @@ def sample_stages(run: Run) -> tuple[list[dict[str, Any]], int]:
 
 
 def headline(line: Line) -> str:
-    """As in "FID 88.5, SWD 18.4"."""
+    """Return the main metrics of a line as text, such as "FID 88.5, SWD 18.4"."""
     return ", ".join(f"{k.upper()} {short(line[k])}" for k in METRICS if number(line.get(k)) is not None)

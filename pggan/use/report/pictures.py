@@ -1,4 +1,4 @@
-"""Sample grids of a run directory, small enough to go into a page."""
+"""Find a run's sample grids and compress them for embedding in a page."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from pathlib import Path
 
 from PIL import Image
 
-LARGEST_FILE = 250_000  # bytes of one picture in the page
-LARGEST_GRID = 1 << 25  # pixels; the largest that training writes is 4096 x 4096
-SIDES_AND_QUALITIES = ((1024, None), (1024, 90), (1024, 70), (768, 60), (512, 50), (256, 40))  # None: lossless
+LARGEST_FILE = 250_000  # bytes of one grid: 40 generated and 9 real ones, as base64, keep the page below 20 MB
+LARGEST_GRID = 1 << 25  # pixels, twice the 4096 x 4096 that training writes at most: larger files are not decoded
+# Maximum side in pixels and WebP quality (None: lossless), tried in this order until a grid fits in LARGEST_FILE.
+SIDES_AND_QUALITIES = ((1024, None), (1024, 90), (1024, 70), (768, 60), (512, 50), (256, 40))
 
 
 def grids(samples: Path, kind: str) -> dict[int, Path]:
-    """samples/KIND-NUMBER.png by number, in order."""
+    """Return the files samples/KIND-NUMBER.png by number, in ascending order.
+
+    The number is images seen for kind "fakes", and the resolution for "reals".
+    """
+    # 12 digits: more images than any run sees, and no number that would be slow to parse
     matches = ((re.fullmatch(rf"{kind}-([0-9]{{1,12}})\.png", path.name), path) for path in listed(samples))
     return dict(sorted((int(match[1]), path) for match, path in matches if match and path.is_file()))
 
 
 def listed(folder: Path) -> Iterable[Path]:
-    """What is in a folder; nothing where there is none."""
+    """Return the contents of a folder, or nothing if it does not exist."""
     return folder.iterdir() if folder.is_dir() else ()
 
 
 def spread(numbers: list[int], keep: set[int], count: int) -> list[int]:
-    """At most `count` of the sorted numbers: those to keep, the last ones first, and of the others evenly many."""
+    """Select at most `count` of the sorted numbers: the last ones in `keep`, then others evenly spaced."""
     kept = sorted(keep)[-count:]
     others = [n for n in numbers if n not in keep]
     room = min(count - len(kept), len(others))
@@ -38,26 +43,38 @@ def spread(numbers: list[int], keep: set[int], count: int) -> list[int]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Pillow's warning of large pictures, which are left out anyway."""
+    """Suppress Pillow's warning about large images: `data_uri` has a limit of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 
 def data_uri(path: Path) -> str | None:
-    """The picture as WebP of at most LARGEST_FILE bytes; None where it cannot be read."""
+    """Return a PNG as a data URI of a WebP of at most LARGEST_FILE bytes, or None if it cannot be read.
+
+    Only the last of SIDES_AND_QUALITIES may exceed the limit.
+    """
     try:
         with quiet(), Image.open(path, formats=("PNG",)) as picture:
             if picture.width * picture.height > LARGEST_GRID:
                 return None
+            # WebP has no gray or palette mode
             mode = "RGBA" if picture.has_transparency_data else "RGB"
             picture = picture.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # Pillow raises any of these for damaged files
         return None
     for side, quality in SIDES_AND_QUALITIES:
+        # thumbnail() only ever shrinks; box averaging keeps the edges of enlarged pixels sharp
         picture.thumbnail((side, side), Image.Resampling.BOX)
         buffer = io.BytesIO()
-        picture.save(buffer, "WebP", lossless=quality is None, quality=quality or 60, method=3)
+        picture.save(
+            buffer, "WebP", lossless=quality is None, quality=quality or 60, method=3
+        )  # 60: effort if lossless
         if buffer.tell() <= LARGEST_FILE:
             break
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What a run directory tells, read with the care that a stranger's files need."""
+"""Read a run directory for its report. The files may be damaged or come from a stranger, so every value is checked."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from ...config import ConfigError, TrainConfig
 from ...training.growth import GrowthController, Row
 from .charts import Line
 
-RESOLUTIONS = [4 << level for level in range(9)]
+RESOLUTIONS = [4 << level for level in range(9)]  # 4 to 1024, the largest of the paper
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory tells, checked. log, metrics: in order of images. versions: {} where unknown."""
+    """The checked contents of a run directory.
+
+    Attributes:
+        log: lines of log.jsonl, at least one, in order of images.
+        metrics: lines of metrics.jsonl, in order of images.
+        versions: software versions of the latest checkpoint, {} if it cannot be read.
+        rows: the training schedule, [] if this version cannot derive it from the options.
+    """
 
     directory: RunDirectory
     config: dict[str, Any]
@@ -29,26 +36,32 @@ class Run:
 
     @property
     def seen(self) -> int:
+        """Real images seen so far."""
         return self.log[-1]["images"]
 
 
 def read_run(folder: str | Path) -> Run:
-    """The run in a directory, also an unfinished one.
+    """Read a run directory, finished or still training.
 
     Raises:
-        CheckpointError: no run directory, one without a log line yet, or a damaged one.
+        CheckpointError: the folder is not a run directory, is damaged, or has no log line yet.
     """
     directory = RunDirectory(folder)
     if not directory.folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; name a run directory, such as runs/faces-128")
+        raise CheckpointError(f"{folder} is not a folder; specify a run directory, such as runs/faces-128")
     if not directory.exists():
-        raise CheckpointError(f"{folder} is no run directory: it has no config.json")
+        raise CheckpointError(
+            f"{folder} is not a run directory: it has no config.json; specify one such as runs/faces-128"
+        )
     config = directory.read_config()
     log = read_log(directory.log)
     if not log:
-        raise CheckpointError(f"{directory.log} has no line yet: there is nothing to report before the first tick")
+        raise CheckpointError(
+            f"{directory.log} has no line yet; wait for the first tick of training, then run report again"
+        )
     try:
         saved = list(load(directory.latest)["versions"].items())
+        # bounded, as everything the page shows: the file may come from a stranger
         versions = {str(name)[:100]: str(version)[:100] for name, version in saved[:20]}
     except (CheckpointError, KeyError, AttributeError):
         versions = {}
@@ -57,7 +70,7 @@ def read_run(folder: str | Path) -> Run:
 
 
 def read_log(path: Path) -> list[Line]:
-    """Lines of log.jsonl or metrics.jsonl, in order of images."""
+    """Return the lines of log.jsonl or metrics.jsonl in order of images; an unknown resolution becomes None."""
     lines = read_lines(path) if path.is_file() else []
     for line in lines:
         if line.get("resolution") not in RESOLUTIONS:
@@ -66,9 +79,12 @@ def read_log(path: Path) -> list[Line]:
 
 
 def plan_rows(config: dict[str, Any], metrics: list[Line]) -> list[Row]:
-    """The plan, as far as adaptive growth has decided on it, or [] where these options are none of this version's."""
+    """Return the training schedule, or [] if this version cannot derive it from the options.
+
+    With adaptive growth, stages that have ended have their actual length, and later ones their maximum.
+    """
     early = {line["resolution"]: line["images"] for line in metrics if line.get("stage_end") is True}
-    known = {f.name for f in fields(TrainConfig)}
+    known = {f.name for f in fields(TrainConfig)}  # options that other versions added are ignored
     try:
         options = TrainConfig(**{k: v for k, v in config.items() if k in known})
         return list(GrowthController(options, early if options.growth == "adaptive" else None).rows())
