@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint must hold and nothing else."""
+"""The state of a run: networks, moving average, optimizers, images seen, and the few decisions that were made."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ PURPOSES = (
 
 
 def draws(seed: int, images: int, purpose: str) -> np.random.Generator:
-    """Random numbers that depend on the seed, the images seen and what they are for, and on nothing else."""
+    """Return a generator of random numbers that is a function of the seed, the images seen and the purpose alone."""
     return np.random.default_rng((seed, images, PURPOSES.index(purpose)))
 
 
 def latents(seed: int, images: int, purpose: str, count: int, size: int) -> Tensor:
-    """[count, size] from the standard normal distribution."""
+    """Return latents [count, size], standard normal, float32."""
     return torch.from_numpy(draws(seed, images, purpose).standard_normal((count, size), dtype=np.float32))
 
 
 def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[str, Any]]:
-    """What `networks.build` makes the generator and the discriminator of."""
+    """Return the arguments with which `networks.build` makes the generator and the discriminator."""
     maps = {"fmap_base": config.fmap_base, "fmap_decay": config.fmap_decay, "fmap_max": config.fmap_max}
     shared = {
         "arch": config.arch,
@@ -71,16 +71,16 @@ class TrainState:
     """Networks, EMA, optimizers and the images seen, on one device.
 
     Attributes:
-        images: real images the discriminator has seen.
-        previous: the same before the last look at the schedule; (previous, images] is what was last trained.
+        images: real images seen by the discriminator.
+        previous: `images` at the previous schedule update; the images in (previous, images] were trained on last.
         start: images seen when the run began: 0, or where --resume put it.
-        sums: sums over the steps since the last log line. counts: of how many numbers each.
-        augment_p: probability of each augmentation, in [0, 1], on the device; adaptive augmentation moves it.
-        skipped_in_a_row: steps just skipped for gradients that are not finite, [D, G], on the device.
-        seconds: time spent training each resolution.
-        lr_factor: of all learning rates; 1 until the run has gone back for gradients that were not finite.
-        rollbacks: [from, to] in images seen, of each time it has.
-        stage_ends: resolution -> images seen where adaptive growth decided to move on.
+        sums: sums of logged terms since the last log line. counts: number of values in each sum.
+        augment_p: probability of each augmentation in [0, 1], on the device; --augment ada adapts it.
+        skipped_in_a_row: consecutive updates skipped for non-finite gradients, [D, G], on the device.
+        seconds: training time at each resolution.
+        lr_factor: factor on all learning rates; below 1 after a rollback.
+        rollbacks: [from, to] in images seen, one per rollback.
+        stage_ends: resolution -> images seen when adaptive growth ended that stage.
     """
 
     def __init__(self, config: TrainConfig, label_size: int, device: torch.device):
@@ -112,7 +112,7 @@ class TrainState:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """Of what was added since the last log line; "skipped" steps as their number."""
+        """Return the mean of each term since the last log line; of "skipped", the sum."""
         values = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
         return values | {"skipped": round(values["skipped"] * self.counts["skipped"])}
 
@@ -132,7 +132,7 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved state. Raises KeyError, TypeError, ValueError or RuntimeError for one that does not fit."""
+        """Load a saved state. Raises KeyError, TypeError, ValueError or RuntimeError if it does not fit."""
         for name in ("G", "D", "G_ema"):
             getattr(self, name).load_state_dict(state[name])
         for name in ("g_optimizer", "d_optimizer"):
@@ -141,12 +141,15 @@ class TrainState:
             if name in state:  # older checkpoints have no augment_p, lr_factor, rollbacks, start
                 check_kind(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
-        if "counts" not in state:  # of an earlier version, which counted the steps
+        if "counts" not in state:  # written by an earlier version, which counted steps instead
             self.counts = dict.fromkeys(self.sums, state["steps"])
 
 
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Adam as in the paper, RMSprop as in Arjovsky et al. 2017, or plain SGD; `update` sets the learning rate."""
+    """Return Adam (Karras et al. 2018, appendix A.1), RMSprop (Arjovsky et al. 2017) or plain SGD.
+
+    `Stepper.update` sets the learning rate before every step.
+    """
     parameters = network.parameters()
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=1e-3)
@@ -164,17 +167,17 @@ MOMENTS = {
 
 
 def load_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
-    """An optimizer's moments, in the shapes of the parameters; its settings are this code's, not the file's."""
+    """Load an optimizer's moments after checking their shapes; hyperparameters come from the options."""
     parameters, names = optimizer.param_groups[0]["params"], MOMENTS[type(optimizer)]
     for index, values in moments.items():
         shapes = {name: torch.Size(()) if name == "step" else parameters[index].shape for name in names}
         if {name: value.shape for name, value in values.items() if value is not None} != shapes:
-            raise ValueError(f"the optimizer's moments of parameter {index} have other shapes")
+            raise ValueError(f"the optimizer's moments of parameter {index} have the wrong shapes")
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def check_kind(name: str, value: Any, current: Any) -> None:
-    """Raises ValueError where a value of a checkpoint is of another kind than the run's own."""
+    """Raise ValueError if a value from a checkpoint has a different type or shape than the run's own."""
     fits = type(value) is type(current)
     if isinstance(current, Tensor):
         fits = fits and value.shape == current.shape
@@ -184,11 +187,11 @@ def check_kind(name: str, value: Any, current: Any) -> None:
         numbers = Tensor if name == "sums" else (int, float)
         fits = fits and all(isinstance(v, numbers) and getattr(v, "ndim", 0) == 0 for v in value.values())
     if not fits:
-        raise ValueError(f"{name} is not what a run saves")
+        raise ValueError(f"{name} has a type or shape that no run saves")
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A tensor, or tensors in nested dicts, on a device; other values as they are."""
+    """Return a tensor, or the tensors in nested dicts, on a device; other values unchanged."""
     if isinstance(value, dict):
         return {k: to_device(v, device) for k, v in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value

@@ -54,7 +54,7 @@ def test_classes_without_training_images_are_refused(labelled):
     model = replace(labelled, class_counts=(4, 0, 2))
     assert [class_index(model, text) for text in ("cat", "2")] == [0, 2]
     for text in ("dog", "1"):
-        with pytest.raises(ConfigError, match="class 'dog' had no training images; name one of cat, owl"):
+        with pytest.raises(ConfigError, match="class 'dog' had no training images; use one of cat, owl"):
             class_index(model, text)
 
 
