@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from .file import CheckpointError
 # FUSE and on Lustre mounted without flock, EINVAL on shared folders of virtual machines. If the disk itself fails with
 # EIO, the next write fails too.
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}
+
+warnings.filterwarnings("ignore", "flock not supported", module="filelock")  # it locks by another way, which serves
 
 
 class DirectoryLock:

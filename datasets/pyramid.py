@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -23,6 +24,7 @@ from .levels import LAYOUT, level_file, pyramid_levels, resolutions, sums
 from .places import cache_folder, write_whole
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}  # as checkpoints.lock
+warnings.filterwarnings("ignore", "flock not supported", module="filelock")  # it locks by another way, which serves
 
 
 class Pyramid:
@@ -188,8 +190,9 @@ def take(lock: FileLock) -> None:
     except (NotImplementedError, OSError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
             raise
-        folder = Path(lock.lock_file).parent
-        tqdm.write(f"warning: the file system of {folder} has no locks: use one process at a time", file=sys.stderr)
+        cache = Path(lock.lock_file).parent.parent
+        warning = f"warning: the file system of the image cache {cache} has no locks: use one process at a time"
+        tqdm.write(warning, file=sys.stderr)
 
 
 def cache_lock(key: str, cache: Path) -> FileLock:
