@@ -70,7 +70,7 @@ def commands_page() -> str:
 
 
 def tree_page() -> str:
-    parts = [TREE_HEAD, table([ROOT / "train.py", ROOT / "hubconf.py"])]
+    parts = [TREE_HEAD, table([ROOT / "train.py", ROOT / "console.py", ROOT / "hubconf.py"])]
     for room in ROOMS:
         for folder in sorted({path.parent for path in (ROOT / room).rglob("*.py")}):
             parts.append(f"## {folder.relative_to(ROOT)}\n\n{first_line(folder / '__init__.py')}\n")
