@@ -289,7 +289,7 @@ class TrainConfig:
         "judge also every so many thousand images", None, "never", parse=float, minimum=0.001, identity=False
     )
     inception_weights: str | None = option(
-        "file of the 2015 Inception weights", None, "cache, download or installed package", metavar="FILE",
+        "file of the 2015 Inception weights", None, "cache, installed package or download", metavar="FILE",
         identity=False,
     )  # fmt: skip
 
@@ -305,7 +305,7 @@ class TrainConfig:
     )  # fmt: skip
     device: str = option("auto, cpu, cuda or cuda:N", "auto", identity=False)
     precision: str = option(
-        "arithmetic of the convolutions; auto: bf16 where a trial finds it faster",
+        "arithmetic of the convolutions; auto: bf16 if this device is faster in it",
         "auto",
         choices=("auto", "fp32", "bf16"),
     )
