@@ -35,8 +35,9 @@ from .growth import GrowthController, Phase, crosses
 from .health import sentence, signs, variety
 from .losses import cautions
 from .memory import is_out_of_memory, less_memory, room_for_networks
-from .plan import costs_per_image, idle_processes, print_stages, time_left
+from .plan import idle_processes, print_stages, try_stages
 from .ranks import ALONE, ProcessLost, Ranks
+from .remaining import evaluations_left, seconds_left, stage_times
 from .resume import begin_from, check_fits, finished, fitting, go_back, same_run
 from .saving import Keeper
 from .signals import StopRequested, StopSignals, TrainingStopped
@@ -101,6 +102,8 @@ class Training:
                 check_fits(saved, self.pyramid.digest(), config, self.plan)
         self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check, ranks)
         with room_for_networks():
+            if ranks.first:  # before the state, so that both are never in memory together
+                self.trial = try_stages(config, self.plan, len(self.pyramid.classes), self.device, ranks.count)
             self.state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
             with fitting(self.directory.latest):
@@ -125,7 +128,6 @@ class Training:
             self.begin_to_write(began)
         self.share_state()
         self.plan = GrowthController(config, self.state.stage_ends)
-        self.costs = costs_per_image(self.state.arguments)
         self.start_tick()
         self.recent = ""
 
@@ -294,7 +296,7 @@ class Training:
             "g_lr": phase.lrs[1],
             "d_lr": phase.lrs[0],
             "batch_size": phase.batch_size,
-            "images_per_second": round(speed, 2),
+            "images_per_second": float(f"{speed:.4g}"),
             "loader_share": round(self.feeder.waited / elapsed, 4),
             "seconds": round(sum(state.seconds.values()), 1),
             "peak_memory_mb": round(peak_memory(self.device) / 2**20),
@@ -305,7 +307,7 @@ class Training:
         line |= self.samples(phase)
         line["health"] = signs([*self.history, line])
         self.record(self.directory.log, line)
-        self.recent = self.recent_text(line, speed, phase)
+        self.recent = self.recent_text(line, speed)
         say(f"{status(phase, state.images)}  {self.recent}")
         for sign in line["health"]:
             if sign not in (self.history[-1].get("health") or () if self.history else ()):
@@ -328,11 +330,17 @@ class Training:
     def start_tick(self) -> None:
         self.tick_start, self.feeder.waited = (time.perf_counter(), self.state.images), 0.0
 
-    def recent_text(self, line: dict[str, Any], speed: float, phase: Phase) -> str:
-        """Losses, gradient norm, speed and the time left."""
+    def recent_text(self, line: dict[str, Any], speed: float) -> str:
+        """Return losses, gradient norm, speed and the time left."""
         losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line.get(name) is not None]
-        stage, whole = time_left(self.plan, self.costs, self.state.images, phase.resolution, speed)
-        left = f"left {duration(stage)} in this stage, {duration(whole)} in all"
+        times = stage_times(self.trial, [*self.history, line])
+        evaluations = evaluations_left(self.plan, self.state.images, self.judges()) if self.judge.suite.metrics else 0
+        evaluated = read_lines(self.directory.metrics)
+        each = evaluated[-1]["evaluation_seconds"] if evaluated else 0.0
+        stage, whole = seconds_left(self.plan, times, self.state.images)
+        left = f"left {duration(stage)} in this stage, {duration(whole + evaluations * each)} in all"
+        if evaluations and not evaluated:
+            left += f" without {evaluations} evaluation" + "s" * (evaluations > 1)
         return "  ".join([*losses, f"{speed:.1f} img/s", left])
 
     def samples(self, phase: Phase) -> dict[str, float]:

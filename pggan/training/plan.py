@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,20 +21,27 @@ from datasets import open_source, summarize
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator, build
-from .device import choose_device, choose_precision, peak_memory
+from .device import choose_device, choose_precision, device_name, matrix_rate, peak_memory
 from .growth import GrowthController, Phase
 from .losses import cautions
+from .memory import is_out_of_memory
 from .ranks import ALONE, Ranks
 from .resume import begin_from, check_end, finished, fitting, same_run
-from .state import TrainState, make_optimizer
+from .state import TrainState, make_optimizer, network_arguments
 from .steps import Batch, Stepper
-from .tracking import duration
+from .tracking import duration, say
 
+DRY_RUN_SECONDS = 30.0  # for timing steps of all stages
+TRIAL_SECONDS = 2.0  # the same before training, which waits for it
+TRIAL_SHARE = 0.01  # of a run's steps, that the trial may take at most
+STEPS = 3  # of a stage when it is timed
+STEP_COST = 9.0  # operations of a step by those of D(G(z)), as counted from 8x8 on with a gradient penalty
+EFFICIENCY = 0.5  # of the matrix rate, until a stage was timed; CPUs come to 0.6 in large stages
 HOLES = 1.6  # bytes of a CPU's memory to a byte of tensors: measured on Linux from 128 maps at 32x32 to 256 at 64x64
 
 
 def costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
-    """Floating-point operations of the convolutions and products for one image through G and D, by resolution."""
+    """Return the operations of the convolutions and products for one image through G and D, by resolution."""
     costs = {}
     with torch.device("meta"), torch.no_grad():
         generator, discriminator = (build(kind, arguments[kind]) for kind in ("generator", "discriminator"))
@@ -47,21 +55,8 @@ def costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
     return costs
 
 
-def time_left(
-    plan: GrowthController, costs: dict[int, float], images: int, resolution: int, speed: float
-) -> tuple[float, float]:
-    """Seconds left in this stage and in the whole run, from the speed now (images/s at `resolution`)."""
-    stage = whole = 0.0
-    for row in plan.rows():
-        left = max(row.end - max(row.start, images), 0)
-        seconds = left / speed * costs[row.resolution] / costs[resolution]
-        whole += seconds
-        stage += seconds if row.resolution == resolution else 0
-    return stage, whole
-
-
 def print_plan(config: TrainConfig) -> None:
-    """The whole plan as a table, with estimates for this machine; trains a step or two to know its speed.
+    """Print the whole plan as a table, then memory and time of each stage, estimated on this machine.
 
     Raises:
         ConfigError: a plan that cannot be carried out, or is not that of the run in --out. CheckpointError: no
@@ -72,39 +67,59 @@ def print_plan(config: TrainConfig) -> None:
     classes = source.classes
     state = TrainState(config, len(classes), device)
     config, begun = start_of(config, state, classes)
-    plan, done = GrowthController(config, state.stage_ends), state.images
-    costs = costs_per_image(state.arguments)
-    bf16 = choose_precision(config, device) == "bf16"
-    speed, of_each_step, tried = measured_speed(config, state, costs, bf16)
-    holes, taken = (HOLES, peak_memory(device)) if device.type == "cpu" else (1.0, 0)
-    beside_tensors = max(taken - holes * memory(config, state, tried, bf16), 0)
-    peaks = [beside_tensors + holes * memory(config, state, plan.phase(row.start + 1), bf16) for row in plan.rows()]
-    rows, total, left = [], 0.0, 0.0
-    for row, peak in zip(plan.rows(), peaks, strict=True):
-        seconds = (row.end - row.start) * (costs[row.resolution] / speed + of_each_step / row.batch_size)
-        total += seconds
-        left += seconds * max(row.end - max(row.start, done), 0) / max(row.end - row.start, 1)
-        rows.append(
-            [
-                f"{row.resolution}x{row.resolution}",
-                "fade in" if row.fading else "stabilise",
-                f"{row.start / 1000:g}",
-                f"{row.end / 1000:g}",
-                "0 -> 1" if row.fading else "1",
-                f"{row.batch_size:g}",
-                f"{row.lr:g}",
-                " + ".join(f"{used_parameters(network, row.resolution) / 1e6:.2f}" for network in (state.G, state.D)),
-                f"{peak / 2**30:.2f}",
-                duration(seconds),
-            ]
-        )
-    header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million", "memory, GiB", "time"]
-    print(table(header, rows))
-    print("".join(f"\n{caution}" for caution in cautions(config)), end="")
-    print(f"\nabout {duration(total)} of training on {device}, judging not counted; memory and time are estimates")
-    print("".join(f"{line}\n" for line in begun), end="")
-    if begun:
+    config = replace(config, precision=choose_precision(config, device, warn=say))
+    plan = GrowthController(config, state.stage_ends)
+    print(plan_table(plan, state))
+    print("".join(f"\n{line}" for line in [*cautions(config), *begun]), flush=True)
+    print_estimates(config, plan, state)
+
+
+def plan_table(plan: GrowthController, state: TrainState) -> str:
+    """Return what is known without running anything: when each stage trains, with which options and parameters."""
+    header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million"]
+    rows = [
+        [
+            f"{row.resolution}x{row.resolution}",
+            "fade in" if row.fading else "stabilise",
+            f"{row.start / 1000:g}",
+            f"{row.end / 1000:g}",
+            "0 -> 1" if row.fading else "1",
+            f"{row.batch_size:g}",
+            f"{row.lr:g}",
+            " + ".join(f"{used_parameters(network, row.resolution) / 1e6:.2f}" for network in (state.G, state.D)),
+        ]
+        for row in plan.rows()
+    ]
+    return table(header, rows)
+
+
+def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
+    """Print a stage's memory, speed and time as they are estimated; timing steps takes DRY_RUN_SECONDS at most."""
+    done, on_cpu = state.images, state.device.type == "cpu"
+    holes, beside = (HOLES, max(peak_memory(state.device) - tensor_bytes(state), 0)) if on_cpu else (1.0, 0)
+    print(f"\nestimates for {device_name(state.device)} in {config.precision}, from steps timed now:", flush=True)
+    print("    stage  memory, GiB  images/s        time", flush=True)
+    total = left = 0.0
+    for resolution, each, timed in time_stages(config, plan, state, costs_per_image(state.arguments), DRY_RUN_SECONDS):
+        rows = [row for row in plan.rows() if row.resolution == resolution]
+        tensors = max(memory(config, state, plan.phase(row.start + 1), config.precision == "bf16") for row in rows)
+        stage = each * sum(row.end - row.start for row in rows)
+        total += stage
+        left += each * sum(max(row.end - max(row.start, done), 0) for row in rows)
+        name, about = f"{resolution}x{resolution}", "" if timed else "~"
+        peak, speed, needs = (beside + holes * tensors) / 2**30, f"{about}{1 / each:.4g}", about + duration(stage)
+        print(f"{name:>9}  {peak:>11.2f}  {speed:>8}  {needs:>10}", flush=True)
+    if not timed:
+        print("~: would take too long to time here; from the operations per image and the speed of the stage before")
+    print(f"\nabout {duration(total)} of training, evaluations not counted; memory and time are estimates")
+    if done:
         print(f"about {duration(left)} of it are left")
+
+
+def tensor_bytes(state: TrainState) -> int:
+    """Return the bytes of the networks' parameters and their EMA."""
+    networks = (state.G, state.D, state.G_ema)
+    return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
 
 
 def start_of(config: TrainConfig, state: TrainState, classes: list[str]) -> tuple[TrainConfig, list[str]]:
@@ -126,36 +141,71 @@ def start_of(config: TrainConfig, state: TrainState, classes: list[str]) -> tupl
     return begin_from(state, config, classes) if config.resume else (config, [])
 
 
-def measured_speed(
-    config: TrainConfig, state: TrainState, costs: dict[int, float], bf16: bool
-) -> tuple[float, float, Phase]:  # fmt: skip
-    """Cost carried out in a second, the seconds that a step takes beside that, whatever its batch, and the phase tried.
+def try_stages(
+    config: TrainConfig, plan: GrowthController, label_size: int, device: torch.device, processes: int
+) -> dict[int, float]:
+    """Return seconds per image of every stage, timed for TRIAL_SECONDS at most; for short runs operations per image."""
+    costs = costs_per_image(network_arguments(config, label_size))
+    steps = sum((row.end - row.start) / row.batch_size for row in plan.rows())
+    if STEPS * len(plan.resolutions) > TRIAL_SHARE * steps:
+        return costs
+    state = TrainState(config, label_size, device)
+    return {
+        resolution: seconds
+        for resolution, seconds, _ in time_stages(config, plan, state, costs, TRIAL_SECONDS, processes)
+    }
 
-    By real steps of one and of three minibatch-stddev groups at the largest stage that takes about a second on a slow
-    machine. What does not grow with the batch is the optimizers', or a GPU's waiting for its next kernel.
+
+def time_stages(
+    config: TrainConfig,
+    plan: GrowthController,
+    state: TrainState,
+    costs: dict[int, float],
+    limit: float,
+    processes: int = 1,
+) -> Iterator[tuple[int, float, bool]]:
+    """Time real steps of every stage; yield (resolution, seconds per image, whether it was timed).
+
+    Batches are the plan's, or as many images as the time allows. From a stage on that would take too long, times come
+    from the operations per image and the speed of the stage before.
+
+    Args:
+        state: is trained on noise meanwhile. costs: operations per image by resolution. limit: seconds for all stages.
+        processes: how many share a batch.
     """
-    batch = config.mbstd_group
-    affordable = [r for r, cost in costs.items() if cost * batch < 2e9] or [min(costs)]
-    resolution = max(affordable)
-    stepper = Stepper.of(replace(config, n_critic=1), bf16)
+    end, bf16 = time.perf_counter() + limit, config.precision == "bf16"
+    rate = EFFICIENCY * matrix_rate(state.device, torch.bfloat16 if bf16 else torch.float32, limit / 10)
+    stepper, slow = Stepper.of(replace(config, n_critic=1), bf16), False
+    for resolution in plan.resolutions:
+        phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
+        size = max(phase.batch_size // processes, 1)
+        group = min(size, config.mbstd_group)
+        affordable = rate * (end - time.perf_counter()) / STEPS / 2  # half is left for the stages after it
+        while size > group and size * cost > affordable:
+            size = max(size // 2 // group * group, group)
+        slow = slow or size * cost > affordable
+        if not slow:
+            try:
+                rate = size * cost / time_step(config, stepper, state, replace(phase, batch_size=size))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                slow = True
+        yield resolution, cost / rate / processes, not slow
 
-    def phase(count: int) -> Phase:
-        return Phase(resolution, 1.0, count, 0.0, 1)
 
-    def seconds(count: int) -> float:
-        images = torch.randint(256, (count, config.channels, resolution, resolution), dtype=torch.uint8)
-        labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
-        found = []
-        for _ in range(4):
-            start = time.perf_counter()
-            stepper.step(state, Batch(images, labels, ALONE.share(count, batch)), phase(count))
-            float(state.skipped_in_a_row.sum())  # waits for the device
-            found.append(time.perf_counter() - start)
-        return min(found[1:])
-
-    one, three = seconds(batch), seconds(3 * batch)
-    of_images = max((three - one) / 2, one / 20)
-    return costs[resolution] * batch / of_images, max(one - of_images, 0.0), phase(3 * batch)
+def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: Phase) -> float:
+    """Return the seconds of a step at this phase: the quickest of STEPS - 1, after one that prepares kernels."""
+    count, side = phase.batch_size, phase.resolution
+    images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)
+    labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
+    found = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        stepper.step(state, Batch(images, labels, ALONE.share(count, config.mbstd_group)), phase)
+        float(state.skipped_in_a_row.sum())  # waits for the device
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
 
 
 def used_parameters(network: nn.Module, resolution: int) -> int:

@@ -15,13 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..config import ConfigError, TrainConfig, add_options, resolve
-from .device import choose_device, choose_precision, device_name, keep_freed_memory
+from .device import choose_device, choose_precision, device_name, keep_freed_memory, matrix_rate
 from .growth import GrowthController, Phase
 from .losses import map_scales
 from .plan import table
 from .ranks import ALONE
 from .state import TrainState, draws
 from .steps import Batch, Stepper, frozen, update_ema
+from .tracking import say
 
 TEXT = """\
 Train some steps of one stage on noise and say where the time goes, by part of the step, and how much of the machine's
@@ -33,6 +34,7 @@ examples:
   python -m pggan profile photos --resolution 128 --at 64 --fading
 """
 IMAGES = 2000  # of noise, to gather batches from
+LIMIT = 60.0  # seconds, after which no further step begins: one of 512 maps at 128x128 takes a minute on two cores
 
 
 def add_parser(commands: Any) -> None:
@@ -58,22 +60,26 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
     keep_freed_memory()
     device = choose_device(config.device)
-    config = replace(config, precision=choose_precision(config, device))
+    config = replace(config, precision=choose_precision(config, device, warn=say))
     phase = plan.phase(plan.position(at, 0.5 if arguments.fading and at > 4 else 1.0))
     print(report(config, device, phase, arguments.steps))
 
 
 def report(config: TrainConfig, device: torch.device, phase: Phase, count: int) -> str:
     """The parts of a step, whole steps' time beside them, and the rate of computing."""
-    step = TimedStep(config, device, phase)
-    for _ in range(3):
-        step.whole()
+    step, end = TimedStep(config, device, phase), time.perf_counter() + LIMIT
     with FlopCount() as flops:
         step.whole()
-    together, parts = [], []
-    for _ in range(count):
+    for _ in range(3):
+        if time.perf_counter() < end - LIMIT / 2:
+            step.whole()
+    together: list[float] = []
+    parts: list[dict[str, float]] = []
+    while not together or (len(together) < count and time.perf_counter() < end):
         together.append(step.whole())
         parts.append(step.parts())
+    if len(together) < count:
+        say(f"after {LIMIT:g} s: {len(together)} of {count} steps were timed")
     whole = statistics.median(together)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     seconds["the rest, and gaps"] = max(whole - sum(seconds.values()), 0.0)
@@ -182,18 +188,3 @@ class FlopCount(TorchDispatchMode):
         if count := flop_registry.get(func.overloadpacket):
             self.total += count(*args, **(kwargs or {}), out_val=result)
         return result
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product, the best of some trials."""
-    size = 2048 if device.type == "cpu" else 8192
-    x, y, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
-    best = 0.0
-    for _ in range(6):
-        start, count = time.perf_counter(), 4 if device.type == "cpu" else 20
-        for _ in range(count):
-            torch.mm(x, y, out=out)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = max(best, 2 * size**3 * count / (time.perf_counter() - start))
-    return best

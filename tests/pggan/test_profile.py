@@ -1,10 +1,12 @@
+import time
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pggan import Discriminator
 from pggan.config import resolve
 from pggan.training.growth import GrowthController
-from pggan.training.profile import FlopCount, report
+from pggan.training.profile import FlopCount, matrix_rate, report
 
 OPTIONS = {"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8, "precision": "fp32"}
 
@@ -26,3 +28,21 @@ def test_operations_are_counted_as_torch_counts_them():
     with FlopCounterMode(display=False) as theirs:
         network(images)
     assert ours.total == theirs.get_total_flops() > 0
+
+
+def test_the_matrix_rate_is_found_in_time_however_slow_a_product_is(monkeypatch):
+    """As in bf16 on a CPU that emulates it, where a product of the largest size takes minutes."""
+    sizes, product = [], torch.mm
+
+    def slow(x, y, out):
+        sizes.append(len(x))
+        time.sleep(0.1 * (len(x) / 128) ** 3)
+        return product(x, y, out=out)
+
+    start = time.monotonic()
+    rate = matrix_rate(torch.device("cpu"), torch.float32)
+    assert time.monotonic() - start < 6
+    monkeypatch.setattr(torch, "mm", slow)
+    start = time.monotonic()
+    assert 0 < matrix_rate(torch.device("cpu"), torch.bfloat16, 0.5) < rate
+    assert time.monotonic() - start < 2 and max(sizes) <= 256

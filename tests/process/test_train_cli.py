@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
 from PIL import Image
 
 SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.1", "--stabilize-kimg", "0.1"]
@@ -60,7 +60,26 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(commands):
     process = commands.train(*TINY, "--dry-run")
     assert process.returncode == 0, process.err
     assert "fade in" in process.out and "stabilise" in process.out and "16x16" in process.out
+    plan, _, estimates = process.out.partition("estimates for CPU")
+    assert "G + D, million" in plan and "memory" not in plan
+    assert [line.split()[0] for line in estimates.splitlines()[2:5]] == ["4x4", "8x8", "16x16"]
+    assert "of training, evaluations not counted" in estimates
     assert list(commands.folder.iterdir()) == []
+
+
+def test_a_dry_run_prints_the_plan_before_anything_slow(commands):
+    """At the paper's widths, in another process: the plan is there while steps are still being timed."""
+    start = time.monotonic()
+    process = commands.start(ROOT / "train.py", "synthetic", "--resolution", "32", "--dry-run")
+    lines = []
+    while not lines or not lines[-1].startswith("estimates for"):
+        lines.append(process.stdout.readline())
+        assert lines[-1], process.stderr.read()
+    waited, running = time.monotonic() - start, process.poll() is None
+    process.kill()
+    process.communicate()
+    assert running and any("32x32" in line for line in lines)
+    assert waited < 30  # 4 s on an idle machine
 
 
 def test_a_dry_run_says_what_is_left(commands, finished_run):
@@ -69,7 +88,7 @@ def test_a_dry_run_says_what_is_left(commands, finished_run):
     assert process.returncode == 0, process.err
     images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
     assert f"has finished: it has seen {images / 1000:g} kimg" in process.out
-    assert process.out.endswith("trains longer\nabout 0s of it are left\n")
+    assert "about 0s of it are left" in process.out
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
     assert process.returncode == 0, process.err
