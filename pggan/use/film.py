@@ -87,9 +87,9 @@ def write_mp4(path: Path, frames: Iterator[Image.Image], fps: int) -> None:
         film.mux(stream.encode(None))  # flush frames that the encoder still holds back
 
 
-def captioned(picture: Image.Image, text: str) -> Image.Image:
+def captioned(image: Image.Image, text: str) -> Image.Image:
     """Return a copy of the image with a line of text in a black bar of BAR pixels below it."""
-    page = Image.new("RGB", (picture.width, picture.height + BAR), "black")
-    page.paste(picture, (0, 0))
-    ImageDraw.Draw(page).text((8, picture.height + BAR // 2), text, "white", ImageFont.load_default(16), anchor="lm")
+    page = Image.new("RGB", (image.width, image.height + BAR), "black")
+    page.paste(image, (0, 0))
+    ImageDraw.Draw(page).text((8, image.height + BAR // 2), text, "white", ImageFont.load_default(16), anchor="lm")
     return page

@@ -70,28 +70,28 @@ def frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) ->
     kept = samples_in_grid(max((line["resolution"] for line in stages.values()), default=4))
     shrink = -(-max(size) // MAX_SIDE)  # rounded up
     for path in grids:
-        picture, seen = read(path), int(path.stem.removeprefix("fakes-"))
+        image, seen = read(path), int(path.stem.removeprefix("fakes-"))
         line = stages.get(seen)
         # Training shows fewer images per grid at high resolutions: keep those that every grid shows.
         if line and (there := samples_in_grid(line["resolution"])) > kept:
-            picture = first_of(picture, there, kept)
+            image = first_of(image, there, kept)
         # Once cropped, all grids have the same number of cells, whose sides are powers of two: nearest-neighbor
         # resizing repeats whole pixels.
-        picture = picture.resize(size, Image.Resampling.NEAREST).reduce(shrink)
-        frame = captioned(picture, caption(seen, line))
+        image = image.resize(size, Image.Resampling.NEAREST).reduce(shrink)
+        frame = captioned(image, caption(seen, line))
         yield frame
     for _ in range(pauses):
         yield frame  # the last one
 
 
-def first_of(sheet: Image.Image, count: int, kept: int) -> Image.Image:
+def first_of(grid: Image.Image, count: int, kept: int) -> Image.Image:
     """Return a square grid of the first `kept` images of a square grid of `count` images."""
     columns, new_columns = math.isqrt(count), math.isqrt(kept)
-    cell = sheet.width // columns
-    page = Image.new(sheet.mode, (new_columns * cell, new_columns * cell))
+    cell = grid.width // columns
+    page = Image.new(grid.mode, (new_columns * cell, new_columns * cell))
     for i in range(kept):
         left, top = i % columns * cell, i // columns * cell
-        part = sheet.crop((left, top, left + cell, top + cell))
+        part = grid.crop((left, top, left + cell, top + cell))
         page.paste(part, (i % new_columns * cell, i // new_columns * cell))
     return page
 

@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     trained = open_trained(arguments)
     default = default_path(arguments.checkpoint, trained, "project", arguments.image.stem, suffix="")
     output = Output(arguments.out or default, arguments.force, ("",))
-    picture = read_image(arguments.image, trained.generator.channels)
-    target = as_tensor(of_size(picture, trained.resolution, arguments))
+    image = read_image(arguments.image, trained.generator.channels)
+    target = as_tensor(of_size(image, trained.resolution, arguments))
     found = search(trained, distance_at_every_scale(target), arguments)
     # Reported at full size only, unlike the loss, so that the number has a unit that readers know.
     errors = root_mean_square(found.images.float() - target.float()).tolist()
@@ -58,20 +58,20 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {decibels(errors[0]):.1f} dB)")
 
 
-def of_size(picture: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:
+def of_size(image: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:
     """Return the image at the generator's resolution, cropped and resized if --fit is set.
 
     Raises:
         ConfigError: it has another size, and --fit is not set.
     """
     if arguments.fit:
-        return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
-    if picture.size != (resolution, resolution):
+        return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+    if image.size != (resolution, resolution):
         raise ConfigError(
-            f"{arguments.image} is {picture.width}x{picture.height}, but the generator's images are "
+            f"{arguments.image} is {image.width}x{image.height}, but the generator's images are "
             f"{resolution}x{resolution}; add --fit to crop and resize it"
         )
-    return picture
+    return image
 
 
 def distance_at_every_scale(target: Tensor) -> Loss:

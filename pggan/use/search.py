@@ -190,9 +190,9 @@ def read_image(path: Path, channels: int) -> Image.Image:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
-def as_tensor(picture: Image.Image) -> Tensor:
+def as_tensor(image: Image.Image) -> Tensor:
     """Return an image's pixels as a uint8 tensor [C, H, W]."""
-    pixels = torch.from_numpy(np.array(picture))
+    pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 

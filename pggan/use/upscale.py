@@ -69,9 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
         )
     default = default_path(arguments.checkpoint, trained, "upscale", arguments.image.stem, suffix="")
     output = Output(arguments.out or default, arguments.force, ("",))
-    picture = read_image(arguments.image, trained.generator.channels)
-    check_size(picture, trained.resolution, arguments.image)
-    small = as_tensor(picture)
+    image = read_image(arguments.image, trained.generator.channels)
+    check_size(image, trained.resolution, arguments.image)
+    small = as_tensor(image)
     found = search(trained, distance_of_small_versions(small), arguments)
     errors = small_errors(found.images, small).tolist()
     good = [i for i, error in enumerate(errors) if error <= arguments.tolerance]
@@ -99,16 +99,16 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
-def check_size(picture: Image.Image, resolution: int, path: Path) -> None:
+def check_size(image: Image.Image, resolution: int, path: Path) -> None:
     """Raise ConfigError unless the image is square and as wide as one of the generator's lower stages."""
     try:
         # check_resolution accepts the full resolution too, where nothing is left to upscale
-        if picture.width != picture.height or picture.width == resolution:
+        if image.width != image.height or image.width == resolution:
             raise ValueError
-        check_resolution(picture.width, resolution)
+        check_resolution(image.width, resolution)
     except ValueError:
         raise ConfigError(
-            f"{path} is {picture.width}x{picture.height}; for {resolution}x{resolution} results it must be square "
+            f"{path} is {image.width}x{image.height}; for {resolution}x{resolution} results it must be square "
             f"and {' or '.join(f'{4 << i}' for i in range(resolution.bit_length() - 3))} pixels wide"
         ) from None
 

@@ -26,7 +26,7 @@ def number(value: Any) -> float | None:
 
 
 def short(value: float) -> str:
-    """Format a number with at most four significant digits, such as 0.0001, 12.34, 12,345 or 1.2e+09."""
+    """Format a number with four significant digits, or as an integer from 10,000 on: 0.0001, 12.34, 12,345, 1.2e+09."""
     if 1e4 <= abs(value) < 1e7:
         return f"{value:,.0f}"
     return f"{value:.4g}"

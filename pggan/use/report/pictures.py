@@ -55,26 +55,19 @@ def data_uri(path: Path) -> str | None:
     Only the last of SIDES_AND_QUALITIES may exceed the limit.
     """
     try:
-        with quiet(), Image.open(path, formats=("PNG",)) as picture:
-            if picture.width * picture.height > LARGEST_GRID:
+        with quiet(), Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > LARGEST_GRID:
                 return None
             # WebP has no gray or palette mode
-            mode = "RGBA" if picture.has_transparency_data else "RGB"
-            picture = picture.convert(mode)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ):  # Pillow raises any of these for damaged files
+            mode = "RGBA" if image.has_transparency_data else "RGB"
+            image = image.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for damaged files
         return None
     for side, quality in SIDES_AND_QUALITIES:
         # thumbnail() only ever shrinks; box averaging keeps the edges of enlarged pixels sharp
-        picture.thumbnail((side, side), Image.Resampling.BOX)
+        image.thumbnail((side, side), Image.Resampling.BOX)
         buffer = io.BytesIO()
-        picture.save(
-            buffer, "WebP", lossless=quality is None, quality=quality or 60, method=3
-        )  # 60: effort if lossless
+        image.save(buffer, "WebP", lossless=quality is None, quality=quality or 60, method=3)  # 60: effort if lossless
         if buffer.tell() <= LARGEST_FILE:
             break
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
