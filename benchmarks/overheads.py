@@ -43,7 +43,7 @@ def measure(options: list[str]) -> None:
     from pggan.training.steps import Stepper
 
     # Steps are timed by wrapping the two methods that contain them; the loop itself stays as it is.
-    step, learn, times, steps = Stepper.step, Training.train_until_next_look, [], [0.0]
+    step, learn, times, steps = Stepper.step, Training.train_until_next_check, [], [0.0]
 
     def timed(*arguments: object) -> None:
         times.append(time.perf_counter())
@@ -55,7 +55,7 @@ def measure(options: list[str]) -> None:
         learn(training, *arguments)
         steps[0] += time.perf_counter() - start
 
-    Stepper.step, Training.train_until_next_look = timed, summed
+    Stepper.step, Training.train_until_next_check = timed, summed
     train.main()
     whole = times[-1] - times[0]
     print(

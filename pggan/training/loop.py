@@ -1,10 +1,16 @@
-"""The training run: phase -> batch -> steps -> what is due (log, sample, checkpoint, evaluate)."""
+"""The training run.
+
+From the options come the plan (which stage when), the data and the state; then, until the plan ends: phase, batch,
+step; and when due: log, sample, save, evaluate.
+"""
 
 from __future__ import annotations
 
 import math
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,18 +55,19 @@ SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "
 
 
 def train(config: TrainConfig, ranks: Ranks = ALONE) -> None:
-    """Carry out a run, or go on with it where it was left.
+    """Start a run, or resume the one in the run directory.
 
     As a library: call it as often as you like, from any thread. In the main thread the first SIGINT or SIGTERM saves
-    and stops the run; in another one Python handles no signals, and what was saved at the last tick is kept.
+    and stops the run. In other threads Python handles no signals, and the last tick's checkpoint is what remains.
 
-    ranks: the processes that share the work; only the first one writes in the run directory.
+    Args:
+        ranks: the processes that share the work; only rank 0 writes to the run directory.
 
     Raises:
-        ConfigError, datasets.DataError, checkpoints.CheckpointError, metrics.MetricError: options or files that
-            cannot be used; nothing is written in the run directory then.
-        TrainingStopped: a signal (the state is saved), gradients that stay non-finite, a state that cannot be saved,
-            memory that does not suffice, or another process that has ended.
+        ConfigError, datasets.DataError, checkpoints.CheckpointError, metrics.MetricError: unusable options or files;
+            nothing has been written to the run directory.
+        TrainingStopped: a signal (the state is saved), persistently non-finite gradients, a checkpoint that cannot be
+            written, too little memory, or the loss of another process.
     """
     directory = RunDirectory(config.out)
     keep_freed_memory()
@@ -71,151 +78,213 @@ def train(config: TrainConfig, ranks: Ranks = ALONE) -> None:
 
 
 class Training:
-    """A run under way: its parts, put together from the config and the run directory."""
+    """A run in progress.
+
+    The constructor goes from the options to a state that is ready to train; `run` is the training loop. On rank 0 it
+    also has `writer`, `tracker`, `history` (the lines of log.jsonl) and `trial` (see `plan.try_stages`).
+    """
 
     def __init__(self, config: TrainConfig, directory: RunDirectory, ranks: Ranks):
-        self.directory, self.ranks, saved = directory, ranks, None
-        if began := ranks.first and self.directory.exists():
+        self.directory, self.ranks = directory, ranks
+        self.signals = StopSignals(ranks.largest)
+        config, saved, is_resuming = self.find_run(config)
+        self.device, self.config = self.choose_hardware(config, saved is not None)
+        self.plan = self.make_plan(is_new=saved is None)
+        suite = self.open_data()
+        if saved:
+            with fitting(directory.latest):
+                check_fits(saved, self.pyramid.digest(), self.config, self.plan)
+        self.evaluator = Judge(
+            self.pyramid, suite, self.config.metric_images, self.config.seed, self.signals.check, ranks
+        )
+        self.time_stages()
+        self.state, self.config = self.make_state(saved)
+        self.make_stepper_and_feeders()
+        for warning in [*cautions(self.config), *idle_processes(self.plan, ranks)]:
+            say(warning)
+        if ranks.first:  # nothing was written until now, so that a refused run leaves nothing behind
+            self.open_run_directory(is_resuming)
+        self.broadcast_state()
+        self.plan = GrowthController(self.config, self.state.stage_ends)
+        self.start_tick()
+        self.progress_text = ""
+
+    def find_run(self, config: TrainConfig) -> tuple[TrainConfig, dict[str, Any] | None, bool]:
+        """Lock an existing run and read its newest checkpoint.
+
+        Returns:
+            The options, with those that the run has settled; on rank 0 the checkpoint, or None; whether there is a run.
+        """
+        saved, is_resuming = None, self.ranks.first and self.directory.exists()
+        if is_resuming:
             self.directory.lock(say)
             config, saved = same_run(self.directory, config), self.directory.load_newest(say)
-        config = ranks.from_first(config)
+        return self.ranks.from_first(config), saved, is_resuming
+
+    def choose_hardware(self, config: TrainConfig, is_resuming: bool) -> tuple[torch.device, TrainConfig]:
+        """Choose the device and, on rank 0 for all, the precision."""
         if config.deterministic:
             compute_deterministically()
-        self.device = choose_device(config.device, ranks)
-        begins = ranks.from_first(config.resume is not None and saved is None)  # elsewhere: its end is not settled yet
-        self.plan = GrowthController(replace(config, total_kimg=None) if begins else config)
-        latest = self.directory.latest if saved else None
-        precision = ranks.from_first(ranks.first and choose_precision(config, self.device, latest, say))
-        self.config = config = replace(config, precision=precision)
-        self.signals = StopSignals(ranks.largest)
-        with ranks.in_turn():
+        device = choose_device(config.device, self.ranks)
+        latest = self.directory.latest if is_resuming else None
+        precision = choose_precision(config, device, latest, say) if self.ranks.first else None
+        return device, replace(config, precision=self.ranks.from_first(precision))
+
+    def make_plan(self, is_new: bool) -> GrowthController:
+        """Return the plan as far as it is known before the state is; the end of a run begun by --resume is not."""
+        end_is_open = self.ranks.from_first(is_new and self.config.resume is not None)
+        return GrowthController(replace(self.config, total_kimg=None) if end_is_open else self.config)
+
+    def open_data(self) -> Suite:
+        """Open the images, building their cache if needed, and the metrics; one rank of each machine goes first."""
+        config = self.config
+        with self.ranks.in_turn():
             source = open_source(config.data, config.labels)
-            if ranks.first:
+            if self.ranks.first:
                 say("\n".join(summarize(source)))
             self.pyramid = open_pyramid(
-                source, config.resolution, config.channels, fit=config.fit,
-                background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
-            )  # fmt: skip
-            suite = self.suite()
-        if saved:
-            with fitting(self.directory.latest):
-                check_fits(saved, self.pyramid.digest(), config, self.plan)
-        self.judge = Judge(self.pyramid, suite, config.metric_images, config.seed, self.signals.check, ranks)
-        with room_for_networks():
-            if ranks.first:  # before the state, so that both are never in memory together
-                self.trial = try_stages(config, self.plan, len(self.pyramid.classes), self.device, ranks.count)
-            self.state = TrainState(config, len(self.pyramid.classes), self.device)
-        if saved:
-            with fitting(self.directory.latest):
-                self.state.load_state_dict(saved["state"])
-            say(f"resuming {self.directory.folder} at {self.state.images / 1000:g} kimg")
-        elif config.resume and ranks.first:
-            config, lines = begin_from(self.state, config, self.pyramid.classes)
-            say("\n".join(lines))
-        self.config = config = ranks.from_first(config)
-        augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-        if ranks.count > 1 and self.state.D.batch_norm:
-            raise ConfigError("--arch dcgan is for one process: its batch norm is of the batch as a whole")
-        self.stepper = Stepper.of(config, config.precision == "bf16", augment, ranks)
-        trained, held_out = split(config, len(self.pyramid))
-        feed = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
-        self.feeder, self.held_out = feed(trained), feed(held_out) if len(held_out) else None
-        if self.held_out:
-            say(f"{len(held_out)} of {len(self.pyramid)} images are held out to see overfitting by (--holdout 0: none)")
-        for caution in [*cautions(config), *idle_processes(self.plan, ranks)]:
-            say(caution)
-        if ranks.first:
-            self.begin_to_write(began)
-        self.share_state()
-        self.plan = GrowthController(config, self.state.stage_ends)
-        self.start_tick()
-        self.recent = ""
+                source,
+                config.resolution,
+                config.channels,
+                fit=config.fit,
+                background=config.background,
+                allow_upscale=config.allow_upscale,
+                max_bad=config.max_bad,
+            )
+            return self.build_suite()
 
-    def begin_to_write(self, began: bool) -> None:
-        """In the run directory, where nothing was written until now."""
-        if not began:
+    def build_suite(self) -> Suite:
+        config = self.config
+        more = modes_of_embedded_set(config.data, config.channels) if config.metrics else {}
+        return Suite(config.metrics, config.inception_weights, self.device, more=more, cache=default_folder(), say=say)
+
+    def time_stages(self) -> None:
+        """Time a few steps of every stage, for the remaining time; before the state, so as not to hold both at once."""
+        with room_for_networks():
+            if self.ranks.first:
+                classes = len(self.pyramid.classes)
+                self.trial = try_stages(self.config, self.plan, classes, self.device, self.ranks.count)
+
+    def make_state(self, saved: dict[str, Any] | None) -> tuple[TrainState, TrainConfig]:
+        """Return the state (from the run's checkpoint, --resume's, or from scratch) and the final options."""
+        config = self.config
+        with room_for_networks():
+            state = TrainState(config, len(self.pyramid.classes), self.device)
+        if saved:
+            with fitting(self.directory.latest):
+                state.load_state_dict(saved["state"])
+            say(f"resuming {self.directory.folder} at {state.images / 1000:g} kimg")
+        elif config.resume and self.ranks.first:
+            config, lines = begin_from(state, config, self.pyramid.classes)
+            say("\n".join(lines))
+        return state, self.ranks.from_first(config)
+
+    def make_stepper_and_feeders(self) -> None:
+        config, ranks = self.config, self.ranks
+        if ranks.count > 1 and self.state.D.batch_norm:
+            raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
+        augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
+        self.stepper = Stepper.of(config, config.precision == "bf16", augment, ranks)
+        train_indices, held_out_indices = split(config, len(self.pyramid))
+        make_feeder = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
+        self.feeder = make_feeder(train_indices)
+        self.held_out = make_feeder(held_out_indices) if len(held_out_indices) else None
+        if self.held_out:
+            count, total = len(held_out_indices), len(self.pyramid)
+            say(f"holding out {count:,} of {total:,} images to measure overfitting (--holdout 0 turns this off)")
+
+    def open_run_directory(self, is_resuming: bool) -> None:
+        """Write config.json, cut the logs back to the state, and open the writer and the tracker."""
+        if not is_resuming:
             self.directory.lock(say)
             if self.directory.exists():
-                raise ConfigError(f"--out: {self.directory.folder} was begun by another process just now")
+                raise ConfigError(f"--out: another process has just started a run in {self.directory.folder}")
         self.directory.create(self.config.to_dict())
         self.directory.cut_logs(self.state.images)
-        self.keeper = Keeper(self.directory, self.config.keep_last)
+        self.writer = Keeper(self.directory, self.config.keep_last)
         self.tracker = Tracker(self.directory, self.config, self.state.images)
         self.history = read_lines(self.directory.log)
 
-    def share_state(self) -> None:
-        """Every process gets the first one's state."""
+    def broadcast_state(self) -> None:
+        """Give every rank the state of rank 0."""
         if self.ranks.count == 1:
             return
-        held = self.ranks.from_first(
-            to_device(self.state.state_dict(), torch.device("cpu")) if self.ranks.first else None
-        )
+        on_cpu = to_device(self.state.state_dict(), torch.device("cpu")) if self.ranks.first else None
+        shared = self.ranks.from_first(on_cpu)
         if not self.ranks.first:
-            self.state.load_state_dict(held)
+            self.state.load_state_dict(shared)
 
     def run(self) -> None:
+        """Train until the plan ends: phase, batch, step; log, sample, save and evaluate when due."""
         state = self.state
         if state.images >= self.plan.total_images:
             say(finished(self.config, self.plan, state.images))
         progress = Progress(state.images, self.plan.total_images)
-        with self.signals:
-            try:
-                while True:
-                    self.finish_stage_and_judge()
-                    if state.images >= self.plan.total_images:
-                        break
-                    phase = self.phase()
-                    self.train_until_next_look(phase)
-                    if int(state.skipped_in_a_row.max()) >= self.config.max_skipped:
-                        self.go_back_or_stop()
-                        continue
-                    if self.ticks():
-                        if self.ranks.first:
-                            self.tick(phase)
-                        state.clear_sums()
-                    progress.update(state.images, f"{status(phase, state.images)}  {self.recent}")
-                    self.signals.check()
-            except StopRequested as request:
-                self.stop(request)
-            except ProcessLost as lost:
-                raise TrainingStopped(f"{lost}; {self.to_go_on()}") from None
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                phase = self.plan.phase(state.previous)
-                advice = less_memory(self.config, phase, self.ranks, self.directory.latest)
-                where = f"{status(phase, state.images)} with batches of {phase.batch_size}"
-                raise TrainingStopped(f"out of memory at {where}; {self.to_go_on()}{advice}") from None
-            except KeyboardInterrupt:  # the second Ctrl-C: nobody waits for a service
-                if self.ranks.first:
-                    self.tracker.close(wait=0)
-                raise
-            finally:
-                progress.close()
-                if self.ranks.first:
-                    self.tracker.close()
+        with self.signals, self.explain_stop(progress):
+            while True:
+                self.finish_stage_and_evaluate()
+                if state.images >= self.plan.total_images:
+                    break
+                phase = self.current_phase()
+                self.train_until_next_check(phase)
+                if int(state.skipped_in_a_row.max()) >= self.config.max_skipped:
+                    self.roll_back_or_stop()
+                    continue
+                if self.is_tick_due():
+                    if self.ranks.first:
+                        self.finish_tick(phase)
+                    state.clear_sums()
+                progress.update(state.images, f"{status(phase, state.images)}  {self.progress_text}")
+                self.signals.check()
         if self.ranks.first:
             print_stages(read_lines(self.directory.metrics), self.directory, state.start)
 
+    @contextmanager
+    def explain_stop(self, progress: Progress) -> Iterator[None]:
+        """Turn what ends a run early into TrainingStopped, with the state saved if possible; close the tracker."""
+        try:
+            yield
+        except StopRequested as request:
+            self.stop(request)
+        except ProcessLost as lost:
+            raise TrainingStopped(f"{lost}; {self.resume_hint()}") from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            phase = self.plan.phase(self.state.previous)
+            advice = less_memory(self.config, phase, self.ranks, self.directory.latest)
+            where = f"{status(phase, self.state.images)} with batches of {phase.batch_size}"
+            raise TrainingStopped(f"out of memory at {where}; {self.resume_hint()}{advice}") from None
+        except KeyboardInterrupt:  # the second Ctrl-C: do not wait for a service
+            if self.ranks.first:
+                self.tracker.close(wait=0)
+            raise
+        finally:
+            progress.close()
+            if self.ranks.first:
+                self.tracker.close()
+
     def stop(self, request: StopRequested) -> None:
-        """All processes come here at the same moment; the first one saves it."""
+        """Save on rank 0 while the others, which stop at the same moment, wait."""
         if not self.ranks.first:
             self.ranks.from_first(None)
             raise SystemExit(1)
         self.save(needed=str(request))
         self.ranks.from_first(None)
-        raise TrainingStopped(f"{request}: saved {self.directory.latest}; the same command goes on") from None
+        raise TrainingStopped(
+            f"{request}: saved {self.directory.latest}; run the same command again to resume"
+        ) from None
 
-    def to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         latest = self.directory.latest
-        return f"the same command goes on from {latest}" if latest.exists() else "nothing was saved yet"
+        return f"run the same command again to resume from {latest}" if latest.exists() else "nothing was saved yet"
 
-    def phase(self) -> Phase:
-        """What is trained next."""
+    def current_phase(self) -> Phase:
+        """Return the phase of the next steps, with learning rates reduced by rollbacks."""
         return self.plan.phase(self.state.images).slowed(self.state.lr_factor)
 
-    def train_until_next_look(self, phase: Phase) -> None:
-        """The steps between two looks at the schedule."""
+    def train_until_next_check(self, phase: Phase) -> None:
+        """Train for `--repeats` steps, between two updates of the schedule."""
         state, start = self.state, time.perf_counter()
         state.previous = state.images
         held_out = self.held_out_images(phase)
@@ -226,57 +295,50 @@ class Training:
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
 
-    def go_back_or_stop(self) -> None:
-        """After too many steps without finite gradients."""
+    def roll_back_or_stop(self) -> None:
+        """Follow --on-nan after too many consecutive steps with non-finite gradients."""
         state = self.state
-        say_what = f"{int(state.skipped_in_a_row.max())} steps in a row had gradients that are not finite, at "
-        say_what += f"{state.images / 1000:g} kimg"
+        count, kimg = int(state.skipped_in_a_row.max()), f"{state.images / 1000:g} kimg"
+        problem = f"{count} consecutive steps had non-finite gradients (at {kimg})"
         if self.config.on_nan == "stop":
             latest = self.directory.latest
-            start = f"--resume {latest}, the last good checkpoint" if latest.exists() else "nothing was saved yet"
+            start = f" --resume {latest}" if latest.exists() else ""
             raise TrainingStopped(
-                f"{say_what}; try a lower --lr, or --precision fp32, in another --out ({start}), or the same command "
-                "with --on-nan rollback"
+                f"{problem}; rerun with --on-nan rollback, or start a new run with a lower --lr or --precision fp32: "
+                f"--out ANOTHER{start}"
             )
         if self.ranks.first:
-            go_back(state, self.directory, self.config.rollback_lr, say_what)
+            go_back(state, self.directory, self.config.rollback_lr, problem)
             self.tracker.close()
-            self.keeper.forget(state.images)
+            self.writer.forget(state.images)
             self.tracker = Tracker(self.directory, self.config, state.images)
             self.save()
-        self.share_state()
+        self.broadcast_state()
         self.plan = GrowthController(self.config, state.stage_ends)
         if self.ranks.first:
             self.history = [line for line in self.history if line["images"] <= state.images]
         self.start_tick()
 
     def held_out_images(self, phase: Phase) -> Batch | None:
-        """Images that are never trained on, at most a batch of them, in whole minibatch-stddev groups."""
+        """Return held-out images to score beside the batch: at most as many, in whole minibatch-stddev groups."""
         if self.held_out is None:
             return None
         group = min(self.config.mbstd_group, phase.batch_size)
         count = min(phase.batch_size, len(self.held_out.chosen)) // group * group
         return self.held_out.batch(self.state.images, replace(phase, batch_size=count))
 
-    def ends_stage(self) -> bool:
+    def is_stage_end(self) -> bool:
         return self.plan.ends_stage(self.state.previous, self.state.images)
 
-    def suite(self) -> Suite:
-        config = self.config
-        more = modes_of_embedded_set(config.data, config.channels) if config.metrics else {}
-        return Suite(
-            config.metrics, config.inception_weights, self.device, more=more, cache=default_folder(), say=say
-        )  # fmt: skip
-
-    def judges(self) -> bool:
+    def is_evaluation_due(self) -> bool:
         every = self.config.metric_every_kimg
-        return self.ends_stage() or bool(every and crosses(self.state.previous, self.state.images, every * 1000))
+        return self.is_stage_end() or bool(every and crosses(self.state.previous, self.state.images, every * 1000))
 
-    def ticks(self) -> bool:
+    def is_tick_due(self) -> bool:
         tick = self.plan.phase(self.state.previous).tick
-        return self.judges() or crosses(self.state.previous, self.state.images, tick)
+        return self.is_evaluation_due() or crosses(self.state.previous, self.state.images, tick)
 
-    def tick(self, phase: Phase) -> None:
+    def finish_tick(self, phase: Phase) -> None:
         """Log, draw samples, save."""
         state = self.state
         values = state.means()
@@ -300,67 +362,72 @@ class Training:
             "loader_share": round(self.feeder.waited / elapsed, 4),
             "seconds": round(sum(state.seconds.values()), 1),
             "peak_memory_mb": round(peak_memory(self.device) / 2**20),
-            **self.keeper.cost,
+            **self.writer.cost,
         }
         if state.rollbacks:
             line["rollbacks"] = len(state.rollbacks)
-        line |= self.samples(phase)
+        line |= self.save_samples(phase)
         line["health"] = signs([*self.history, line])
-        self.record(self.directory.log, line)
-        self.recent = self.recent_text(line, speed)
-        say(f"{status(phase, state.images)}  {self.recent}")
+        self.log_line(self.directory.log, line)
+        self.progress_text = self.format_progress(line, speed)
+        say(f"{status(phase, state.images)}  {self.progress_text}")
         for sign in line["health"]:
             if sign not in (self.history[-1].get("health") or () if self.history else ()):
                 say(f"  health: {sentence(sign)}")
         self.history.append(line)
         state.clear_sums()
-        self.save(needed="a stage ends here" if self.ends_stage() else "")
+        self.save(needed="a stage ends here" if self.is_stage_end() else "")
         self.start_tick()
 
-    def record(self, path: Path, line: dict[str, Any]) -> None:
-        self.keeper.line(path, line)
+    def log_line(self, path: Path, line: dict[str, Any]) -> None:
+        self.writer.line(path, line)
         self.tracker.scalars(path.stem, line)
 
-    def draw(self, name: str, images: np.ndarray) -> None:
-        """uint8 images [N, C, r, r] as one picture in samples/."""
+    def save_grid(self, name: str, images: np.ndarray) -> None:
+        """Save uint8 images [N, C, r, r] as one grid in samples/, and send it to the tracker."""
         sheet = contact_sheet(images)
-        self.keeper.picture(name, sheet)
+        self.writer.picture(name, sheet)
         self.tracker.grid(name.split("-")[0], sheet, self.state.images)
 
     def start_tick(self) -> None:
         self.tick_start, self.feeder.waited = (time.perf_counter(), self.state.images), 0.0
 
-    def recent_text(self, line: dict[str, Any], speed: float) -> str:
+    def format_progress(self, line: dict[str, Any], speed: float) -> str:
         """Return losses, gradient norm, speed and the time left."""
         losses = [f"{short} {line[name]:.3g}" for short, name in SHORT_NAMES.items() if line.get(name) is not None]
-        times = stage_times(self.trial, [*self.history, line])
-        evaluations = evaluations_left(self.plan, self.state.images, self.judges()) if self.judge.suite.metrics else 0
-        evaluated = read_lines(self.directory.metrics)
-        each = evaluated[-1]["evaluation_seconds"] if evaluated else 0.0
-        stage, whole = seconds_left(self.plan, times, self.state.images)
-        left = f"left {duration(stage)} in this stage, {duration(whole + evaluations * each)} in all"
-        if evaluations and not evaluated:
-            left += f" without {evaluations} evaluation" + "s" * (evaluations > 1)
-        return "  ".join([*losses, f"{speed:.1f} img/s", left])
+        return "  ".join([*losses, f"{speed:.1f} img/s", self.format_time_left(line)])
 
-    def samples(self, phase: Phase) -> dict[str, float]:
-        """A grid of the EMA generator's images of fixed latents, and once a stage one of reals; how varied they are."""
+    def format_time_left(self, line: dict[str, Any]) -> str:
+        """Return the time left in this stage and in all, evaluations included once one has been timed."""
+        times = stage_times(self.trial, [*self.history, line])
+        stage, training = seconds_left(self.plan, times, self.state.images)
+        count, evaluations = 0, read_lines(self.directory.metrics)
+        if self.evaluator.suite.metrics:
+            count = evaluations_left(self.plan, self.state.images, self.is_evaluation_due())
+        each = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
+        left = f"left {duration(stage)} in this stage, {duration(training + count * each)} in all"
+        if count and not evaluations:
+            left += f" without {count} evaluation" + "s" * (count > 1)
+        return left
+
+    def save_samples(self, phase: Phase) -> dict[str, float]:
+        """Save a grid of images of fixed latents, once per stage one of real images too, and measure their variety."""
         count = samples_in_grid(phase.resolution)
         z = latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
         present = torch.tensor(self.pyramid.class_counts).nonzero().flatten()  # never a class without images
         labels = present[torch.arange(count) % len(present)] if len(present) else None
         fakes = generate(self.state.G_ema, z, labels, phase.resolution, phase.alpha)
-        self.draw(f"fakes-{self.state.images:08d}", fakes.numpy())
+        self.save_grid(f"fakes-{self.state.images:08d}", fakes.numpy())
         indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
         reals = self.pyramid.images(phase.resolution, indices)
         if not (self.directory.samples / f"reals-{phase.resolution:04d}.png").exists():
-            self.draw(f"reals-{phase.resolution:04d}", reals)
+            self.save_grid(f"reals-{phase.resolution:04d}", reals)
         return variety(fakes, torch.from_numpy(reals), bool(modes_of_embedded_set(self.config.data, fakes.shape[1])))
 
     def save(self, needed: str = "") -> None:
-        """Write a checkpoint; `needed` says why the run cannot go on without."""
+        """Save a checkpoint; `needed` is the reason if the run cannot continue without it."""
         phase = self.plan.phase(self.state.previous)
-        self.keeper.checkpoint(
+        self.writer.checkpoint(
             {
                 "images": self.state.images,
                 "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
@@ -379,53 +446,58 @@ class Training:
             needed,
         )
 
-    def finish_stage_and_judge(self) -> None:
-        """What is due after the last tick, also where a killed process left it undone."""
-        if not self.judges():
+    def finish_stage_and_evaluate(self) -> None:
+        """Do what is due after the last tick, also if a process was killed before it was done."""
+        if not self.is_evaluation_due():
             return
         state, phase = self.state, self.plan.phase(self.state.previous)
-        judged = self.ranks.from_first(self.ranks.first and self.judged())
+        is_evaluated = self.ranks.from_first(self.ranks.first and self.find_evaluation() is not None)
         start = time.perf_counter()
-        results = {} if judged else self.judge(state.G_ema, phase.resolution, phase.alpha)
+        results = {} if is_evaluated else self.evaluator(state.G_ema, phase.resolution, phase.alpha)
         if self.config.growth == "adaptive" and not phase.fading:
-            self.grow_early(phase, results)
+            self.end_stage_early(phase, results)
         if not self.ranks.first:
             return
-        if self.ends_stage():
-            self.keeper.name_stage(phase.resolution)
-        if judged:
+        if self.is_stage_end():
+            self.writer.name_stage(phase.resolution)
+        if is_evaluated:
+            self.keep_best()
             return
         seconds = state.seconds.get(phase.resolution, 0.0)
         line = {
             "images": state.images,
             "resolution": phase.resolution,
             "alpha": phase.alpha,
-            "stage_end": self.ends_stage(),
+            "stage_end": self.is_stage_end(),
             "stage_seconds": round(seconds, 1),
             "evaluation_seconds": round(time.perf_counter() - start, 1),
             "metric_images": self.config.metric_images,
             "metric_reals": min(self.config.metric_images, len(self.pyramid)),
-            **self.judge.suite.how(),
+            **self.evaluator.suite.how(),
             **results,
         }
-        self.record(self.directory.metrics, line)
-        self.judged()
+        self.log_line(self.directory.metrics, line)
+        self.keep_best()
         if results:
             say("  " + "  ".join(f"{name.upper()} {value:.4g}" for name, value in results.items() if "_" not in name))
         self.start_tick()
 
-    def judged(self) -> bool:
-        """Whether metrics.jsonl holds this moment; if with the lowest FID at its resolution, it is kept as the best."""
+    def find_evaluation(self) -> dict[str, Any] | None:
+        """Return the line of metrics.jsonl for this moment, or None."""
         lines = read_lines(self.directory.metrics)
-        now = next((line for line in lines if line["images"] == self.state.images), None)
-        if now and not self.keeper.behind and "fid" in now:
-            rivals = [line["fid"] for line in lines if line["resolution"] == now["resolution"] and "fid" in line]
-            if now["fid"] == min(rivals):
-                self.keeper.name_best()
-        return now is not None
+        return next((line for line in lines if line["images"] == self.state.images), None)
 
-    def grow_early(self, phase: Phase, results: dict[str, float]) -> None:
-        """Adaptive growth: end the stage here where its score has stopped improving, as the metrics so far say."""
+    def keep_best(self) -> None:
+        """Keep this moment's checkpoint as best.pt if its FID is the lowest at its resolution so far."""
+        now = self.find_evaluation()
+        if now is None or self.writer.behind or "fid" not in now:
+            return
+        lines = read_lines(self.directory.metrics)
+        if now["fid"] == min(x["fid"] for x in lines if x["resolution"] == now["resolution"] and "fid" in x):
+            self.writer.name_best()
+
+    def end_stage_early(self, phase: Phase, results: dict[str, float]) -> None:
+        """End the stage now if its score has stopped improving (adaptive growth)."""
         state, metric, resolution = self.state, self.config.growth_metric, phase.resolution
         if self.ranks.first and resolution not in state.stage_ends:
             now = {"images": state.images, "resolution": resolution, "alpha": 1.0, **results}
@@ -434,7 +506,7 @@ class Training:
             scores = [(line["images"], line[metric]) for line in stable if line.get(metric) is not None]
             if self.plan.ended_early(state.images, scores):
                 state.stage_ends[resolution] = state.images
-                say(f"{metric.upper()} has stopped improving at {resolution}x{resolution}: growing on")
+                say(f"{metric.upper()} has stopped improving at {resolution}x{resolution}: growing")
                 self.save()
         state.stage_ends = self.ranks.from_first(state.stage_ends)
         self.plan = GrowthController(self.config, state.stage_ends)

@@ -1,4 +1,4 @@
-"""What a run leaves on the disk, written so that what is there can always be gone on from."""
+"""Write a run's log lines, sample grids and checkpoints so that a run can always resume from what is on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from checkpoints.run_directory import append_line
 from .signals import TrainingStopped
 from .tracking import say
 
-PATIENCE = 5  # ticks in a row that cannot be saved before a run stops
+PATIENCE = 5  # consecutive ticks without a saved checkpoint after which a run stops: more work would be at risk
 
 
 class Keeper:
-    """Writes lines, pictures and checkpoints of a run.
+    """Writes log lines, sample grids and checkpoints of a run.
 
-    Where the disk fails, this is said and training goes on; what failed is tried again at the next tick. A checkpoint
-    is written only after all lines before it: a run that goes on from one never lacks lines.
+    If the disk fails, it warns, training continues, and the write is retried at the next tick. A checkpoint is written
+    only after all earlier log lines, so that a run resumed from it has a complete log.
 
     Attributes:
         behind: whether the last checkpoint could not be written.
@@ -35,7 +35,7 @@ class Keeper:
         self.cost: dict[str, float] = {}
 
     def line(self, path: Path, values: dict[str, Any]) -> None:
-        """One more line of log.jsonl or metrics.jsonl."""
+        """Append a line to log.jsonl or metrics.jsonl."""
         self.lines.append((path, values))
         try:
             self.write_lines()
@@ -48,7 +48,7 @@ class Keeper:
             del self.lines[0]
 
     def picture(self, name: str, sheet: Image.Image) -> None:
-        """A PNG in samples/; one that cannot be written is left out."""
+        """Write a PNG to samples/; if that fails, warn and skip it."""
         path = self.directory.samples / f"{name}.png"
         temporary = path.with_name(f".{path.name}")
         try:
@@ -62,12 +62,13 @@ class Keeper:
             self.complain(path.name, error)
 
     def checkpoint(self, content: dict[str, Any], needed: str = "") -> None:
-        """The run's state as latest.pt.
+        """Write the run's state as latest.pt.
 
-        needed: why a run cannot go on without it, or "".
+        Args:
+            needed: why the run cannot continue without it, or "".
 
         Raises:
-            TrainingStopped: it is needed, or was tried `PATIENCE` times, or the run directory is gone; and failed.
+            TrainingStopped: it failed and is needed, or failed `PATIENCE` times, or the run directory is gone.
         """
         start = time.perf_counter()
         try:
@@ -79,24 +80,24 @@ class Keeper:
             self.complain("the checkpoint", error)
             return
         if self.behind:
-            say("the checkpoint could be saved again")
+            say("the checkpoint was saved: writing works again")
         self.behind, self.failures = False, 0
         size, seconds = self.directory.latest.stat().st_size / 1e6, time.perf_counter() - start
         if not self.cost:
-            say(f"saved {self.directory.latest}: {size:.1f} MB in {seconds:.2f} s, as every tick from now on")
+            say(f"saved {self.directory.latest}: {size:.1f} MB in {seconds:.2f} s; from now on at every tick")
         self.cost = {"checkpoint_mb": round(size, 3), "checkpoint_seconds": round(seconds, 4)}
 
     def give_up(self, error: OSError, needed: str) -> None:
         gone = not self.directory.checkpoints.is_dir()
         if gone:
-            raise TrainingStopped(f"{self.directory.folder} is gone, or no longer a run directory") from None
+            raise TrainingStopped(f"{self.directory.folder} was deleted, or is no longer a run directory") from None
         if needed or self.failures >= PATIENCE:
-            needed = needed or f"{PATIENCE} ticks in a row were not saved"
+            needed = needed or f"no checkpoint in {PATIENCE} consecutive ticks"
             saved = self.directory.latest
-            after = f"goes on from {saved}" if saved.exists() else "begins anew: nothing was saved yet"
+            after = f"resume from {saved}" if saved.exists() else "start over (nothing was saved yet)"
             raise TrainingStopped(
-                f"{saved} could not be written: {error.strerror or error} ({needed}); mend this, and the same command "
-                f"{after}"
+                f"cannot write {saved}: {error.strerror or error} ({needed}); fix this, then run the same command "
+                f"again to {after}"
             ) from None
 
     def name_stage(self, resolution: int) -> None:
@@ -109,12 +110,12 @@ class Keeper:
         try:
             keep(*arguments)
         except OSError as error:
-            self.complain("another name of the checkpoint", error)
+            self.complain("a copy of the checkpoint", error)
 
     def complain(self, what: str, error: OSError) -> None:
-        say(f"{what} could not be written: {error.strerror or error}; training goes on")
+        say(f"warning: cannot write {what}: {error.strerror or error}; training continues")
 
     def forget(self, images: int) -> None:
-        """Leave out lines after so many images: the run has gone back."""
+        """Drop log lines after `images` images, after a rollback."""
         self.lines = [(path, values) for path, values in self.lines if values["images"] <= images]
         self.directory.cut_logs(images)

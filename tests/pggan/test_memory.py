@@ -55,8 +55,9 @@ def test_a_growth_step_out_of_memory_says_what_to_do_and_that_command_goes_on(tm
     with pytest.raises(TrainingStopped) as stopped:
         train(resolve(options))
     assert str(stopped.value) == (
-        f"out of memory at 8x8 alpha 0.28 0.1 kimg with batches of 8; the same command goes on from {tmp_path}/run/"
-        "checkpoints/latest.pt with --micro-batch 4:16,8:4, which needs less memory and gives the same result"
+        "out of memory at 8x8 alpha 0.28 0.1 kimg with batches of 8; run the same command again to resume from "
+        f"{tmp_path}/run/checkpoints/latest.pt with --micro-batch 4:16,8:4, which needs less memory and gives the same "
+        "result"
     )
     train(resolve(options | {"micro_batch": "4:16,8:4"}))
     saved = torch.load(tmp_path / "run" / "checkpoints" / "latest.pt", weights_only=True)

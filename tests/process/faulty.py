@@ -70,7 +70,7 @@ def main():
         real, start = time.time, time.time()
         time.time = lambda: start - 86400 - 2 * (real() - start)
 
-    tick, step = loop.Training.tick, loop.Training.train_until_next_look
+    tick, step = loop.Training.finish_tick, loop.Training.train_until_next_check
 
     def faulty_tick(self, phase):
         if fault == "full" or fault == "full-at-once":
@@ -97,7 +97,7 @@ def main():
             for hook in hooks:
                 hook.remove()
 
-    loop.Training.tick, loop.Training.train_until_next_look = faulty_tick, faulty_step
+    loop.Training.finish_tick, loop.Training.train_until_next_check = faulty_tick, faulty_step
     train.main()
 
 

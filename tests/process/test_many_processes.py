@@ -123,7 +123,7 @@ def test_a_process_that_dies_ends_the_run_and_one_alone_finishes_it(commands, by
     assert processes.wait() == [1, -signal.SIGKILL], processes.err
     assert time.monotonic() - start < 60
     assert "another process of this run has exited" in processes.err and "Traceback" not in processes.err
-    assert "the same command goes on from run/checkpoints/latest.pt" in processes.err
+    assert "run the same command again to resume from run/checkpoints/latest.pt" in processes.err
     process = commands.train(*OPTIONS, "--out", "run")
     assert process.returncode == 0, process.err
     assert_alike(commands.folder / "run", by_count[1])
@@ -155,7 +155,7 @@ def interrupt_torchrun(commands, options):
     os.killpg(torchrun.pid, signal.SIGINT)
     torchrun.wait(timeout=300)
     said = [next(commands.folder.glob(f"logs/*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)]
-    assert said[0].count("SIGINT: saved run/checkpoints/latest.pt; the same command goes on") == 1, said[0]
+    assert said[0].count("SIGINT: saved run/checkpoints/latest.pt; run the same command again to resume") == 1, said[0]
     assert "Traceback" not in said[0] and said[1] == ""
 
 

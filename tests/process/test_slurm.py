@@ -35,7 +35,7 @@ def test_a_job_that_slurm_ends_saves_and_is_queued_again_and_goes_on(commands):
     train_some(job, commands.folder / "run", lines=1)
     job.send_signal(signal.SIGTERM)
     said = job.communicate(timeout=300)[1]
-    assert "SIGTERM: saved run/checkpoints/latest.pt; the same command goes on" in said
+    assert "SIGTERM: saved run/checkpoints/latest.pt; run the same command again to resume" in said
     assert (commands.folder / "requeued").read_text() == "requeue 7\n"
     job = start(commands, *options)
     said = job.communicate(timeout=300)[1]
