@@ -20,9 +20,9 @@ from checkpoints import CheckpointError
 from console import command
 from datasets import DataError
 from metrics import MetricError
-from pggan.config import ConfigError, add_options, resolve
+from pggan.config import ConfigError, add_options, resolve_config
 from pggan.training import TrainingStopped, print_plan, train
-from pggan.training.ranks import ends_at_once, first_speaks, joined
+from pggan.training.ranks import connect_ranks, exit_without_teardown, silence_other_ranks
 from pggan.use.report import write_final_report
 
 
@@ -38,18 +38,18 @@ def main() -> None:
     add_options(parser, common_only="--help-all" not in sys.argv)
     with (
         command("train.py", ConfigError, DataError, CheckpointError, MetricError, stops=TrainingStopped),
-        first_speaks(),
+        silence_other_ranks(),
     ):
         options = vars(parser.parse_args())
         config_file, dry_run = options.pop("config"), options.pop("dry_run")
-        with joined() as ranks:
-            config = ranks.from_first(resolve(options, config_file) if ranks.first else None)
+        with connect_ranks() as ranks:
+            config = ranks.broadcast(resolve_config(options, config_file) if ranks.is_first else None)
             if not dry_run:
                 train(config, ranks)
-            if ranks.first:
+            if ranks.is_first:
                 print_plan(config) if dry_run else write_final_report(config.out)
 
 
 if __name__ == "__main__":
-    with ends_at_once():
+    with exit_without_teardown():
         main()

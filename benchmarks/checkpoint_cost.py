@@ -18,15 +18,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpoints import RunDirectory
-from checkpoints.plain import tensors_in
-from pggan.config import resolve
+from checkpoints.validation import iterate_tensors
+from pggan.config import resolve_config
 from pggan.training.state import TrainState
 
 # The smallest and the largest run this project documents.
 RUNS = {"demo": {"preset": "demo"}, "paper 1024x1024": {"preset": "paper-v2", "resolution": 1024}}
 
 
-def cost(options: dict, times: int, folder: str) -> dict:
+def measure_cost(options: dict, times: int, folder: str) -> dict:
     """Measure saves of a run's whole state to disk.
 
     Args:
@@ -37,7 +37,7 @@ def cost(options: dict, times: int, folder: str) -> dict:
     Returns:
         Megabytes of a checkpoint, median and maximum seconds of a save including fsync, and the seconds of its parts.
     """
-    config = resolve({"data": "synthetic", "channels": 3, **options})
+    config = resolve_config({"data": "synthetic", "channels": 3, **options})
     state = TrainState(config, 0, torch.device("cpu"))
     # One step with arbitrary gradients, since an optimizer has no state to save before its first step.
     for network, optimizer in ((state.G, state.g_optimizer), (state.D, state.d_optimizer)):
@@ -54,7 +54,7 @@ def cost(options: dict, times: int, folder: str) -> dict:
             directory.save(numbers | {"images": images, "state": state.state_dict()}, keep_last=2)
             seconds.append(time.perf_counter() - start)
         size = directory.latest.stat().st_size
-        parts = parts_of(state.state_dict(), directory.folder / "plain", times)
+        parts = time_parts(state.state_dict(), directory.folder / "plain", times)
     return {
         "megabytes": round(size / 1e6, 1),
         "median_s": round(statistics.median(seconds), 4),
@@ -64,7 +64,7 @@ def cost(options: dict, times: int, folder: str) -> dict:
     }
 
 
-class Nowhere(io.RawIOBase):
+class NullFile(io.RawIOBase):
     """A file that discards what is written to it."""
 
     def writable(self) -> bool:
@@ -74,14 +74,14 @@ class Nowhere(io.RawIOBase):
         return len(data)
 
 
-def parts_of(state: dict, path: Path, times: int) -> dict[str, list[float]]:
+def time_parts(state: dict, path: Path, times: int) -> dict[str, list[float]]:
     """Return the seconds that each part of a save takes, `times` times each.
 
     The parts are checksums (torch.save to nowhere), writing as many bytes, and fsync. "copy" is the copy of all tensors
     that saving in a background thread would need first.
     """
     found: dict[str, list[float]] = {"checksums": [], "copy": [], "plain write": [], "disk": []}
-    tensors = list(tensors_in(state))
+    tensors = list(iterate_tensors(state))
 
     def took(part: str) -> None:
         """Book the time since the last call to `part`."""
@@ -92,7 +92,7 @@ def parts_of(state: dict, path: Path, times: int) -> dict[str, list[float]]:
 
     for _ in range(times):
         last = time.perf_counter()
-        torch.save(state, Nowhere())
+        torch.save(state, NullFile())
         took("checksums")
         copied = [tensor.clone() for tensor in tensors]
         took("copy")
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--folder", default=".", help="folder on the disk to measure (default: current folder)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    found = {name: cost(options, arguments.times, arguments.folder) for name, options in RUNS.items()}
+    found = {name: measure_cost(options, arguments.times, arguments.folder) for name, options in RUNS.items()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"torch": torch.__version__, **found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -32,14 +32,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from datasets import contact_sheet, open_pyramid, open_source
+from datasets import make_grid, open_pyramid, open_source
 from metrics import Suite, default_folder
 from pggan import load
-from pggan.config import add_options, resolve
+from pggan.config import add_options, resolve_config
 from pggan.training import train
 from pggan.training.device import keep_freed_memory
-from pggan.training.evaluation import Judge, modes_of_embedded_set
-from pggan.use.film import captioned
+from pggan.training.evaluation import Evaluator, synthetic_mode_metric
+from pggan.use.film import add_caption
 
 ROOT = Path(__file__).parents[1]
 # Options that train within hours on one CPU thread: narrow networks, small batches, an EMA for short runs.
@@ -64,10 +64,10 @@ ABLATIONS = {  # options added to "pggan", with its own objective only
 # Columns of the table, by name in the results.
 SCORES = {"fid": "FID", "is": "IS", "swd": "SWD x 1000", "modes": "modes of 32"}
 # Matplotlib's default colors, gray for the simplest system.
-COLOURS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
+COLORS = ("#888888", "#d62728", "#9467bd", "#ff7f0e", "#1f77b4", "#2ca02c")
 GROWING = ("pggan", *ABLATIONS)
 # Options that must be the same for all runs in a folder.
-IN_COMMON = "kimg", "resolution", "metric_images", "metrics", "precision"
+SHARED_SETTINGS = "kimg", "resolution", "metric_images", "metrics", "precision"
 
 
 def main() -> None:
@@ -129,20 +129,20 @@ def main() -> None:
     if a.quick:
         a.kimg, a.metric_images, a.metrics, a.seeds, a.resolution = 1.5, 64, "swd", 1, 16
     if not a.write:
-        agree(a)
+        check_settings(a)
         keep_freed_memory()
-        for result in experiment(a):
+        for result in run_experiment(a):
             (a.out / result["run"] / "result.json").write_text(json.dumps(result) + "\n")
     results = [json.loads(path.read_text()) for path in sorted(a.out.glob("*/result.json"))]
-    text = "\n".join(table(results))
+    text = "\n".join(format_table(results))
     print(text)
     if a.write:
         write_page(text, results, a.out)
 
 
-def agree(a: argparse.Namespace) -> None:
+def check_settings(a: argparse.Namespace) -> None:
     """Record the options in IN_COMMON in the folder; raise SystemExit if its earlier runs used others."""
-    wanted = {name: getattr(a, name) for name in IN_COMMON}
+    wanted = {name: getattr(a, name) for name in SHARED_SETTINGS}
     a.out.mkdir(parents=True, exist_ok=True)
     kept = a.out / "experiment.json"
     if not kept.exists():
@@ -152,7 +152,7 @@ def agree(a: argparse.Namespace) -> None:
         raise SystemExit(f"{a.out} contains runs with {there}, but these options are {wanted}; specify another --out")
 
 
-def experiment(a: argparse.Namespace) -> Iterator[dict]:
+def run_experiment(a: argparse.Namespace) -> Iterator[dict]:
     """Train all runs, and yield the result of each as it finishes."""
     synthetic = None if a.no_synthetic else "synthetic"
     sets = {"synthetic": (synthetic, a.seeds), "MNIST": (a.mnist, a.seeds), "CIFAR-10": (a.cifar10, a.cifar_seeds)}
@@ -164,9 +164,9 @@ def experiment(a: argparse.Namespace) -> Iterator[dict]:
         if data not in judges:
             # allow_upscale: MNIST is 28x28
             pyramid = open_pyramid(open_source(source), a.resolution, 1 if data == "MNIST" else 3, allow_upscale=True)
-            more = modes_of_embedded_set(source, pyramid.channels)
-            judges[data] = Judge(pyramid, suite(more=more, cache=default_folder()), a.metric_images, seed=0)
-        run = partial(trained, a, data, source, judges[data], seed)
+            more = synthetic_mode_metric(source, pyramid.channels)
+            judges[data] = Evaluator(pyramid, suite(more=more, cache=default_folder()), a.metric_images, seed=0)
+        run = partial(train_and_evaluate, a, data, source, judges[data], seed)
         for objective in a.objectives:
             grown = run("pggan", objective)  # first, since its time is the limit of the others
             yield grown
@@ -175,11 +175,11 @@ def experiment(a: argparse.Namespace) -> Iterator[dict]:
                     yield run(system, objective, grown["seconds"])
 
 
-def trained(
+def train_and_evaluate(
     a: argparse.Namespace,
     data: str,
     source: str,
-    judge: Judge,
+    judge: Evaluator,
     seed: int,
     system: str,
     objective: str,
@@ -199,7 +199,7 @@ def trained(
     run = a.out / run_name(data, system, objective, seed)
     networks, own = SYSTEMS.get(system, SYSTEMS["pggan"])
     options = (
-        f"{networks} {own if objective == 'own' else COMMON} {schedule(system, a.kimg)} "
+        f"{networks} {own if objective == 'own' else COMMON} {plan_schedule(system, a.kimg)} "
         f"--resolution {a.resolution} --allow-upscale --seed {seed} --track none --tick-kimg {a.kimg / 2:.4f} "
         f"--metric-images {a.metric_images} --device cpu --precision {a.precision} "
         f"--out {run} {ABLATIONS.get(system, '')}"
@@ -208,7 +208,7 @@ def trained(
         options = options.replace("4:0.005,32:0.002", "0.005")
     options = [source, *options.split()]
     course = []
-    reach = partial(reached, a.out, run, options, judge, a.resolution, course)
+    reach = partial(append_score, a.out, run, options, judge, a.resolution, course)
     if system in GROWING:  # evaluated when it has reached the last resolution, and twice on the way to the end
         for part in (0.8, 0.9, 1) if "adaptive" in system else (0.55, 0.75, 1):  # at the last resolution by then
             reach(part * a.kimg)
@@ -232,8 +232,8 @@ def run_name(data: str, system: str, objective: str, seed: int) -> str:
     return "-".join([data, system.replace(", ", "-").replace(" ", "-"), objective, str(seed)]).lower()
 
 
-def reached(
-    folder: Path, run: Path, options: list[str], judge: Judge, resolution: int, course: list[dict], kimg: float
+def append_score(
+    folder: Path, run: Path, options: list[str], judge: Evaluator, resolution: int, course: list[dict], kimg: float
 ) -> None:
     """Train a run up to `kimg` unless it got there earlier, evaluate it, and append its scores to the course."""
     moment = run / f"after-{kimg:.3f}-kimg.json"
@@ -241,7 +241,7 @@ def reached(
         print(f"{run.name}: {kimg:.1f} kimg", file=sys.stderr, flush=True)
         parser = argparse.ArgumentParser()
         add_options(parser)
-        config = resolve(vars(parser.parse_args([*options, "--total-kimg", f"{kimg:.4f}"])), None)
+        config = resolve_config(vars(parser.parse_args([*options, "--total-kimg", f"{kimg:.4f}"])), None)
         # the console output of each run goes to a file of its own
         with (folder / f"{run.name}.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
             # CPU time adds up over interruptions: it is saved even if training fails or is stopped
@@ -259,7 +259,7 @@ def reached(
     course.append(json.loads(moment.read_text()))
 
 
-def schedule(system: str, kimg: float) -> str:
+def plan_schedule(system: str, kimg: float) -> str:
     """Return schedule options: four stages for growing networks, the last with half of the images; otherwise one."""
     if system not in GROWING:
         return f"--stabilize-kimg {kimg:.4f} --metrics none"
@@ -272,7 +272,7 @@ def schedule(system: str, kimg: float) -> str:
     )
 
 
-def at_seconds(course: list[dict], seconds: float) -> dict:
+def interpolate_at(course: list[dict], seconds: float) -> dict:
     """Return a run's scores after `seconds` of training, interpolated linearly between its evaluations.
 
     Scores that the earlier evaluation lacks are taken from the later one.
@@ -284,7 +284,7 @@ def at_seconds(course: list[dict], seconds: float) -> dict:
     return after | now | {"seconds": seconds}
 
 
-def table(results: list[dict]) -> list[str]:
+def format_table(results: list[dict]) -> list[str]:
     """Return a Markdown table of means over seeds, with standard deviations if there are several seeds."""
     scores = {name: title for name, title in SCORES.items() if any(name in r for r in results)}
     at_time = [f"{title}, equal time" for title in scores.values()]
@@ -293,27 +293,27 @@ def table(results: list[dict]) -> list[str]:
     groups: dict[tuple, list[tuple[dict, dict]]] = {}
     for r in results:
         # the growing network with the same dataset, objective and seed: its time is the reference
-        rivals = [o for o in results if o["system"] == "pggan" and same(o, r, "data", "objective", "seed")]
+        rivals = [o for o in results if o["system"] == "pggan" and has_same(o, r, "data", "objective", "seed")]
         if rivals:
-            moments = r, at_seconds(r["course"], rivals[0]["seconds"])
+            moments = r, interpolate_at(r["course"], rivals[0]["seconds"])
             groups.setdefault((r["data"], r["objective"], r["system"]), []).append(moments)
     order = [*SYSTEMS, *ABLATIONS]
     for key, moments in sorted(groups.items(), key=lambda item: (*item[0][:2], order.index(item[0][2]))):
         speed = statistics.fmean(images["images"] / images["seconds"] for images, _ in moments)
         cells = [*key, len(moments), f"{speed:.0f}"]
-        cells += [spread([images[name] for images, _ in moments if name in images]) for name in scores]
+        cells += [format_spread([images[name] for images, _ in moments if name in images]) for name in scores]
         cells += [f"{statistics.fmean(time['images'] for _, time in moments) / 1000:.1f}"]
-        cells += [spread([time[name] for _, time in moments if name in time]) for name in scores]
+        cells += [format_spread([time[name] for _, time in moments if name in time]) for name in scores]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return rows
 
 
-def same(a: dict, b: dict, *names: str) -> bool:
+def has_same(a: dict, b: dict, *names: str) -> bool:
     """Return whether two results agree in these fields."""
     return all(a[name] == b[name] for name in names)
 
 
-def spread(values: list[float]) -> str:
+def format_spread(values: list[float]) -> str:
     """Return the mean of the values as text, with their standard deviation if there are several."""
     if not values:
         return ""
@@ -326,9 +326,9 @@ def plot(results: list[dict], data: str, score: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for system, colour in zip(SYSTEMS, COLOURS, strict=True):
+    for system, colour in zip(SYSTEMS, COLORS, strict=True):
         for r in results:
-            if same(r, {"data": data, "objective": "own", "system": system}, "data", "objective", "system"):
+            if has_same(r, {"data": data, "objective": "own", "system": system}, "data", "objective", "system"):
                 points = [(m["seconds"], m[score]) for m in r["course"] if score in m]
                 label = system if r["seed"] == 0 else None
                 axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", linewidth=1)
@@ -346,7 +346,7 @@ def draw(runs: Path, data: str, path: Path) -> None:
             continue
         model = load(run)
         images = model.draw(model.latents(list(range(16))))
-        sheets.append(captioned(contact_sheet(images.numpy(), columns=8).convert("RGB"), system))
+        sheets.append(add_caption(make_grid(images.numpy(), columns=8).convert("RGB"), system))
     width, height = sheets[0].size  # all have the same
     page = Image.new("RGB", (2 * width + 8, 3 * height), "white")
     for i, sheet in enumerate(sheets):

@@ -33,7 +33,7 @@ from torchvision.transforms import InterpolationMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from datasets import Pyramid, open_pyramid, open_source
-from datasets.parallel import cores
+from datasets.parallel import count_cores
 from pggan.training.feeding import Feeder
 from pggan.training.growth import Phase
 
@@ -48,7 +48,7 @@ def main() -> None:
     )
     p.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
     p.add_argument(
-        "--workers", type=int, default=cores(), help="worker processes of either side (default: one per core)"
+        "--workers", type=int, default=count_cores(), help="worker processes of either side (default: one per core)"
     )
     p.add_argument("--out", help="JSON file to write the results to (default: print only)")
     a = p.parse_args()
@@ -65,8 +65,8 @@ def main() -> None:
             rows.append(compare(a, pyramid, resolution))
             print("{resolution:>10}  {ours:>14,.0f}  {imagefolder:>21,.0f}  {ratio:>5.1f}".format(**rows[-1]))
     if a.out:
-        about = {"images": count, "workers": a.workers, "batch_size": a.batch_size, "cores": cores()}
-        about |= {"seconds": seconds, "machine": processor(), "torch": torch.__version__}
+        about = {"images": count, "workers": a.workers, "batch_size": a.batch_size, "cores": count_cores()}
+        about |= {"seconds": seconds, "machine": read_cpu_name(), "torch": torch.__version__}
         Path(a.out).write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
 
 
@@ -85,9 +85,9 @@ def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float
         shutil.rmtree(cache)
         work = (
             lambda: open_pyramid(open_source(a.folder), a.resolution, 3, workers=a.workers, cache=cache),
-            lambda: list(map(len, imagefolder(a, a.resolution))),
-            lambda: list(map(len, imagefolder(a, a.resolution, last=network_floats))),
-            lambda: list(map(len, imagefolder(a, a.resolution, InterpolationMode.LANCZOS))),
+            lambda: list(map(len, make_loader(a, a.resolution))),
+            lambda: list(map(len, make_loader(a, a.resolution, last=network_floats))),
+            lambda: list(map(len, make_loader(a, a.resolution, InterpolationMode.LANCZOS))),
         )
         for values, do in zip(seconds.values(), work, strict=True):
             start = time.perf_counter()
@@ -96,7 +96,7 @@ def build_and_epochs(a: argparse.Namespace, cache: Path) -> dict[str, list[float
     return seconds
 
 
-def imagefolder(
+def make_loader(
     a: argparse.Namespace,
     resolution: int,
     interpolation: InterpolationMode = InterpolationMode.BILINEAR,
@@ -112,26 +112,26 @@ def network_floats() -> transforms.Compose:
     return transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
 
 
-def endless(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
+def torchvision_batches(a: argparse.Namespace, resolution: int) -> Iterator[torch.Tensor]:
     """Yield ImageFolder's batches without end, epoch after epoch."""
-    loader = imagefolder(a, resolution)
+    loader = make_loader(a, resolution)
     while True:
         for images, _ in loader:
             yield images
 
 
-def ours(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> Iterator[torch.Tensor]:
+def our_batches(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> Iterator[torch.Tensor]:
     """Yield this project's batches without end."""
     feeder, seen = Feeder(pyramid, 0, torch.device("cpu")), 0
     while True:
         # alpha, learning rate and repeats do not matter for loading
-        yield feeder.batch(seen, Phase(resolution, 1.0, a.batch_size, 0.001, 1)).images
+        yield feeder.next_batch(seen, Phase(resolution, 1.0, a.batch_size, 0.001, 1)).images
         seen += a.batch_size
 
 
 def compare(a: argparse.Namespace, pyramid: Pyramid, resolution: int) -> dict[str, float]:
     """Return images per second of both sides at one resolution, measured alternately."""
-    sides = {"ours": ours(a, pyramid, resolution), "imagefolder": endless(a, resolution)}
+    sides = {"ours": our_batches(a, pyramid, resolution), "imagefolder": torchvision_batches(a, resolution)}
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for batches in sides.values():  # start the workers, and load the level into memory
         next(batches)
@@ -151,7 +151,7 @@ def images_per_second(batches: Iterator[torch.Tensor]) -> float:
     return count / elapsed
 
 
-def processor() -> str:
+def read_cpu_name() -> str:
     """Return the model name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from checkpoints import save
 from pggan import Generator, load
-from pggan.use.explorer_view import View, picture, prepared
+from pggan.use.explorer_view import View, prepare_for_rendering, render_png
 
 LEVEL, DRAWS = 4, 20  # level 4 is 64x64 (4x4 is level 0); 20 images take a few seconds at the paper's widths
 
@@ -30,12 +30,12 @@ LEVEL, DRAWS = 4, 20  # level 4 is 64x64 (4x4 is level 0); 20 images take a few 
 def main() -> None:
     print(f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for fmap_base, fmap_max in ((8192, 512), (512, 64)):  # the paper's, and the demo preset's
-        trained = prepared(untrained({"fmap_base": fmap_base, "fmap_max": fmap_max}))
+        trained = prepare_for_rendering(untrained({"fmap_base": fmap_base, "fmap_max": fmap_max}))
         for alpha in (1.0, 0.5):
             seconds = []
             for seed in range(DRAWS):
                 start = time.perf_counter()
-                picture(trained, View(seed=seed, level=LEVEL, alpha=alpha, truncation=0.7))
+                render_png(trained, View(seed=seed, level=LEVEL, alpha=alpha, truncation=0.7))
                 seconds.append(time.perf_counter() - start)
             print(
                 f"fmap {fmap_base}/{fmap_max}, alpha {alpha}, {torch.get_num_threads()} threads: "

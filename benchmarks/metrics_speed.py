@@ -62,11 +62,11 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "speed.md").write_text(markdown(report))
-    print(markdown(report))
+    (arguments.out / "speed.md").write_text(format_markdown(report))
+    print(format_markdown(report))
 
 
-def in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+def time_in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
     """Return the seconds of each job by name. Every job runs once per turn, and a first turn is not counted.
 
     Alternating spreads changes of the machine's speed evenly over the jobs.
@@ -88,7 +88,7 @@ def in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) -> di
     return seconds
 
 
-def row(what: str, name: str, seconds: list[float], peer: float, rate: float | None = None) -> dict:
+def format_row(what: str, name: str, seconds: list[float], peer: float, rate: float | None = None) -> dict:
     """Return a row of the table.
 
     Args:
@@ -103,7 +103,7 @@ def row(what: str, name: str, seconds: list[float], peer: float, rate: float | N
 
 
 def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns: int) -> tuple[list[dict], dict]:
-    """Return rows for Inception features, and the effect of bf16 on them (see `features_off`)."""
+    """Return rows for Inception features, and the effect of bf16 on them (see `measure_feature_error`)."""
     weights = load_weights()
     networks = {"ours, fp32": Inception(weights, device)}
     try:
@@ -114,10 +114,10 @@ def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns
     batches = images.split(batch)
     # n=network binds each network now; a plain closure would call the last one in all jobs
     jobs = {name: lambda n=network: [n(b) for b in batches] for name, network in (networks | peers).items()}
-    seconds = in_turns("Inception", jobs, turns)
+    seconds = time_in_turns("Inception", jobs, turns)
     fastest_peer = min(statistics.median(seconds[name]) for name in peers)
-    rows = [row("Inception features", name, s, fastest_peer, len(images)) for name, s in seconds.items()]
-    return rows, features_off(networks, batches)
+    rows = [format_row("Inception features", name, s, fastest_peer, len(images)) for name, s in seconds.items()]
+    return rows, measure_feature_error(networks, batches)
 
 
 def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
@@ -145,7 +145,7 @@ def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
     return {"torch-fidelity": run_fidelity, "pytorch-fid": run_pytorch}
 
 
-def features_off(networks: dict[str, Inception], batches: tuple[torch.Tensor, ...]) -> dict[str, float]:
+def measure_feature_error(networks: dict[str, Inception], batches: tuple[torch.Tensor, ...]) -> dict[str, float]:
     """Return the relative difference of bf16 from fp32 features, and FID between halves of the images with both."""
     features = {name: torch.cat([network(b)[0].cpu() for b in batches]) for name, network in networks.items()}
     if len(features) < 2:
@@ -168,7 +168,7 @@ def swd_rows(images: torch.Tensor, turns: int) -> list[dict]:
     for half in images.tensor_split(2):
         kept = PatchDescriptors()
         kept.update(half)
-        halves.append(kept.normalized(images.shape[-1]))
+        halves.append(kept.normalize(images.shape[-1]))
     arrays = [half.numpy() for half in halves]
 
     def plain() -> float:
@@ -182,9 +182,9 @@ def swd_rows(images: torch.Tensor, turns: int) -> list[dict]:
         return float(np.mean(distances))
 
     jobs = {"ours": lambda: sliced_wasserstein(*halves), "NumPy, along the first axis": plain}
-    seconds = in_turns("SWD", jobs, turns)
+    seconds = time_in_turns("SWD", jobs, turns)
     peer = statistics.median(seconds["NumPy, along the first axis"])
-    return [row(f"SWD of 2 x {len(arrays[0])} patches", name, s, peer) for name, s in seconds.items()]
+    return [format_row(f"SWD of 2 x {len(arrays[0])} patches", name, s, peer) for name, s in seconds.items()]
 
 
 def trace_rows(turns: int) -> list[dict]:
@@ -199,9 +199,9 @@ def trace_rows(turns: int) -> list[dict]:
         kept[-1].update(torch.from_numpy(rng.standard_normal((5000, 2048)) * spectrum))
     c1, c2 = (k.moments()[1].numpy() for k in kept)
     jobs = {"ours": lambda: FID().compare(*kept), "scipy.linalg.sqrtm": lambda: sqrtm(c1 @ c2)}
-    seconds = in_turns("trace", jobs, turns)
+    seconds = time_in_turns("trace", jobs, turns)
     peer = statistics.median(seconds["scipy.linalg.sqrtm"])
-    return [row("FID of 2048-d statistics", name, s, peer) for name, s in seconds.items()]
+    return [format_row("FID of 2048-d statistics", name, s, peer) for name, s in seconds.items()]
 
 
 def cpu_name() -> str:
@@ -213,7 +213,7 @@ def cpu_name() -> str:
         return "unknown CPU"
 
 
-def markdown(report: dict) -> str:
+def format_markdown(report: dict) -> str:
     """Return the report as a Markdown table."""
     lines = [
         f"`{report['command']}`, {report['date']}, {report['hardware']}, torch {report['torch']}",

@@ -19,8 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pggan
-from pggan.interop.exported import Drawing, export_onnx
-from pggan.networks import one_hot
+from pggan.interop.exported import ExportModule, export_onnx
+from pggan.networks import to_one_hot
 
 BATCHES = (1, 3, 8)  # the batch size is dynamic in the exported model: more than one must work
 
@@ -29,12 +29,12 @@ BATCHES = (1, 3, 8)  # the batch size is dynamic in the exported model: more tha
 def differences(name: str, generator: pggan.Generator, resolution: int, alpha: float, folder: Path) -> None:
     """Print the maximum difference for each batch size; images are around [-1, 1]."""
     path = folder / "model.onnx"
-    export_onnx(Drawing(generator, resolution, alpha), path, {})
+    export_onnx(ExportModule(generator, resolution, alpha), path, {})
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in BATCHES:
         latents = torch.randn(count, generator.latent_size, generator=torch.Generator().manual_seed(count))
         labels = torch.arange(count) % generator.label_size if generator.label_size else None
-        images = generator(latents, one_hot(labels, generator.label_size), resolution, alpha)
+        images = generator(latents, to_one_hot(labels, generator.label_size), resolution, alpha)
         inputs = {"latents": latents.numpy()} | ({} if labels is None else {"labels": labels.numpy()})
         (drawn,) = session.run(None, inputs)
         print(

@@ -43,15 +43,15 @@ def main() -> None:
     a = p.parse_args()
     out = Path(a.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    cut(a, out)
-    results = [judged(a, out, mode, seed) for mode in MODES for seed in a.seeds.split(",")]
+    split_images(a, out)
+    results = [train_and_evaluate(a, out, mode, seed) for mode in MODES for seed in a.seeds.split(",")]
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print("augment  seed     FID  overfitting  augment_p")
     for r in results:
         print("{mode:<7}  {seed:>4}  {fid:>6.2f}  {overfitting:>11.3f}  {augment_p:>9.3f}".format(**r))
 
 
-def cut(a: argparse.Namespace, out: Path) -> None:
+def split_images(a: argparse.Namespace, out: Path) -> None:
     """Write the training images to few.npz and the held-out ones to unseen.npz, chosen at random."""
     source, prepare = open_source(a.data), Preparation(32, 3)
     if len(source) < a.images + a.unseen:
@@ -61,20 +61,20 @@ def cut(a: argparse.Namespace, out: Path) -> None:
     # seed 0, whichever seeds the runs have: all of them train on the same images
     chosen = np.random.default_rng(0).permutation(len(source))[: a.images + a.unseen]
     for name, indices in (("few", chosen[: a.images]), ("unseen", chosen[a.images :])):
-        pixels = np.stack([prepare(source.picture(int(i), 32, 3)) for i in indices])
+        pixels = np.stack([prepare(source.read_image(int(i), 32, 3)) for i in indices])
         np.savez(out / f"{name}.npz", images=pixels)
 
 
-def judged(a: argparse.Namespace, out: Path, mode: str, seed: str) -> dict:
+def train_and_evaluate(a: argparse.Namespace, out: Path, mode: str, seed: str) -> dict:
     """Train one run, or resume it, and return its FID against the held-out images and its overfitting signal."""
     run = out / f"{mode}-{seed}"
     options = f"--preset cifar10-cpu --total-kimg {a.kimg} --augment {mode} --seed {seed} --metrics none --track none"
     # Each fade and stabilization takes a twelfth of the run, and 32x32 also the five twelfths that remain. ADA may
     # raise p from 0 to 1 within a quarter of the run, since its default of 500 kimg is longer than the whole run.
     quarter = f"--fade-kimg {a.kimg / 12} --stabilize-kimg {a.kimg / 12} --ada-kimg {a.kimg / 4}"
-    python(ROOT / "train.py", out / "few.npz", *options.split(), *quarter.split(), "--out", run)
+    run_python(ROOT / "train.py", out / "few.npz", *options.split(), *quarter.split(), "--out", run)
     evaluate = ("-m", "pggan", "evaluate", run, "--data", out / "unseen.npz", "--metrics", "fid", "--json")
-    fid = json.loads(python(*evaluate, "--num-images", a.unseen))["fid"]
+    fid = json.loads(run_python(*evaluate, "--num-images", a.unseen))["fid"]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     # The mean of the last five ticks: the signal of a single one is noisy.
     late = [line["overfitting"] for line in lines[-5:] if line.get("overfitting") is not None]
@@ -85,7 +85,7 @@ def judged(a: argparse.Namespace, out: Path, mode: str, seed: str) -> dict:
     return {"mode": mode, "seed": seed, "fid": fid, "overfitting": overfitting, "augment_p": p, "kimg": a.kimg}
 
 
-def python(*arguments: object) -> str:
+def run_python(*arguments: object) -> str:
     """Run a Python command of this project and return what it prints; its progress (stderr) is shown."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -34,13 +34,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from metrics.processor import has_bf16_units  # noqa: E402
-from pggan.config import resolve  # noqa: E402
+from metrics.cpu_trial import has_bf16_units  # noqa: E402
+from pggan.config import resolve_config  # noqa: E402
 from pggan.networks import layers, progressive  # noqa: E402
-from pggan.training.device import keep_freed_memory, peak_memory  # noqa: E402
+from pggan.training.device import keep_freed_memory, read_peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
 from pggan.training.profile import FlopCount, matrix_rate  # noqa: E402
-from pggan.training.ranks import ALONE  # noqa: E402
+from pggan.training.ranks import SINGLE_PROCESS  # noqa: E402
 from pggan.training.state import TrainState  # noqa: E402
 from pggan.training.steps import Batch, Stepper  # noqa: E402
 
@@ -66,13 +66,13 @@ TORCHS_OWN = {  # --ablate: torch's operations that replace ours, one at a time
 Step = Callable[[], None]
 
 
-def options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: print the table only)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     parser.add_argument(
         "--stages",
-        type=stages,
+        type=parse_stages,
         metavar="MAPS:RESOLUTION:BATCH,...",
         help="stages to measure (default: depends on the device, see STAGES)",
     )
@@ -99,7 +99,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    a = options()
+    a = parse_options()
     if not a.plain_memory:
         keep_freed_memory()
     device = torch.device(a.device)
@@ -115,7 +115,7 @@ def main() -> None:
     elif not a.no_peer:
         names.append(PEER)
     if a.peak_of:
-        print(peak_of(a.peak_of, a.stages[0], a.alpha, device))
+        print(measure_peak(a.peak_of, a.stages[0], a.alpha, device))
         return
     # the attainable FLOP/s, to tell how much of them a step uses
     rates = {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
@@ -124,7 +124,7 @@ def main() -> None:
         row = compare(names, stage, a, device, rates)
         if not a.no_memory:
             for name in names:
-                row["sides"][name]["peak_bytes"] = peak_in_own_process(name, stage, a)
+                row["sides"][name]["peak_bytes"] = measure_peak_in_process(name, stage, a)
         rows.append(row)
     report = {
         "command": " ".join(["python", *sys.argv]),
@@ -135,7 +135,7 @@ def main() -> None:
         "alpha": a.alpha,
         "rows": rows,
     }
-    text = as_table(report)
+    text = format_table(report)
     print(text)
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def main() -> None:
         (a.out / "step-speed.md").write_text(text + "\n")
 
 
-def stages(text: str) -> tuple[tuple[int, int, int], ...]:
+def parse_stages(text: str) -> tuple[tuple[int, int, int], ...]:
     """Parse --stages, such as 128:16:32,512:32:64."""
     return tuple(tuple(int(number) for number in stage.split(":")) for stage in text.split(","))
 
@@ -155,7 +155,7 @@ def compare(
     maps, resolution, batch = stage
     steps, sides = {}, {}
     for name in names:
-        steps[name] = side(name, stage, a.alpha, device)
+        steps[name] = make_step(name, stage, a.alpha, device)
         start = time.perf_counter()
         steps[name]()
         wait(device)
@@ -169,7 +169,7 @@ def compare(
     speeds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(a.turns):
         for name, step in steps.items():
-            speeds[name].append(batch / seconds_of(step, a.seconds, device))
+            speeds[name].append(batch / time_step(step, a.seconds, device))
     for name, values in speeds.items():
         median = statistics.median(values)
         flops = sides[name]["flops"] * median / batch
@@ -185,7 +185,7 @@ def compare(
     return {"feature_maps": maps, "resolution": resolution, "batch": batch, "sides": sides}
 
 
-def seconds_of(step: Step, at_least: float, device: torch.device) -> float:
+def time_step(step: Step, at_least: float, device: torch.device) -> float:
     """Return the mean seconds of a step over a turn of at least `at_least` seconds."""
     wait(device)
     start, count = time.perf_counter(), 0
@@ -204,15 +204,15 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def side(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> Step:
+def make_step(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> Step:
     """Return the training step of the side with this name."""
     if name == PEER:
-        return peer(*stage, alpha, device)
+        return make_peer_step(*stage, alpha, device)
     which, _, without = name.partition(", ")
-    return ours(*stage, alpha, device, which == "ours bf16", TORCHS_OWN.get(without, {}), without == COMPILED)
+    return make_our_step(*stage, alpha, device, which == "ours bf16", TORCHS_OWN.get(without, {}), without == COMPILED)
 
 
-def ours(
+def make_our_step(
     maps: int,
     resolution: int,
     batch: int,
@@ -231,13 +231,13 @@ def ours(
             gradient penalty needs.
     """
     options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
-    config = resolve(options)
+    config = resolve_config(options)
     state = TrainState(config, 0, device)
     if compiled:
         state.G = torch.compile(state.G)
-    stepper = Stepper.of(config, bf16)
+    stepper = Stepper.from_config(config, bf16)
     images = torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device)
-    reals = Batch(images, None, ALONE.share(batch, config.mbstd_group))
+    reals = Batch(images, None, SINGLE_PROCESS.share(batch, config.mbstd_group))
     phase = Phase(resolution, alpha, batch, 0.001, 1)
 
     def step() -> None:
@@ -251,7 +251,7 @@ def ours(
     return step
 
 
-def peer(maps: int, resolution: int, batch: int, alpha: float, device: torch.device) -> Step:
+def make_peer_step(maps: int, resolution: int, batch: int, alpha: float, device: torch.device) -> Step:
     """Return the peer's training step, as in its `ProGAN.train`, on real images that are on the device as floats."""
     from pro_gan_pytorch import networks
     from pro_gan_pytorch.custom_layers import update_average
@@ -286,20 +286,20 @@ def patch_transposed_convolution() -> None:
     transposed._output_padding = functools.partialmethod(transposed._output_padding, num_spatial_dims=2)
 
 
-def peak_of(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> int:
+def measure_peak(name: str, stage: tuple[int, int, int], alpha: float, device: torch.device) -> int:
     """Return the peak memory of six steps in bytes, above the memory in use before the networks existed."""
     small = torch.nn.Conv2d(1, 1, 3).to(device)
     small(torch.zeros(1, 1, 4, 4, device=device)).sum().backward()  # loads libraries, whose memory does not count
-    before = 0 if device.type == "cuda" else peak_memory(device)
-    step = side(name, stage, alpha, device)
+    before = 0 if device.type == "cuda" else read_peak_memory(device)
+    step = make_step(name, stage, alpha, device)
     for _ in range(6):  # the peak is reached in the second step, when the optimizers have their state
         step()
     wait(device)
-    return peak_memory(device) - before
+    return read_peak_memory(device) - before
 
 
-def peak_in_own_process(name: str, stage: tuple[int, int, int], a: argparse.Namespace) -> int:
-    """Return `peak_of` from a new process: a peak cannot be reset on a CPU."""
+def measure_peak_in_process(name: str, stage: tuple[int, int, int], a: argparse.Namespace) -> int:
+    """Return `measure_peak` from a new process: a peak cannot be reset on a CPU."""
     command = [sys.executable, __file__, "--peak-of", name, "--stages", ":".join(map(str, stage))]
     command += ["--alpha", str(a.alpha), "--device", a.device]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -314,7 +314,7 @@ def hardware(device: torch.device) -> str:
     return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def as_table(report: dict[str, Any]) -> str:
+def format_table(report: dict[str, Any]) -> str:
     """Return the report as a Markdown table."""
     rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in report["matrix_flops_per_second"].items())
     lines = [

@@ -7,9 +7,9 @@ if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, wh
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .describe import describe
-from .file import CheckpointError, newest, save
+from .file import CheckpointError, resolve_checkpoint, save
 from .formats import load
 from .run_directory import RunDirectory
 from .safetensors_file import save_safetensors
 
-__all__ = ["CheckpointError", "RunDirectory", "describe", "load", "newest", "save", "save_safetensors"]
+__all__ = ["CheckpointError", "RunDirectory", "describe", "load", "resolve_checkpoint", "save", "save_safetensors"]

@@ -7,7 +7,7 @@ import argparse
 from console import command
 
 from .describe import describe
-from .file import CheckpointError, newest
+from .file import CheckpointError, resolve_checkpoint
 from .formats import load
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     )
     parser.add_argument("path", metavar="FILE", help="a checkpoint, or a run directory for its latest")
     with command(parser.prog, CheckpointError):
-        path = newest(parser.parse_args().path)
+        path = resolve_checkpoint(parser.parse_args().path)
         print("\n".join(describe(path, load(path))))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .file import CheckpointError
-from .plain import tensors_in
+from .validation import iterate_tensors
 
 
 def describe(path: Path, content: dict[str, Any]) -> list[str]:
@@ -17,12 +17,12 @@ def describe(path: Path, content: dict[str, Any]) -> list[str]:
         CheckpointError: parts of it are of another kind than this project writes.
     """
     try:
-        return [printable(line) for line in lines(path, content)]
+        return [escape_for_terminal(line) for line in describe_lines(path, content)]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise CheckpointError(f"{path} is damaged, or no checkpoint of this project") from None
 
 
-def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
+def describe_lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
     """As `describe`, one at a time."""
     stage = content["stage"]
     moment = "stabilising" if stage["alpha"] == 1 else f"fading in, alpha {stage['alpha']:.3f}"
@@ -36,7 +36,7 @@ def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
     yield "made by " + ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items())
     yield "holds"
     for name, part in content["state"].items():
-        tensors = list(tensors_in(part))
+        tensors = list(iterate_tensors(part))
         if tensors:
             numbers = sum(t.numel() for t in tensors)
             yield f"  {name:<18}{len(tensors):>4} tensors {numbers:>12,} numbers"
@@ -48,6 +48,6 @@ def lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
         yield f"  {key}: {value}"
 
 
-def printable(line: str) -> str:
+def escape_for_terminal(line: str) -> str:
     """Without what would move the cursor or colour a terminal."""
     return "".join(c if c.isprintable() else "?" for c in line)

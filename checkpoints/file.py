@@ -12,19 +12,27 @@ from typing import IO, Any
 
 import torch
 
-from .plain import check_plain, tensors_in
+from .validation import check_plain, iterate_tensors
 
 FORMAT, VERSION = "pggan-checkpoint", 1
 REQUIRED = ("images", "stage", "config", "networks", "state")
-LARGEST_STRUCTURE = 8 << 20  # bytes of what is not numbers in tensors; 0.1 MB for a run at 1024x1024
+MAX_STRUCTURE_BYTES = 8 << 20  # bytes of what is not numbers in tensors; 0.1 MB for a run at 1024x1024
 
 # Errors of fsync on a folder where the file system has no such thing: EINVAL on VirtualBox's shared folders, EOPNOTSUPP
 # and ENOSYS on FUSE, EIO on Windows drives in WSL over SMB, EBADF and EISDIR where only a descriptor for writing would
 # do, EPERM and EACCES in sandboxes and for folders that may be written but not read.
 NO_FOLDER_SYNC = {
-    errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EIO, errno.EBADF, errno.EPERM, errno.EACCES,
-    errno.EISDIR, errno.ENOTTY,
-}  # fmt: skip
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.EIO,
+    errno.EBADF,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EISDIR,
+    errno.ENOTTY,
+}
 
 
 class CheckpointError(ValueError):
@@ -42,7 +50,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
         content: "images" seen; "stage" {"resolution", "alpha"} last trained; "config" and "networks" (plain data);
             "state" (state dicts); whatever else the writer needs.
     """
-    with writing(path) as file:
+    with write_atomically(path) as file:
         try:
             torch.save({"format": FORMAT, "version": VERSION, **content}, file)
         except RuntimeError as error:  # of torch's writer, on top of what the disk said
@@ -50,7 +58,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes its name when all of it is on the disk; where that fails nothing of it stays."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
@@ -128,7 +136,7 @@ def check_content(path: Path, content: Any) -> dict[str, Any]:
     others = {name: part for name, part in content.items() if name != "state"}
     if (
         any(type(content[name]) is not kind for name, kind in kinds.items())
-        or next(tensors_in(others), None) is not None
+        or next(iterate_tensors(others), None) is not None
     ):
         raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint of this project")
     return content
@@ -142,14 +150,14 @@ def check_archive(path: Path) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            large = member.filename.endswith("data.pkl") and member.file_size > LARGEST_STRUCTURE
+            large = member.filename.endswith("data.pkl") and member.file_size > MAX_STRUCTURE_BYTES
             if member.compress_type != zipfile.ZIP_STORED or large:
                 raise zipfile.BadZipFile
         if archive.testzip() is not None:
             raise zipfile.BadZipFile
 
 
-def newest(path: str | os.PathLike) -> Path:
+def resolve_checkpoint(path: str | os.PathLike) -> Path:
     """The checkpoint that a path stands for: itself, or a run directory's latest.
 
     Raises:

@@ -41,7 +41,7 @@ class DirectoryLock:
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise CheckpointError(f"{self.folder} is in use by {self.held_by()}; wait for it, or stop it") from None
+            raise CheckpointError(f"{self.folder} is in use by {self.read_holder()}; wait for it, or stop it") from None
         except (NotImplementedError, OSError) as error:
             if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
                 raise
@@ -51,7 +51,7 @@ class DirectoryLock:
         self.holder.write_text(json.dumps(holder) + "\n")
         return True
 
-    def held_by(self) -> str:
+    def read_holder(self) -> str:
         try:
             known = json.loads(self.holder.read_text())
             return f"process {known['pid']} on {known['host']}, started {known['started']}"

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .file import CheckpointError, DamagedCheckpoint, load, save, sync_folder, writing
+from .file import CheckpointError, DamagedCheckpoint, load, save, sync_folder, write_atomically
 from .lock import DirectoryLock
 
-LARGEST_FILE = 64 << 20  # bytes of config.json, log.jsonl and metrics.jsonl; no run writes that much
-MOST_IMAGES = 10**12
+MAX_FILE_BYTES = 64 << 20  # bytes of config.json, log.jsonl and metrics.jsonl; no run writes that much
+MAX_IMAGES = 10**12
 
 
 class RunDirectory:
@@ -35,7 +35,7 @@ class RunDirectory:
         self.latest = self.checkpoints / "latest.pt"
         self.best = self.checkpoints / "best.pt"
         self.images_of_latest: int | None = None
-        self.held: DirectoryLock | None = None
+        self.directory_lock: DirectoryLock | None = None
 
     def exists(self) -> bool:
         return self.config.is_file()
@@ -48,10 +48,10 @@ class RunDirectory:
         Raises:
             CheckpointError: another process has it, or the folder cannot be written.
         """
-        with self.writable():
+        with self.explain_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.held = DirectoryLock(self.folder)
-            if not self.held.acquire():
+            self.directory_lock = DirectoryLock(self.folder)
+            if not self.directory_lock.acquire():
                 say(
                     f"warning: the file system of {self.folder} has no locks: do not start a second process on this run"
                 )
@@ -62,8 +62,8 @@ class RunDirectory:
                 )
 
     def release(self) -> None:
-        if self.held:
-            self.held.release()
+        if self.directory_lock:
+            self.directory_lock.release()
 
     def create(self, config: dict[str, Any]) -> None:
         """Make the folders and write the config, atomically.
@@ -71,20 +71,20 @@ class RunDirectory:
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        with self.writable():
+        with self.explain_write_errors():
             for folder in (self.samples, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
             write_text(self.config, json.dumps(config, indent=2) + "\n")
 
     @contextmanager
-    def writable(self) -> Iterator[None]:
+    def explain_write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise CheckpointError(f"cannot write the run directory {self.folder}: {error.strerror}") from None
 
     def read_config(self) -> dict[str, Any]:
-        with readable(self.config):
+        with explain_read_errors(self.config):
             try:
                 config = json.loads(self.config.read_text(encoding="utf-8"))
             except ValueError as error:
@@ -96,32 +96,32 @@ class RunDirectory:
     def save(self, content: dict[str, Any], keep_last: int = 1) -> None:
         """Make this the latest checkpoint, and keep those before it, `keep_last` with it. Raises OSError."""
         if keep_last > 1 and self.images_of_latest is not None and self.latest.exists():
-            link(self.latest, self.earlier(self.images_of_latest))
+            hard_link(self.latest, self.earlier_path(self.images_of_latest))
         save(self.latest, content)
         self.images_of_latest = content["images"]
-        for old in self.all_earlier()[keep_last - 1 :]:
+        for old in self.earlier_paths()[keep_last - 1 :]:
             old.unlink(missing_ok=True)
 
     def keep_stage(self, resolution: int) -> Path:
         """Keep the latest checkpoint under the stage's own name. Raises OSError."""
-        return link(self.latest, self.stage(resolution))
+        return hard_link(self.latest, self.stage_path(resolution))
 
     def keep_best(self) -> Path:
         """Keep the latest checkpoint as the best one so far. Raises OSError."""
-        return link(self.latest, self.best)
+        return hard_link(self.latest, self.best)
 
-    def stage(self, resolution: int) -> Path:
+    def stage_path(self, resolution: int) -> Path:
         return self.checkpoints / f"stage-{resolution:04d}.pt"
 
-    def earlier(self, images: int) -> Path:
+    def earlier_path(self, images: int) -> Path:
         return self.checkpoints / f"earlier-{images:08d}.pt"
 
-    def all_earlier(self) -> list[Path]:
+    def earlier_paths(self) -> list[Path]:
         """The newest first."""
         return sorted(self.checkpoints.glob("earlier-*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
 
     def load_newest(
-        self, say: Callable[[str], None], usable: Callable[[dict[str, Any]], bool] = lambda content: True
+        self, log: Callable[[str], None], is_usable: Callable[[dict[str, Any]], bool] = lambda content: True
     ) -> dict[str, Any] | None:
         """The newest checkpoint that is whole and usable, which is the latest from now on; None before the first.
 
@@ -130,28 +130,28 @@ class RunDirectory:
         Raises:
             CheckpointError: there are checkpoints, and none of them can be used.
         """
-        if (found := self.find_newest(usable)) is None:
+        if (found := self.find_newest(is_usable)) is None:
             return None
         path, content, unusable, note = found
         if note:
-            say(note)
+            log(note)
         if path != self.latest:
             self.set_aside(unusable)
-            link(path, self.latest)
+            hard_link(path, self.latest)
         self.images_of_latest = content["images"]
         return content
 
     def find_newest(
-        self, usable: Callable[[dict[str, Any]], bool] = lambda content: True
+        self, is_usable: Callable[[dict[str, Any]], bool] = lambda content: True
     ) -> tuple[Path, dict[str, Any], list[Path], str] | None:
         """What `load_newest` takes, which newer ones it cannot use, and what it says; nothing is changed."""
         stages = sorted(self.checkpoints.glob("stage-*.pt"), reverse=True)
-        existing = [p for p in (self.latest, *self.all_earlier(), *stages, self.best) if p.exists()]
+        existing = [p for p in (self.latest, *self.earlier_paths(), *stages, self.best) if p.exists()]
         unusable = {}
         for path in existing:
             try:
                 content = load(path)
-                if not usable(content):
+                if not is_usable(content):
                     raise DamagedCheckpoint(f"{path} holds numbers that are not finite")
             except DamagedCheckpoint as error:
                 unusable[path] = str(error)
@@ -197,7 +197,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    with readable(path):
+    with explain_read_errors(path):
         lines = path.read_text(encoding="utf-8").splitlines()
     values = []
     for number, line in enumerate(lines):
@@ -208,18 +208,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
                 raise CheckpointError(f"{path}, line {number + 1} is not JSON") from None
             break
         images = value.get("images") if isinstance(value, dict) else None
-        if type(images) is not int or not 0 <= images < MOST_IMAGES:
+        if type(images) is not int or not 0 <= images < MAX_IMAGES:
             raise CheckpointError(f"{path}, line {number + 1} does not say a number of images")
         values.append(value)
     return values
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def explain_read_errors(path: Path) -> Iterator[None]:
     """Refuses a file that is too large to be a run's, and says what kept it from being read."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CheckpointError(f"{path} is larger than {LARGEST_FILE >> 20} MB; no run writes that much")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB; no run writes that much")
         yield
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
@@ -227,11 +227,11 @@ def readable(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all. Raises OSError."""
-    with writing(path) as file:
+    with write_atomically(path) as file:
         file.write(text.encode())
 
 
-def link(path: Path, name: Path) -> Path:
+def hard_link(path: Path, name: Path) -> Path:
     """Give a file a second name, in place of what has that name; a copy where the disk knows no links."""
     if name.exists() and name.samefile(path):
         return name
@@ -240,7 +240,7 @@ def link(path: Path, name: Path) -> Path:
     try:
         os.link(path, temporary)
     except OSError:
-        with writing(name) as file, path.open("rb") as original:
+        with write_atomically(name) as file, path.open("rb") as original:
             shutil.copyfileobj(original, file)
     else:
         os.replace(temporary, name)

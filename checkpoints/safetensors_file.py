@@ -9,11 +9,11 @@ from typing import Any
 
 from .file import FORMAT, VERSION, CheckpointError, sync_folder
 
-LARGEST_METADATA = 16 << 20
+MAX_METADATA_BYTES = 16 << 20
 SUFFIX = ".safetensors"
 
 
-def library() -> Any:
+def import_safetensors() -> Any:
     """The safetensors package.
 
     Raises:
@@ -35,7 +35,7 @@ def save_safetensors(path: Path, content: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the package is missing.
     """
-    package = library()
+    package = import_safetensors()
     tensors = {
         f"{network}.{name}": tensor.contiguous()
         for network, part in content["state"].items()
@@ -58,12 +58,12 @@ def load_safetensors(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the package is missing, or the file is damaged or was not written by this project.
     """
-    package = library()
+    package = import_safetensors()
     state: dict[str, dict[str, Any]] = {}
     try:
         with package.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(FORMAT, "")
-            if not text or len(text) > LARGEST_METADATA:
+            if not text or len(text) > MAX_METADATA_BYTES:
                 raise CheckpointError(f"{path} is no checkpoint of this project")
             for full_name in file.keys():  # noqa: SIM118 (not a dict)
                 network, _, name = full_name.partition(".")

@@ -11,22 +11,22 @@ import sys
 if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from .base import DataError, Format, Header, Source, percentage
+from .base import DataError, Format, Header, Source, parse_fraction
+from .cache_files import find_cache_folder
 from .images import FITS, Preparation
-from .order import shuffled
-from .places import cache_folder
+from .order import shuffled_indices
 from .pyramid import Pyramid, open_pyramid
-from .sheet import contact_sheet
-from .sources import KINDS, open_source
+from .sheet import make_grid
+from .sources import SOURCE_TYPES, open_source
 from .summary import summarize
-from .survey import native_format
-from .synthetic import MODES, SMALLEST_CLASSIFIED, SyntheticShapes, classify
+from .survey import read_native_format
+from .synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
 
 __all__ = [
     "FITS",
-    "KINDS",
+    "MIN_CLASSIFIED_SIDE",
     "MODES",
-    "SMALLEST_CLASSIFIED",
+    "SOURCE_TYPES",
     "DataError",
     "Format",
     "Header",
@@ -34,13 +34,13 @@ __all__ = [
     "Pyramid",
     "Source",
     "SyntheticShapes",
-    "cache_folder",
     "classify",
-    "contact_sheet",
-    "native_format",
+    "find_cache_folder",
+    "make_grid",
     "open_pyramid",
     "open_source",
-    "percentage",
-    "shuffled",
+    "parse_fraction",
+    "read_native_format",
+    "shuffled_indices",
     "summarize",
 ]

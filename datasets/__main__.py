@@ -8,9 +8,9 @@ import sys
 from console import command
 
 from . import commands
-from .base import DataError, percentage
+from .base import DataError, parse_fraction
 from .images import FITS
-from .sources import KINDS
+from .sources import SOURCE_TYPES
 
 EXAMPLES = """examples:
   python -m datasets inspect photos                    sizes, kinds, classes, files that cannot be read
@@ -24,9 +24,11 @@ EXAMPLES = """examples:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m datasets", description="Prepare images, and see what is in them.", epilog=EXAMPLES,
+        prog="python -m datasets",
+        description="Prepare images, and see what is in them.",
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     room = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (run, text) in COMMANDS.items():
         p = room.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -38,10 +40,13 @@ def main() -> None:
             continue
         add_data_options(p, prepared=name != "inspect")
         if name in ("plan", "build"):
-            add_limits(p)
+            add_limit_options(p)
         if name in ("plan", "build", "inspect"):
             p.add_argument(
-                "--workers", type=whole(1, 1024), metavar="N", help="processes that decode (default: one for each core)"
+                "--workers",
+                type=int_parser(1, 1024),
+                metavar="N",
+                help="processes that decode (default: one for each core)",
             )
         if name == "grid":
             p.add_argument("--out", default="grid.png", metavar="FILE", help="picture to write (default: %(default)s)")
@@ -51,7 +56,7 @@ def main() -> None:
         if name == "verify":
             p.add_argument(
                 "--decode",
-                type=whole(0, 1 << 40),
+                type=int_parser(0, 1 << 40),
                 default=100,
                 metavar="N",
                 help="images to decode again (default: %(default)s)",
@@ -62,10 +67,10 @@ def main() -> None:
 
 
 COMMANDS = {
-    "plan": (commands.plan, "say what a cache will hold, and the disk space and time it takes"),
-    "build": (commands.build, "build the cache, or go on with it"),
+    "plan": (commands.print_plan, "say what a cache will hold, and the disk space and time it takes"),
+    "build": (commands.build_pyramid, "build the cache, or go on with it"),
     "inspect": (commands.inspect, "decode every image and say what there is"),
-    "grid": (commands.grid, "write a contact sheet of prepared images"),
+    "grid": (commands.write_grid, "write a contact sheet of prepared images"),
     "verify": (commands.verify, "check a cache against its checksums and its images"),
     "clean": (commands.clean, "list caches, or remove them"),
 }
@@ -73,7 +78,7 @@ COMMANDS = {
 
 def add_data_options(p: argparse.ArgumentParser, prepared: bool) -> None:
     """Which images, and how they are prepared."""
-    p.add_argument("data", metavar="DATA", help=KINDS)
+    p.add_argument("data", metavar="DATA", help=SOURCE_TYPES)
     if prepared:
         p.add_argument(
             "--resolution", type=int, metavar="N", help="a power of two, 4 to 1024 (default: the images' own)"
@@ -83,21 +88,26 @@ def add_data_options(p: argparse.ArgumentParser, prepared: bool) -> None:
     p.add_argument("--fit", choices=FITS, default=FITS[0], help="how images become square (default: %(default)s)")
     if prepared:
         p.add_argument(
-            "--background", default="white", metavar="COLOUR",
+            "--background",
+            default="white",
+            metavar="COLOUR",
             help="under transparency and beside padded images, a name or #rrggbb (default: %(default)s)",
-        )  # fmt: skip
+        )
 
 
-def add_limits(p: argparse.ArgumentParser) -> None:
+def add_limit_options(p: argparse.ArgumentParser) -> None:
     """What a cache is refused for."""
     p.add_argument("--allow-upscale", action="store_true", help="enlarge images smaller than the resolution")
     p.add_argument(
-        "--max-bad", type=percentage, default=0.01, metavar="N%",
+        "--max-bad",
+        type=parse_fraction,
+        default=0.01,
+        metavar="N%",
         help="largest share of images that may be left out because they cannot be read (default: 1%%)",
-    )  # fmt: skip
+    )
 
 
-def whole(smallest: int, largest: int):
+def int_parser(smallest: int, largest: int):
     """A parser of whole numbers within a range."""
 
     def parse(text: str) -> int:

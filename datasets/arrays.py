@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from .base import DAMAGED, DataError, Header, Source
-from .files import file_digest, stamp
-from .images import from_pixels
+from .files import compute_stamp, hash_file
+from .images import to_pillow
 
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
 # limits on a compressed array: this many bytes, or this many times its packed size (images rarely exceed 10 times)
-LARGEST_UNPACKED, LARGEST_RATIO = 1 << 30, 100
+MAX_UNPACKED_BYTES, MAX_RATIO = 1 << 30, 100
 LABEL_NAMES = ("labels", "y", "y_train", "label", "arr_1")
 
 
@@ -37,7 +37,7 @@ class Arrays(Source):
                 shapes = {name: read_header(archive, info) for name, info in self.arrays.items()}
         except DAMAGED as error:
             raise DataError(f"{path} is not a readable .npz file: {error}") from None
-        self.key = self.choose(shapes, IMAGE_NAMES, could_be_images, "images, uint8 or uint16 [N, H, W, C]")
+        self.key = self.choose(shapes, IMAGE_NAMES, has_image_shape, "images, uint8 or uint16 [N, H, W, C]")
         if labels:
             shape, *_ = shapes[self.key]
             fits = lambda s, dtype: dtype.kind in "iu" and s in ((shape[0],), (shape[0], 1))  # noqa: E731
@@ -53,14 +53,14 @@ class Arrays(Source):
         return (named or found)[0]
 
     def read_labels(self, name: str) -> None:
-        values = load(self.path, self.arrays[name]).reshape(-1).astype(np.int64)
+        values = load_array(self.path, self.arrays[name]).reshape(-1).astype(np.int64)
         present, self.labels = np.unique(values, return_inverse=True)
         self.classes = [str(value) for value in present]
 
     def images(self) -> np.ndarray:
         """Return the images [N, H, W] or [N, H, W, C], read or mapped once per process."""
         if self.pixels is None:
-            images = load(self.path, self.arrays[self.key])
+            images = load_array(self.path, self.arrays[self.key])
             if images.ndim == 4 and images.shape[3] > 4:
                 images = images.transpose(0, 2, 3, 1)
             self.pixels = images
@@ -76,22 +76,22 @@ class Arrays(Source):
         return f"{self.path}, {self.key}[{index}]"
 
     def stamp(self) -> str:
-        return stamp(self.path, [self.path])
+        return compute_stamp(self.path, [self.path])
 
-    def content(self) -> str:
-        return file_digest(self.path).hex()
+    def content_digest(self) -> str:
+        return hash_file(self.path).hex()
 
     def header(self, index: int) -> Header:
         _, height, width, *channels = self.images().shape
         mode = ("L", "LA", "RGB", "RGBA")[channels[0] - 1] if channels else "L"
         return Header(width, height, mode, "A" in mode)
 
-    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         pixels = self.images()[index]
-        return from_pixels(pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8))
+        return to_pillow(pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8))
 
 
-def could_be_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+def has_image_shape(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Return whether an array has the shape and dtype of images."""
     if len(shape) not in (3, 4) or dtype not in (np.uint8, np.uint16) or min(shape) < 1:
         return False
@@ -116,29 +116,29 @@ def read_npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
-def load(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+def load_array(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     """Return an array of the archive, memory-mapped if it is stored uncompressed.
 
     Raises:
         DataError: the file is damaged, or unpacks to a size that no images have.
     """
-    if info.file_size > max(LARGEST_UNPACKED, LARGEST_RATIO * info.compress_size):
+    if info.file_size > max(MAX_UNPACKED_BYTES, MAX_RATIO * info.compress_size):
         raise DataError(
             f"{path} unpacks to {info.file_size / 1e9:.1f} GB from {info.compress_size / 1e6:.1f} MB, as no images do"
         )
     try:
-        return unpacked(path, info) if info.compress_type != zipfile.ZIP_STORED else mapped(path, info)
+        return unpack_array(path, info) if info.compress_type != zipfile.ZIP_STORED else map_array(path, info)
     except DAMAGED as error:
         raise DataError(f"{path} is damaged: {error}") from None
 
 
-def unpacked(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+def unpack_array(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     """Return an array of the archive, in memory."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def mapped(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+def map_array(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     """Return an array that the archive stores uncompressed, memory-mapped."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         shape, _, dtype = read_npy_header(file)

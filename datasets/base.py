@@ -20,12 +20,24 @@ class DataError(ValueError):
 
 # What zipfile, NumPy and the decompressors raise for archives that are damaged or made to harm
 DAMAGED = (
-    OSError, ValueError, EOFError, RuntimeError, KeyError, IndexError, TypeError, OverflowError, MemoryError,
-    SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    tokenize.TokenError,
+)
 
 
-def percentage(text: str | float) -> float:
+def parse_fraction(text: str | float) -> float:
     """A share in [0, 1] from "1%", "0.01" or 0.01. Raises ValueError."""
     value = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
     if not 0 <= value <= 1:
@@ -33,12 +45,12 @@ def percentage(text: str | float) -> float:
     return value
 
 
-def too_many(bad: int, count: int, max_bad: float) -> bool:
+def has_too_many_bad(bad: int, count: int, max_bad: float) -> bool:
     """Whether more than this share of images cannot be read; 7 of 1,000 are not more than 0.7%."""
     return bad > round(max_bad * count, 6) or bad == count
 
 
-def shown(name: str) -> str:
+def escape_for_terminal(name: str) -> str:
     """A name for a line of text: line breaks, escape codes and bytes that are no text are written as in Python."""
     return name if name.isprintable() else repr(name)[1:-1]
 
@@ -89,13 +101,13 @@ class Source(Protocol):
     def stamp(self) -> str:
         """Stays while nobody touches the files; known in a moment."""
 
-    def content(self) -> str:
+    def content_digest(self) -> str:
         """Stands for the images' bytes in their order: the same for a copy. Reads them all, decodes none."""
 
     def header(self, index: int) -> Header:
-        """Raises as `picture` does."""
+        """Raises as `read_image` does."""
 
-    def picture(self, index: int, resolution: int, channels: int) -> Image.Image:
+    def read_image(self, index: int, resolution: int, channels: int) -> Image.Image:
         """The image as it is stored; sets that are drawn, or stored in several sizes, give the one asked for.
 
         Raises OSError, ValueError or what else Pillow raises for an image that cannot be read.

@@ -14,21 +14,26 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .base import DataError, Source, too_many
+from .base import DataError, Source, has_too_many_bad
+from .cache_files import write_atomically
 from .images import Preparation
-from .levels import RowFile, level_file, pyramid_levels, resolutions, sums
-from .parallel import cores, in_parallel
-from .places import write_whole
-from .survey import reason, survey
+from .levels import RowFile, compute_checksums, level_file_name, level_resolutions, pyramid_levels
+from .parallel import count_cores, map_parallel
+from .survey import first_line, read_all_headers
 
 OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # open files, memory, processes; not the disk
 BATCH_BYTES = 1 << 20  # what is summed up stays in the processor's cache
 
 
-def build(
-    source: Source, stamp: str, prepare: Preparation, folder: Path, allow_upscale: bool, max_bad: float,
+def build_cache(
+    source: Source,
+    stamp: str,
+    prepare: Preparation,
+    folder: Path,
+    allow_upscale: bool,
+    max_bad: float,
     workers: int | None,
-) -> None:  # fmt: skip
+) -> None:
     """Make the cache `folder` of images with this stamp; what an interruption left is not decoded again.
 
     Raises:
@@ -38,7 +43,7 @@ def build(
     building.mkdir(parents=True, exist_ok=True)
     check_space(building, len(source), prepare)
     try:
-        job = Job(source, prepare, building)
+        job = BuildJob(source, prepare, building)
         progress = decode_all(job, allow_upscale, workers)
         if read_stamp(source) != stamp:
             shutil.rmtree(building, ignore_errors=True)
@@ -48,7 +53,7 @@ def build(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         shutil.rmtree(building, ignore_errors=True)
-        raise DataError(no_room(building, len(source), prepare) + "; nothing was kept") from None
+        raise DataError(describe_full_disk(building, len(source), prepare) + "; nothing was kept") from None
     building.rename(folder)
 
 
@@ -72,41 +77,41 @@ def building_folder(folder: Path) -> Path:
     return folder.with_name(f"building-{folder.name}")
 
 
-def cache_bytes(count: int, prepare: Preparation) -> int:
+def estimate_cache_bytes(count: int, prepare: Preparation) -> int:
     """Room on the disk for the levels of so many images."""
-    return sum(count * prepare.channels * r * r for r in resolutions(prepare.resolution))
+    return sum(count * prepare.channels * r * r for r in level_resolutions(prepare.resolution))
 
 
 def check_space(building: Path, count: int, prepare: Preparation) -> None:
     """Raises DataError where the disk has not the room."""
-    taken = bytes_taken(building)
-    if cache_bytes(count, prepare) - taken > shutil.disk_usage(building).free:
-        if not taken:
+    used = count_used_bytes(building)
+    if estimate_cache_bytes(count, prepare) - used > shutil.disk_usage(building).free:
+        if not used:
             shutil.rmtree(building)
-        raise DataError(no_room(building, count, prepare))
+        raise DataError(describe_full_disk(building, count, prepare))
 
 
-def bytes_taken(folder: Path) -> int:
+def count_used_bytes(folder: Path) -> int:
     """Room on the disk that the files in a folder have."""
     return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in folder.iterdir())
 
 
-def no_room(building: Path, count: int, prepare: Preparation) -> str:
+def describe_full_disk(building: Path, count: int, prepare: Preparation) -> str:
     """The error of a full disk, with what is needed."""
     free = shutil.disk_usage(building.parent).free
     return (
-        f"the pyramid cache needs {gigabytes(cache_bytes(count, prepare))} but {building.parent} has "
-        f"{gigabytes(free)} free; make room, or set PGGAN_CACHE to a folder on a larger disk"
+        f"the pyramid cache needs {format_bytes(estimate_cache_bytes(count, prepare))} but {building.parent} has "
+        f"{format_bytes(free)} free; make room, or set PGGAN_CACHE to a folder on a larger disk"
     )
 
 
-def gigabytes(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Bytes as text."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 @dataclass
-class Progress:
+class BuildProgress:
     """What is known of the images done so far: reasons by index of the bad ones, indices of those enlarged."""
 
     done: set[tuple[int, int]] = field(default_factory=set)
@@ -119,15 +124,15 @@ class Progress:
         self.enlarged += span["enlarged"]
 
 
-class Job:
+class BuildJob:
     """Decodes spans of images into the levels' files; called with (start, stop) in any process."""
 
     def __init__(self, source: Source, prepare: Preparation, folder: Path):
         self.source, self.prepare, self.folder = source, prepare, folder
         self.shape = (prepare.channels, prepare.resolution, prepare.resolution)
         self.levels = [
-            RowFile(folder / level_file(r), np.uint8, (len(source), prepare.channels, r, r))
-            for r in reversed(resolutions(prepare.resolution))
+            RowFile(folder / level_file_name(r), np.uint8, (len(source), prepare.channels, r, r))
+            for r in reversed(level_resolutions(prepare.resolution))
         ]
         self.sums = RowFile(folder / "sums.npy", np.uint64, (len(source),))
         self.journal = folder / "journal"
@@ -143,24 +148,24 @@ class Job:
         bad, enlarged = {}, []
         for index in range(start, stop):
             try:
-                with self.source.picture(index, self.prepare.resolution, self.prepare.channels) as picture:
+                with self.source.read_image(index, self.prepare.resolution, self.prepare.channels) as picture:
                     images[index - start] = self.prepare(picture)
-                    if self.prepare.enlarges(*picture.size):
+                    if self.prepare.is_enlarged(*picture.size):
                         enlarged.append(index)
             except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
                 if getattr(error, "errno", None) in OF_THE_MACHINE:
                     raise
-                bad[index] = reason(error)
+                bad[index] = first_line(error)
         levels = list(pyramid_levels(images))
-        checks = sums(levels)
+        checks = compute_checksums(levels)
         checks[[index - start for index in bad]] = 0
         for file, rows in zip((*self.levels, self.sums), (*levels, checks), strict=True):
             file.write(start, rows)
         return {"start": start, "stop": stop, "bad": bad, "enlarged": enlarged}
 
-    def earlier(self) -> Progress:
+    def load_progress(self) -> BuildProgress:
         """What an interrupted build did and the disk still holds."""
-        progress = Progress()
+        progress = BuildProgress()
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
         for line in lines:
             try:
@@ -170,45 +175,45 @@ class Job:
             start, stop = span["start"], span["stop"]
             expected = self.sums.read(start, stop)
             good = expected != 0
-            found = sums([file.read(start, stop) for file in self.levels])
+            found = compute_checksums([file.read(start, stop) for file in self.levels])
             if (found[good] == expected[good]).all() and (~good).sum() == len(span["bad"]):
                 progress.add(span)
         return progress
 
 
-def decode_all(job: Job, allow_upscale: bool, workers: int | None) -> Progress:
+def decode_all(job: BuildJob, allow_upscale: bool, workers: int | None) -> BuildProgress:
     """Every image into its levels."""
-    progress = job.earlier()
-    anew = not progress.done
+    progress = job.load_progress()
+    is_new = not progress.done
     spans = [span for span in job.spans() if span not in progress.done]
     left, count = sum(stop - start for start, stop in spans), len(job.source)
-    workers = min(workers or cores(), len(spans))
+    workers = min(workers or count_cores(), len(spans))
     if progress.enlarged and not allow_upscale:
-        raise DataError(too_small(job.source, job.prepare))
+        raise DataError(describe_small_images(job.source, job.prepare))
     synced = time.monotonic()
     bar = tqdm(
         total=count, initial=count - left, desc=f"caching {job.source.name}", unit="image", disable=None, leave=False
     )
     with bar, open(job.journal, "a") as journal:
-        for span in in_parallel(job, spans, workers):
+        for span in map_parallel(job, spans, workers):
             journal.write(json.dumps(span) + "\n")
             journal.flush()
             progress.add(span)
             bar.update(span["stop"] - span["start"])
             if progress.enlarged and not allow_upscale:
-                if anew:
+                if is_new:
                     shutil.rmtree(job.folder, ignore_errors=True)  # a lower resolution needs another cache's room
-                raise DataError(too_small(job.source, job.prepare))
+                raise DataError(describe_small_images(job.source, job.prepare))
             if time.monotonic() - synced > 1:  # the disk writes while the workers decode: little is left for the end
                 job.levels[0].sync()
                 synced = time.monotonic()
     return progress
 
 
-def too_small(source: Source, prepare: Preparation) -> str:
+def describe_small_images(source: Source, prepare: Preparation) -> str:
     """The error of images that are smaller than the resolution."""
-    found = survey(source)
-    sides = found.limiting_sides(prepare.fit)
+    found = read_all_headers(source)
+    sides = found.compute_limiting_sides(prepare.fit)
     smallest = sides.argmin()
     native = 1 << (int(sides[smallest]).bit_length() - 1)
     return (
@@ -220,13 +225,13 @@ def too_small(source: Source, prepare: Preparation) -> str:
     )
 
 
-def finish(job: Job, progress: Progress, max_bad: float) -> None:
+def finish(job: BuildJob, progress: BuildProgress, max_bad: float) -> None:
     """Labels, notes and report; everything on the disk."""
     source, count = job.source, len(job.source)
     bad = [(source.describe(i), why) for i, why in sorted(progress.bad.items())]
-    copies = copied(job.sums.read(0, count))
+    copies = find_duplicates(job.sums.read(0, count))
     report = job.folder / "report.txt"
-    write_whole(report, report_text(job, bad, copies, sorted(progress.enlarged)))
+    write_atomically(report, format_report(job, bad, copies, sorted(progress.enlarged)))
     check_bad(bad, count, max_bad, report)
     if source.labels is not None:
         np.save(job.folder / "labels.npy", np.delete(source.labels, list(progress.bad)))
@@ -240,18 +245,18 @@ def finish(job: Job, progress: Progress, max_bad: float) -> None:
     }
     for file in (*job.levels, job.sums):
         file.sync()
-    write_whole(job.folder / "meta.json", json.dumps(meta))
+    write_atomically(job.folder / "meta.json", json.dumps(meta))
     job.journal.unlink()
 
 
-def copied(checks: np.ndarray) -> dict[int, int]:
+def find_duplicates(checks: np.ndarray) -> dict[int, int]:
     """For each image whose pixels came before: the first one like it."""
     _, first, which = np.unique(checks, return_index=True, return_inverse=True)
     earliest = first[which]
     return {int(i): int(earliest[i]) for i in np.flatnonzero((earliest != np.arange(len(checks))) & (checks != 0))}
 
 
-def report_text(job: Job, bad: Sequence[Sequence[str]], copies: dict[int, int], enlarged: list[int]) -> str:
+def format_report(job: BuildJob, bad: Sequence[Sequence[str]], copies: dict[int, int], enlarged: list[int]) -> str:
     """The lines of report.txt."""
     source, size = job.source, f"{job.prepare.resolution}x{job.prepare.resolution}"
     parts = [
@@ -265,7 +270,7 @@ def report_text(job: Job, bad: Sequence[Sequence[str]], copies: dict[int, int], 
 
 def check_bad(bad: Sequence[Sequence[str]], count: int, max_bad: float, report: Path) -> None:
     """Raises DataError where too many of so many images cannot be read. bad: their names and reasons."""
-    if not too_many(len(bad), count, max_bad):
+    if not has_too_many_bad(len(bad), count, max_bad):
         return
     listed = "\n".join(f"  {name}: {why}" for name, why in bad[:20])
     more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""

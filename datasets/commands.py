@@ -15,23 +15,23 @@ import numpy as np
 from filelock import Timeout
 from tqdm import tqdm
 
-from .base import DataError, Source, shown, too_many
-from .build import building_folder, bytes_taken, cache_bytes, gigabytes, read_stamp
-from .images import Preparation, upright
-from .levels import resolutions
-from .parallel import cores, in_parallel
-from .places import cache_folder
-from .pyramid import Pyramid, cache_key, cache_lock, open_pyramid, take, using_cache
-from .sheet import contact_sheet
+from .base import DataError, Source, escape_for_terminal, has_too_many_bad
+from .build import building_folder, count_used_bytes, estimate_cache_bytes, format_bytes, read_stamp
+from .cache_files import find_cache_folder
+from .images import Preparation, apply_orientation
+from .levels import level_resolutions
+from .parallel import count_cores, map_parallel
+from .pyramid import Pyramid, compute_cache_key, make_cache_lock, open_pyramid, take, using_cache
+from .sheet import make_grid
 from .sources import open_source
-from .survey import Survey, format_of, reason, size_range, survey
+from .survey import Survey, derive_format, first_line, read_all_headers, size_range
 
 
-def prepared(arguments: Namespace, source: Source, found: Survey | None = None) -> Preparation:
+def choose_preparation(arguments: Namespace, source: Source, found: Survey | None = None) -> Preparation:
     """How the images are to be prepared, asking them for what was not given."""
     resolution, channels = arguments.resolution, arguments.channels
     if resolution is None or channels is None:
-        native = format_of(source, found or survey(source), arguments.fit, needs_size=resolution is None)
+        native = derive_format(source, found or read_all_headers(source), arguments.fit, needs_size=resolution is None)
         resolution = native.resolution if resolution is None else resolution
         channels = native.channels if channels is None else channels
         if native.note and arguments.channels is None:
@@ -39,16 +39,20 @@ def prepared(arguments: Namespace, source: Source, found: Survey | None = None) 
     return Preparation(resolution, channels, arguments.fit, arguments.background)
 
 
-def opened(arguments: Namespace) -> tuple[Source, Preparation]:
+def open_prepared(arguments: Namespace) -> tuple[Source, Preparation]:
     """The source that the options name, and how its images are prepared."""
     source = open_source(arguments.data, arguments.labels)
-    return source, prepared(arguments, source)
+    return source, choose_preparation(arguments, source)
 
 
 def cache_path(source: Source, prepare: Preparation) -> Path:
     """Where the cache of a source is. Raises DataError where there is no place for caches."""
-    with using_cache(cache_folder()):
-        return cache_folder() / "datasets" / cache_key(source, prepare, cache_folder(), read_stamp(source))
+    with using_cache(find_cache_folder()):
+        return (
+            find_cache_folder()
+            / "datasets"
+            / compute_cache_key(source, prepare, find_cache_folder(), read_stamp(source))
+        )
 
 
 def print_skipped(source: Source) -> None:
@@ -57,29 +61,29 @@ def print_skipped(source: Source) -> None:
         print(f"note        {line}")
 
 
-def plan(arguments: Namespace) -> int:
+def print_plan(arguments: Namespace) -> int:
     """Print what a cache will take."""
     source = open_source(arguments.data, arguments.labels)
-    found = survey(source)
-    prepare = prepared(arguments, source, found)
+    found = read_all_headers(source)
+    prepare = choose_preparation(arguments, source, found)
     folder = cache_path(source, prepare)
     place = next(p for p in folder.parents if p.exists())
-    needed, free = cache_bytes(len(source), prepare), shutil.disk_usage(place).free
-    small = int((found.limiting_sides(arguments.fit) < prepare.resolution).sum())
-    levels = ", ".join(map(str, resolutions(prepare.resolution)))
-    workers = arguments.workers or cores()
+    needed, free = estimate_cache_bytes(len(source), prepare), shutil.disk_usage(place).free
+    small = int((found.compute_limiting_sides(arguments.fit) < prepare.resolution).sum())
+    levels = ", ".join(map(str, level_resolutions(prepare.resolution)))
+    workers = arguments.workers or count_cores()
     state = "built already" if folder.exists() else "to be built"
     taken = 0
     if building_folder(folder).exists():
-        state, taken = "partly built, will be continued", bytes_taken(building_folder(folder))
-    print(f"images      {len(source)} in {arguments.data}" + classes_text(source))
+        state, taken = "partly built, will be continued", count_used_bytes(building_folder(folder))
+    print(f"images      {len(source)} in {arguments.data}" + format_classes(source))
     print_skipped(source)
-    print(f"sizes       {sizes_text(found)}")
-    print(f"cache       {prepare.resolution}x{prepare.resolution}, {channels_text(prepare)}; levels {levels}")
-    print(f"disk        {gigabytes(needed)}; {gigabytes(free)} free in {place}")
+    print(f"sizes       {format_sizes(found)}")
+    print(f"cache       {prepare.resolution}x{prepare.resolution}, {format_channels(prepare)}; levels {levels}")
+    print(f"disk        {format_bytes(needed)}; {format_bytes(free)} free in {place}")
     print(f"state       {state}: {folder.name}")
     if not folder.exists():
-        seconds = seconds_each(source, prepare) * len(source) / workers
+        seconds = measure_image_seconds(source, prepare) * len(source) / workers
         print(f"time        about {seconds:.0f} s with {workers} processes, if the disk keeps up")
     if found.unreadable:
         first = min(found.unreadable)
@@ -90,7 +94,7 @@ def plan(arguments: Namespace) -> int:
         problems.append(
             f"{small} images are smaller than {prepare.resolution}: --allow-upscale or a lower --resolution"
         )
-    if too_many(len(found.unreadable), len(source), arguments.max_bad):
+    if has_too_many_bad(len(found.unreadable), len(source), arguments.max_bad):
         problems.append(f"{len(found.unreadable)} images cannot be read, more than --max-bad allows")
     if needed - taken > free and not folder.exists():
         problems.append("the disk has too little room: make some, or set PGGAN_CACHE")
@@ -99,20 +103,26 @@ def plan(arguments: Namespace) -> int:
     return 2 if problems else 0
 
 
-def build(arguments: Namespace) -> int:
+def build_pyramid(arguments: Namespace) -> int:
     """Build a cache."""
-    source, prepare = opened(arguments)
+    source, prepare = open_prepared(arguments)
     start = time.perf_counter()
     pyramid = open_pyramid(
-        source, prepare.resolution, prepare.channels, fit=prepare.fit, background=prepare.background,
-        allow_upscale=arguments.allow_upscale, max_bad=arguments.max_bad, workers=arguments.workers,
-    )  # fmt: skip
+        source,
+        prepare.resolution,
+        prepare.channels,
+        fit=prepare.fit,
+        background=prepare.background,
+        allow_upscale=arguments.allow_upscale,
+        max_bad=arguments.max_bad,
+        workers=arguments.workers,
+    )
     print_skipped(source)
     print(f"{len(pyramid)} images in {pyramid.folder} ({time.perf_counter() - start:.1f} s)")
     return 0
 
 
-class Look(NamedTuple):
+class DecodedImage(NamedTuple):
     """What a decoded image is: why it cannot be read or "", a digest of its pixels, the whitest of 16-bit grays."""
 
     number: int
@@ -121,30 +131,30 @@ class Look(NamedTuple):
     whitest: int = 0
 
 
-class Examine:
+class Decoder:
     """Decodes images and says what they are; called with (start, stop) in any process."""
 
     def __init__(self, source: Source):
         self.source = source
 
-    def __call__(self, span: tuple[int, int]) -> list[Look]:
-        return [self.look(index) for index in range(*span)]
+    def __call__(self, span: tuple[int, int]) -> list[DecodedImage]:
+        return [self.decode(index) for index in range(*span)]
 
-    def look(self, index: int) -> Look:
+    def decode(self, index: int) -> DecodedImage:
         try:
-            with self.source.picture(index, 0, 3) as picture:
-                image = upright(picture)
+            with self.source.read_image(index, 0, 3) as picture:
+                image = apply_orientation(picture)
                 if image.mode == "P" or image.has_transparency_data:
                     image = image.convert("RGBA")
                 digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
                 digest.update(image.tobytes())
                 whitest = int(np.asarray(picture).max()) if picture.mode.startswith("I") else 0
-                return Look(index, "", digest.digest(), whitest)
+                return DecodedImage(index, "", digest.digest(), whitest)
         except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
-            return Look(index, reason(error))
+            return DecodedImage(index, first_line(error))
 
 
-def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int], int]:
+def decode_images(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int], int]:
     """Why images cannot be read, by index; for each copy of an earlier image that one's; the whitest 16-bit gray."""
     step, count = 16, len(source)
     spans = [(start, min(start + step, count)) for start in range(0, count, step)]
@@ -152,26 +162,26 @@ def decoded(source: Source, workers: int | None) -> tuple[dict[int, str], dict[i
     whitest = 0
     digests: dict[bytes, list[int]] = {}
     with tqdm(total=count, desc="decoding", unit="image", disable=None, leave=False) as bar:
-        for looks in in_parallel(Examine(source), spans, min(workers or cores(), len(spans))):
-            bar.update(len(looks))
-            for look in looks:
-                whitest = max(whitest, look.whitest)
-                if look.why:
-                    bad[look.number] = look.why
+        for images in map_parallel(Decoder(source), spans, min(workers or count_cores(), len(spans))):
+            bar.update(len(images))
+            for image in images:
+                whitest = max(whitest, image.whitest)
+                if image.why:
+                    bad[image.number] = image.why
                 else:
-                    digests.setdefault(look.digest, []).append(look.number)
+                    digests.setdefault(image.digest, []).append(image.number)
     return bad, {i: min(alike) for alike in digests.values() for i in alike if i != min(alike)}, whitest
 
 
 def inspect(arguments: Namespace) -> int:
     """Decode every image and print what there is."""
     source = open_source(arguments.data, arguments.labels)
-    found = survey(source)
-    native = format_of(source, found, arguments.fit, needs_size=False)
+    found = read_all_headers(source)
+    native = derive_format(source, found, arguments.fit, needs_size=False)
     print(f"images      {len(source)} in {arguments.data}")
     print_skipped(source)
-    print(f"sizes       {sizes_text(found)}")
-    print(f"by side     {sides_text(found, arguments.fit)}")
+    print(f"sizes       {format_sizes(found)}")
+    print(f"by side     {format_sides(found, arguments.fit)}")
     print(f"kinds       {', '.join(f'{count} {mode}' for mode, count in found.modes.most_common())}")
     if native.resolution < 4:
         print("for training the smallest image is too small: give --resolution and --allow-upscale, or remove it")
@@ -181,12 +191,12 @@ def inspect(arguments: Namespace) -> int:
         )
     if native.note:
         print(f"note        {native.note}")
-    bad, copies, whitest = decoded(source, arguments.workers)
+    bad, copies, whitest = decode_images(source, arguments.workers)
     if 0 < whitest < 1 << 14:
         print(f"note        16-bit images reach {whitest} of 65535 at most and will be dark: spread their values first")
-    listed("duplicates", [f"{source.describe(i)}: as {source.describe(copies[i])}" for i in sorted(copies)])
-    listed("unreadable", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)])
-    listed("not taken", source.others, "by their names no images")
+    print_list("duplicates", [f"{source.describe(i)}: as {source.describe(copies[i])}" for i in sorted(copies)])
+    print_list("unreadable", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)])
+    print_list("not taken", source.others, "by their names no images")
     if source.labels is not None:
         counts = np.bincount(source.labels, minlength=len(source.classes))
         print(f"classes     {len(source.classes)}")
@@ -195,22 +205,22 @@ def inspect(arguments: Namespace) -> int:
     return 0
 
 
-def grid(arguments: Namespace) -> int:
+def write_grid(arguments: Namespace) -> int:
     """Write a contact sheet."""
-    source, prepare = opened(arguments)
+    source, prepare = open_prepared(arguments)
     if not 1 <= arguments.count <= 1024:
         raise DataError(f"--count: {arguments.count} is not between 1 and 1024")
     images, small = [], 0
     for index in np.unique(np.linspace(0, len(source) - 1, arguments.count).astype(int)).tolist():
         try:
-            with source.picture(index, prepare.resolution, prepare.channels) as picture:
+            with source.read_image(index, prepare.resolution, prepare.channels) as picture:
                 images.append(prepare(picture))
-                small += prepare.enlarges(*picture.size)
+                small += prepare.is_enlarged(*picture.size)
         except Exception as error:
-            print(f"left out: {source.describe(index)}: {reason(error)}")
+            print(f"left out: {source.describe(index)}: {first_line(error)}")
     if not images:
         raise DataError(f"none of the images in {arguments.data} can be read")
-    picture = contact_sheet(np.stack(images), 1024)
+    picture = make_grid(np.stack(images), 1024)
     try:
         picture.save(arguments.out)
     except (OSError, ValueError) as error:
@@ -222,12 +232,12 @@ def grid(arguments: Namespace) -> int:
 
 def verify(arguments: Namespace) -> int:
     """Hold a cache against its checksums and its images."""
-    source, prepare = opened(arguments)
+    source, prepare = open_prepared(arguments)
     folder = cache_path(source, prepare)
     if not folder.exists():
         raise DataError(f"there is no cache of {arguments.data} as it is now; python -m datasets build makes one")
     pyramid = Pyramid(folder)
-    if wrong := pyramid.damage():
+    if wrong := pyramid.find_damage():
         raise DataError(
             f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first number {wrong[0]}; remove it "
             f"with python -m datasets clean {folder.name}, then build it again"
@@ -235,8 +245,8 @@ def verify(arguments: Namespace) -> int:
     chosen = np.random.default_rng().permutation(len(pyramid))[: arguments.decode]
     for index in tqdm(chosen, "decoding", unit="image", disable=None, leave=False):
         row = int(pyramid.rows[index])
-        with source.picture(row, prepare.resolution, prepare.channels) as picture:
-            if (prepare(picture) != pyramid.images(prepare.resolution, [index])[0]).any():
+        with source.read_image(row, prepare.resolution, prepare.channels) as picture:
+            if (prepare(picture) != pyramid.read_images(prepare.resolution, [index])[0]).any():
                 raise DataError(f"{source.describe(row)} is decoded otherwise now than it is in {folder}")
     print(f"{folder} is whole: {len(pyramid)} images, {len(chosen)} of them decoded again")
     return 0
@@ -244,29 +254,29 @@ def verify(arguments: Namespace) -> int:
 
 def clean(arguments: Namespace) -> int:
     """List caches, or remove them."""
-    folders = sorted(p for p in (cache_folder() / "datasets").glob("*") if p.is_dir())
+    folders = sorted(p for p in (find_cache_folder() / "datasets").glob("*") if p.is_dir())
     names = {p.name for p in folders}
     if unknown := [key for key in arguments.keys if key not in names]:
-        raise DataError(f"there is no cache {unknown[0]} in {cache_folder() / 'datasets'}")
+        raise DataError(f"there is no cache {unknown[0]} in {find_cache_folder() / 'datasets'}")
     chosen: Callable[[Path], bool] = lambda p: (  # noqa: E731
         arguments.all or p.name in arguments.keys or (arguments.unfinished and p.name.startswith("building-"))
     )
     for folder in folders:
-        size = gigabytes(sum(getattr(f.stat(), "st_blocks", 0) * 512 or f.stat().st_size for f in folder.iterdir()))
-        removed, about = "", source_of(folder)
+        size = format_bytes(sum(getattr(f.stat(), "st_blocks", 0) * 512 or f.stat().st_size for f in folder.iterdir()))
+        removed, about = "", describe_cache(folder)
         if chosen(folder):
-            removed = "removed" if remove(folder) else "kept: it is being built"
+            removed = "removed" if remove_cache(folder) else "kept: it is being built"
         print(f"{folder.name:<44} {size:>10}  {about}  {removed}".rstrip())
     if not folders:
-        print(f"no caches in {cache_folder() / 'datasets'}")
+        print(f"no caches in {find_cache_folder() / 'datasets'}")
     if arguments.all:
-        shutil.rmtree(cache_folder() / "known", ignore_errors=True)
+        shutil.rmtree(find_cache_folder() / "known", ignore_errors=True)
     return 0
 
 
-def remove(folder: Path) -> bool:
+def remove_cache(folder: Path) -> bool:
     """Remove a cache or what there is of it, unless somebody builds it."""
-    lock = cache_lock(folder.name.removeprefix("building-"), cache_folder())
+    lock = make_cache_lock(folder.name.removeprefix("building-"), find_cache_folder())
     try:
         take(lock)
         shutil.rmtree(folder)
@@ -277,21 +287,21 @@ def remove(folder: Path) -> bool:
     return True
 
 
-def source_of(folder: Path) -> str:
+def describe_cache(folder: Path) -> str:
     """What a cache was built from, or that it is unfinished or damaged."""
     try:
         meta = Pyramid(folder).meta
     except (DataError, OSError):
         return "unfinished" if folder.name.startswith("building-") else "damaged"
-    return f"{shown(meta['source'])}, {meta['count'] - len(meta['bad'])} images"
+    return f"{escape_for_terminal(meta['source'])}, {meta['count'] - len(meta['bad'])} images"
 
 
-def seconds_each(source: Source, prepare: Preparation) -> float:
+def measure_image_seconds(source: Source, prepare: Preparation) -> float:
     """Time for one image, by decoding some."""
     tried, start = 0, time.perf_counter()
     for index in np.linspace(0, len(source) - 1, 24).astype(int).tolist():
         try:
-            with source.picture(index, prepare.resolution, prepare.channels) as picture:
+            with source.read_image(index, prepare.resolution, prepare.channels) as picture:
                 prepare(picture)
             tried += 1
         except Exception:
@@ -299,30 +309,30 @@ def seconds_each(source: Source, prepare: Preparation) -> float:
     return (time.perf_counter() - start) / max(tried, 1)
 
 
-def classes_text(source: Source) -> str:
+def format_classes(source: Source) -> str:
     """Classes and their numbers, as text."""
     return f", {len(source.classes)} classes" if source.classes else ""
 
 
-def channels_text(prepare: Preparation) -> str:
+def format_channels(prepare: Preparation) -> str:
     """How many channels, and how images become square."""
     return f"{prepare.channels} channel{'s' if prepare.channels > 1 else ''}, {prepare.fit}"
 
 
-def sizes_text(found: Survey) -> str:
+def format_sizes(found: Survey) -> str:
     """As in "640x480 to 4032x3024, median 1024x768 pixels"."""
     small, middle, large = size_range(found)
     return f"{small} pixels, all of them" if small == large else f"{small} to {large}, median {middle} pixels"
 
 
-def sides_text(found: Survey, fit: str) -> str:
+def format_sides(found: Survey, fit: str) -> str:
     """How many images are large enough for which resolution, as in "12 for 64, 488 for 128"."""
-    sides = np.minimum(found.limiting_sides(fit), 1024)
+    sides = np.minimum(found.compute_limiting_sides(fit), 1024)
     counts = Counter((1 << (int(side).bit_length() - 1)) for side in sides)
     return ", ".join(f"{counts[r]} up to {r}" for r in sorted(counts))
 
 
-def listed(what: str, lines: list[str], why: str = "") -> None:
+def print_list(what: str, lines: list[str], why: str = "") -> None:
     """Print how many there are, why, and each on a line."""
     print(f"{what:<11} {len(lines)}" + (f", {why}" if why and lines else ""))
     for line in lines:

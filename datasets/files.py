@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from .base import DAMAGED, DataError, Header, Source, shown
-from .images import MAX_FILE_BYTES, SUFFIXES, open_picture
+from .base import DAMAGED, DataError, Header, Source, escape_for_terminal
+from .images import MAX_FILE_BYTES, SUFFIXES, open_image
 from .listing import (
     LABEL_FILE,
     class_root,
@@ -35,7 +35,7 @@ from .listing import (
     place,
     splits,
 )
-from .parallel import cores, in_parallel
+from .parallel import count_cores, map_parallel
 from .skipped import kinds_of_files, list_counts, listed
 
 MAX_CLASSES = 1 << 16
@@ -62,7 +62,7 @@ class ImageFiles(Source):
         self.names = sorted(filter(is_image, visible), key=path_order)
         unread = set(visible) - set(self.names)
         self.unread = sorted(name for name in unread if posixpath.basename(place(name)) != LABEL_FILE)
-        self.others = sorted(map(shown, self.unread))
+        self.others = sorted(map(escape_for_terminal, self.unread))
         if not self.names:
             why = "".join(f"; {note}" for note in [*self.skipped(), *self.notes])
             raise DataError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}), nor do its subfolders{why}")
@@ -96,7 +96,11 @@ class ImageFiles(Source):
         where = {name: output_folder_of(inside, found) for name, inside in zip(names, places, strict=True)}
         counts = Counter(folder for name, folder in where.items() if folder is not None and is_image(name))
         for folder, count in sorted((folder, count) for folder, count in counts.items() if folder is not None):
-            what = f"{shown(folder)}: {found[folder]}" if folder else "samples/ and outputs/: a run wrote them here"
+            what = (
+                f"{escape_for_terminal(folder)}: {found[folder]}"
+                if folder
+                else "samples/ and outputs/: a run wrote them here"
+            )
             self.notes.append(f"skipped {plural(count, 'image')} in {what}")
         return [name for name in names if where[name] is None]
 
@@ -114,25 +118,25 @@ class ImageFiles(Source):
 
     def name_folder(self, folder: str) -> str:
         """Return what to do to use only one of the folders."""
-        return f"name {shown(str(self.path / folder))}"
+        return f"name {escape_for_terminal(str(self.path / folder))}"
 
     def __len__(self) -> int:
         return len(self.names)
 
     def describe(self, index: int) -> str:
-        return shown(str(self.path / self.names[index]))
+        return escape_for_terminal(str(self.path / self.names[index]))
 
     def open(self, name: str) -> str | io.BytesIO:
         """The file for Pillow to read."""
         raise NotImplementedError
 
     def header(self, index: int) -> Header:
-        with self.picture(index) as picture:
+        with self.read_image(index) as picture:
             return Header(*picture.size, picture.mode, picture.has_transparency_data)
 
-    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         """A JPEG of more than six times the resolution is halved while it is decoded, which is much quicker."""
-        picture = open_picture(self.open(self.names[index]))
+        picture = open_image(self.open(self.names[index]))
         if resolution:
             picture.draft(picture.mode, (3 * resolution, 3 * resolution))
         return picture
@@ -143,40 +147,46 @@ class ImageFiles(Source):
         root = class_root([place(name) for name in self.names], lambda folder: folder + LABEL_FILE in files)
         places = [place(name)[len(root) :] for name in self.names]
         if root:
-            self.notes.append(f"the classes are in {shown(root)}")
+            self.notes.append(f"the classes are in {escape_for_terminal(root)}")
         index = files.get(root + LABEL_FILE)
-        classes, labels = self.folder_labels(places, root) if index is None else self.json_labels(places, index)
+        classes, labels = (
+            self.read_folder_labels(places, root) if index is None else self.read_json_labels(places, index)
+        )
         self.classes, self.labels = classes, np.array(labels, dtype=np.int64)
 
-    def folder_labels(self, places: list[str], root: str) -> tuple[list[str], list[int]]:
+    def read_folder_labels(self, places: list[str], root: str) -> tuple[list[str], list[int]]:
         if loose := next((name for name in places if "/" not in name), None):
             where = self.path / root
             raise DataError(
-                f"--labels needs every image in a class subfolder of {shown(str(where))}, but {shown(loose)} is in none"
+                f"--labels needs every image in a class subfolder of {escape_for_terminal(str(where))}, but "
+                f"{escape_for_terminal(loose)} is in none"
             )
         parts = splits(places)
         if parts and any(name.count("/") > 1 for name in places):
             raise DataError(
-                f"--labels: {shown(str(self.path / root))} holds the splits {' and '.join(map(shown, parts))}, and not "
-                f"classes; {self.name_folder(root + training_split(parts))}"
+                f"--labels: {escape_for_terminal(str(self.path / root))} has the splits "
+                f"{' and '.join(map(escape_for_terminal, parts))}, not classes; "
+                f"{self.name_folder(root + training_split(parts))}"
             )
         first = [name.split("/", 1)[0] for name in places]
         classes = sorted(set(first))
         if parts:
-            self.notes.append(f"the classes {', '.join(map(shown, parts))} look like splits; if so, leave --labels out")
+            self.notes.append(
+                f"the classes {', '.join(map(escape_for_terminal, parts))} look like splits; if so, leave --labels out"
+            )
         else:
             self.note_splits(places, "")
         number = {name: i for i, name in enumerate(classes)}
         return classes, [number[name] for name in first]
 
-    def json_labels(self, places: list[str], index: str) -> tuple[list[str], list[int]]:
+    def read_json_labels(self, places: list[str], index: str) -> tuple[list[str], list[int]]:
         """Return classes and labels from the file named `index`; places: of the images, relative to its folder."""
-        where = shown(str(self.path / index))
+        where = escape_for_terminal(str(self.path / index))
         table = self.label_table(index, where)
         by_composed = {composed(name): label for name, label in table.items()}
         labels: list[Any] = [table.get(name, by_composed.get(composed(name))) for name in places]
         if None in labels:
-            raise DataError(f"{where} has no label for {shown(places[labels.index(None)])}")
+            raise DataError(f"{where} has no label for {escape_for_terminal(places[labels.index(None)])}")
         if not all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
             raise DataError(f"{where}: labels must be class numbers from 0 to {MAX_CLASSES - 1}")
         if (absent := len(table) - len(places)) > 0:
@@ -191,8 +201,8 @@ class ImageFiles(Source):
             for name, label in listed or ():
                 if table.setdefault(place(name), label) != label:
                     raise DataError(
-                        f"{where} lists {shown(name)} under two labels, {table[place(name)]} and {label}; an image has "
-                        "one label: correct the file"
+                        f"{where} lists {escape_for_terminal(name)} under two labels, {table[place(name)]} and "
+                        f"{label}; an image has one label: correct the file"
                     )
         except json.JSONDecodeError as error:
             at = f"line {error.lineno}, column {error.colno}"
@@ -234,23 +244,23 @@ class Folder(ImageFiles):
     """Images in a folder and all its subfolders, links followed."""
 
     def __init__(self, folder: Path, labels: bool = False):
-        names, notes = walk(folder, shallow_first=labels)
+        names, notes = list_files(folder, shallow_first=labels)
         super().__init__(folder, names, labels, notes)
 
     def open(self, name: str) -> str:
         return f"{self.path}/{name}"
 
-    def paths(self) -> Iterator[str]:
+    def list_paths(self) -> Iterator[str]:
         return map(self.open, self.names)
 
     def stamp(self) -> str:
-        return stamp(self.path, self.paths())
+        return compute_stamp(self.path, self.list_paths())
 
-    def content(self) -> str:
-        paths = list(self.paths())
+    def content_digest(self) -> str:
+        paths = list(self.list_paths())
         spans = [(start, paths[start : start + 64]) for start in range(0, len(paths), 64)]
-        found = sorted(in_parallel(file_digests, spans, min(cores(), len(spans))))
-        return combined(chain.from_iterable(digests for _, digests in found))
+        found = sorted(map_parallel(hash_files, spans, min(count_cores(), len(spans))))
+        return combine_digests(chain.from_iterable(digests for _, digests in found))
 
 
 class Archive(ImageFiles):
@@ -276,10 +286,10 @@ class Archive(ImageFiles):
         self.is_usual = not followed and all("/." in f"/{name}" or name.startswith("__MACOSX/") for name in left_out)
 
     def stamp(self) -> str:
-        return self.with_names(stamp(self.path, [self.path]))
+        return self.with_names(compute_stamp(self.path, [self.path]))
 
-    def content(self) -> str:
-        return self.with_names(file_digest(self.path).hex())
+    def content_digest(self) -> str:
+        return self.with_names(hash_file(self.path).hex())
 
     def with_names(self, digest: str) -> str:
         """Return a digest that also depends on the choice of the images, if that is not by their endings alone.
@@ -288,10 +298,10 @@ class Archive(ImageFiles):
         """
         if self.is_usual:
             return digest
-        return combined(text.encode("utf-8", "surrogateescape") for text in [digest, *self.names])
+        return combine_digests(text.encode("utf-8", "surrogateescape") for text in [digest, *self.names])
 
     def name_folder(self, folder: str) -> str:
-        return f"unpack {shown(str(self.path))} and name its folder {shown(folder)}"
+        return f"unpack {escape_for_terminal(str(self.path))} and name its folder {escape_for_terminal(folder)}"
 
 
 class Zip(Archive):
@@ -350,7 +360,7 @@ class Tar(Archive):
             if m.islnk() or m.issym()
         }
         followed, lost = follow(targets, found)
-        members = {name: (m.offset_data, m.size) for name, m in (found | followed).items() if plain(m)}
+        members = {name: (m.offset_data, m.size) for name, m in (found | followed).items() if is_plain_file(m)}
         newly = any(found[link].issym() or found[link].linkname not in by_name for link in followed)
         super().__init__(path, members, labels, lost, newly)
 
@@ -363,7 +373,7 @@ class Tar(Archive):
             return io.BytesIO(file.read(size))
 
 
-def plain(member: tarfile.TarInfo) -> bool:
+def is_plain_file(member: tarfile.TarInfo) -> bool:
     """A file with its bytes in one piece, no link and no device."""
     return member.isreg() and not member.issparse()
 
@@ -391,7 +401,7 @@ def is_folder(member: zipfile.ZipInfo | tarfile.TarInfo) -> bool:
     return member.is_dir() if isinstance(member, zipfile.ZipInfo) else member.isdir()
 
 
-def walk(folder: Path, shallow_first: bool = False) -> tuple[list[str], list[str]]:
+def list_files(folder: Path, shallow_first: bool = False) -> tuple[list[str], list[str]]:
     """Return all files' names relative to the folder, with slashes, and sentences on links that were not followed.
 
     Links to folders are followed, but a folder is read once, under the first name that it is met by. Hidden folders are
@@ -412,14 +422,14 @@ def walk(folder: Path, shallow_first: bool = False) -> tuple[list[str], list[str
         inside = waiting.popleft()
         real = os.path.realpath(folder / inside)
         if real in read:
-            again.append(f"{shown(inside)} (used as {shown(read[real])})")
+            again.append(f"{escape_for_terminal(inside)} (used as {escape_for_terminal(read[real])})")
             continue
         read[real] = inside or "./"
         folders = []
         for entry in entries_of(folder / inside, shallow_first):
             name = f"{inside}{entry.name}"
             if is_broken_link(entry) and not is_image(name):
-                broken.append(shown(name))
+                broken.append(escape_for_terminal(name))
             elif not leads_to_folder(entry):
                 names.append(name)
             elif not is_hidden(entry.name):
@@ -439,7 +449,7 @@ def entries_of(folder: Path, links_last: bool) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: (links_last and entry.is_symlink(), entry.name))
     except OSError as error:
-        unreadable(error)
+        raise_unreadable(error)
 
 
 def is_broken_link(entry: os.DirEntry[str]) -> bool:
@@ -455,12 +465,14 @@ def leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def unreadable(error: OSError) -> NoReturn:
+def raise_unreadable(error: OSError) -> NoReturn:
     """Raises DataError: images in there would be missing without a word."""
-    raise DataError(f"{shown(str(error.filename))} cannot be read ({error.strerror}); change that, or move it away")
+    raise DataError(
+        f"{escape_for_terminal(str(error.filename))} cannot be read ({error.strerror}); change that, or move it away"
+    )
 
 
-def stamp(where: Path, files: Iterable[str | Path]) -> str:
+def compute_stamp(where: Path, files: Iterable[str | Path]) -> str:
     """Changes when a file is written, moved or touched; ctime cannot be set back as mtime can."""
     digest = hashlib.blake2b(str(where.resolve()).encode("utf-8", "surrogateescape"), digest_size=16)
     for path in files:
@@ -473,7 +485,7 @@ def stamp(where: Path, files: Iterable[str | Path]) -> str:
     return digest.hexdigest()
 
 
-def file_digest(path: str | Path) -> bytes:
+def hash_file(path: str | Path) -> bytes:
     """Of what is in the file; of nothing, where it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     if not os.path.isfile(path):  # a pipe would be waited for, a device read for ever
@@ -487,11 +499,11 @@ def file_digest(path: str | Path) -> bytes:
     return digest.digest()
 
 
-def file_digests(span: tuple[int, list[str]]) -> tuple[int, list[bytes]]:
+def hash_files(span: tuple[int, list[str]]) -> tuple[int, list[bytes]]:
     """Of files one after the other, with the number of the first."""
-    return span[0], list(map(file_digest, span[1]))
+    return span[0], list(map(hash_file, span[1]))
 
 
-def combined(digests: Iterable[bytes]) -> str:
+def combine_digests(digests: Iterable[bytes]) -> str:
     """One digest of many, in hexadecimal."""
     return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()

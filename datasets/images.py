@@ -17,12 +17,12 @@ SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp
 Image.init()
 FORMATS = [f for f in "JPEG PNG WEBP BMP TIFF GIF AVIF JPEG2000 PPM TGA".split() if f in Image.OPEN]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-GRAYS = {"1", "L", "LA", "La", "I", "F"}
+GRAY_MODES = {"1", "L", "LA", "La", "I", "F"}
 FITS = ("center-crop", "pad", "stretch")
 MAX_FILE_BYTES = 1 << 29  # 512 MiB: MAX_PIXELS of uncompressed 8-bit RGB fit
 MAX_PIXELS = 178_000_000  # just below 2 x Image.MAX_IMAGE_PIXELS, from which Pillow refuses a "decompression bomb"
 TIFF_BITS, TIFF_PHOTOMETRIC, ORIENTATION = 258, 262, 274  # tag numbers (TIFF 6.0, section 8)
-TURNED = {  # EXIF orientation -> what makes the image upright; 1 is upright
+TRANSPOSES = {  # EXIF orientation -> what makes the image upright; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -32,13 +32,13 @@ TURNED = {  # EXIF orientation -> what makes the image upright; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_picture` refuses by MAX_PIXELS
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` refuses by MAX_PIXELS
 warnings.filterwarnings(
     "ignore", category=UserWarning, module=r"PIL\."
 )  # about damaged tags, which do not affect the pixels
 
 
-def open_picture(file: str | IO[bytes]) -> Image.Image:
+def open_image(file: str | IO[bytes]) -> Image.Image:
     """Open an image file's first frame without decoding its pixels.
 
     Raises:
@@ -98,13 +98,13 @@ class Preparation:
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """Return the image as uint8 [channels, resolution, resolution]."""
-        image = with_channels(upright(picture), self.channels, self.background)
+        image = convert_channels(apply_orientation(picture), self.channels, self.background)
         if image.size != (self.resolution, self.resolution):
-            image = self.squared(image)
+            image = self.make_square(image)
         pixels = np.asarray(image)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
-    def squared(self, image: Image.Image) -> Image.Image:
+    def make_square(self, image: Image.Image) -> Image.Image:
         """Return the image as a square, resized with a Lanczos filter.
 
         Images that shrink more than sixfold are first reduced by a box filter to three times the final size
@@ -121,31 +121,31 @@ class Preparation:
         resized = image.resize(inner, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
         if inner == (resolution, resolution):
             return resized
-        square = Image.new(image.mode, (resolution, resolution), self.padding())
+        square = Image.new(image.mode, (resolution, resolution), self.padding_color())
         square.paste(resized, ((resolution - inner[0]) // 2, (resolution - inner[1]) // 2))
         return square
 
-    def padding(self) -> str:
+    def padding_color(self) -> str:
         """Return the background as a Pillow color, transparent if there is an alpha channel."""
         red, green, blue, *_ = ImageColor.getrgb(self.background)
         return f"#{red:02x}{green:02x}{blue:02x}00"
 
-    def enlarges(self, width: int, height: int) -> bool:
+    def is_enlarged(self, width: int, height: int) -> bool:
         """Return whether an image of this size would be enlarged, by its short side, or by its long one with "pad"."""
         return (max if self.fit == "pad" else min)(width, height) < self.resolution
 
 
-def upright(picture: Image.Image) -> Image.Image:
+def apply_orientation(picture: Image.Image) -> Image.Image:
     """Return the image in 8 bits, rotated according to its EXIF orientation if that is readable."""
-    image = eight_bits(picture)
+    image = to_8_bits(picture)
     try:
         orientation = picture.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF, for which Pillow raises many types of error
         orientation = None
-    return image.transpose(TURNED[orientation]) if orientation in TURNED else image
+    return image.transpose(TRANSPOSES[orientation]) if orientation in TRANSPOSES else image
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def to_8_bits(image: Image.Image) -> Image.Image:
     """Return 16-bit grayscale as 8-bit, other modes unchanged. Raises ValueError if the range of values is unknown."""
     image.load()
     if not image.mode.startswith(("I", "F")):
@@ -163,7 +163,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return eight
 
 
-def with_channels(image: Image.Image, channels: int, background: str = "white") -> Image.Image:
+def convert_channels(image: Image.Image, channels: int, background: str = "white") -> Image.Image:
     """Convert an image to `channels` channels; without alpha, transparency is blended onto the background."""
     if image.mode == MODES[channels] and not image.has_transparency_data:
         return image
@@ -175,7 +175,7 @@ def with_channels(image: Image.Image, channels: int, background: str = "white") 
     return image.convert(MODES[channels])
 
 
-def from_pixels(pixels: np.ndarray) -> Image.Image:
+def to_pillow(pixels: np.ndarray) -> Image.Image:
     """Return uint8 pixels [H, W] or [H, W, 1..4] as a Pillow image."""
     return Image.fromarray(
         np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-LAYOUT = 5  # version of the cache's file layout; caches of other versions are rebuilt
+LAYOUT_VERSION = 5  # version of the cache's file layout; caches of other versions are rebuilt
 
 
-def resolutions(largest: int) -> list[int]:
+def level_resolutions(largest: int) -> list[int]:
     """Return every power of two from 4 to `largest`."""
     return [1 << level for level in range(2, largest.bit_length())]
 
 
-def level_file(resolution: int) -> str:
+def level_file_name(resolution: int) -> str:
     """Return the file name of a level."""
     return f"{resolution:04d}.npy"
 
@@ -32,12 +32,12 @@ def pyramid_levels(images: np.ndarray) -> Iterator[np.ndarray]:
     yield images
     total, bits = images, 0
     while total.shape[-1] > 4:
-        total, bits = in_boxes(total, bits), bits + 2
+        total, bits = sum_boxes(total, bits), bits + 2
         odd = (total >> bits) & 1
         yield ((total + odd + ((1 << (bits - 1)) - 1)) >> bits).astype(np.uint8)
 
 
-def in_boxes(total: np.ndarray, bits: int) -> np.ndarray:
+def sum_boxes(total: np.ndarray, bits: int) -> np.ndarray:
     """Return the sums of 2x2 boxes of values that are sums of 2^bits pixels, in the smallest sufficient integer type.
 
     Two neighbors in a row are read as one integer of twice the size: faster than strided access to every second value.
@@ -50,7 +50,7 @@ def in_boxes(total: np.ndarray, bits: int) -> np.ndarray:
     return rows[:, :, 0::2] + rows[:, :, 1::2]
 
 
-def sums(levels: Sequence[np.ndarray]) -> np.ndarray:
+def compute_checksums(levels: Sequence[np.ndarray]) -> np.ndarray:
     """Return a checksum of each image over all its levels, uint64 [N]; never 0, which marks unwritten images."""
     found = np.empty(len(levels[0]), np.uint64)
     for i in range(len(found)):

@@ -6,16 +6,18 @@ import numpy as np
 
 
 @lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of an epoch, int64 [size], a function of seed and epoch."""
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
-def shuffled(seed: int, start: int, count: int, size: int) -> np.ndarray:
+def shuffled_indices(seed: int, start: int, count: int, size: int) -> np.ndarray:
     """Return the indices [count] at positions start, start + 1, ... of an endless shuffled sequence over `size` images.
 
     Every image occurs once per epoch, and any part of the sequence can be computed without the rest.
     """
     positions = np.arange(start, start + count)
     epochs, places = np.divmod(positions, size)
-    return np.concatenate([permutation(seed, int(epoch), size)[places[epochs == epoch]] for epoch in np.unique(epochs)])
+    return np.concatenate(
+        [epoch_permutation(seed, int(epoch), size)[places[epochs == epoch]] for epoch in np.unique(epochs)]
+    )

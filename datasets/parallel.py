@@ -25,12 +25,12 @@ START = 60  # seconds for the first answer, which takes milliseconds; spawned pr
 _work: Callable[[Any], Any]
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
+def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
     """work(item) of every item, in any order; in this process where one worker is enough, or no other can be started.
 
     Raises:
@@ -47,8 +47,8 @@ def in_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) 
             if len(pending) >= 16 * workers:  # enough to go on with while the caller writes to the disk
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            with undisturbed():
-                pending.add(pool.submit(call, item))
+            with defer_interrupts():
+                pending.add(pool.submit(call_work, item))
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
@@ -71,8 +71,8 @@ def start_pool(work: Callable[[Any], Any], workers: int) -> tuple[ProcessPoolExe
     while workers > 1:
         pool = None
         try:
-            pool = ProcessPoolExecutor(workers, context, initializer=become_worker, initargs=(work, os.getpid()))
-            with undisturbed():
+            pool = ProcessPoolExecutor(workers, context, initializer=init_worker, initargs=(work, os.getpid()))
+            with defer_interrupts():
                 pool.submit(os.getpid).result(START)  # the first task starts the processes and threads
             break
         except (OSError, ImportError, RuntimeError, TimeoutError) as error:  # no semaphores, no thread, none that works
@@ -97,7 +97,7 @@ def end_pool(pool: ProcessPoolExecutor, others: set[Any]) -> None:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_interrupts() -> Iterator[None]:
     """Keep Ctrl-C waiting: while a process forks, Python's own hooks would swallow it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -109,7 +109,7 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def become_worker(work: Callable[[Any], Any], parent: int) -> None:
+def init_worker(work: Callable[[Any], Any], parent: int) -> None:
     """What a process does before its first task."""
     global _work
     _work = work
@@ -117,17 +117,17 @@ def become_worker(work: Callable[[Any], Any], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with suppress(RuntimeError):  # a limit of threads
-        threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def leave_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """End when the parent does: a killed one cannot say so."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-def call(item: Any) -> Any:
+def call_work(item: Any) -> Any:
     """Carry out the worker's function on one item."""
     return _work(item)
 

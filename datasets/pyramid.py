@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .base import DAMAGED, DataError, Source
-from .build import OF_THE_MACHINE, build, check_bad, read_stamp, reading, too_small
+from .build import OF_THE_MACHINE, build_cache, check_bad, describe_small_images, read_stamp, reading
+from .cache_files import find_cache_folder, write_atomically
 from .images import Preparation
-from .levels import LAYOUT, level_file, pyramid_levels, resolutions, sums
-from .places import cache_folder, write_whole
+from .levels import LAYOUT_VERSION, compute_checksums, level_file_name, level_resolutions, pyramid_levels
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}  # as checkpoints.lock
 warnings.filterwarnings("ignore", "flock not supported", module="filelock")  # it locks by another way, which serves
@@ -44,7 +44,9 @@ class Pyramid:
             self.meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
             self.resolution, self.channels = self.meta["resolution"], self.meta["channels"]
             self.classes, self.bad = self.meta["classes"], self.meta["bad"]
-            self.levels = {r: np.load(folder / level_file(r), mmap_mode="r") for r in resolutions(self.resolution)}
+            self.levels = {
+                r: np.load(folder / level_file_name(r), mmap_mode="r") for r in level_resolutions(self.resolution)
+            }
             self.sums = np.load(folder / "sums.npy")
             self.rows = np.flatnonzero(self.sums)
             self.labels = np.load(folder / "labels.npy") if self.classes else None
@@ -62,30 +64,30 @@ class Pyramid:
         """Images of each class, [] without labels."""
         return [] if self.labels is None else np.bincount(self.labels, minlength=len(self.classes)).tolist()
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """Stands for the images themselves, by their 4x4 versions and labels: the same for a copy of them."""
         digest = hashlib.blake2b(self.levels[4][self.rows].tobytes(), digest_size=12)
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
 
-    def images(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def read_images(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """uint8 [len(indices), channels, resolution, resolution]."""
         return self.levels[resolution][self.rows[np.asarray(indices)]]
 
-    def damage(self) -> list[int]:
+    def find_damage(self) -> list[int]:
         """Indices of images that are not as they were written, or whose levels do not follow from the largest one."""
         wrong = []
         step = max((1 << 24) // (self.channels * self.resolution**2), 1)
         for start in tqdm(range(0, len(self), step), "verifying", unit="batch", disable=None, leave=False):
             rows = self.rows[start : start + step]
             found = [self.levels[r][rows] for r in reversed(self.levels)]
-            bad = sums(found) != self.sums[rows]
+            bad = compute_checksums(found) != self.sums[rows]
             for level, expected in zip(found, pyramid_levels(found[0]), strict=True):
                 bad |= (level != expected).any(axis=(1, 2, 3))
             wrong += (start + np.flatnonzero(bad)).tolist()
         return wrong
 
-    def remarks(self) -> str:
+    def describe_problems(self) -> str:
         """What should be said whenever these images are used, or ""."""
         left_out, enlarged, copies = len(self.bad), self.meta["enlarged"], self.meta["duplicates"]
         size = f"{self.resolution}x{self.resolution}"
@@ -94,15 +96,23 @@ class Pyramid:
             f"{enlarged} are smaller than {size} and were enlarged" if enlarged else "",
             f"{copies} are copies of others" if copies else "",
         ]
-        said = "; ".join(part for part in parts if part)
+        text = "; ".join(part for part in parts if part)
         count = self.meta["count"]
-        return said and f"of {count} images in {self.meta['source']}, {said} (listed in {self.folder / 'report.txt'})"
+        return text and f"of {count} images in {self.meta['source']}, {text} (listed in {self.folder / 'report.txt'})"
 
 
 def open_pyramid(
-    source: Source, resolution: int, channels: int, *, fit: str = "center-crop", background: str = "white",
-    allow_upscale: bool = False, max_bad: float = 0.01, workers: int | None = None, cache: Path | None = None,
-) -> Pyramid:  # fmt: skip
+    source: Source,
+    resolution: int,
+    channels: int,
+    *,
+    fit: str = "center-crop",
+    background: str = "white",
+    allow_upscale: bool = False,
+    max_bad: float = 0.01,
+    workers: int | None = None,
+    cache: Path | None = None,
+) -> Pyramid:
     """Open the cache of these images, building it first where it is missing, or going on with its building.
 
     It is built beside its final place and moved there whole. Where another process builds it, wait for that one.
@@ -116,19 +126,19 @@ def open_pyramid(
         DataError: too many images that cannot be read, or too small; no room on the disk, or a cache not to be written;
             images that change meanwhile.
     """
-    prepare, cache = Preparation(resolution, channels, fit, background), cache or cache_folder()
+    prepare, cache = Preparation(resolution, channels, fit, background), cache or find_cache_folder()
     with using_cache(cache):
         stamp = read_stamp(source)
-        folder = cache / "datasets" / cache_key(source, prepare, cache, stamp)
+        folder = cache / "datasets" / compute_cache_key(source, prepare, cache, stamp)
         if not folder.exists():
-            with building_alone(folder, cache):
+            with hold_build_lock(folder, cache):
                 if not folder.exists():
-                    build(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
+                    build_cache(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
         pyramid = Pyramid(folder)
     check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
     if pyramid.meta["enlarged"] and not allow_upscale:
-        raise DataError(too_small(source, prepare))
-    if remarks := pyramid.remarks():
+        raise DataError(describe_small_images(source, prepare))
+    if remarks := pyramid.describe_problems():
         tqdm.write(remarks, file=sys.stderr)
     return pyramid
 
@@ -150,24 +160,26 @@ def using_cache(cache: Path) -> Iterator[None]:
         ) from None
 
 
-def cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
+def compute_cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
     """By what the images hold, not by where they are: files that nobody touched are not even read again."""
-    known = cache / "known" / stamp
-    content = known.read_text() if known.exists() else ""
+    index_file = cache / "known" / stamp
+    content = index_file.read_text() if index_file.exists() else ""
     if not content:
         with reading(source):
-            content = source.content()
-        known.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(known, content)
-    digest = hashlib.blake2b(repr((content, *astuple(prepare), source.classes, LAYOUT)).encode(), digest_size=12)
+            content = source.content_digest()
+        index_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(index_file, content)
+    digest = hashlib.blake2b(
+        repr((content, *astuple(prepare), source.classes, LAYOUT_VERSION)).encode(), digest_size=12
+    )
     digest.update(b"" if source.labels is None else source.labels.tobytes())
     return f"{prepare.resolution:04d}x{prepare.channels}-{digest.hexdigest()}"
 
 
 @contextmanager
-def building_alone(folder: Path, cache: Path) -> Iterator[None]:
+def hold_build_lock(folder: Path, cache: Path) -> Iterator[None]:
     """Hold the lock of one cache; it falls when its process ends, however that happens."""
-    lock = cache_lock(folder.name, cache)
+    lock = make_cache_lock(folder.name, cache)
     try:
         take(lock)
     except Timeout:
@@ -195,7 +207,7 @@ def take(lock: FileLock) -> None:
         tqdm.write(warning, file=sys.stderr)
 
 
-def cache_lock(key: str, cache: Path) -> FileLock:
+def make_cache_lock(key: str, cache: Path) -> FileLock:
     """The lock held while a cache is built."""
     (cache / "locks").mkdir(parents=True, exist_ok=True)
     return FileLock(cache / "locks" / f"{key}.lock")

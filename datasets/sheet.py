@@ -3,10 +3,10 @@
 import numpy as np
 from PIL import Image
 
-from .images import from_pixels
+from .images import to_pillow
 
 
-def contact_sheet(images: np.ndarray, side: int = 512, columns: int | None = None) -> Image.Image:
+def make_grid(images: np.ndarray, side: int = 512, columns: int | None = None) -> Image.Image:
     """Return images [N, C, r, r] as one grid, nearly square by default.
 
     Small grids are enlarged by an integer factor to about `side` pixels.
@@ -17,6 +17,6 @@ def contact_sheet(images: np.ndarray, side: int = 512, columns: int | None = Non
     sheet = np.zeros((rows * columns, channels, height, width), np.uint8)
     sheet[:n] = images
     sheet = sheet.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    picture = from_pixels(sheet.reshape(rows * height, columns * width, channels))
+    picture = to_pillow(sheet.reshape(rows * height, columns * width, channels))
     factor = max(side // (columns * width), 1)
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

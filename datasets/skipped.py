@@ -7,8 +7,8 @@ import mimetypes
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from .base import shown
-from .images import open_picture
+from .base import escape_for_terminal
+from .images import open_image
 from .listing import ending
 
 LONGEST_LIST = 5
@@ -24,7 +24,7 @@ def listed(names: Sequence[str], most: int = LONGEST_LIST) -> str:
 
 def list_counts(pairs: Iterable[tuple[str, int]]) -> str:
     """As in "cat (1,200), dog (800)"."""
-    return ", ".join(f"{shown(name)} ({count:,})" for name, count in pairs)
+    return ", ".join(f"{escape_for_terminal(name)} ({count:,})" for name, count in pairs)
 
 
 def kinds_of_files(names: Sequence[str], open_file: Callable[[str], str | io.BytesIO]) -> list[str]:
@@ -43,7 +43,7 @@ def kinds_of_files(names: Sequence[str], open_file: Callable[[str], str | io.Byt
             hint = " (not supported: convert them to .jpg or .png)"
         elif could_be_picture(suffix) and holds_picture(found[0], open_file):
             hint = " (images by their content: rename them to end in .jpg or .png)"
-        kinds.append(f"{len(found):,} {shown(suffix) or 'without an ending'}{hint}")
+        kinds.append(f"{len(found):,} {escape_for_terminal(suffix) or 'without an ending'}{hint}")
     rest = sum(len(found) for _, found in most[LONGEST_LIST:])
     kinds += [f"{rest:,} of {len(most) - LONGEST_LIST:,} other kinds"] if rest else []
     return [f"skipped files: {', '.join(kinds)}"] if names else []
@@ -58,7 +58,7 @@ def could_be_picture(suffix: str) -> bool:
 def holds_picture(name: str, open_file: Callable[[str], str | io.BytesIO]) -> bool:
     """Whether a file is an image by its content."""
     try:
-        open_picture(open_file(name)).close()
+        open_image(open_file(name)).close()
     except Exception:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
         return False
     return True

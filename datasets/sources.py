@@ -9,12 +9,12 @@ from pathlib import Path
 
 from . import tfrecords, torchvision_sets
 from .arrays import Arrays
-from .base import DataError, Source, shown
+from .base import DataError, Source, escape_for_terminal
+from .cache_files import find_cache_folder
 from .files import Folder, Tar, Zip
-from .places import cache_folder
 from .synthetic import SyntheticShapes
 
-KINDS = (
+SOURCE_TYPES = (
     f"a folder, zip or tar of images, an .npz, a folder of the official TFRecords, "
     f"{', '.join(torchvision_sets.NAMES)}, or synthetic"
 )
@@ -38,17 +38,17 @@ def open_source(data: str, labels: bool = False) -> Source:
         return open_folder(path, labels)
     if os.path.isfile(path):
         return open_file(path, labels)
-    if torchvision_sets.is_name(data):
-        return torchvision_sets.TorchvisionSet(data, cache_folder() / "torchvision", labels)
-    raise DataError(f"{data} does not exist; name {KINDS}")
+    if torchvision_sets.is_torchvision_name(data):
+        return torchvision_sets.TorchvisionSet(data, find_cache_folder() / "torchvision", labels)
+    raise DataError(f"{data} does not exist; name {SOURCE_TYPES}")
 
 
 def open_folder(path: Path, labels: bool) -> Source:
     """The source that a folder is. Raises DataError where it cannot be read."""
     try:
-        return tfrecords.TFRecords(path, labels) if tfrecords.find(path) else Folder(path, labels)
+        return tfrecords.TFRecords(path, labels) if tfrecords.find_files(path) else Folder(path, labels)
     except OSError as error:
-        raise DataError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{escape_for_terminal(str(path))} cannot be read: {error.strerror or error}") from None
 
 
 def open_file(path: Path, labels: bool) -> Source:
@@ -62,4 +62,4 @@ def open_file(path: Path, labels: bool) -> Source:
             return Tar(path, labels)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    raise DataError(f"{path} is a file, but no zip, tar or .npz; name {KINDS}")
+    raise DataError(f"{path} is a file, but no zip, tar or .npz; name {SOURCE_TYPES}")

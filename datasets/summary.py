@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Source, shown
+from .base import Source, escape_for_terminal
 from .skipped import list_counts, listed
 from .survey import known_survey, size_range, survey_some
 from .synthetic import SyntheticShapes
@@ -16,7 +16,7 @@ LOOKED_AT = 1000  # images, of which the headers are read if nobody has read the
 def summarize(source: Source) -> list[str]:
     """Return lines of text on the images that a source holds. Reads the headers of at most 1,000 of them."""
     return [
-        f"{len(source):,} images in {shown(source.name)}, {sizes(source)}",
+        f"{len(source):,} images in {escape_for_terminal(source.name)}, {sizes(source)}",
         *classes(source),
         *source.skipped(),
         *source.notes,
@@ -44,20 +44,20 @@ def classes(source: Source) -> list[str]:
     counts = np.bincount(source.labels, minlength=len(source.classes)).tolist()
     pairs = list(zip(source.classes, counts, strict=True))
     full = [pair for pair in pairs if pair[1]]
-    empty = [shown(name) for name, count in pairs if not count]
+    empty = [escape_for_terminal(name) for name, count in pairs if not count]
     text = f"{len(full):,} class{'es' if len(full) > 1 else ''}: "
     if len(full) <= MOST_CLASSES:
         text += list_counts(full)
     else:
         (least, few), (most, many) = (choose(full, key=lambda pair: pair[1]) for choose in (min, max))
-        text += f"{few:,} ({shown(least)}) to {many:,} ({shown(most)}) images in each"
+        text += f"{few:,} ({escape_for_terminal(least)}) to {many:,} ({escape_for_terminal(most)}) images in each"
     lines = [text]
     if empty:
         which = f"class{'es' if len(empty) > 1 else ''} {listed(empty, MOST_CLASSES)}"
         lines.append(f"no images in {which}: never drawn")
     if len(full) == 1:
         lines.append(
-            f"warning: all images are of one class, {shown(full[0][0])}, so labels add nothing; leave --labels out, or "
-            "name the folder that holds the class folders"
+            f"warning: all images are of one class, {escape_for_terminal(full[0][0])}, so labels add nothing; omit "
+            "--labels, or pass the folder that contains the class folders"
         )
     return lines

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .base import DataError, Format, Header, Source
-from .images import GRAYS
+from .images import GRAY_MODES
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Survey:
     transparent: int
     unreadable: dict[int, str] = field(default_factory=dict)
 
-    def limiting_sides(self, fit: str) -> np.ndarray:
+    def compute_limiting_sides(self, fit: str) -> np.ndarray:
         return self.sizes.max(axis=1) if fit == "pad" else self.sizes.min(axis=1)
 
 
@@ -42,7 +42,7 @@ def known_survey(source: Source) -> Survey | None:
     return _known.get((source.describe(0), len(source)))
 
 
-def survey(source: Source) -> Survey:
+def read_all_headers(source: Source) -> Survey:
     """Read the headers of all images, files of a network disk many at once.
 
     Raises:
@@ -72,7 +72,7 @@ def read_headers(source: Source, chosen: Sequence[int]) -> Survey:
         try:
             return source.header(index)
         except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
-            unreadable[index] = reason(error)
+            unreadable[index] = first_line(error)
             return None
 
     with ThreadPoolExecutor(8) as pool:
@@ -99,7 +99,7 @@ def size_range(found: Survey) -> tuple[str, str, str]:
     return small, middle, large
 
 
-def native_format(source: Source, fit: str = "center-crop", needs_size: bool = True) -> Format:
+def read_native_format(source: Source, fit: str = "center-crop", needs_size: bool = True) -> Format:
     """The resolution and channels that images have by themselves.
 
     needs_size: whether the resolution is of interest; otherwise no image is too small.
@@ -107,37 +107,37 @@ def native_format(source: Source, fit: str = "center-crop", needs_size: bool = T
     Raises:
         DataError: none of the images can be read, or one is too small for any network.
     """
-    return format_of(source, survey(source), fit, needs_size)
+    return derive_format(source, read_all_headers(source), fit, needs_size)
 
 
-def format_of(source: Source, found: Survey, fit: str, needs_size: bool = True) -> Format:
-    """`native_format` of a set that has been looked at."""
-    sides = found.limiting_sides(fit)
+def derive_format(source: Source, found: Survey, fit: str, needs_size: bool = True) -> Format:
+    """`read_native_format` of a set that has been looked at."""
+    sides = found.compute_limiting_sides(fit)
     smallest = int(sides.min())
     if smallest < 4 and needs_size:
         where = source.describe(int(found.indices[sides.argmin()]))
         raise DataError(f"{where} is smaller than 4x4 pixels; remove it, or give --resolution and --allow-upscale")
-    gray = sum(n for mode, n in found.modes.items() if mode.split(";")[0] in GRAYS)
+    gray = sum(n for mode, n in found.modes.items() if mode.split(";")[0] in GRAY_MODES)
     clear, count, notes = found.transparent, len(found.indices), []
     if 0 < gray < count:
         notes.append(f"{gray} of {count} images are gray, the others in colour: all become RGB, unless --channels 1")
     if clear:
         notes.append(f"{clear} of {count} images have transparency: laid on the --background, unless --channels 4")
     few = max(count // 50, 1)
-    usual = power_of_two(int(np.sort(sides)[min(few, count - 1)]))
+    usual = floor_power_of_two(int(np.sort(sides)[min(few, count - 1)]))
     if needs_size and usual > smallest:
         where, size = source.describe(int(found.indices[sides.argmin()])), found.sizes[sides.argmin()]
         notes.append(
             f"{where} with {size[0]}x{size[1]} pixels limits the resolution; all but {few} images allow {usual}"
         )
-    return Format(power_of_two(smallest), 1 if gray == count else 3, "; ".join(notes))
+    return Format(floor_power_of_two(smallest), 1 if gray == count else 3, "; ".join(notes))
 
 
-def reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what an exception says."""
     return (str(error) or type(error).__name__).split("\n")[0]
 
 
-def power_of_two(side: int) -> int:
+def floor_power_of_two(side: int) -> int:
     """The largest resolution that fits in a side, at most 1024."""
     return min(1 << (side.bit_length() - 1), 1024)

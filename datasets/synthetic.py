@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from .base import Header, Source
-from .images import from_pixels
+from .images import to_pillow
 
 SHAPES = ("disc", "triangle", "cross", "ring")
-COLOURS = {"red": (220, 50, 47), "green": (70, 190, 70), "blue": (50, 90, 220), "yellow": (235, 200, 40)}
+COLORS = {"red": (220, 50, 47), "green": (70, 190, 70), "blue": (50, 90, 220), "yellow": (235, 200, 40)}
 BACKGROUNDS = {"dark": 24, "light": 236}
-MODES = tuple(product(SHAPES, COLOURS, BACKGROUNDS))
-SMALLEST_CLASSIFIED = 8  # pixels per side; at 4x4 the shapes cannot be told apart
+MODES = tuple(product(SHAPES, COLORS, BACKGROUNDS))
+MIN_CLASSIFIED_SIDE = 8  # pixels per side; at 4x4 the shapes cannot be told apart
 
 
 class SyntheticShapes(Source):
@@ -43,13 +43,13 @@ class SyntheticShapes(Source):
     def stamp(self) -> str:
         return f"synthetic-{self.count}-{self.seed}"
 
-    content = stamp
+    content_digest = stamp
 
     def header(self, index: int) -> Header:
         return Header(32, 32, "RGB")
 
-    def picture(self, index: int, resolution: int = 32, channels: int = 3) -> Image.Image:
-        return from_pixels(self.image(index, resolution or 32, channels or 3).transpose(1, 2, 0))
+    def read_image(self, index: int, resolution: int = 32, channels: int = 3) -> Image.Image:
+        return to_pillow(self.image(index, resolution or 32, channels or 3).transpose(1, 2, 0))
 
     def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:
         """Return image `index` as uint8 [channels, resolution, resolution].
@@ -61,9 +61,9 @@ class SyntheticShapes(Source):
         radius = rng.uniform(0.22, 0.38)
         centre = rng.uniform(radius, 1 - radius, 2)
         angle = rng.uniform(0, 2 * np.pi)
-        paint = np.array(COLOURS[colour]) + rng.uniform(-16, 16, 3)
+        paint = np.array(COLORS[colour]) + rng.uniform(-16, 16, 3)
         ground = BACKGROUNDS[background] + rng.uniform(-16, 16, 3)
-        coverage = cover(shape, resolution, centre, radius, angle)
+        coverage = render_coverage(shape, resolution, centre, radius, angle)
         rgb = ground[:, None, None] + (paint - ground)[:, None, None] * coverage
         if channels in (1, 2):
             rgb = np.tensordot([0.299, 0.587, 0.114], rgb, 1)[None]
@@ -72,7 +72,7 @@ class SyntheticShapes(Source):
         return np.rint(rgb).clip(0, 255).astype(np.uint8)
 
 
-def cover(shape: str, resolution: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
+def render_coverage(shape: str, resolution: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
     """How much of each pixel the shape covers, [resolution, resolution] in [0, 1], by 4x4 or more samples a pixel."""
     samples = resolution * max(4, 64 // resolution)
     axis = (np.arange(samples) + 0.5) / samples
@@ -97,20 +97,20 @@ def classify(images: np.ndarray) -> np.ndarray:
     Background and color are measured directly. The shape is the one whose second, third and fourth moments, which do
     not depend on position, size and rotation, are closest to those of reference images.
     """
-    background, colour, coverage = separate(images)
-    moments = shape_moments(coverage)
-    centres, spread = shape_references(images.shape[-1])
+    background, colour, coverage = segment(images)
+    moments = compute_moments(coverage)
+    centres, spread = compute_references(images.shape[-1])
     shape = (((moments[:, None] - centres) / spread) ** 2).sum(axis=2).argmin(axis=1)
-    return (shape * len(COLOURS) + colour) * len(BACKGROUNDS) + background
+    return (shape * len(COLORS) + colour) * len(BACKGROUNDS) + background
 
 
-def separate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def segment(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return background index [N], color index [N] and the shape's coverage [N, r, r] in [0, 1]."""
     x = images.astype(np.float64)
     border = np.concatenate([x[:, :, 0], x[:, :, -1], x[:, :, :, 0], x[:, :, :, -1]], axis=2)
     ground = np.median(border, axis=2)
     background = (ground.mean(axis=1) > sum(BACKGROUNDS.values()) / 2).astype(int)
-    paints = np.array(list(COLOURS.values()), float)
+    paints = np.array(list(COLORS.values()), float)
     difference = x - ground[:, :, None, None]
     strength = np.square(difference).sum(axis=1)
     strong = strength >= 0.6 * strength.max(axis=(1, 2), keepdims=True)
@@ -122,7 +122,7 @@ def separate(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return background, colour, np.where(coverage > 0.15, coverage, 0).clip(0, 1)
 
 
-def shape_moments(coverage: np.ndarray) -> np.ndarray:
+def compute_moments(coverage: np.ndarray) -> np.ndarray:
     """Return the second, three-fold and four-fold moments [N, 3] about the center, invariant to size and rotation."""
     r = coverage.shape[-1]
     grid = np.arange(r) + 0.5
@@ -137,11 +137,11 @@ def shape_moments(coverage: np.ndarray) -> np.ndarray:
 
 
 @lru_cache
-def shape_references(resolution: int) -> tuple[np.ndarray, np.ndarray]:
+def compute_references(resolution: int) -> tuple[np.ndarray, np.ndarray]:
     """Return means and standard deviations [4, 3] of each shape's moments at a resolution, from reference images."""
     drawn = SyntheticShapes(seed=1)
     images = np.stack([drawn.image(i, resolution) for i in range(len(MODES) * 16)])
-    moments = shape_moments(separate(images)[2])
-    shape = np.arange(len(images)) % len(MODES) // (len(COLOURS) * len(BACKGROUNDS))
+    moments = compute_moments(segment(images)[2])
+    shape = np.arange(len(images)) % len(MODES) // (len(COLORS) * len(BACKGROUNDS))
     groups = [moments[shape == s] for s in range(len(SHAPES))]
     return np.stack([g.mean(axis=0) for g in groups]), np.stack([g.std(axis=0) + 1e-6 for g in groups])

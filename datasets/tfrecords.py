@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from .base import DataError, Header, Source
-from .files import combined, file_digest, stamp
-from .images import from_pixels
+from .files import combine_digests, compute_stamp, hash_file
+from .images import to_pillow
 
 LEVEL_FILE = re.compile(r"-r(\d\d)\.tfrecords$")
 
@@ -28,11 +28,11 @@ class TFRecords(Source):
 
     def __init__(self, folder: Path, labels: bool = False):
         self.path, self.name, self.classes, self.labels, self.others = folder, folder.resolve().name, [], None, []
-        files = find(folder)
+        files = find_files(folder)
         if len({LEVEL_FILE.sub("", path.name) for path in files.values()}) > 1:
             raise DataError(f"{folder} holds more than one TFRecords dataset; pass a folder with one of them")
         self.files = dict(sorted(files.items()))
-        self.offsets = {resolution: np.array(list(records(path))) for resolution, path in self.files.items()}
+        self.offsets = {resolution: np.array(list(iterate_records(path))) for resolution, path in self.files.items()}
         counts = {len(offsets) for offsets in self.offsets.values()}
         if len(counts) > 1 or counts == {0}:
             raise DataError(f"{folder}: its files hold {', '.join(map(str, sorted(counts)))} records, not all the same")
@@ -60,31 +60,31 @@ class TFRecords(Source):
         return f"{self.path}, record {index}"
 
     def stamp(self) -> str:
-        return stamp(self.path, self.files.values())
+        return compute_stamp(self.path, self.files.values())
 
-    def content(self) -> str:
-        return combined(file_digest(path) for path in self.files.values())
+    def content_digest(self) -> str:
+        return combine_digests(hash_file(path) for path in self.files.values())
 
     def header(self, index: int) -> Header:
-        with self.picture(index) as picture:
+        with self.read_image(index) as picture:
             return Header(*picture.size, picture.mode)
 
-    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         resolution = resolution if resolution in self.files else max(self.files)
         offset, size = self.offsets[resolution][index]
         with open(self.files[resolution], "rb") as file:
             file.seek(offset)
             pixels = parse_example(file.read(size))
-        return from_pixels(pixels.transpose(1, 2, 0))
+        return to_pillow(pixels.transpose(1, 2, 0))
 
 
-def find(folder: Path) -> dict[int, Path]:
+def find_files(folder: Path) -> dict[int, Path]:
     """Return the TFRecords files in a folder by resolution."""
     matches = ((LEVEL_FILE.search(path.name), path) for path in folder.iterdir())
     return {1 << int(match[1]): path for match, path in matches if match and 2 <= int(match[1]) <= 10}
 
 
-def records(path: Path) -> Iterator[tuple[int, int]]:
+def iterate_records(path: Path) -> Iterator[tuple[int, int]]:
     """Yield (offset, length) of each record.
 
     TFRecord framing: 8 bytes of length and 4 of its checksum before the data, 4 of the data's checksum after.
@@ -108,13 +108,13 @@ def parse_example(message: bytes) -> np.ndarray:
         ValueError: the record has another structure.
     """
     found: dict[bytes, bytes] = {}
-    for features in fields(message, 1):
-        for entry in fields(features, 1):
-            for key in fields(entry, 1):
-                found[key] = b"".join(fields(entry, 2))
+    for features in iterate_fields(message, 1):
+        for entry in iterate_fields(features, 1):
+            for key in iterate_fields(entry, 1):
+                found[key] = b"".join(iterate_fields(entry, 2))
     try:
-        shape = list(int64s(found[b"shape"]))
-        (data,) = (value for values in fields(found[b"data"], 1) for value in fields(values, 1))
+        shape = list(parse_int64s(found[b"shape"]))
+        (data,) = (value for values in iterate_fields(found[b"data"], 1) for value in iterate_fields(values, 1))
     except (KeyError, ValueError, IndexError):
         raise ValueError("a record without shape and data, as the official dataset tool writes them") from None
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1 or len(data) != shape[0] * shape[1] * shape[2]:
@@ -122,29 +122,31 @@ def parse_example(message: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def int64s(feature: bytes) -> Iterator[int]:
+def parse_int64s(feature: bytes) -> Iterator[int]:
     """Yield the numbers of a Feature {int64_list = 3 {value = 1}}, packed or not."""
-    for values in fields(feature, 3):
-        for value in fields(values, 1):
+    for values in iterate_fields(feature, 3):
+        for value in iterate_fields(values, 1):
             if isinstance(value, int):
                 yield value
                 continue
             place = 0
             while place < len(value):
-                number, place = varint(value, place)
+                number, place = parse_varint(value, place)
                 yield number
 
 
-def fields(message: bytes, wanted: int) -> Iterator:
+def iterate_fields(message: bytes, wanted: int) -> Iterator:
     """Yield the values of one field of a protocol buffer message: bytes, or int for varints. Raises ValueError."""
     place = 0
     while place < len(message):
-        tag, place = varint(message, place)
+        tag, place = parse_varint(message, place)
         kind = tag & 7
         if kind == 0:
-            value, place = varint(message, place)
+            value, place = parse_varint(message, place)
         else:
-            size, place = varint(message, place) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(message) + 1), place)
+            size, place = (
+                parse_varint(message, place) if kind == 2 else ({1: 8, 5: 4}.get(kind, len(message) + 1), place)
+            )
             value, place = message[place : place + size], place + size
         if place > len(message):
             raise ValueError("damaged record")
@@ -152,7 +154,7 @@ def fields(message: bytes, wanted: int) -> Iterator:
             yield value
 
 
-def varint(message: bytes, place: int) -> tuple[int, int]:
+def parse_varint(message: bytes, place: int) -> tuple[int, int]:
     """Return a varint (7 bits per byte, lowest first) and the position after it."""
     value = 0
     for shift in range(0, 70, 7):

@@ -25,7 +25,7 @@ SETS: dict[str, tuple[str, dict[str, Any], str | None]] = {
 NAMES = (*SETS, "lsun-CATEGORY")
 
 
-def is_name(data: str) -> bool:
+def is_torchvision_name(data: str) -> bool:
     """Return whether `data` names one of torchvision's datasets."""
     return data in SETS or data.startswith("lsun-")
 
@@ -56,13 +56,13 @@ class TorchvisionSet(Source):
             import torchvision
         except ImportError:
             raise DataError(f"reading {name} needs torchvision: pip install torchvision") from None
-        self.images = self.loaded(getattr(torchvision.datasets, kind), root, options)
+        self.images = self.load(getattr(torchvision.datasets, kind), root, options)
         if labels and attribute:
             self.labels = np.asarray(getattr(self.images, attribute), dtype=np.int64)
             names = getattr(self.images, "classes", range(self.labels.max() + 1))
             self.classes = [str(c) for c in names]
 
-    def loaded(self, kind: Callable[..., Any], root: Path, options: dict[str, Any]) -> Any:
+    def load(self, kind: Callable[..., Any], root: Path, options: dict[str, Any]) -> Any:
         try:
             root.mkdir(parents=True, exist_ok=True)
             return kind(root=str(root), **options)
@@ -82,9 +82,9 @@ class TorchvisionSet(Source):
         return f"{self.name} image {index}"
 
     def stamp(self) -> str:
-        return self.content()
+        return self.content_digest()
 
-    def content(self) -> str:
+    def content_digest(self) -> str:
         """Return a digest: these datasets are fixed, and torchvision verifies most of their files by MD5."""
         digest = hashlib.blake2b(f"{self.name} {len(self)}".encode(), digest_size=16)
         data = getattr(self.images, "data", None)
@@ -92,8 +92,8 @@ class TorchvisionSet(Source):
         return digest.hexdigest()
 
     def header(self, index: int) -> Header:
-        picture = self.picture(index)
+        picture = self.read_image(index)
         return Header(*picture.size, picture.mode)
 
-    def picture(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         return self.images[index][0]

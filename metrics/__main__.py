@@ -21,8 +21,8 @@ from .features import FeatureStatistics
 from .kid import SUBSET_SIZE
 from .preprocess import RESIZES
 from .reading import ImageSet
-from .statistics_file import holds_statistics, read_statistics, write_statistics
-from .suite import METRICS, Description, Suite
+from .statistics_file import has_statistics, read_statistics, write_statistics
+from .suite import METRICS, DatasetStatistics, Suite
 
 EXAMPLES = """examples:
   FID of two folders:
@@ -40,12 +40,12 @@ def main() -> None:
     arguments = sys.argv[1:]
     with command("python -m metrics", MetricError):
         if arguments[:1] == ["stats"]:
-            stats(stats_parser().parse_args(arguments[1:]))
+            write_stats(build_stats_parser().parse_args(arguments[1:]))
         else:
-            judge(judge_parser().parse_args(arguments))
+            compare(build_compare_parser().parse_args(arguments))
 
 
-def judge_parser() -> argparse.ArgumentParser:
+def build_compare_parser() -> argparse.ArgumentParser:
     """Return the parser for comparing real and generated images."""
     p = argparse.ArgumentParser(
         prog="python -m metrics",
@@ -63,7 +63,7 @@ def judge_parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--kid-subset-size",
-        type=at_least(2),
+        type=number_parser(2),
         default=SUBSET_SIZE,
         metavar="N",
         help="real images, and generated images, per KID subset, at least 2 (default: %(default)s)",
@@ -72,12 +72,12 @@ def judge_parser() -> argparse.ArgumentParser:
     keep = p.add_mutually_exclusive_group()
     keep.add_argument("--cache", metavar="DIR", help=f"folder for the features of REAL (default: {default_folder()})")
     keep.add_argument("--no-cache", action="store_true", help="neither load nor store the features of REAL")
-    add_common(p)
+    add_common_options(p)
     return p
 
 
-def stats_parser() -> argparse.ArgumentParser:
-    """Return the parser for `stats`."""
+def build_stats_parser() -> argparse.ArgumentParser:
+    """Return the parser for `write_stats`."""
     p = argparse.ArgumentParser(
         prog="python -m metrics stats",
         description="Store mean and covariance of the images' Inception features, in pytorch-fid's format.",
@@ -86,15 +86,15 @@ def stats_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("images", metavar="IMAGES", help="images: folder, zip or .npz")
     p.add_argument("--out", required=True, metavar="FILE.npz", help="file for mu and sigma; must end in .npz")
-    add_common(p)
+    add_common_options(p)
     return p
 
 
-def add_common(p: argparse.ArgumentParser) -> None:
+def add_common_options(p: argparse.ArgumentParser) -> None:
     """Add the options that both commands have."""
     p.add_argument(
         "--num-images",
-        type=at_least(2),
+        type=number_parser(2),
         metavar="N",
         help="number of images to use, at least 2, drawn with a fixed seed (default: all)",
     )
@@ -121,7 +121,7 @@ def add_common(p: argparse.ArgumentParser) -> None:
     )
 
 
-def at_least(smallest: int):
+def number_parser(smallest: int):
     """Return an argparse type for integers from `smallest` on."""
 
     def parse(text: str) -> int:
@@ -134,7 +134,7 @@ def at_least(smallest: int):
     return parse
 
 
-def device(text: str) -> torch.device:
+def choose_device(text: str) -> torch.device:
     """Return the device for a name; "auto" is a GPU if there is one. Raises MetricError if it cannot be used."""
     try:
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu") if text == "auto" else torch.device(text)
@@ -151,7 +151,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
     suite = Suite(
         names,
         arguments.inception_weights,
-        device(arguments.device),
+        choose_device(arguments.device),
         resize=arguments.resize,
         precision=arguments.precision,
         cache=cache,
@@ -162,22 +162,22 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
     return suite
 
 
-def stats(arguments: argparse.Namespace) -> None:
+def write_stats(arguments: argparse.Namespace) -> None:
     """Write mean and covariance of the images' features to a file."""
-    check_out(Path(arguments.out))
+    check_output_path(Path(arguments.out))
     images = open_images(arguments.images, arguments.num_images)
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
-    description = suite.describe(shown(images))
-    write_statistics(arguments.out, description.kept[FeatureStatistics], suite.how())
+    description = suite.compute_statistics(iterate_with_progress(images))
+    write_statistics(arguments.out, description.accumulators[FeatureStatistics], suite.settings())
     print(f"wrote mean and covariance of the features of {len(images)} images to {arguments.out}")
 
 
-def check_out(path: Path) -> None:
+def check_output_path(path: Path) -> None:
     """Raise MetricError, before any work, if statistics cannot or must not be written to a path."""
     if path.suffix != ".npz":
         raise MetricError(f"--out: {path} does not end in .npz")
-    if path.exists() and not holds_statistics(path):
+    if path.exists() and not has_statistics(path):
         raise MetricError(f"--out: {path} exists and is not a statistics file; choose another name")
     # the nearest folder that exists: the others will be created
     parent = next(p for p in path.absolute().parents if p.exists())
@@ -185,7 +185,7 @@ def check_out(path: Path) -> None:
         raise MetricError(f"--out: {parent} is not a writable folder")
 
 
-def judge(arguments: argparse.Namespace) -> None:
+def compare(arguments: argparse.Namespace) -> None:
     """Compare generated with real images and print the results."""
     # in the order given, without duplicates
     names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
@@ -193,7 +193,7 @@ def judge(arguments: argparse.Namespace) -> None:
         raise MetricError(f"--metrics: specify one or more of {', '.join(METRICS)}")
     if unknown := [name for name in names if name not in METRICS]:
         raise MetricError(f"--metrics: unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
-    real, generated = (opened(path, arguments.num_images) for path in (arguments.real, arguments.generated))
+    real, generated = (open_side(path, arguments.num_images) for path in (arguments.real, arguments.generated))
     with_files = [side for side in (real, generated) if not isinstance(side, ImageSet)]
     if with_files and names != ["fid"]:
         raise MetricError("--metrics: a statistics file serves fid only; use the images themselves for other metrics")
@@ -202,21 +202,23 @@ def judge(arguments: argparse.Namespace) -> None:
     if "kid" in suite.metrics:
         suite.metrics["kid"].subset_size = arguments.kid_subset_size
     # a statistics file without its number of images passes for enough
-    suite.check(*(size(side) or sys.maxsize for side in (real, generated)))
+    suite.check(*(count_images(side) or sys.maxsize for side in (real, generated)))
     descriptions = [
-        described(suite, arguments.real, real, suite.remembered),
-        described(suite, arguments.generated, generated, lambda make: suite.describe(make())),
+        compute_statistics(suite, arguments.real, real, suite.load_or_compute),
+        compute_statistics(suite, arguments.generated, generated, lambda make: suite.compute_statistics(make())),
     ]
     if with_files:  # the file does not record the images' shape, so it cannot be compared
         for description in descriptions:
             description.shape = ()
     results = suite.compare(*descriptions)
-    report(arguments, {"num_real": size(real), "num_generated": size(generated)}, results, suite.how())
+    print_results(
+        arguments, {"num_real": count_images(real), "num_generated": count_images(generated)}, results, suite.settings()
+    )
 
 
-def opened(path: str, count: int | None):
+def open_side(path: str, count: int | None):
     """Return the StoredStatistics of a statistics file, or else the ImageSet."""
-    return read_statistics(path) if holds_statistics(path) else open_images(path, count)
+    return read_statistics(path) if has_statistics(path) else open_images(path, count)
 
 
 def open_images(path: str, count: int | None) -> ImageSet:
@@ -227,22 +229,22 @@ def open_images(path: str, count: int | None) -> ImageSet:
     return images
 
 
-def size(side) -> int | None:
+def count_images(side) -> int | None:
     """Return a side's number of images; None if a statistics file does not record it."""
     return len(side) if isinstance(side, ImageSet) else side.count
 
 
-def described(suite: Suite, name: str, side, describe) -> Description:
+def compute_statistics(suite: Suite, name: str, side, describe) -> DatasetStatistics:
     """Return one side's accumulators. Raises MetricError for statistics that were made with other settings."""
     if isinstance(side, ImageSet):
-        return describe(lambda: shown(side))
-    for key, value in suite.how().items():
-        if side.how.get(key, value) != value:
-            raise MetricError(f"{name} was made with {key} {side.how[key]}, not {value}; both sides need the same")
-    return Description(side.count or 0, (), {FeatureStatistics: side})
+        return describe(lambda: iterate_with_progress(side))
+    for key, value in suite.settings().items():
+        if side.settings.get(key, value) != value:
+            raise MetricError(f"{name} was made with {key} {side.settings[key]}, not {value}; both sides need the same")
+    return DatasetStatistics(side.count or 0, (), {FeatureStatistics: side})
 
 
-def shown(images: ImageSet) -> Iterator[Tensor]:
+def iterate_with_progress(images: ImageSet) -> Iterator[Tensor]:
     """Yield the images' batches, with a progress bar."""
     with tqdm(total=len(images), desc=str(images.path), unit="image", disable=None, leave=False) as bar:
         for batch in images.batches():
@@ -250,14 +252,14 @@ def shown(images: ImageSet) -> Iterator[Tensor]:
             bar.update(len(batch))
 
 
-def report(arguments: argparse.Namespace, counts: dict, results: dict[str, float], how: dict) -> None:
+def print_results(arguments: argparse.Namespace, counts: dict, results: dict[str, float], settings: dict) -> None:
     """Print the results, as text or as JSON."""
     if arguments.json:
-        print(json.dumps({"real": arguments.real, "generated": arguments.generated, **counts, **results, **how}))
+        print(json.dumps({"real": arguments.real, "generated": arguments.generated, **counts, **results, **settings}))
         return
     print(f"real       {arguments.real}: {counts['num_real'] or 'an unknown number of'} images")
     print(f"generated  {arguments.generated}: {counts['num_generated'] or 'an unknown number of'} images")
-    print("           " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in how.items()))
+    print("           " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items()))
     print()
     for name, value in results.items():
         if not name.endswith(("_std", "_error")):  # printed beside their metric

@@ -19,7 +19,7 @@ from .errors import DAMAGED
 def default_folder() -> Path:
     """Return $PGGAN_CACHE/metrics, or the same in pggan in $XDG_CACHE_HOME, ~/.cache or the temporary folder.
 
-    datasets.places.cache_folder follows the same rule.
+    datasets.cache_files.cache_folder follows the same rule.
     """
     if chosen := os.environ.get("PGGAN_CACHE"):
         return Path(chosen, "metrics")
@@ -29,7 +29,7 @@ def default_folder() -> Path:
         return Path(tempfile.gettempdir(), f"pggan-{os.getuid()}", "metrics")
 
 
-def content(batches: Iterable[Tensor]) -> tuple[str, int, tuple[int, ...]]:
+def digest_images(batches: Iterable[Tensor]) -> tuple[str, int, tuple[int, ...]]:
     """Return a digest of all pixels in their order, the number of images, and the last image's shape [C, H, W]."""
     digest, count, shape = hashlib.blake2b(digest_size=16), 0, ()
     for images in batches:

@@ -18,7 +18,7 @@ class FeatureStatistics:
         count: number of images so far.
     """
 
-    takes = "features"
+    input_name = "features"
     name = "statistics"
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class FeatureStatistics:
 class Features:
     """All features, in float32: 8 KiB per image."""
 
-    takes = "features"
+    input_name = "features"
     name = "features"
 
     def __init__(self) -> None:
@@ -80,14 +80,14 @@ class Features:
         """Add features [N, D]."""
         self.batches.append(features.float().cpu())
 
-    def all(self) -> Tensor:
+    def to_tensor(self) -> Tensor:
         """Return all features [N, D], in the order they were added."""
         self.batches = [torch.cat(self.batches)]  # the next call copies nothing
         return self.batches[0]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the features as an array to store in the cache."""
-        return {"features": self.all().numpy()}
+        return {"features": self.to_tensor().numpy()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray] | None, count: int) -> Features | None:

@@ -62,7 +62,7 @@ def trace_of_product_root(root1: Tensor, covariance2: Tensor) -> float:
 class FID:
     """The Fréchet distance of Gaussians fitted to the Inception features; see `frechet_distance`."""
 
-    keeps = FeatureStatistics
+    accumulator_type = FeatureStatistics
     uses_reals = True
 
     def check(self, real: int, fake: int) -> str | None:

@@ -22,7 +22,7 @@ class FIDInfinity:
     images are always used in full, so their part of the bias remains: use as many of them as there are.
     """
 
-    keeps = Features
+    accumulator_type = Features
     uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
@@ -32,23 +32,23 @@ class FIDInfinity:
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:
         """Return {"fid_inf": ..., "fid_inf_error": standard error of the intercept}."""
-        sizes = np.linspace(SMALLEST_SHARE * len(fake.all()), len(fake.all()), POINTS).astype(int)
-        intercept, error = line_at_zero(1 / sizes, fids_of_subsets(real, fake, sizes))
+        sizes = np.linspace(SMALLEST_SHARE * len(fake.to_tensor()), len(fake.to_tensor()), POINTS).astype(int)
+        intercept, error = fit_intercept(1 / sizes, compute_subset_fids(real, fake, sizes))
         return {"fid_inf": intercept, "fid_inf_error": error}
 
 
-def fids_of_subsets(real: Features, fake: Features, sizes: np.ndarray) -> list[float]:
+def compute_subset_fids(real: Features, fake: Features, sizes: np.ndarray) -> list[float]:
     """Return the FID of a random subset of generated images for each of `sizes`.
 
     FID needs the eigenvalues of A^T C2 A, with the reals' covariance C1 = A A^T (see `trace_of_product_root`). That is
     the covariance of x A for features x of the fakes, so x A is computed once for all sizes.
     """
     statistics = FeatureStatistics()
-    statistics.update(real.all())
+    statistics.update(real.to_tensor())
     real_mean, real_covariance = statistics.moments()
     root = square_root(real_covariance)
     rng = np.random.default_rng(SEED)
-    features = fake.all().double()
+    features = fake.to_tensor().double()
     turned = features @ root  # [M, rank]
     fids = []
     for size in sizes:
@@ -69,7 +69,7 @@ def covariance_or_gram(x: torch.Tensor) -> torch.Tensor:
     return centered.T @ centered if len(x) > x.shape[1] else centered @ centered.T
 
 
-def line_at_zero(x: np.ndarray, y: list[float]) -> tuple[float, float]:
+def fit_intercept(x: np.ndarray, y: list[float]) -> tuple[float, float]:
     """Return the intercept of the least-squares line through (x, y), and the intercept's standard error."""
     design = np.stack([np.ones_like(x), x], axis=1)
     solution, residual, *_ = np.linalg.lstsq(design, np.asarray(y), rcond=None)

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cpu_trial import run_apart
 from .errors import MetricError
 from .features import DIMENSIONS
 from .preprocess import INPUT_SIZE, inception_input
-from .processor import run_apart
 
 BATCH_NORM_EPSILON = 0.001  # of the 2015 graph
 CLASSES = 1008  # outputs of the 2015 graph's classifier; ImageNet itself has 1000 classes
@@ -53,12 +53,12 @@ class Inception:
         self.device, self.resize, self.precision = torch.device(device), resize, precision
         names = sorted(name.removesuffix(".conv.weight") for name in weights if name.endswith(".conv.weight"))
         try:
-            layers = {name: folded(weights, name) for name in names}
+            layers = {name: fold_batch_norm(weights, name) for name in names}
         except KeyError as error:
             raise MetricError(f"the Inception weights are incomplete: {error} is missing") from None
         except RuntimeError:
             raise MetricError("the Inception weights are not the 2015 network's: a layer has another shape") from None
-        self.checksum = checksum(layers)
+        self.checksum = compute_checksum(layers)
         if precision == "bf16":
             check_bf16(self.device)
         classifier = weights.get("fc.weight")
@@ -193,7 +193,7 @@ def average_pool(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
-def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     """Return kernel and bias of one convolution that equals a layer's convolution and batch norm."""
     # in float64, so that folding adds no rounding of its own to the float32 result
     part = {key: weights[f"{name}.bn.{key}"].double() for key in ("weight", "bias", "running_mean", "running_var")}
@@ -203,7 +203,7 @@ def folded(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
     return kernel.float().contiguous(memory_format=torch.channels_last), bias.float()
 
 
-def checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
+def compute_checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 over all layers' names and numbers."""
     digest = hashlib.sha256()
     for name, layer in layers.items():

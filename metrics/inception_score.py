@@ -10,13 +10,13 @@ from torch import Tensor
 
 SPLITS = 10  # as in the authors' code, and in published numbers since
 SEED = 2020  # of the shuffle: torch-fidelity's default
-FEW = 1000  # below this, a split has fewer than 100 images for 1008 classes
+MIN_IMAGES = 1000  # below this, a split has fewer than 100 images for 1008 classes
 
 
 class Logits:
     """All logits without bias: 1008 float32 numbers (4 KiB) per image."""
 
-    takes = "logits"
+    input_name = "logits"
 
     def __init__(self) -> None:
         self.batches: list[Tensor] = []
@@ -51,12 +51,12 @@ def inception_score(logits: Tensor, splits: int = SPLITS) -> tuple[float, float]
 class IS:
     """See `inception_score`; the real images are not used."""
 
-    keeps = Logits
+    accumulator_type = Logits
     uses_reals = False
 
     def check(self, real: int, fake: int) -> str | None:
         """Return a warning for few generated images."""
-        if fake < FEW:
+        if fake < MIN_IMAGES:
             return f"IS of {fake} images is biased downward; compare it only with scores of the same number of images"
         return None
 

@@ -40,7 +40,7 @@ class KID:
         subset_size: real images, and generated images, per subset. The mean's expectation does not depend on it.
     """
 
-    keeps = Features
+    accumulator_type = Features
     uses_reals = True
 
     def __init__(self, subset_size: int = SUBSET_SIZE):
@@ -62,7 +62,7 @@ class KID:
         for _ in range(SUBSETS):
             chosen_fake, chosen_real = (
                 torch.from_numpy(rng.choice(len(features), self.subset_size, replace=False))
-                for features in (fake.all(), real.all())
+                for features in (fake.to_tensor(), real.to_tensor())
             )
-            distances.append(polynomial_mmd(fake.all()[chosen_fake], real.all()[chosen_real]))
+            distances.append(polynomial_mmd(fake.to_tensor()[chosen_fake], real.to_tensor()[chosen_real]))
         return {"kid": float(np.mean(distances)), "kid_std": float(np.std(distances))}

@@ -8,13 +8,13 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-COVERED = 0.1  # a mode counts as covered from this fraction of its frequency in the data on (our choice)
+MIN_SHARE = 0.1  # a mode counts as covered from this fraction of its frequency in the data on (our choice)
 
 
 class ModeCounts:
     """Number of images per mode; images too small for the classifier are skipped."""
 
-    takes = "images"
+    input_name = "images"
 
     def __init__(self, classify: Callable[[np.ndarray], np.ndarray], modes: int, smallest: int) -> None:
         self.classify, self.smallest = classify, smallest
@@ -38,7 +38,7 @@ class ModeCoverage:
     uses_reals = True
 
     def __init__(self, classify: Callable[[np.ndarray], np.ndarray], modes: int, smallest: int) -> None:
-        self.keeps = partial(ModeCounts, classify, modes, smallest)
+        self.accumulator_type = partial(ModeCounts, classify, modes, smallest)
 
     def check(self, real: int, fake: int) -> None:
         """Accept any number of images."""
@@ -53,8 +53,8 @@ class ModeCoverage:
         data = np.maximum(real.counts, 0.5)  # half an image at least, against division by zero
         data = data / data.sum()
         share = fake.counts / fake.counts.sum()
-        shown = share > 0  # 0 log 0 = 0
+        present = share > 0  # 0 log 0 = 0
         return {
-            "modes": int((share >= COVERED * data).sum()),
-            "modes_kl": float((share[shown] * np.log(share[shown] / data[shown])).sum()),
+            "modes": int((share >= MIN_SHARE * data).sum()),
+            "modes_kl": float((share[present] * np.log(share[present] / data[present])).sum()),
         }

@@ -83,7 +83,7 @@ class PairSimilarities:
         left: images that wait for their partner, [0 or 1, C, H, W].
     """
 
-    takes = "images"
+    input_name = "images"
 
     def __init__(self) -> None:
         self.total, self.pairs = 0.0, 0
@@ -103,7 +103,7 @@ class PairSimilarities:
 class MSSSIM:
     """Mean MS-SSIM over consecutive pairs of generated images, and of real ones for comparison."""
 
-    keeps = PairSimilarities
+    accumulator_type = PairSimilarities
     uses_reals = True
 
     def check(self, real: int, fake: int) -> None:

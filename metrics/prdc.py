@@ -15,7 +15,7 @@ from .features import Features
 
 PRECISION_NEIGHBOR = 3  # k of Kynkäänniemi et al., section 2
 DENSITY_NEIGHBOR = 5  # k of Naeem et al., section 3
-DISTANCES_AT_ONCE = 1 << 25  # 128 MiB of float32; all distances of 50,000 images to each other would be 9 GiB
+MAX_DISTANCES = 1 << 25  # 128 MiB of float32; all distances of 50,000 images to each other would be 9 GiB
 
 
 def distances(x: Tensor, y: Tensor):
@@ -23,13 +23,13 @@ def distances(x: Tensor, y: Tensor):
 
     A slice has at most DISTANCES_AT_ONCE distances.
     """
-    rows = max(1, DISTANCES_AT_ONCE // len(y))
+    rows = max(1, MAX_DISTANCES // len(y))
     for start in range(0, len(x), rows):
         part = slice(start, min(start + rows, len(x)))
         yield part, torch.cdist(x[part], y)
 
 
-def radii(x: Tensor) -> Tensor:
+def neighbor_radii(x: Tensor) -> Tensor:
     """Return the distance of each point of x to its 3rd and to its 5th nearest neighbor in x, [2, N]."""
     result = torch.empty(2, len(x))
     for part, d in distances(x, x):
@@ -50,7 +50,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor) -> dict[str, f
       section 3.2).
     - coverage: fraction of reals with a fake in their 5-ball (same section).
     """
-    (real_3, real_5), (fake_3, _) = radii(real), radii(fake)
+    (real_3, real_5), (fake_3, _) = neighbor_radii(real), neighbor_radii(fake)
     # counts so far, over slices of fakes and then of reals
     inside_real, density, recalled, covered = 0, 0, 0, 0
     nearest_fake = torch.full((len(real),), torch.inf)
@@ -72,7 +72,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor) -> dict[str, f
 class PRDC:
     """Precision, recall, density and coverage; see `precision_recall_density_coverage`."""
 
-    keeps = Features
+    accumulator_type = Features
     uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
@@ -83,4 +83,4 @@ class PRDC:
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:
         """Return {"precision", "recall", "density", "coverage"}: higher is better; all but density are in [0, 1]."""
-        return precision_recall_density_coverage(real.all(), fake.all())
+        return precision_recall_density_coverage(real.to_tensor(), fake.to_tensor())

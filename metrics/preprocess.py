@@ -19,11 +19,11 @@ class Resize(NamedTuple):
 
     Attributes:
         matrix: returns the resampling matrix [299, side] of one axis. All three resizes are linear and separable.
-        half: pixels v in [0, 255] become v / half - 1.
+        half_range: pixels v in [0, 255] become v / half - 1.
     """
 
     matrix: Callable[[int], Tensor]
-    half: float
+    half_range: float
 
 
 def tf1(side: int) -> Tensor:
@@ -44,7 +44,7 @@ def tf1(side: int) -> Tensor:
 
 def bilinear(side: int) -> Tensor:
     """Return the matrix of pytorch-fid's resize: bilinear between pixel centers, without antialiasing."""
-    return interpolated(side, mode="bilinear", antialias=False)
+    return interpolation_matrix(side, mode="bilinear", antialias=False)
 
 
 def antialiased_bicubic(side: int) -> Tensor:
@@ -52,13 +52,13 @@ def antialiased_bicubic(side: int) -> Tensor:
 
     That is Pillow's bicubic (a = -0.5) with antialiasing: its support grows with the factor by which an image shrinks.
     """
-    return interpolated(side, mode="bicubic", antialias=True)
+    return interpolation_matrix(side, mode="bicubic", antialias=True)
 
 
-def interpolated(side: int, **how) -> Tensor:
+def interpolation_matrix(side: int, **options) -> Tensor:
     """Return torch's resize of one axis as a matrix, found by resizing the unit vectors."""
     unit_vectors = torch.eye(side)[None, None]
-    return F.interpolate(unit_vectors, size=(INPUT_SIZE, side), align_corners=False, **how)[0, 0]
+    return F.interpolate(unit_vectors, size=(INPUT_SIZE, side), align_corners=False, **options)[0, 0]
 
 
 # 128 and 127.5: the 2015 graph computes (v - 128) / 128, which clean-fid keeps; pytorch-fid computes 2 v / 255 - 1.
@@ -70,7 +70,7 @@ RESIZES = {
 
 
 @lru_cache(maxsize=8)  # enough for rows and columns of two image sizes in each resize
-def matrix(name: str, side: int) -> Tensor:
+def resize_matrix(name: str, side: int) -> Tensor:
     """Return the matrix [299, side] that resizes one axis."""
     return RESIZES[name].matrix(side)
 
@@ -83,9 +83,9 @@ def inception_input(images: Tensor, resize: str = "tf1") -> Tensor:
         resize: "tf1", as in the 2015 graph and torch-fidelity; "pytorch-fid"; "clean", as in clean-fid.
     """
     x = as_rgb(images).float()
-    rows, columns = (matrix(resize, side).to(x.device) for side in x.shape[2:])
+    rows, columns = (resize_matrix(resize, side).to(x.device) for side in x.shape[2:])
     x = rows @ (x @ columns.T)  # [N, 3, 299, 299]
-    return x.clamp_(0, 255).div_(RESIZES[resize].half).sub_(1)  # clamp: bicubic overshoots at edges
+    return x.clamp_(0, 255).div_(RESIZES[resize].half_range).sub_(1)  # clamp: bicubic overshoots at edges
 
 
 def as_rgb(images: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tenso
 SIGNED_FILES = {"dataset.json", "found.json", "config.json"}
 BATCH = 64
 MOST_KINDS = 5  # of skipped files in a note
-LARGEST_FILE = 256 << 20  # bytes, in a zip
+MAX_FILE_BYTES = 256 << 20  # bytes, in a zip
 SEED = 2020
 
 
@@ -98,7 +98,7 @@ def is_zip(path: Path) -> bool:
         return False
 
 
-def shuffled(names: list) -> list:
+def shuffle_names(names: list) -> list:
     """In an order of no meaning, the same each time: names often stand in order of classes, and MS-SSIM takes pairs."""
     names = sorted(names)
     return [names[i] for i in np.random.RandomState(SEED).permutation(len(names))]
@@ -190,7 +190,7 @@ class FolderImages:
             images, self.notes = choose_images(found, lambda name: (folder / name).read_bytes())
         except OSError as error:
             unreadable(error)
-        self.files = shuffled([folder / name for name in images])
+        self.files = shuffle_names([folder / name for name in images])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -199,7 +199,7 @@ class FolderImages:
         return str(self.files[index])
 
     def read(self, indices: np.ndarray, threads: ThreadPoolExecutor) -> list[np.ndarray]:
-        return list(threads.map(lambda i: decoded(self.files[i], self.name(i)), indices))
+        return list(threads.map(lambda i: decode_image(self.files[i], self.name(i)), indices))
 
 
 class ZipImages:
@@ -214,7 +214,7 @@ class ZipImages:
             names, self.notes = choose_images(within, lambda name: self.archive.read(around + name))
         except DAMAGED as error:
             raise MetricError(f"cannot read {path}: {error}") from None
-        self.names = shuffled([around + name for name in names])
+        self.names = shuffle_names([around + name for name in names])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -223,12 +223,12 @@ class ZipImages:
         return f"{self.names[index]} in {self.path}"
 
     def read(self, indices: np.ndarray, threads: ThreadPoolExecutor) -> list[np.ndarray]:
-        return [decoded(self.content(i), self.name(i)) for i in indices]
+        return [decode_image(self.content(i), self.name(i)) for i in indices]
 
     def content(self, index: int) -> io.BytesIO:
         info = self.archive.getinfo(self.names[index])
-        if info.file_size > LARGEST_FILE:
-            raise MetricError(f"{self.name(index)} is larger than {LARGEST_FILE >> 20} MiB")
+        if info.file_size > MAX_FILE_BYTES:
+            raise MetricError(f"{self.name(index)} is larger than {MAX_FILE_BYTES >> 20} MiB")
         try:
             return io.BytesIO(self.archive.read(info))
         except DAMAGED as error:
@@ -303,7 +303,7 @@ def is_images(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     return dtype == np.uint8 and (gray or colour) and min(shape) > 0
 
 
-def decoded(file, name: str) -> np.ndarray:
+def decode_image(file, name: str) -> np.ndarray:
     """uint8 [H, W, 3], an alpha channel left out, as the field's tools do it. Raises MetricError."""
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise MetricError(f"cannot read {name}: not a plain file")

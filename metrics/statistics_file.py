@@ -16,7 +16,7 @@ from .errors import DAMAGED, MetricError
 from .features import FeatureStatistics
 from .fid import square_root
 
-LARGEST = 512 << 20  # bytes, unpacked; mu and sigma of 2048 dimensions are 34 MB in float64
+MAX_BYTES = 512 << 20  # bytes, unpacked; mu and sigma of 2048 dimensions are 34 MB in float64
 
 
 class StoredStatistics(NamedTuple):
@@ -26,30 +26,30 @@ class StoredStatistics(NamedTuple):
         mean: [D], float64.
         covariance: [D, D], float64.
         count: number of images, or None if the file does not record it.
-        how: recorded settings, as in `Suite.how()`; {} if the file records none.
+        settings: recorded settings, as in `Suite.settings()`; {} if the file records none.
     """
 
     mean: Tensor
     covariance: Tensor
     count: int | None  # type: ignore[assignment]
-    how: dict[str, str]
+    settings: dict[str, str]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean [D] and the covariance [D, D]."""
         return self.mean, self.covariance
 
 
-def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics, how: dict[str, Any]) -> None:
-    """Write mu and sigma in float64, with num_images and the settings `how`, to an .npz. Raises MetricError."""
+def write_statistics(path: str | os.PathLike, statistics: FeatureStatistics, settings: dict[str, Any]) -> None:
+    """Write mu and sigma in float64, with num_images and the settings `settings`, to an .npz. Raises MetricError."""
     mean, covariance = statistics.moments()
     arrays = {"mu": mean.numpy(), "sigma": covariance.numpy(), "num_images": np.array(statistics.count)}
     try:
-        save_arrays(Path(path), arrays | {name: np.array(value) for name, value in how.items()})
+        save_arrays(Path(path), arrays | {name: np.array(value) for name, value in settings.items()})
     except OSError as error:
         raise MetricError(f"cannot write {path}: {error.strerror}") from None
 
 
-def holds_statistics(path: str | os.PathLike) -> bool:
+def has_statistics(path: str | os.PathLike) -> bool:
     """Return whether a file is an .npz with mu and sigma."""
     try:
         # "": opening it fails like a missing file, where a folder or pipe would not
@@ -63,8 +63,8 @@ def read_statistics(path: str | os.PathLike) -> StoredStatistics:
     """Read mean, covariance and settings from a file. Raises MetricError if it is damaged or something else."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > LARGEST:
-                raise ValueError(f"it unpacks to more than {LARGEST >> 20} MiB, too much for statistics")
+            if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_BYTES >> 20} MiB, too much for statistics")
         with np.load(path, allow_pickle=False) as file:  # no pickles: the file may be anyone's
             arrays = {name: file[name] for name in file.files}
             mean, covariance = (arrays.pop(name).astype(np.float64, casting="same_kind") for name in ("mu", "sigma"))

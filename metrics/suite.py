@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cache import Cache, content
+from .cache import Cache, digest_images
+from .cpu_trial import has_bf16_units
 from .errors import MetricError
 from .fid import FID
 from .fid_infinity import FIDInfinity
@@ -21,7 +22,6 @@ from .inception_score import IS
 from .kid import KID
 from .msssim import MSSSIM
 from .prdc import PRDC
-from .processor import has_bf16_units
 from .swd import SWD
 from .weights import how_to_get_classifier, load_weights
 
@@ -45,37 +45,37 @@ INCEPTION_BATCH = {"cpu": 32, "cuda": 256}  # images per forward pass, by type o
 
 
 @dataclass
-class Description:
+class DatasetStatistics:
     """The accumulators of a dataset.
 
     Attributes:
         count: number of images.
         shape: of one image, [C, H, W].
-        kept: accumulators, by the constructor (`keeps`) that made them.
+        accumulators: accumulators, by the constructor (`keeps`) that made them.
     """
 
     count: int = 0
     shape: tuple[int, ...] = ()
-    kept: dict[Any, Any] = field(default_factory=dict)
+    accumulators: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass
-class Seen:
+class FeatureBatch:
     """A batch of images as the accumulators take it.
 
     Attributes:
         count: number of images.
         shape: of one image, [C, H, W].
-        given: any of "images", "features" and "logits", each [count, ...].
+        features: any of "images", "features" and "logits", each [count, ...].
     """
 
     count: int
     shape: tuple[int, ...]
-    given: dict[str, Tensor]
+    features: dict[str, Tensor]
 
 
-# Called with the names that the accumulators take; returns, for each batch of images, what `Suite.see` returns for it.
-SeenBatches = Callable[[set[str]], Iterable[list[Seen]]]
+# Called with the names that the accumulators take; returns the result of `Suite.extract` for each batch of images.
+FeatureSource = Callable[[set[str]], Iterable[list[FeatureBatch]]]
 
 
 class Suite:
@@ -90,8 +90,8 @@ class Suite:
         resize: "tf1", "pytorch-fid" or "clean"; see `metrics.preprocess`.
         precision: "fp32" or "bf16"; see `metrics.inception.Inception`.
         more: further metrics by name, with the same methods as those in METRICS.
-        cache: folder in which `remembered` stores features; None to store nothing.
-        say: called with each warning.
+        cache: folder in which `load_or_compute` stores features; None to store nothing.
+        log: called with each warning.
 
     Attributes:
         metrics: the metrics that can be computed, by name.
@@ -111,7 +111,7 @@ class Suite:
         precision: str = "fp32",
         more: dict[str, Any] | None = None,
         cache: Path | None = None,
-        say: Callable[[str], Any] = lambda line: print(line, file=sys.stderr),
+        log: Callable[[str], Any] = lambda line: print(line, file=sys.stderr),
     ):
         names = list(names)
         for name in names:
@@ -119,24 +119,24 @@ class Suite:
                 raise MetricError(f"unknown metric {name!r}; choose from {', '.join(METRICS)}")
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
         # Inception's weights are only looked up if a metric needs them: they may have to be downloaded.
-        self.cache, self.say, self.inception = Cache(cache) if cache else None, say, None
-        takes = {name: metric.keeps().takes for name, metric in self.metrics.items()}
+        self.cache, self.log, self.inception = Cache(cache) if cache else None, log, None
+        takes = {name: metric.accumulator_type().input_name for name, metric in self.metrics.items()}
         wants = [name for name in self.metrics if takes[name] != "images"]
         if not wants:
             return
         if precision == "bf16" and torch.device(device).type == "cpu" and not has_bf16_units():
-            say("this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32")
+            log("this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32")
         try:
-            self.inception = Inception(load_weights(weights, say), device, resize, precision)
+            self.inception = Inception(load_weights(weights, log), device, resize, precision)
         except MetricError as error:
             if weights is not None or precision != "fp32":  # the user asked for this; do not skip it silently
                 raise
-            say(f"skipping {' and '.join(wants).upper()}: {error}")
+            log(f"skipping {' and '.join(wants).upper()}: {error}")
         for name in wants:
             if self.inception is None:
                 del self.metrics[name]
             elif takes[name] == "logits" and self.inception.classifier is None:
-                say(
+                log(
                     f"skipping {name.upper()}: these Inception weights lack the classifier; download the canonical "
                     f"file: {how_to_get_classifier()}"
                     + (" and omit --inception-weights" if weights is not None else "")
@@ -147,9 +147,9 @@ class Suite:
         """Check the numbers of images: raise MetricError if a metric cannot work with them, or print its warning."""
         for metric in self.metrics.values():
             if warning := metric.check(real, fake):
-                self.say(warning)
+                self.log(warning)
 
-    def how(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Return the settings in which two results must agree to be comparable, besides the numbers of images."""
         network = self.inception and {
             "resize": self.inception.resize,
@@ -158,15 +158,15 @@ class Suite:
         }
         return {"metrics_version": VERSION} | (network or {})
 
-    def describe(self, batches: Iterable[Tensor]) -> Description:
+    def compute_statistics(self, batches: Iterable[Tensor]) -> DatasetStatistics:
         """Feed uint8 batches [N, C, H, W] to every metric's accumulator; C, H and W must not vary.
 
         Raises:
             MetricError: the images have different shapes, or a shape that a metric does not accept.
         """
-        return self.collect(lambda takes: (self.see(batch, takes) for batch in batches))
+        return self.accumulate(lambda takes: (self.extract(batch, takes) for batch in batches))
 
-    def see(self, batch: Tensor, takes: Iterable[str]) -> list[Seen]:
+    def extract(self, batch: Tensor, takes: Iterable[str]) -> list[FeatureBatch]:
         """Process a batch into what accumulators take, in parts of Inception's batch size.
 
         Args:
@@ -175,82 +175,94 @@ class Suite:
         """
         inception = self.inception if any(what != "images" for what in takes) else None
         parts = batch.split(INCEPTION_BATCH[inception.device.type]) if inception else [batch]
-        return [self._see(images, takes, inception) for images in parts]
+        return [self._extract(images, takes, inception) for images in parts]
 
-    def _see(self, images: Tensor, takes: Iterable[str], inception: Inception | None) -> Seen:
-        given = {"images": images}
+    def _extract(self, images: Tensor, takes: Iterable[str], inception: Inception | None) -> FeatureBatch:
+        features = {"images": images}
         if inception:
-            given["features"], logits = inception(images)
-            given |= {} if logits is None else {"logits": logits}
-        return Seen(len(images), tuple(images.shape[1:]), {what: given[what] for what in takes})
+            features["features"], logits = inception(images)
+            features |= {} if logits is None else {"logits": logits}
+        return FeatureBatch(len(images), tuple(images.shape[1:]), {what: features[what] for what in takes})
 
-    def collect(self, seen: SeenBatches, kept: dict[Any, Any] | None = None) -> Description:
+    def accumulate(self, extract: FeatureSource, accumulators: dict[Any, Any] | None = None) -> DatasetStatistics:
         """Feed accumulators with batches that were processed elsewhere, such as on other ranks.
 
         Args:
-            seen: called with the names that the accumulators take; yields the result of `see` for each batch, in order.
-            kept: accumulators to feed (default: new ones for every metric).
+            extract: called with the names that the accumulators take; yields `Suite.extract`'s result for each batch.
+            accumulators: accumulators to feed (default: new ones for every metric).
 
         Raises:
-            MetricError: see `describe`.
+            MetricError: see `compute_statistics`.
         """
-        kept = {metric.keeps: metric.keeps() for metric in self.metrics.values()} if kept is None else kept
-        result = Description(kept=kept)
-        for part in chain.from_iterable(seen({accumulator.takes for accumulator in kept.values()})):
+        accumulators = (
+            {metric.accumulator_type: metric.accumulator_type() for metric in self.metrics.values()}
+            if accumulators is None
+            else accumulators
+        )
+        result = DatasetStatistics(accumulators=accumulators)
+        for part in chain.from_iterable(extract({accumulator.input_name for accumulator in accumulators.values()})):
             if result.count and part.shape != result.shape:
-                shapes = f"{shape_name(result.shape)} and {shape_name(part.shape)}"
+                shapes = f"{format_shape(result.shape)} and {format_shape(part.shape)}"
                 raise MetricError(f"the images have different shapes, {shapes}; resize them to one size first")
             result.count, result.shape = result.count + part.count, part.shape
-            for accumulator in kept.values():
-                accumulator.update(part.given[accumulator.takes])
+            for accumulator in accumulators.values():
+                accumulator.update(part.features[accumulator.input_name])
         return result
 
-    def remembered(self, make_batches: Callable[[], Iterable[Tensor]], seen: SeenBatches | None = None) -> Description:
-        """Do the same as `describe`, but load Inception's features from the cache, or store them there.
+    def load_or_compute(
+        self, make_batches: Callable[[], Iterable[Tensor]], extract: FeatureSource | None = None
+    ) -> DatasetStatistics:
+        """Do the same as `compute_statistics`, but load Inception's features from the cache, or store them there.
 
         Args:
             make_batches: returns the batches, the same ones each time; called once or twice.
-            seen: see `collect`, for the same batches; called at most once (default: process them here).
+            extract: see `accumulate`, for the same batches; called at most once (default: process them here).
         """
-        seen = seen or (lambda takes: (self.see(batch, takes) for batch in make_batches()))
-        storable = {m.keeps for m in self.metrics.values() if hasattr(m.keeps, "from_arrays")}
+        extract = extract or (lambda takes: (self.extract(batch, takes) for batch in make_batches()))
+        storable = {m.accumulator_type for m in self.metrics.values() if hasattr(m.accumulator_type, "from_arrays")}
         if self.cache is None or self.inception is None or not storable:
-            return self.collect(seen)
+            return self.accumulate(extract)
         # The key holds all that the features depend on; the device, too, because its rounding differs.
-        digest, count, shape = content(make_batches())
-        key = {"images": digest, "device": self.inception.device.type, **self.how()}
+        digest, count, shape = digest_images(make_batches())
+        key = {"images": digest, "device": self.inception.device.type, **self.settings()}
         # statistics and features are stored separately, so that a metric added later finds what is there
         keys = {keeps: {"what": keeps.name, **key} for keeps in storable}
         stored = {keeps: keeps.from_arrays(self.cache.load(keys[keeps]), count) for keeps in storable}
         found = {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
-        missing = {m.keeps: m.keeps() for m in self.metrics.values() if m.keeps not in found and m.uses_reals}
+        missing = {
+            m.accumulator_type: m.accumulator_type()
+            for m in self.metrics.values()
+            if m.accumulator_type not in found and m.uses_reals
+        }
         if not missing:  # no pass through Inception at all
-            return Description(count, shape, found)
-        result = self.collect(seen, missing)
+            return DatasetStatistics(count, shape, found)
+        result = self.accumulate(extract, missing)
         for keeps in storable - found.keys():
             try:
-                self.cache.save(keys[keeps], result.kept[keeps].arrays())
+                self.cache.save(keys[keeps], result.accumulators[keeps].arrays())
             except OSError as error:  # the features are computed, so do not fail
-                self.say(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
-        result.kept |= found
+                self.log(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
+        result.accumulators |= found
         return result
 
-    def compare(self, real: Description, fake: Description) -> dict[str, float]:
+    def compare(self, real: DatasetStatistics, fake: DatasetStatistics) -> dict[str, float]:
         """Return the results by name: "fid", "is", "is_std", "swd", "swd_32", ...
 
         Raises:
             MetricError: the two sides' images have different shapes, or are too few.
         """
         if real.shape != fake.shape:
-            shapes = f"{shape_name(real.shape)} and {shape_name(fake.shape)}"
+            shapes = f"{format_shape(real.shape)} and {format_shape(fake.shape)}"
             raise MetricError(f"the two sides' images have different shapes, {shapes}; resize them to one size first")
         results: dict[str, float] = {}
         for metric in self.metrics.values():
-            results |= metric.compare(real.kept.get(metric.keeps), fake.kept[metric.keeps])
+            results |= metric.compare(
+                real.accumulators.get(metric.accumulator_type), fake.accumulators[metric.accumulator_type]
+            )
         return results
 
 
-def shape_name(shape: tuple[int, ...]) -> str:
+def format_shape(shape: tuple[int, ...]) -> str:
     """Return a shape [C, H, W] for messages: (3, 48, 32) is "32x48 RGB"."""
     channels, height, width = shape
     kinds = {1: "grayscale", 3: "RGB", 4: "RGBA"}

@@ -35,7 +35,7 @@ class PatchDescriptors:
         levels: patches by the level's side in pixels, as a list over batches.
     """
 
-    takes = "images"
+    input_name = "images"
 
     def __init__(self, seed: int = 0) -> None:
         self.seed, self.count = seed, 0
@@ -66,7 +66,7 @@ class PatchDescriptors:
         image = torch.arange(n).repeat_interleave(PATCHES_PER_IMAGE)
         return windows[image, :, y, x].reshape(len(image), -1)
 
-    def normalized(self, side: int) -> Tensor:
+    def normalize(self, side: int) -> Tensor:
         """Return a level's patches [P, C * patch * patch], with mean 0 and deviation 1 in each channel.
 
         Mean and deviation are taken over all patches of the level (paper, section 5).
@@ -133,11 +133,11 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     a.sort()
     b.sort()
     count = max(len(a), len(b))
-    difference = repeated(a, count) - repeated(b, count)
+    difference = repeat_evenly(a, count) - repeat_evenly(b, count)
     return float(np.abs(difference, out=difference).mean(dtype=np.float64))
 
 
-def repeated(values: np.ndarray, count: int) -> np.ndarray:
+def repeat_evenly(values: np.ndarray, count: int) -> np.ndarray:
     """Return `values` [n] repeated evenly to the length `count`, n <= count; sorted values stay sorted."""
     n = len(values)
     return values if n == count else values[((np.arange(count) + 0.5) * n / count).astype(int)]
@@ -146,7 +146,7 @@ def repeated(values: np.ndarray, count: int) -> np.ndarray:
 class SWD:
     """SWD x 1000 per level ("swd_32") and averaged over the levels ("swd"), as in the paper's table 1."""
 
-    keeps = PatchDescriptors
+    accumulator_type = PatchDescriptors
     uses_reals = True
 
     def check(self, real: int, fake: int) -> None:
@@ -155,7 +155,6 @@ class SWD:
     def compare(self, real: PatchDescriptors, fake: PatchDescriptors) -> dict[str, float]:
         """Return {"swd": mean over levels, "swd_32": ..., "swd_16": ...}; lower is better."""
         levels = {
-            f"swd_{side}": 1000 * sliced_wasserstein(real.normalized(side), fake.normalized(side))
-            for side in real.levels
+            f"swd_{side}": 1000 * sliced_wasserstein(real.normalize(side), fake.normalize(side)) for side in real.levels
         }
         return {"swd": float(np.mean(list(levels.values())))} | levels

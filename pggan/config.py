@@ -10,24 +10,24 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoints import load, newest
-from datasets import FITS, KINDS, native_format, open_source, percentage
+from checkpoints import load, resolve_checkpoint
+from datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
 from metrics import METRICS
 
 from .paths import RECORDED, choose_out, is_same_path, make_absolute, read_options, with_found_paths
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
-LARGEST = 1e12  # of any number; what is computed from it stays within a float
+MAX_NUMBER = 1e12  # of any number; what is computed from it stays within a float
 
-OF_ARCH: dict[str, dict[str, Any]] = {  # options that each architecture decides where they are not given
+ARCH_DEFAULTS: dict[str, dict[str, Any]] = {  # options that each architecture decides where they are not given
     "pggan": {},
     "mlp": {"hidden": (256, 256, 256, 128), "d_hidden": (256, 256)},
     "dcgan": {},
     "hybrid": {"hidden": (128, 128, 128, 128), "d_hidden": (64, 64)},
     "msg": {},
 }
-OF_LOSS: dict[str, dict[str, Any]] = {  # options that each loss decides where they are not given
+LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # options that each loss decides where they are not given
     "wgan-gp": {"penalty": "gp", "drift": 0.001},
     "wgan": {"penalty": "clip", "drift": 0.0},
     "minimax": {"penalty": "none", "drift": 0.0},
@@ -65,7 +65,7 @@ def format_value(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def per_stage(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
+def per_stage_parser(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
     """Parser of numbers for each stage: "16" or "4:128,32:64", each holding from its resolution on upwards."""
 
     def parse(value: Any) -> dict[int, Any]:
@@ -76,13 +76,13 @@ def per_stage(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]
         else:
             pairs = [(4, value)]
         try:
-            table = {int(resolution): number(kind, v) for resolution, v in pairs}
+            table = {int(resolution): parse_number(kind, v) for resolution, v in pairs}
         except (TypeError, ValueError):
             raise ValueError(f"{value!r} is neither a number nor RESOLUTION:NUMBER pairs like 4:128,32:64") from None
         if len(table) != len(pairs):
             raise ValueError(f"{value!r} names a resolution twice")
-        if not all(minimum < v <= LARGEST for v in table.values()):
-            raise ValueError(f"{value!r}: every number must be above {minimum}, and at most {LARGEST:g}")
+        if not all(minimum < v <= MAX_NUMBER for v in table.values()):
+            raise ValueError(f"{value!r}: every number must be above {minimum}, and at most {MAX_NUMBER:g}")
         if 4 not in table:
             raise ValueError(f"{value!r} does not say what holds at 4x4; begin with 4:")
         return dict(sorted(table.items()))
@@ -90,7 +90,7 @@ def per_stage(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]
     return parse
 
 
-def number(kind: type, value: Any) -> Any:
+def parse_number(kind: type, value: Any) -> Any:
     """An int or a float from text or a plain value; 16.0 is an int, 16.5 is not."""
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
@@ -99,11 +99,11 @@ def number(kind: type, value: Any) -> Any:
     return kind(float(value)) if kind is int else float(value)
 
 
-def sizes(value: Any) -> tuple[int, ...]:
+def parse_sizes(value: Any) -> tuple[int, ...]:
     """Layer sizes: "256,256,128"."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
-        found = tuple(number(int, part) for part in parts)
+        found = tuple(parse_number(int, part) for part in parts)
     except (TypeError, ValueError):
         raise ValueError(f"{value!r} is not a list of whole numbers like 256,256,128") from None
     if not 1 <= len(found) <= 20 or not all(1 <= size <= 65536 for size in found):
@@ -111,7 +111,7 @@ def sizes(value: Any) -> tuple[int, ...]:
     return found
 
 
-def metric_names(value: Any) -> tuple[str, ...]:
+def parse_metric_names(value: Any) -> tuple[str, ...]:
     """Names of metrics from text or a list, each known and once; () for none. Raises ValueError."""
     names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
     names = () if names in (("none",), ("",)) else names
@@ -125,13 +125,13 @@ def metric_names(value: Any) -> tuple[str, ...]:
 class TrainConfig:
     """A run's options, checked. The defaults are the paper's, as in the authors' second release on one GPU.
 
-    Not given, out, resolution and channels are None until `resolve` has asked the images.
+    Not given, out, resolution and channels are None until `resolve_config` has asked the images.
 
     Raises:
         ConfigError: a value outside its range.
     """
 
-    data: str = option(f"the training images: {KINDS}", "", identity=False)
+    data: str = option(f"the training images: {SOURCE_TYPES}", "", identity=False)
     out: str = option(
         "run directory; run the same command again to resume",
         None,
@@ -174,7 +174,7 @@ class TrainConfig:
         "largest fraction of unreadable images to skip before refusing the dataset",
         0.01,
         "1%",
-        parse=percentage,
+        parse=parse_fraction,
         metavar="N%",
         identity=False,
     )
@@ -204,7 +204,7 @@ class TrainConfig:
         "fraction of images held out to measure overfitting",
         None,
         "5% of 200 to 9,999 images, else 0",
-        parse=percentage,
+        parse=parse_fraction,
         metavar="N%",
     )
 
@@ -237,14 +237,14 @@ class TrainConfig:
         "hidden layers of the mlp or hybrid generator",
         None,
         "256,256,256,128; hybrid: 128,128,128,128",
-        parse=sizes,
+        parse=parse_sizes,
         metavar="N,N,...",
     )
     d_hidden: tuple[int, ...] | None = option(
         "hidden layers of the mlp discriminator, or feature maps of the hybrid's",
         None,
         "256,256; hybrid: 64,64",
-        parse=sizes,
+        parse=parse_sizes,
         metavar="N,N,...",
     )
     mbstd_group: int = option("samples per minibatch-stddev group", 4, parse=int, minimum=1)
@@ -284,7 +284,7 @@ class TrainConfig:
         "end the stage if the score improved by less than this fraction within --growth-window",
         0.05,
         "5%",
-        parse=percentage,
+        parse=parse_fraction,
         metavar="N%",
     )
     growth_window: float = option(
@@ -302,23 +302,23 @@ class TrainConfig:
     batch_size: PerStage[int] = option(
         "images per step over all processes; a number, or one from each resolution up: 4:128,32:64,128:16",
         "4:128,32:64,64:32,128:16,256:8,512:4",
-        parse=per_stage(int),
+        parse=per_stage_parser(int),
     )
     micro_batch: PerStage[int] | None = option(
         "images per process in one forward/backward pass (gradient accumulation); saves memory, same result",
         None,
         "the whole batch",
-        parse=per_stage(int),
+        parse=per_stage_parser(int),
         identity=False,
     )
     lr: PerStage[float] = option(
         "learning rate of both networks, a number or one from each resolution up",
         "4:0.001,1024:0.0015",
-        parse=per_stage(float),
+        parse=per_stage_parser(float),
         metavar="RATE",
     )
     d_lr: PerStage[float] | None = option(
-        "learning rate of the discriminator alone", None, "same as --lr", parse=per_stage(float), metavar="RATE"
+        "learning rate of the discriminator alone", None, "same as --lr", parse=per_stage_parser(float), metavar="RATE"
     )
     optimizer: str = option("optimizer of both networks", "adam", choices=("adam", "rmsprop", "sgd"))
     adam_beta1: float = option("Adam's decay of the mean gradient", 0.0, parse=float, minimum=0, maximum=0.9999)
@@ -332,7 +332,7 @@ class TrainConfig:
     )
 
     # Loss
-    loss: str = option("adversarial loss", "wgan-gp", choices=tuple(OF_LOSS))
+    loss: str = option("adversarial loss", "wgan-gp", choices=tuple(LOSS_DEFAULTS))
     penalty: str = option(
         "regularization of the discriminator: gradient penalty (gp, r1, r2), or weight clipping (clip)",
         None,
@@ -382,7 +382,7 @@ class TrainConfig:
     metrics: tuple[str, ...] = option(
         f"metrics at the end of every stage, any of {','.join(METRICS)}; or none",
         ("fid", "is", "swd"),
-        parse=metric_names,
+        parse=parse_metric_names,
         metavar="NAME,...",
         identity=False,
     )
@@ -416,7 +416,7 @@ class TrainConfig:
     tick_kimg: PerStage[float] = option(
         "thousands of images between log lines, sample grids and checkpoints, a number or one from each resolution up",
         "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10",
-        parse=per_stage(float),
+        parse=per_stage_parser(float),
         metavar="KIMG",
     )
     keep_last: int = option(
@@ -443,12 +443,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
-        settled = OF_LOSS[self.loss] | OF_ARCH[self.arch]
+            object.__setattr__(self, f.name, validate_field(f, getattr(self, f.name)))
+        settled = LOSS_DEFAULTS[self.loss] | ARCH_DEFAULTS[self.arch]
         for name, value in settled.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        check_together(self)
+        check_combinations(self)
 
     @property
     def has_default_end(self) -> bool:
@@ -456,7 +456,7 @@ class TrainConfig:
         return self.total_kimg in (None, PRESETS.get(self.preset or "", {}).get("total_kimg"))
 
     @property
-    def grows(self) -> bool:
+    def is_growing(self) -> bool:
         """Whether there is more than one stage."""
         return self.growing and self.arch == "pggan"
 
@@ -466,7 +466,7 @@ class TrainConfig:
         return {k: {str(r): v for r, v in x.items()} if isinstance(x, Mapping) else x for k, x in values.items()}
 
 
-def checked(f: Field, value: Any) -> Any:
+def validate_field(f: Field, value: Any) -> Any:
     """The field's value, parsed and within its range, or ConfigError naming the option."""
     name, rules = option_name(f), f.metadata
     if value is None and f.default is None:
@@ -477,12 +477,12 @@ def checked(f: Field, value: Any) -> Any:
         if f.type == "bool" and not isinstance(value, bool):
             raise ValueError(f"{value!r} is neither true nor false")
         parse = rules.get("parse", lambda v: v)
-        value = number(parse, value) if parse in (int, float) else parse(value)
+        value = parse_number(parse, value) if parse in (int, float) else parse(value)
         if f.type.startswith("str") and not isinstance(value, str):
             raise ValueError(f"{value!r} is not text")
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
-    low, high = rules.get("minimum", -LARGEST), rules.get("maximum", LARGEST)
+    low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)
     if parse in (int, float) and not low <= value <= high:
         raise ConfigError(f"{name}: {value} is outside the range from {low:g} to {high:g}")
     if "choices" in rules and value not in rules["choices"]:
@@ -490,7 +490,7 @@ def checked(f: Field, value: Any) -> Any:
     return value
 
 
-def check_together(config: TrainConfig) -> None:
+def check_combinations(config: TrainConfig) -> None:
     """Refuse options that contradict one another.
 
     Raises:
@@ -511,7 +511,7 @@ def check_together(config: TrainConfig) -> None:
     if config.arch == "dcgan" and config.resolution == 4:
         raise ConfigError("--arch dcgan begins with images of 8x8; give another --resolution")
     if config.growth == "adaptive":
-        if not config.grows:
+        if not config.is_growing:
             raise ConfigError("--growth adaptive is for networks that grow: --arch pggan without --no-growing")
         if config.metric_every_kimg is None or config.growth_metric not in config.metrics:
             raise ConfigError(
@@ -528,57 +528,135 @@ def check_together(config: TrainConfig) -> None:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper-v1": {
-        "fade_kimg": 800, "stabilize_kimg": 800, "total_kimg": 19000,
-        "batch_size": "4:16,256:14,512:6,1024:3", "lr": 0.001, "mbstd_group": 16, "mirror": True,
+        "fade_kimg": 800,
+        "stabilize_kimg": 800,
+        "total_kimg": 19000,
+        "batch_size": "4:16,256:14,512:6,1024:3",
+        "lr": 0.001,
+        "mbstd_group": 16,
+        "mirror": True,
     },
     "paper-v2": {
-        "fade_kimg": 600, "stabilize_kimg": 600, "total_kimg": 12000,
-        "batch_size": "4:128,32:64,64:32,128:16,256:8,512:4", "lr": "4:0.001,1024:0.0015",
+        "fade_kimg": 600,
+        "stabilize_kimg": 600,
+        "total_kimg": 12000,
+        "batch_size": "4:128,32:64,64:32,128:16,256:8,512:4",
+        "lr": "4:0.001,1024:0.0015",
         "mirror": True,
     },
     "cifar10": {
-        "resolution": 32, "channels": 3, "fmap_base": 4096, "fmap_max": 128, "latent_size": 128, "batch_size": 16,
-        "fade_kimg": 400, "stabilize_kimg": 400, "total_kimg": 20000, "gp_target": 750, "mirror": False,
+        "resolution": 32,
+        "channels": 3,
+        "fmap_base": 4096,
+        "fmap_max": 128,
+        "latent_size": 128,
+        "batch_size": 16,
+        "fade_kimg": 400,
+        "stabilize_kimg": 400,
+        "total_kimg": 20000,
+        "gp_target": 750,
+        "mirror": False,
     },
     # aims at the paper's level in 25 minutes on one H200; batch, lr, bf16, lengths, mirror and EMA are not the paper's
     "cifar10-fast": {
-        "resolution": 32, "channels": 3, "fmap_base": 4096, "fmap_max": 128, "latent_size": 128, "batch_size": 128,
-        "lr": 0.002, "precision": "bf16", "fade_kimg": 200, "stabilize_kimg": 200, "total_kimg": 6000,
-        "gp_target": 750, "mirror": True, "ema_decay": 0.9995,
+        "resolution": 32,
+        "channels": 3,
+        "fmap_base": 4096,
+        "fmap_max": 128,
+        "latent_size": 128,
+        "batch_size": 128,
+        "lr": 0.002,
+        "precision": "bf16",
+        "fade_kimg": 200,
+        "stabilize_kimg": 200,
+        "total_kimg": 6000,
+        "gp_target": 750,
+        "mirror": True,
+        "ema_decay": 0.9995,
     },
     "lsun": {
-        "resolution": 256, "channels": 3, "fade_kimg": 800, "stabilize_kimg": 800, "total_kimg": 20000,
-        "batch_size": 16, "mirror": False,
+        "resolution": 256,
+        "channels": 3,
+        "fade_kimg": 800,
+        "stabilize_kimg": 800,
+        "total_kimg": 20000,
+        "batch_size": 16,
+        "mirror": False,
     },
     "cifar10-cpu": {  # a first look in half an hour on two cores: narrow networks, small batches, quick growth
-        "resolution": 32, "channels": 3, "fmap_base": 512, "fmap_max": 64, "batch_size": 8,
-        "lr": "4:0.005,32:0.002", "ema_decay": 0.998, "mirror": True,
-        "fade_kimg": 6, "stabilize_kimg": 6, "total_kimg": 72, "tick_kimg": 3,
-        "metric_images": 300, "metric_every_kimg": 24,
+        "resolution": 32,
+        "channels": 3,
+        "fmap_base": 512,
+        "fmap_max": 64,
+        "batch_size": 8,
+        "lr": "4:0.005,32:0.002",
+        "ema_decay": 0.998,
+        "mirror": True,
+        "fade_kimg": 6,
+        "stabilize_kimg": 6,
+        "total_kimg": 72,
+        "tick_kimg": 3,
+        "metric_images": 300,
+        "metric_every_kimg": 24,
     },
     # each of the older ones with its own objective, after the papers named in docs/architectures.md
     "mlp": {
-        "arch": "mlp", "loss": "nonsaturating", "latent_size": 128, "batch_size": 64, "lr": 0.0002, "adam_beta1": 0.5,
-        "adam_beta2": 0.999, "ema_decay": 0.999,
+        "arch": "mlp",
+        "loss": "nonsaturating",
+        "latent_size": 128,
+        "batch_size": 64,
+        "lr": 0.0002,
+        "adam_beta1": 0.5,
+        "adam_beta2": 0.999,
+        "ema_decay": 0.999,
     },
     "dcgan": {
-        "arch": "dcgan", "loss": "nonsaturating", "latent_size": 128, "fmap_base": 2048, "fmap_max": 512,
-        "batch_size": 128, "lr": 0.0002, "adam_beta1": 0.5, "adam_beta2": 0.999, "ema_decay": 0.999,
+        "arch": "dcgan",
+        "loss": "nonsaturating",
+        "latent_size": 128,
+        "fmap_base": 2048,
+        "fmap_max": 512,
+        "batch_size": 128,
+        "lr": 0.0002,
+        "adam_beta1": 0.5,
+        "adam_beta2": 0.999,
+        "ema_decay": 0.999,
     },
     "hybrid": {
-        "arch": "hybrid", "loss": "nonsaturating", "latent_size": 128, "batch_size": 64, "lr": 0.0002,
-        "adam_beta1": 0.5, "adam_beta2": 0.999, "ema_decay": 0.999,
+        "arch": "hybrid",
+        "loss": "nonsaturating",
+        "latent_size": 128,
+        "batch_size": 64,
+        "lr": 0.0002,
+        "adam_beta1": 0.5,
+        "adam_beta2": 0.999,
+        "ema_decay": 0.999,
     },
     "wgan": {"loss": "wgan", "optimizer": "rmsprop", "lr": 5e-5, "n_critic": 5, "batch_size": 64},
     "msg": {"arch": "msg", "lr": 0.003, "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 32},
-    "r3gan": {"loss": "relativistic", "penalty": "r1+r2", "r_weight": 1.0, "growing": False, "lr": 0.0002,
-              "adam_beta2": 0.99, "batch_size": 64},
+    "r3gan": {
+        "loss": "relativistic",
+        "penalty": "r1+r2",
+        "r_weight": 1.0,
+        "growing": False,
+        "lr": 0.0002,
+        "adam_beta2": 0.99,
+        "batch_size": 64,
+    },
     "demo": {  # minutes on two cores
-        "resolution": 32, "fmap_base": 512, "fmap_max": 64, "batch_size": 8, "lr": "4:0.005,32:0.003",
-        "ema_decay": 0.995, "fade_kimg": 4, "stabilize_kimg": 4, "total_kimg": 40, "tick_kimg": 2,
+        "resolution": 32,
+        "fmap_base": 512,
+        "fmap_max": 64,
+        "batch_size": 8,
+        "lr": "4:0.005,32:0.003",
+        "ema_decay": 0.995,
+        "fade_kimg": 4,
+        "stabilize_kimg": 4,
+        "total_kimg": 40,
+        "tick_kimg": 2,
         "metric_images": 100,
     },
-}  # fmt: skip
+}
 
 
 def option_name(f: Field | str) -> str:
@@ -594,7 +672,7 @@ def spell_option(name: str, value: Any) -> str:
     return option_name(name) if value is True else f"{option_name(name)} {format_value(value)}"
 
 
-def help_text(f: Field) -> str:
+def format_help(f: Field) -> str:
     """What the option does, its range and its default."""
     low, high = f.metadata.get("minimum"), f.metadata.get("maximum")
     bounds = "" if low is None else f"at least {low:,.10g}; " if high is None else f"{low:,.10g} to {high:,.10g}; "
@@ -628,7 +706,7 @@ def add_options(parser: argparse.ArgumentParser, common_only: bool = False) -> N
     group: Any = parser
     for f in fields(TrainConfig):
         rules, name = f.metadata, option_name(f)
-        kwargs: dict[str, Any] = {"help": help_text(f), "default": None}
+        kwargs: dict[str, Any] = {"help": format_help(f), "default": None}
         if f.name == "data":
             parser.add_argument("data", nargs="?", metavar="DATA", help=rules["help"])
             continue
@@ -645,7 +723,7 @@ def add_options(parser: argparse.ArgumentParser, common_only: bool = False) -> N
         group.add_argument(name, **kwargs)
 
 
-def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainConfig:
+def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -> TrainConfig:
     """Defaults, then the preset, then the config file, then what was given (None: not given), then what the data says.
 
     Tables of the defaults and presets are cut at the target resolution; the user's own are the growth controller's
@@ -655,18 +733,18 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
         ConfigError: an unknown key or preset, or a value outside its range.
         datasets.DataError: images that cannot be found.
     """
-    given = {k: v for k, v in given.items() if v is not None}
-    chosen = (read_config_file(config_file, given) if config_file else {}) | given
+    options = {k: v for k, v in options.items() if v is not None}
+    chosen = (read_config_file(config_file, options) if config_file else {}) | options
     preset = chosen.get("preset")
     if preset is not None and preset not in tuple(PRESETS):
         raise ConfigError(f"--preset: {preset!r} is not one of {', '.join(PRESETS)}")
     config = TrainConfig(**{**(PRESETS[preset] if preset else {}), **chosen})
     if not config.data:
-        raise ConfigError(f"DATA: name {KINDS}")
+        raise ConfigError(f"DATA: name {SOURCE_TYPES}")
     if config.resume is not None:
         config = with_format_of_start(config)
     if config.resolution is None or config.channels is None:
-        native = native_format(open_source(config.data), config.fit, config.resolution is None)
+        native = read_native_format(open_source(config.data), config.fit, config.resolution is None)
         if native.note and config.channels is None:
             print(native.note, file=sys.stderr)
         config = replace(
@@ -684,7 +762,7 @@ def resolve(given: Mapping[str, Any], config_file: str | None = None) -> TrainCo
     }
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in chosen}
     tables: dict[str, Any] = {
-        name: cut(value, config.resolution) for name, value in values.items() if isinstance(value, Mapping)
+        name: truncate_table(value, config.resolution) for name, value in values.items() if isinstance(value, Mapping)
     }
     return replace(config, out=out, **paths, **tables)
 
@@ -701,12 +779,12 @@ def with_format_of_start(config: TrainConfig) -> TrainConfig:
     if not missing:
         return config
     known = read_options(Path(config.out)) if config.out else {}
-    known = known or load(newest(config.resume or ""))["networks"].get("generator", {})
+    known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
     found: dict[str, Any] = {name: known.get(name) for name in missing}
     return replace(config, **found)
 
 
-def cut(table: PerStage[Number], resolution: int) -> dict[int, Number]:
+def truncate_table(table: PerStage[Number], resolution: int) -> dict[int, Number]:
     """A table without the resolutions above the run's own."""
     return {r: value for r, value in table.items() if r <= max(resolution, 4)}
 

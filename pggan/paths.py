@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.torchvision_sets import is_name
+from datasets.torchvision_sets import is_torchvision_name
 
 RECORDED = ("data", "resume", "inception_weights")  # options that are paths; a run's config.json holds them absolute
 
@@ -55,7 +55,7 @@ def is_same_path(a: str, b: str) -> bool:
 
 def is_missing(data: str) -> bool:
     """Whether a dataset is a path that does not exist, rather than a name such as cifar10."""
-    return data != "synthetic" and not is_name(data) and not os.path.exists(data)
+    return data != "synthetic" and not is_torchvision_name(data) and not os.path.exists(data)
 
 
 def read_options(run: Path) -> dict[str, Any]:

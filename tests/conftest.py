@@ -53,9 +53,13 @@ def pytest_sessionfinish(session):
     import torch
 
     where = {
-        "command": "make test-faults", "date": time.strftime("%Y-%m-%d"), "python": platform.python_version(),
-        "torch": torch.__version__, "machine": platform.machine(), "failed_tests": session.testsfailed,
-    }  # fmt: skip
+        "command": "make test-faults",
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "failed_tests": session.testsfailed,
+    }
     (folder / "faults.json").write_text(json.dumps(where | {"faults": table}, indent=1) + "\n")
     lines = ["| fault | tries | losses |", "|---|---|---|"]
     lines += [f"| {row['fault']} | {row['tries']:,} | {row['losses']} |" for row in table]

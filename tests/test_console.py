@@ -27,9 +27,13 @@ NAME = r"'\u5199\u771f caf\udce9'"  # two characters that cp1252 lacks, and a by
 def run(body="pass", text="'text'", redirect="", **environment):
     program = PROGRAM.format(text=text, body=body)
     return subprocess.run(
-        ["sh", "-c", f'"$0" -c "$1" {redirect}', sys.executable, program], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""} | environment, timeout=60,
-    )  # fmt: skip
+        ["sh", "-c", f'"$0" -c "$1" {redirect}', sys.executable, program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""} | environment,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8:strict"])

@@ -2,7 +2,7 @@
 
 from .errors import WeightsError
 from .official import from_official
-from .recognise import read_weights
+from .recognize import read_weights
 from .weights import Weights
 
 __all__ = ["Weights", "WeightsError", "from_official", "read_weights"]

@@ -63,11 +63,11 @@ def from_official(variables: Mapping[str, np.ndarray], network: str, **static_kw
         built = kind(**{k: v for k, v in arguments.items() if k not in other})
     arrays = {name.removeprefix(f"{network}/"): np.asarray(array) for name, array in variables.items()}
     arrays.pop("lod", None)
-    fill(built, arrays)
+    fill_weights(built, arrays)
     return built
 
 
-def layers(network: Any) -> dict[str, nn.Module]:
+def map_layers(network: Any) -> dict[str, nn.Module]:
     """Return every layer of a network by its official name."""
     # Official RGB layers count from the full resolution down: lod 0 is the largest.
     top = len(network.blocks)
@@ -114,7 +114,7 @@ def from_official_layout(name: str, array: Tensor, shape: torch.Size) -> Tensor:
     return array.T  # dense: [in, out] -> [out, in]
 
 
-def fill(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+def fill_weights(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """Set the parameters of a network without storage (device meta) to the official arrays.
 
     Raises:
@@ -122,7 +122,7 @@ def fill(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     """
     expected = {
         f"{layer}/{part}": (module, part, parameter)
-        for layer, module in layers(network).items()
+        for layer, module in map_layers(network).items()
         for part, parameter in module.named_parameters()
     }
     if missing := sorted(expected.keys() - arrays.keys()):

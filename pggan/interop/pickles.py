@@ -77,18 +77,18 @@ def read_pickle(data: bytes, records: tuple[str, ...] = ()) -> Any:
     Raises:
         WeightsError: the pickle is damaged or refers to anything else.
     """
-    machine = Machine(records)
+    machine = PickleMachine(records)
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            machine.carry_out(opcode.name, argument)
-        return plain(machine.stack.pop(), {})
+            machine.execute(opcode.name, argument)
+        return resolve_records(machine.stack.pop(), {})
     except WeightsError:
         raise
     except (ValueError, TypeError, LookupError, OverflowError, MemoryError, AttributeError, RecursionError):
         raise WeightsError("damaged, or not a pickle of arrays and plain data") from None
 
 
-class Machine:
+class PickleMachine:
     """The pickle machine: a stack, a memo, and the opcodes that act on them.
 
     The method `do_x` carries out opcode X. A MARK starts a new stack; `below` holds those it interrupts.
@@ -103,7 +103,7 @@ class Machine:
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
-    def carry_out(self, opcode: str, argument: Any) -> None:
+    def execute(self, opcode: str, argument: Any) -> None:
         """Carry out one opcode. Raises WeightsError for one that plain data does not need."""
         stack = self.stack
         if opcode in PUSHED:
@@ -121,15 +121,15 @@ class Machine:
         elif opcode == "GLOBAL":
             stack.append(Name(argument.replace(" ", ".")))
         elif opcode == "INST":
-            items = self.since_mark()
-            self.stack.append(self.made(Name(argument.replace(" ", ".")), tuple(items)))
+            items = self.pop_mark()
+            self.stack.append(self.construct(Name(argument.replace(" ", ".")), tuple(items)))
         elif opcode not in ("PROTO", "FRAME", "STOP"):
             operation = getattr(self, f"do_{opcode.lower()}", None)
             if operation is None:
                 raise WeightsError(f"pickle opcode {opcode} is not allowed: arrays and plain data do not need it")
             operation()
 
-    def since_mark(self) -> list[Any]:
+    def pop_mark(self) -> list[Any]:
         """Return the items pushed since the last mark, and continue with the stack below it."""
         items, self.stack = self.stack, self.below.pop()
         return items
@@ -142,15 +142,15 @@ class Machine:
         self.stack.pop()
 
     def do_tuple(self) -> None:
-        items = self.since_mark()
+        items = self.pop_mark()
         self.stack.append(tuple(items))
 
     def do_list(self) -> None:
-        items = self.since_mark()
+        items = self.pop_mark()
         self.stack.append(items)
 
     def do_dict(self) -> None:
-        items = self.since_mark()
+        items = self.pop_mark()
         self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     def do_append(self) -> None:
@@ -158,7 +158,7 @@ class Machine:
         self.top(list).append(value)
 
     def do_appends(self) -> None:
-        items = self.since_mark()
+        items = self.pop_mark()
         self.top(list).extend(items)
 
     def do_setitem(self) -> None:
@@ -166,7 +166,7 @@ class Machine:
         self.top(dict)[key] = value
 
     def do_setitems(self) -> None:
-        items = self.since_mark()
+        items = self.pop_mark()
         self.top(dict).update(zip(items[::2], items[1::2], strict=True))
 
     def top(self, kind: type) -> Any:
@@ -181,13 +181,13 @@ class Machine:
 
     def do_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        self.stack.append(self.made(function, arguments))
+        self.stack.append(self.construct(function, arguments))
 
     do_newobj = do_reduce  # NEWOBJ calls the class's __new__, which for the names allowed here is the same
 
     def do_obj(self) -> None:
-        function, *arguments = self.since_mark()
-        self.stack.append(self.made(function, tuple(arguments)))
+        function, *arguments = self.pop_mark()
+        self.stack.append(self.construct(function, tuple(arguments)))
 
     def do_build(self) -> None:
         state, made = self.stack.pop(), self.stack[-1]
@@ -197,11 +197,11 @@ class Machine:
             made.value = made.value.newbyteorder(BYTE_ORDERS[state[1]])
         elif isinstance(made, Array):  # state of numpy.ndarray.__setstate__; _ is a version
             _, shape, dtype, column_major, content = state
-            made.value = array(content, dtype, shape, column_major)
+            made.value = build_array(content, dtype, shape, column_major)
         else:
             raise TypeError
 
-    def made(self, function: Any, arguments: tuple[Any, ...]) -> Any:
+    def construct(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         """Return what calling a name would return, for the few names that arrays and plain data need.
 
         Raises:
@@ -218,11 +218,11 @@ class Machine:
         if name == "numpy.core.multiarray._reconstruct" and arguments[0] == Name("numpy.ndarray"):
             return Array()
         if name == "numpy.core.multiarray.scalar":
-            return array(arguments[1], arguments[0], (), False)[()].item()
+            return build_array(arguments[1], arguments[0], (), False)[()].item()
         if name == "numpy.core.numeric._frombuffer":  # protocol 5
-            return Array(array(arguments[0], arguments[1], arguments[2], arguments[3] == "F"))
+            return Array(build_array(arguments[0], arguments[1], arguments[2], arguments[3] == "F"))
         if name == "numpy.dtype":
-            return DType(numeric(arguments[0]))
+            return DType(parse_dtype(arguments[0]))
         # how protocol 2 and below write bytes
         if name == "_codecs.encode" and arguments[1] in ("latin1", "latin-1"):
             return arguments[0].encode("latin-1")
@@ -231,21 +231,21 @@ class Machine:
         raise WeightsError(f"refers to {function.text}, {NOT_NEEDED}")
 
 
-def numeric(text: str) -> np.dtype:
+def parse_dtype(text: str) -> np.dtype:
     """Return the dtype for its name, such as "f4". Raises WeightsError unless it is one of numbers."""
     if not isinstance(text, str) or np.dtype(text).kind not in "biuf":
         raise WeightsError(f"holds arrays of dtype {text}, which are not numbers")
     return np.dtype(text)
 
 
-def array(content: Any, dtype: DType, shape: tuple[int, ...], column_major: bool) -> np.ndarray:
+def build_array(content: Any, dtype: DType, shape: tuple[int, ...], column_major: bool) -> np.ndarray:
     """Return an array as a view of the file's own bytes, so that no shape can claim more memory than the file has."""
     # Python 2 pickled the bytes as text
     raw = content.encode("latin-1") if isinstance(content, str) else content
     return np.frombuffer(raw, dtype.value).reshape(shape, order="F" if column_major else "C")
 
 
-def plain(value: Any, seen: dict[int, Any]) -> Any:
+def resolve_records(value: Any, seen: dict[int, Any]) -> Any:
     """Replace the objects under construction in a value by what they became.
 
     An object that occurs twice, or inside itself, is converted once: `seen` maps ids to results.
@@ -263,16 +263,16 @@ def plain(value: Any, seen: dict[int, Any]) -> Any:
         raise WeightsError(f"refers to {value.text}, {NOT_NEEDED}")
     if isinstance(value, list):
         made: Any = seen.setdefault(id(value), [])  # registered before its items, which may refer to it
-        made.extend(plain(item, seen) for item in value)
+        made.extend(resolve_records(item, seen) for item in value)
         return made
     if isinstance(value, dict):
         made = seen.setdefault(id(value), {})
-        made.update({key: plain(item, seen) for key, item in value.items()})
+        made.update({key: resolve_records(item, seen) for key, item in value.items()})
         return made
     if isinstance(value, Record):
         made = seen.setdefault(id(value), Record(value.name))
-        made.state = plain(value.state, seen)
+        made.state = resolve_records(value.state, seen)
         return made
     if isinstance(value, tuple):
-        return seen.setdefault(id(value), tuple(plain(item, seen) for item in value))
+        return seen.setdefault(id(value), tuple(resolve_records(item, seen) for item in value))
     return value

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..networks import Generator
 from .errors import WeightsError
-from .weights import Weights, equalized, on_meta, widths
+from .weights import Weights, build_on_meta, feature_map_options, to_equalized
 
-LARGEST_JSON, LARGEST_WEIGHTS = 64 << 20, 2 << 30  # bytes; both are read into memory. progan-128 is 92 MB in all
+MAX_JSON_BYTES, MAX_WEIGHT_BYTES = 64 << 20, 2 << 30  # bytes; both are read into memory. progan-128 is 92 MB in all
 # The operations of the published graph. No other known model uses exactly these, so they identify it.
 OPERATIONS = {
     *("Add", "BatchToSpaceND", "Const", "Conv2D", "Maximum", "Mean", "Minimum", "Mul"),
@@ -37,19 +37,19 @@ def read_tfjs(path: Path) -> Weights:
         WeightsError: the model is another one, or damaged.
         OSError: a shard is missing.
     """
-    if path.stat().st_size > LARGEST_JSON:
-        raise WeightsError(f"larger than {LARGEST_JSON >> 20} MiB, too large for progan-128")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise WeightsError(f"larger than {MAX_JSON_BYTES >> 20} MiB, too large for progan-128")
     try:
         model = json.loads(path.read_bytes())
         nodes = {node["name"]: node for node in model["modelTopology"]["node"]}
         arrays = read_arrays(path.parent, model["weightsManifest"])
-        convolutions = [with_bias(node, nodes, arrays) for node in nodes.values() if node["op"] == "Conv2D"]
+        convolutions = [read_convolution(node, nodes, arrays) for node in nodes.values() if node["op"] == "Conv2D"]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise WeightsError("damaged, or not a TensorFlow.js graph") from None
     # convolutions: the dense layer, one at 4x4, two per block, and RGB, so an odd number of at least 3
     if {node["op"] for node in nodes.values()} != OPERATIONS or len(convolutions) % 2 == 0 or len(convolutions) < 3:
         raise WeightsError("a TensorFlow.js graph, but not progan-128")
-    return assemble(convolutions)
+    return build_generator(convolutions)
 
 
 def read_arrays(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -63,8 +63,8 @@ def read_arrays(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, np.nd
         shards = [folder / name for name in group["paths"]]
         if any(shard.parent != folder for shard in shards):
             raise WeightsError("the manifest names shards outside the model's folder")
-        if sum(shard.stat().st_size for shard in shards) > LARGEST_WEIGHTS:
-            raise WeightsError(f"its shards have more than {LARGEST_WEIGHTS >> 30} GiB, too much for progan-128")
+        if sum(shard.stat().st_size for shard in shards) > MAX_WEIGHT_BYTES:
+            raise WeightsError(f"its shards have more than {MAX_WEIGHT_BYTES >> 30} GiB, too much for progan-128")
         content, start = b"".join(shard.read_bytes() for shard in shards), 0
         for weight in group["weights"]:
             if weight["dtype"] not in ("float32", "int32") or "quantization" in weight:
@@ -75,7 +75,9 @@ def read_arrays(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, np.nd
     return arrays
 
 
-def with_bias(node: dict[str, Any], nodes: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+def read_convolution(
+    node: dict[str, Any], nodes: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> tuple[Tensor, Tensor]:
     """Return a convolution's kernel [out, in, height, width] and bias [out].
 
     The bias is the constant operand of the one addition that uses the convolution's result.
@@ -86,7 +88,7 @@ def with_bias(node: dict[str, Any], nodes: dict[str, Any], arrays: dict[str, np.
     return kernel, torch.tensor(arrays[bias])
 
 
-def assemble(convolutions: list[tuple[Tensor, Tensor]]) -> Weights:
+def build_generator(convolutions: list[tuple[Tensor, Tensor]]) -> Weights:
     """Build the generator from its convolutions' kernels and biases, in the order in which they run."""
     (first, first_bias), *rest, (to_rgb, to_rgb_bias) = convolutions
     levels = len(rest) // 2 + 1
@@ -96,7 +98,7 @@ def assemble(convolutions: list[tuple[Tensor, Tensor]]) -> Weights:
         "channels": to_rgb.shape[0],
         "label_size": 0,
         "latent_size": first.shape[1],
-        **widths(maps),
+        **feature_map_options(maps),
         "fused_scale": True,
     }
     kernels = {
@@ -107,5 +109,5 @@ def assemble(convolutions: list[tuple[Tensor, Tensor]]) -> Weights:
     }
     for block in range(levels - 1):
         kernels[f"blocks.{block}.up"], kernels[f"blocks.{block}.conv"] = rest[2 * block + 1 : 2 * block + 3]
-    state = equalized(on_meta(Generator, arguments), kernels)
+    state = to_equalized(build_on_meta(Generator, arguments), kernels)
     return Weights("progan-128 of TensorFlow Hub", {"generator": arguments}, {"G_ema": state}, arguments["resolution"])

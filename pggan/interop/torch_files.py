@@ -19,14 +19,14 @@ from torch import Tensor
 
 from ..networks import Discriminator, Generator
 from .errors import WeightsError
-from .weights import Kernels, Weights, equalized, on_meta, widths
+from .weights import Kernels, Weights, build_on_meta, feature_map_options, to_equalized
 
 ZOO_OPTIONS = "models.utils.config.BaseConfig"  # the one class in pytorch_GAN_zoo's checkpoints
 # pytorch_GAN_zoo's minibatch stddev is unbiased, this project's biased: over groups of 4 the ratio is sqrt(4 / 3).
 UNBIASED = math.sqrt(4 / 3)
 
 
-class Options:
+class PickledOptions:
     """A namespace for the attributes of a pickled BaseConfig."""
 
 
@@ -36,7 +36,7 @@ def read_torch(path: Path) -> Weights:
     Raises:
         WeightsError: the file comes from neither, is damaged, or has unsupported networks.
     """
-    content = load(path)
+    content = load_file(path)
     try:
         if isinstance(content, dict) and isinstance(content.get("netG"), dict):
             return from_gan_zoo(content)
@@ -47,7 +47,7 @@ def read_torch(path: Path) -> Weights:
     raise WeightsError("a torch file, but with neither pro_gan_pytorch's nor pytorch_GAN_zoo's networks")
 
 
-def load(path: Path) -> Any:
+def load_file(path: Path) -> Any:
     """Return the content of a torch file, read by torch's restricted unpickler. Raises WeightsError or OSError."""
     try:
         if zipfile.is_zipfile(path):
@@ -55,7 +55,7 @@ def load(path: Path) -> Any:
                 # compressed members could unpack to any size
                 if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
                     raise WeightsError("compressed, which torch's files are not")
-        with torch.serialization.safe_globals([(Options, ZOO_OPTIONS)]):
+        with torch.serialization.safe_globals([(PickledOptions, ZOO_OPTIONS)]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (WeightsError, OSError):
         raise
@@ -74,25 +74,27 @@ def from_pro_gan_pytorch(content: Mapping[str, Any], file_name: str) -> Weights:
     first layer, and a gain of sqrt(2) in the RGB layers.
     """
     saved = content.get("shadow_generator", content["generator"])
-    conf, depth = options_of(saved, "depth", "num_channels", "latent_size", "use_eql")
+    conf, depth = read_options(saved, "depth", "num_channels", "latent_size", "use_eql")
     shared = {
         "resolution": 1 << depth,
         "channels": conf["num_channels"],
         "label_size": 0,
-        **widths([min(2 ** (14 - stage), 512) for stage in range(1, depth)]),  # the paper has 2 ** (13 - stage)
+        **feature_map_options(
+            [min(2 ** (14 - stage), 512) for stage in range(1, depth)]
+        ),  # the paper has 2 ** (13 - stage)
         "fused_scale": False,
     }
     networks = {"generator": {**shared, "latent_size": conf["latent_size"], "first_layer": "no-norm"}}
-    generator = on_meta(Generator, networks["generator"])
+    generator = build_on_meta(Generator, networks["generator"])
     state = {
-        name: equalized(generator, pro_gan_generator(content[key]["state_dict"], conf["use_eql"]))
+        name: to_equalized(generator, convert_pro_gan_generator(content[key]["state_dict"], conf["use_eql"]))
         for name, key in (("G_ema", "shadow_generator"), ("G", "generator"))
         if key in content
     }
     state.setdefault("G_ema", state["G"])  # saved without an average
     notes = []
     if "discriminator" in content:
-        other, _ = options_of(content["discriminator"], "depth", "latent_size")
+        other, _ = read_options(content["discriminator"], "depth", "latent_size")
         maps0 = min(shared["fmap_base"], shared["fmap_max"])
         if other.get("num_classes") is not None:
             notes.append("skipped its discriminator: it is conditional by projection, which is not supported")
@@ -102,14 +104,14 @@ def from_pro_gan_pytorch(content: Mapping[str, Any], file_name: str) -> Weights:
             )
         else:
             networks["discriminator"] = {**shared, "mbstd_group": 4}
-            kernels = pro_gan_discriminator(content["discriminator"]["state_dict"], conf["use_eql"])
-            state["D"] = equalized(on_meta(Discriminator, networks["discriminator"]), kernels)
+            kernels = convert_pro_gan_discriminator(content["discriminator"]["state_dict"], conf["use_eql"])
+            state["D"] = to_equalized(build_on_meta(Discriminator, networks["discriminator"]), kernels)
     stage = re.search(r"depth_(\d+)", file_name)  # only the file's name records the stage
     trained = min(int(stage[1]), depth) if stage else depth
     return Weights("pro_gan_pytorch", networks, state, 1 << max(trained, 2), notes=notes)
 
 
-def options_of(saved: Any, *names: str) -> tuple[dict[str, Any], int]:
+def read_options(saved: Any, *names: str) -> tuple[dict[str, Any], int]:
     """Return a saved network's options and its depth (log2 of the resolution).
 
     Raises:
@@ -123,7 +125,7 @@ def options_of(saved: Any, *names: str) -> tuple[dict[str, Any], int]:
     return conf, conf["depth"]
 
 
-def tensors(state: Any) -> dict[str, Tensor]:
+def strip_prefix(state: Any) -> dict[str, Tensor]:
     """Return a state dict's tensors, without the prefix that DataParallel adds to their names.
 
     Raises:
@@ -131,12 +133,12 @@ def tensors(state: Any) -> dict[str, Tensor]:
     """
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError("damaged: a state dict holds something other than tensors")
-    if not all(is_whole(tensor) and tensor.is_floating_point() for tensor in state.values()):
+    if not all(is_stored_fully(tensor) and tensor.is_floating_point() for tensor in state.values()):
         raise WeightsError("damaged: a tensor has more numbers than the file holds, or is not of floats")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def is_whole(tensor: Tensor) -> bool:
+def is_stored_fully(tensor: Tensor) -> bool:
     """Return whether the file stores every number of a tensor; strides of 0 can turn one number into terabytes."""
     # sparse, quantized and foreign-device tensors have other storages
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
@@ -144,7 +146,7 @@ def is_whole(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
-def taken(
+def pop_layer(
     state: dict[str, Tensor], name: str, equal: bool = True, fan_in: int | None = None, scaled_bias: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Remove a layer from a state dict and return its kernel, multiplied by its run-time scale, and its bias.
@@ -167,48 +169,48 @@ def taken(
     return weight * scale, bias * scale if scaled_bias else bias
 
 
-def pro_gan_generator(state: Any, equal: bool) -> Kernels:
+def convert_pro_gan_generator(state: Any, equal: bool) -> Kernels:
     """Return pro_gan_pytorch's generator by this project's layer names.
 
     Args:
         equal: whether its layers scale their weights at run time.
     """
-    state = tensors(state)
+    state = strip_prefix(state)
     kernels = {
-        "dense": taken(state, "layers.0.conv_1", equal, fan_in=len(state.get("layers.0.conv_1.weight", ()))),
-        "conv": taken(state, "layers.0.conv_2", equal),
+        "dense": pop_layer(state, "layers.0.conv_1", equal, fan_in=len(state.get("layers.0.conv_1.weight", ()))),
+        "conv": pop_layer(state, "layers.0.conv_2", equal),
     }
-    for block in range(count(state, "layers.")):
-        kernels[f"blocks.{block}.up"] = taken(state, f"layers.{block + 1}.conv_1", equal)
-        kernels[f"blocks.{block}.conv"] = taken(state, f"layers.{block + 1}.conv_2", equal)
-    for head in range(count(state, "rgb_converters.")):
-        kernels[f"to_rgb.{head}"] = taken(state, f"rgb_converters.{head}", equal)
-    return kernels | leftover(state)
+    for block in range(count_layers(state, "layers.")):
+        kernels[f"blocks.{block}.up"] = pop_layer(state, f"layers.{block + 1}.conv_1", equal)
+        kernels[f"blocks.{block}.conv"] = pop_layer(state, f"layers.{block + 1}.conv_2", equal)
+    for head in range(count_layers(state, "rgb_converters.")):
+        kernels[f"to_rgb.{head}"] = pop_layer(state, f"rgb_converters.{head}", equal)
+    return kernels | mark_leftover(state)
 
 
-def pro_gan_discriminator(state: Any, equal: bool) -> Kernels:
-    """Return pro_gan_pytorch's discriminator by this project's layer names; see `pro_gan_generator`."""
+def convert_pro_gan_discriminator(state: Any, equal: bool) -> Kernels:
+    """Return pro_gan_pytorch's discriminator by this project's layer names; see `convert_pro_gan_generator`."""
     # Its layers are numbered from the full resolution down, this project's from 4x4 up.
-    state = tensors(state)
-    heads, blocks = count(state, "from_rgb."), count(state, "layers.") - 1
-    kernels = {f"from_rgb.{heads - 1 - i}": taken(state, f"from_rgb.{i}.0", equal) for i in range(heads)}
+    state = strip_prefix(state)
+    heads, blocks = count_layers(state, "from_rgb."), count_layers(state, "layers.") - 1
+    kernels = {f"from_rgb.{heads - 1 - i}": pop_layer(state, f"from_rgb.{i}.0", equal) for i in range(heads)}
     for i in range(blocks):
-        kernels[f"blocks.{blocks - 1 - i}.conv"] = taken(state, f"layers.{i}.conv_1", equal)
-        kernels[f"blocks.{blocks - 1 - i}.down"] = taken(state, f"layers.{i}.conv_2", equal)
-    kernels["conv"] = taken(state, f"layers.{blocks}.conv_1", equal)
+        kernels[f"blocks.{blocks - 1 - i}.conv"] = pop_layer(state, f"layers.{i}.conv_1", equal)
+        kernels[f"blocks.{blocks - 1 - i}.down"] = pop_layer(state, f"layers.{i}.conv_2", equal)
+    kernels["conv"] = pop_layer(state, f"layers.{blocks}.conv_1", equal)
     for ours, theirs in (("dense", "conv_2"), ("output", "conv_3")):
-        kernel, bias = taken(state, f"layers.{blocks}.{theirs}", equal)
+        kernel, bias = pop_layer(state, f"layers.{blocks}.{theirs}", equal)
         kernels[ours] = kernel.flatten(1), bias  # convolutions over 4x4 and 1x1 pixels there, dense layers here
-    return kernels | leftover(state)
+    return kernels | mark_leftover(state)
 
 
-def count(state: dict[str, Tensor], prefix: str) -> int:
+def count_layers(state: dict[str, Tensor], prefix: str) -> int:
     """Return how many numbered layers with this prefix a state dict still holds."""
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
-def leftover(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Return the tensors that remain, under their own names, so that `equalized` reports them as unknown layers."""
+def mark_leftover(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the tensors that remain, under their own names, so that `to_equalized` reports them as unknown layers."""
     return {name: (tensor, tensor) for name, tensor in state.items()}
 
 
@@ -218,25 +220,25 @@ def from_gan_zoo(content: Mapping[str, Any]) -> Weights:
     Its networks differ from the paper's in three ways: one bias per pixel in the first layer, biases that are scaled
     like weights, and a gain of sqrt(2) in every layer.
     """
-    config = vars(content["config"]) if isinstance(content.get("config"), Options) else {}
+    config = vars(content["config"]) if isinstance(content.get("config"), PickledOptions) else {}
     for name, paper in (("perChannelNormalization", True), ("equalizedlR", True), ("leakyReluLeak", 0.2)):
         if config.get(name, paper) != paper:
             raise WeightsError(f"its {name} is {config[name]}; only {paper} is supported")
     if config.get("categoryVectorDim", 0):
         raise WeightsError("conditional on attributes, which is not supported")
-    maps, generator_state = zoo_maps(tensors(content["netG"]), "scaleLayers"), tensors(content["netG"])
+    maps, generator_state = read_zoo_maps(strip_prefix(content["netG"]), "scaleLayers"), strip_prefix(content["netG"])
     shared = {
         "resolution": 2 << len(maps),  # one entry is 4x4
         "channels": int(generator_state["toRGBLayers.0.weight"].shape[0]),
         "label_size": 0,
-        **widths(maps),
+        **feature_map_options(maps),
         "fused_scale": False,
     }
     latent_size = int(generator_state["formatLayer.weight"].shape[1])
     networks = {"generator": {**shared, "latent_size": latent_size, "first_layer": "pixel-bias"}}
-    generator = on_meta(Generator, networks["generator"])
+    generator = build_on_meta(Generator, networks["generator"])
     state = {
-        name: equalized(generator, zoo_generator(content[key], maps[0]))
+        name: to_equalized(generator, convert_zoo_generator(content[key], maps[0]))
         for name, key in (("G_ema", "avgG"), ("G", "netG"))
         if key in content
     }
@@ -244,13 +246,15 @@ def from_gan_zoo(content: Mapping[str, Any]) -> Weights:
     notes = []
     if "netD" in content:
         networks["discriminator"] = {**shared, "mbstd_group": 4}
-        state["D"] = equalized(on_meta(Discriminator, networks["discriminator"]), zoo_discriminator(content["netD"]))
+        state["D"] = to_equalized(
+            build_on_meta(Discriminator, networks["discriminator"]), convert_zoo_discriminator(content["netD"])
+        )
         notes.append("in batches of more than 4 images, its discriminator formed other minibatch-stddev groups")
     alpha = 1 - float(config.get("alpha", 0.0))  # there, alpha is the weight of the lower stage
     return Weights("pytorch_GAN_zoo", networks, state, shared["resolution"], alpha, notes)
 
 
-def zoo_maps(state: dict[str, Tensor], prefix: str) -> list[int]:
+def read_zoo_maps(state: dict[str, Tensor], prefix: str) -> list[int]:
     """Return the feature maps per resolution, from 4x4 up.
 
     Args:
@@ -261,42 +265,42 @@ def zoo_maps(state: dict[str, Tensor], prefix: str) -> list[int]:
     """
     try:
         first = [len(state["groupScale0.0.weight"])]
-        return first + [len(state[f"{prefix}.{i}.1.weight"]) for i in range(count(state, f"{prefix}."))]
+        return first + [len(state[f"{prefix}.{i}.1.weight"]) for i in range(count_layers(state, f"{prefix}."))]
     except (KeyError, TypeError):
         raise WeightsError("its generator is not a progressive GAN's") from None
 
 
-def zoo_generator(state: Any, maps: int) -> Kernels:
+def convert_zoo_generator(state: Any, maps: int) -> Kernels:
     """Return pytorch_GAN_zoo's generator by this project's layer names; `maps` is the number of feature maps at 4x4."""
-    state = tensors(state)
-    kernel, bias = taken(state, "formatLayer", scaled_bias=True)
+    state = strip_prefix(state)
+    kernel, bias = pop_layer(state, "formatLayer", scaled_bias=True)
     if kernel.ndim != 2 or len(kernel) != 16 * maps or bias.numel() != 16 * maps:
         raise WeightsError("damaged: its first layer has another shape")
     kernels = {
         # [maps * 16, latent] -> [latent, maps, 4, 4]
         "dense": (kernel.T.reshape(-1, maps, 4, 4), bias.reshape(maps, 4, 4)),
-        "conv": taken(state, "groupScale0.0", scaled_bias=True),
+        "conv": pop_layer(state, "groupScale0.0", scaled_bias=True),
     }
-    for block in range(count(state, "scaleLayers.")):
-        kernels[f"blocks.{block}.up"] = taken(state, f"scaleLayers.{block}.0", scaled_bias=True)
-        kernels[f"blocks.{block}.conv"] = taken(state, f"scaleLayers.{block}.1", scaled_bias=True)
-    for head in range(count(state, "toRGBLayers.")):
-        kernels[f"to_rgb.{head}"] = taken(state, f"toRGBLayers.{head}", scaled_bias=True)
-    return kernels | leftover(state)
+    for block in range(count_layers(state, "scaleLayers.")):
+        kernels[f"blocks.{block}.up"] = pop_layer(state, f"scaleLayers.{block}.0", scaled_bias=True)
+        kernels[f"blocks.{block}.conv"] = pop_layer(state, f"scaleLayers.{block}.1", scaled_bias=True)
+    for head in range(count_layers(state, "toRGBLayers.")):
+        kernels[f"to_rgb.{head}"] = pop_layer(state, f"toRGBLayers.{head}", scaled_bias=True)
+    return kernels | mark_leftover(state)
 
 
-def zoo_discriminator(state: Any) -> Kernels:
+def convert_zoo_discriminator(state: Any) -> Kernels:
     """Return pytorch_GAN_zoo's discriminator by this project's layer names."""
-    state = tensors(state)
+    state = strip_prefix(state)
     kernels = {
-        "conv": taken(state, "groupScaleZero.0", scaled_bias=True),
-        "dense": taken(state, "groupScaleZero.1", scaled_bias=True),
-        "output": taken(state, "decisionLayer", scaled_bias=True),
+        "conv": pop_layer(state, "groupScaleZero.0", scaled_bias=True),
+        "dense": pop_layer(state, "groupScaleZero.1", scaled_bias=True),
+        "output": pop_layer(state, "decisionLayer", scaled_bias=True),
     }
     kernels["conv"][0][:, -1] *= UNBIASED  # the input channel of minibatch stddev
-    for block in range(count(state, "scaleLayers.")):
-        kernels[f"blocks.{block}.conv"] = taken(state, f"scaleLayers.{block}.0", scaled_bias=True)
-        kernels[f"blocks.{block}.down"] = taken(state, f"scaleLayers.{block}.1", scaled_bias=True)
-    for head in range(count(state, "fromRGBLayers.")):
-        kernels[f"from_rgb.{head}"] = taken(state, f"fromRGBLayers.{head}", scaled_bias=True)
-    return kernels | leftover(state)
+    for block in range(count_layers(state, "scaleLayers.")):
+        kernels[f"blocks.{block}.conv"] = pop_layer(state, f"scaleLayers.{block}.0", scaled_bias=True)
+        kernels[f"blocks.{block}.down"] = pop_layer(state, f"scaleLayers.{block}.1", scaled_bias=True)
+    for head in range(count_layers(state, "fromRGBLayers.")):
+        kernels[f"from_rgb.{head}"] = pop_layer(state, f"fromRGBLayers.{head}", scaled_bias=True)
+    return kernels | mark_leftover(state)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import Discriminator, Generator
-from ..networks.progressive import feature_maps
+from ..networks.progressive import count_feature_maps
 from .errors import WeightsError
 
 Kernels = Mapping[str, tuple[Tensor, Tensor]]  # layer name -> (kernel with every run-time factor applied, bias)
@@ -37,7 +37,7 @@ class Weights:
     notes: list[str] = field(default_factory=list)
 
 
-def equalized(network: nn.Module, kernels: Kernels) -> dict[str, Tensor]:
+def to_equalized(network: nn.Module, kernels: Kernels) -> dict[str, Tensor]:
     """Return the state dict with which a network's layers multiply by the specified kernels.
 
     Args:
@@ -49,7 +49,7 @@ def equalized(network: nn.Module, kernels: Kernels) -> dict[str, Tensor]:
     """
     state = {}
     layers = {name: module for name, module in network.named_modules() if hasattr(module, "scale")}
-    lower = {name for name in layers if name.startswith(("to_rgb.", "from_rgb."))} - {last_head(layers)}
+    lower = {name for name in layers if name.startswith(("to_rgb.", "from_rgb."))} - {last_rgb_layer(layers)}
     if missing := sorted(layers.keys() - kernels.keys() - lower):
         raise WeightsError(f"missing layer {missing[0]} ({len(missing)} in total)")
     if unknown := sorted(kernels.keys() - layers.keys()):
@@ -66,27 +66,27 @@ def equalized(network: nn.Module, kernels: Kernels) -> dict[str, Tensor]:
     return state
 
 
-def last_head(layers: Mapping[str, nn.Module]) -> str:
+def last_rgb_layer(layers: Mapping[str, nn.Module]) -> str:
     """Return the name of the full resolution's RGB layer."""
     heads = [name for name in layers if name.startswith(("to_rgb.", "from_rgb."))]
     return max(heads, key=lambda name: int(name.split(".")[1]))
 
 
-def widths(maps: list[int]) -> dict[str, Any]:
+def feature_map_options(maps: list[int]) -> dict[str, Any]:
     """Return fmap_base, fmap_decay and fmap_max that give these feature maps per resolution, from 4x4 up.
 
     Raises:
-        WeightsError: `feature_maps` cannot give them.
+        WeightsError: `count_feature_maps` cannot give them.
     """
     # fmap_base / 2^stage is the number of maps at any stage that fmap_max does not limit: try each of them
     base = maps[-1] << len(maps)
     for fmap_base in (base, *(m << stage for stage, m in enumerate(maps, 1))):
-        if [feature_maps(stage, fmap_base, 1.0, maps[0]) for stage in range(1, len(maps) + 1)] == maps:
+        if [count_feature_maps(stage, fmap_base, 1.0, maps[0]) for stage in range(1, len(maps) + 1)] == maps:
             return {"fmap_base": fmap_base, "fmap_decay": 1.0, "fmap_max": maps[0]}
     raise WeightsError(f"unsupported feature maps {maps}: they do not halve from one resolution to the next")
 
 
-def on_meta(kind: type[Generator] | type[Discriminator], arguments: dict[str, Any]) -> Any:
+def build_on_meta(kind: type[Generator] | type[Discriminator], arguments: dict[str, Any]) -> Any:
     """Build a network without storage (device meta), for its shapes.
 
     Raises:

@@ -11,9 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .layers import at_least_float32
-from .operations import LEAKINESS
-from .progressive import check_resolution, feature_maps, with_labels
+from .layers import promote_to_float32
+from .operations import LEAKY_SLOPE
+from .progressive import append_labels, check_resolution, count_feature_maps
 
 
 class OneStageGenerator(nn.Module):
@@ -55,12 +55,12 @@ class OneStageGenerator(nn.Module):
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the first layer's output."""
-        return self.first(with_labels(latents, labels, self.label_size))
+        return self.first(append_labels(latents, labels, self.label_size))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
         """Return the images for the first layer's output: the rest of `forward`."""
         check_stage(resolution, self.resolution)
-        return at_least_float32(self.rest(features)).view(-1, self.channels, self.resolution, self.resolution)
+        return promote_to_float32(self.rest(features)).view(-1, self.channels, self.resolution, self.resolution)
 
 
 class OneStageDiscriminator(nn.Module):
@@ -95,7 +95,7 @@ class OneStageDiscriminator(nn.Module):
             raise ValueError(f"images have shape {list(images.shape)}, expected [N, {size}]")
         # Batch norm's statistics depend on the batch, so each one needs its own pass.
         apart = images.chunk(batches) if self.batch_norm else [images]
-        x = at_least_float32(torch.cat([self.layers(batch) for batch in apart]))
+        x = promote_to_float32(torch.cat([self.layers(batch) for batch in apart]))
         return x[:, 0], x[:, 1:]  # the first output is the score, the others are label logits
 
 
@@ -107,7 +107,7 @@ def check_stage(resolution: int | None, only: int) -> None:
 
 def activation() -> nn.Module:
     """Return a leaky ReLU with the progressive networks' slope."""
-    return nn.LeakyReLU(LEAKINESS)
+    return nn.LeakyReLU(LEAKY_SLOPE)
 
 
 def dense_layers(sizes: Sequence[int]) -> list[nn.Module]:
@@ -131,7 +131,7 @@ class DenseGenerator(OneStageGenerator):
         first = nn.Sequential(*dense_layers(sizes[:2]), activation())
         rest = nn.Sequential(*dense_layers([*sizes[1:], channels * resolution**2]), nn.Tanh())
         super().__init__(resolution, channels, label_size, latent_size, first, rest)
-        start_as_he(self)
+        init_he(self)
 
 
 class DenseDiscriminator(OneStageDiscriminator):
@@ -140,7 +140,7 @@ class DenseDiscriminator(OneStageDiscriminator):
     def __init__(self, resolution: int, channels: int, label_size: int, hidden: Sequence[int]):
         layers = dense_layers([channels * resolution**2, *hidden, 1 + label_size])
         super().__init__(resolution, channels, label_size, nn.Sequential(nn.Flatten(), *layers))
-        start_as_he(self)
+        init_he(self)
 
 
 class StridedDiscriminator(OneStageDiscriminator):
@@ -159,7 +159,7 @@ class StridedDiscriminator(OneStageDiscriminator):
             side = (side + 1) // 2  # output size of a 3x3 convolution with stride 2 and padding 1
         layers += [nn.Flatten(), nn.Linear(maps[-1] * side**2, 1 + label_size)]
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
-        start_as_he(self)
+        init_he(self)
 
 
 def dcgan_maps(resolution: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> list[int]:
@@ -173,7 +173,7 @@ def dcgan_maps(resolution: int, fmap_base: int, fmap_decay: float, fmap_max: int
     levels = check_resolution(resolution)
     if levels < 3:
         raise ValueError(f"DCGAN needs images of 8x8 pixels or more, not {resolution}x{resolution}")
-    return [feature_maps(r - 1, fmap_base, fmap_decay, fmap_max) for r in range(2, levels)]
+    return [count_feature_maps(r - 1, fmap_base, fmap_decay, fmap_max) for r in range(2, levels)]
 
 
 class DCGANGenerator(OneStageGenerator):
@@ -210,7 +210,7 @@ class DCGANGenerator(OneStageGenerator):
             rest += [up, nn.BatchNorm2d(outputs), activation()]
         rest += [nn.ConvTranspose2d(maps[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
         super().__init__(resolution, channels, label_size, latent_size, first, nn.Sequential(*rest))
-        self.apply(start_as_dcgan)
+        self.apply(init_dcgan)
 
 
 class DCGANDiscriminator(OneStageDiscriminator):
@@ -233,25 +233,25 @@ class DCGANDiscriminator(OneStageDiscriminator):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=not norm), *norm, activation()]
         layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]  # 16: the pixels of 4x4
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
-        self.apply(start_as_dcgan)
+        self.apply(init_dcgan)
 
 
 @torch.no_grad()
-def start_as_he(network: nn.Module) -> None:
+def init_he(network: nn.Module) -> None:
     """Apply He's initialization (He et al. 2015, arXiv 1502.01852).
 
     torch's default shrinks the signal in every layer, so that after a few of them the biases outweigh the latent.
     """
     layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for layer in layers:
-        slope = 1 if layer is layers[-1] else LEAKINESS  # 1: the output is linear
+        slope = 1 if layer is layers[-1] else LEAKY_SLOPE  # 1: the output is linear
         nn.init.kaiming_normal_(layer.weight, slope)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
-def start_as_dcgan(module: nn.Module) -> None:
+def init_dcgan(module: nn.Module) -> None:
     """Draw a layer's weights from N(0, 0.02), those of batch norm from N(1, 0.02).
 
     0.02 is the standard deviation of Radford et al. 2016, section 4; the batch norm part is their code's.

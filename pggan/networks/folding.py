@@ -9,7 +9,7 @@ from .architectures import AnyGenerator
 from .layers import EqualizedConv2d, EqualizedLatent, FusedUpConv2d
 
 
-def folded(generator: AnyGenerator) -> AnyGenerator:
+def fold_weight_scales(generator: AnyGenerator) -> AnyGenerator:
     """Return a copy with plain convolutions, which store the kernels that equalized ones compute in every call.
 
     The copy computes the same function, but is for inference only: it cannot be trained, saved or loaded. With the
@@ -19,7 +19,7 @@ def folded(generator: AnyGenerator) -> AnyGenerator:
     for module in list(generator.modules()):
         for name, layer in list(module.named_children()):
             if isinstance(layer, EqualizedConv2d):
-                setattr(module, name, plain(layer))
+                setattr(module, name, to_plain_layer(layer))
             elif isinstance(layer, EqualizedLatent):
                 # Its forward multiplies by the weight in [inputs, H, W, outputs] order; channels_last makes that a
                 # view instead of a copy per call.
@@ -28,7 +28,7 @@ def folded(generator: AnyGenerator) -> AnyGenerator:
 
 
 @torch.no_grad()
-def plain(layer: EqualizedConv2d) -> nn.Module:
+def to_plain_layer(layer: EqualizedConv2d) -> nn.Module:
     """Return the torch.nn layer that computes the same function as an equalized one."""
     if isinstance(layer, FusedUpConv2d):
         kernel = layer.kernel().contiguous()

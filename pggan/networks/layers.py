@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operations import convolve, norm_by_channels
+from .operations import convolve, normalize_channels
 
 HE_GAIN = math.sqrt(2)  # keeps the variance constant through ReLU layers (He et al. 2015, arXiv 1502.01852)
 
@@ -24,7 +24,7 @@ def downscale(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 2)
 
 
-def at_least_float32(x: Tensor) -> Tensor:
+def promote_to_float32(x: Tensor) -> Tensor:
     """Convert bfloat16 and float16 to float32; leave float32 and float64 as they are.
 
     For statistics, images and scores under autocast: bfloat16's 8 significant bits are too few for differences from a
@@ -58,7 +58,7 @@ class Equalized(nn.Module):
 
 
 @torch.no_grad()
-def without_equalized_lr(network: nn.Module) -> None:
+def disable_equalized_lr(network: nn.Module) -> None:
     """Apply the scale once, to the weights, instead of in every forward pass.
 
     This is plain He initialization, from which the paper's section 4.1 departs.
@@ -108,7 +108,7 @@ class EqualizedConv2d(Equalized):
         return convolve(x, self.scaled_weight(), self.bias, padding=self.padding)
 
 
-def spread_over_four_shifts(kernel: Tensor) -> Tensor:
+def convolve_with_box(kernel: Tensor) -> Tensor:
     """Convolve a kernel with a 2x2 box of ones, [..., 3, 3] -> [..., 4, 4].
 
     Repeating each pixel 2x2 times, and summing 2x2 boxes, are convolutions with that box. Convolving the two kernels
@@ -127,7 +127,7 @@ class FusedUpConv2d(EqualizedConv2d):
         # is a cross-correlation. The same weights need the kernel rotated by 180 degrees. (The official code does not
         # rotate it; see interop/official.py.)
         kernel = self.scaled_weight().flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        return spread_over_four_shifts(kernel)
+        return convolve_with_box(kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.kernel(), self.bias, stride=2, padding=1, transposed=True)
@@ -138,7 +138,7 @@ class FusedDownConv2d(EqualizedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         # / 4: the 2x2 box is averaged, not summed
-        return convolve(x, spread_over_four_shifts(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
+        return convolve(x, convolve_with_box(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
 
 
 class PixelNorm(nn.Module):
@@ -153,7 +153,7 @@ class PixelNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_by_channels(x, self.epsilon)
+        return normalize_channels(x, self.epsilon)
 
 
 class MinibatchStdDev(nn.Module):
@@ -188,7 +188,7 @@ class MinibatchStdDev(nn.Module):
             raise ValueError(f"a batch of {n} does not divide into minibatch-stddev groups of {group}; use a multiple")
         # M = n / group is the number of groups per batch. float32, because bfloat16 would round the mean by more than
         # similar samples deviate from it.
-        y = at_least_float32(x).view(batches, group, n // group, *x.shape[1:])  # [batches, group, M, C, H, W]
+        y = promote_to_float32(x).view(batches, group, n // group, *x.shape[1:])  # [batches, group, M, C, H, W]
         difference = y - y.mean(dim=1, keepdim=True)
         # [batches, 1, M, C, H, W]; Tensor.var takes ten times as long on a CPU
         variance = difference.square().mean(dim=1, keepdim=True)

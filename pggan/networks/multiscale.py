@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers import EqualizedConv2d, at_least_float32, downscale, without_equalized_lr
+from .layers import EqualizedConv2d, disable_equalized_lr, downscale, promote_to_float32
 from .operations import leaky_relu
 from .progressive import Discriminator, Generator
 
@@ -30,10 +30,10 @@ class MultiScaleGenerator(Generator):
     def pyramid(self, latents: Tensor, labels: Tensor | None = None) -> list[Tensor]:
         """Return images [N, channels, r, r] for r = 4, 8, ..., up to the network's resolution."""
         x = self.norm(leaky_relu(self.conv(self.features(latents, labels))))
-        images = [at_least_float32(self.to_rgb[0](x))]
+        images = [promote_to_float32(self.to_rgb[0](x))]
         for block, to_rgb in zip(self.blocks, list(self.to_rgb)[1:], strict=True):
             x = block(x)
-            images.append(at_least_float32(to_rgb(x)))
+            images.append(promote_to_float32(to_rgb(x)))
         return images
 
 
@@ -60,7 +60,7 @@ class MultiScaleDiscriminator(Discriminator):
         self.join = nn.ModuleList(EqualizedConv2d(width + self.channels, width, kernel_size=1) for width in widths)
         self.from_rgb = self.from_rgb[-1:]  # lower resolutions come in through `join`
         if not equalized_lr:  # the base class has done the same to its own layers
-            without_equalized_lr(self.join)
+            disable_equalized_lr(self.join)
 
     def forward(
         self,

@@ -17,35 +17,35 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-LEAKINESS = 0.2  # slope for negative inputs (paper, appendix A.1)
+LEAKY_SLOPE = 0.2  # slope for negative inputs (paper, appendix A.1)
 
-# True while `weights_passed_by` is active. It must be a global. ctx cannot hold it: ctx is filled in forward, and the
-# same node runs backward again for the loss, which needs the weights' gradients. A thread-local would not do either:
-# the engine runs backward for CUDA tensors in threads of its own.
-passing_weights_by = False
+# True while `without_weight_gradients` is active. It must be a global. ctx cannot hold it: ctx is filled in forward,
+# and the same node runs backward again for the loss, which needs the weights' gradients. A thread-local would not do
+# either: the engine runs backward for CUDA tensors in threads of its own.
+skip_weight_gradients = False
 
 
 @contextmanager
-def weights_passed_by():
+def without_weight_gradients():
     """Skip the gradients of convolutions' weights and biases in differentiable backward passes.
 
     torch's own operations skip the gradients that `autograd.grad` was not asked for. A custom Function is not told
     which ones were asked for: `ctx.needs_input_grad` is True for every weight that requires a gradient.
     """
-    global passing_weights_by
-    before, passing_weights_by = passing_weights_by, True
+    global skip_weight_gradients
+    before, skip_weight_gradients = skip_weight_gradients, True
     try:
         yield
     finally:
-        passing_weights_by = before
+        skip_weight_gradients = before
 
 
-def input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+def compute_input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     """Return the gradients of sum(outputs) by each of `inputs`, differentiable by weights and inputs.
 
     None of the inputs may be a weight or bias of a convolution: those gradients are skipped.
     """
-    with weights_passed_by():
+    with without_weight_gradients():
         return torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
 
 
@@ -65,12 +65,12 @@ def convolve(
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if transformed():
+    if is_transformed():
         return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
     return Convolution.apply(x, weight, bias, stride, padding, transposed)
 
 
-def transformed() -> bool:
+def is_transformed() -> bool:
     """Return whether a torch.func transform or forward-mode AD is active.
 
     Both accept only Functions with a separate `setup_context`, which are slower to call, so torch's own operations run
@@ -103,17 +103,17 @@ class Convolution(torch.autograd.Function):
                 gradient, x, weight, [gradient.shape[1]], *geometry, wanted
             )
             if needs_bias and transposed:  # for these, aten's own bias gradient is slow
-                by_bias = summed_by_channel(gradient)
+                by_bias = sum_by_channel(gradient)
             return by_input, by_weight, by_bias, None, None, None
         # From here on, every gradient is itself a differentiable operation.
         if needs_input:
             by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed)
-        if needs_weight and not passing_weights_by:
+        if needs_weight and not skip_weight_gradients:
             # a transposed convolution maps small to large, so its gradient and its input swap roles
             small, large = (x, gradient) if transposed else (gradient, x)
             by_weight = WeightGradient.apply(large, small, weight.detach(), stride, padding)
-        if needs_bias and not passing_weights_by:
-            by_bias = summed_by_channel(gradient)
+        if needs_bias and not skip_weight_gradients:
+            by_bias = sum_by_channel(gradient)
         return by_input, by_weight, by_bias, None, None, None
 
 
@@ -142,7 +142,7 @@ class WeightGradient(torch.autograd.Function):
         return by_large, by_small, None, None, None
 
 
-def summed_by_channel(x: Tensor) -> Tensor:
+def sum_by_channel(x: Tensor) -> Tensor:
     """Return the sum over all but the channels, [N, C, H, W] -> [C].
 
     It is computed as a product with a vector of ones: on a CPU that is far faster than `sum`, and than aten's bias
@@ -157,7 +157,7 @@ class LeakyReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        F.leaky_relu_(x, LEAKINESS)
+        F.leaky_relu_(x, LEAKY_SLOPE)
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
         return x
@@ -165,25 +165,25 @@ class LeakyReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors  # the output, which has the input's signs; detached, so no derivative by it is taken
-        return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKINESS, True)
+        return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKY_SLOPE, True)
 
 
 def leaky_relu(x: Tensor) -> Tensor:
     """Apply leaky ReLU with slope 0.2; x is overwritten (except under torch.func)."""
-    return F.leaky_relu(x, LEAKINESS) if transformed() else LeakyReLU.apply(x)
+    return F.leaky_relu(x, LEAKY_SLOPE) if is_transformed() else LeakyReLU.apply(x)
 
 
-def norm_by_channels(x: Tensor, epsilon: float) -> Tensor:
+def normalize_channels(x: Tensor, epsilon: float) -> Tensor:
     """Return x * r with r = 1 / sqrt(mean(x^2, dim=1) + epsilon) (paper, section 4.2)."""
-    return x * inverse_length(x, epsilon) if transformed() else NormByChannels.apply(x, epsilon)
+    return x * inverse_rms(x, epsilon) if is_transformed() else NormalizeChannels.apply(x, epsilon)
 
 
-class NormByChannels(torch.autograd.Function):
+class NormalizeChannels(torch.autograd.Function):
     """Pixel norm with a gradient in the input's memory format."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, epsilon: float) -> Tensor:
-        r = inverse_length(x, epsilon)
+        r = inverse_rms(x, epsilon)
         y = x * r
         ctx.epsilon = epsilon
         ctx.save_for_backward(x, y, r)  # x and y cost nothing: neighboring operations save them as well
@@ -194,14 +194,14 @@ class NormByChannels(torch.autograd.Function):
         x, y, r = ctx.saved_tensors
         differentiable = torch.is_grad_enabled()
         if differentiable:  # r was computed in forward, outside the graph: its derivative by x needs it again
-            r = inverse_length(x, ctx.epsilon)
+            r = inverse_rms(x, ctx.epsilon)
         # dL/dx = r * (g - y * mean(g * y)): the part of g along y changes only the length, which is normalized away
         along_y = (gradient * y).mean(dim=1, keepdim=True)  # [N, 1, ...]
         across_y = torch.addcmul(gradient, y, along_y, value=-1)
         return across_y * r if differentiable else across_y.mul_(r), None
 
 
-def inverse_length(x: Tensor, epsilon: float) -> Tensor:
+def inverse_rms(x: Tensor, epsilon: float) -> Tensor:
     """Return 1 / sqrt(mean(x^2, dim=1) + epsilon), [N, 1, ...].
 
     It is computed in at least float32 and rounded to x's dtype once, at the end.

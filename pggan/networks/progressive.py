@@ -15,10 +15,10 @@ from .layers import (
     FusedUpConv2d,
     MinibatchStdDev,
     PixelNorm,
-    at_least_float32,
+    disable_equalized_lr,
     downscale,
+    promote_to_float32,
     upscale,
-    without_equalized_lr,
 )
 from .operations import leaky_relu
 
@@ -33,7 +33,7 @@ def check_resolution(resolution: int, largest: int = MAX_RESOLUTION) -> int:
     return resolution.bit_length() - 1
 
 
-def feature_maps(stage: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> int:
+def count_feature_maps(stage: int, fmap_base: int, fmap_decay: float, fmap_max: int) -> int:
     """Return nf(stage), the number of feature maps; the block at resolution 2^r uses nf(r - 1).
 
     The formula is the official code's. With base 8192, decay 1 and max 512 it gives the paper's table 2.
@@ -50,7 +50,7 @@ def is_fading(alpha: float | Tensor) -> bool:
     return isinstance(alpha, Tensor) or alpha != 1
 
 
-def with_labels(latents: Tensor, labels: Tensor | None, label_size: int) -> Tensor:
+def append_labels(latents: Tensor, labels: Tensor | None, label_size: int) -> Tensor:
     """Concatenate latents [N, L] and one-hot labels [N, label_size] to a generator's input [N, L + label_size].
 
     Raises:
@@ -105,7 +105,7 @@ class Generator(nn.Module):
         channels: image channels, 1 to 4.
         label_size: number of classes, 0 for unconditional.
         latent_size: length of the latent vector; None for nf(0), as in the paper.
-        fmap_base: numerator of the feature map formula, see `feature_maps`.
+        fmap_base: numerator of the feature map formula, see `count_feature_maps`.
         fmap_decay: log2 of the factor by which maps shrink per stage.
         fmap_max: largest number of feature maps.
         fused_scale: upscale and convolve in one operation (same function, fewer products).
@@ -138,7 +138,7 @@ class Generator(nn.Module):
         levels = check_resolution(resolution)  # log2: 10 for 1024x1024
         if first_layer not in FIRST_LAYERS:
             raise ValueError(f"first_layer {first_layer!r} is not one of {', '.join(FIRST_LAYERS)}")
-        maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
+        maps = [count_feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
         self.latent_size = latent_size or maps[0]
         self.latent_norm = PixelNorm()  # on the latents, labels included, as in the official code
@@ -153,7 +153,7 @@ class Generator(nn.Module):
         # gain 1, not sqrt(2): no activation follows
         self.to_rgb = nn.ModuleList(EqualizedConv2d(m, channels, kernel_size=1, gain=1) for m in maps[1:])
         if not equalized_lr:
-            without_equalized_lr(self)
+            disable_equalized_lr(self)
 
     @property
     def resolutions(self) -> list[int]:
@@ -183,7 +183,7 @@ class Generator(nn.Module):
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the first layer's feature maps [N, nf(1), 4, 4], normalized. Arguments and errors: see `forward`."""
-        latents = with_labels(latents, labels, self.label_size)
+        latents = append_labels(latents, labels, self.label_size)
         return self.first_norm(leaky_relu(self.dense(self.latent_norm(latents))))
 
     def images(self, features: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0) -> Tensor:
@@ -193,9 +193,9 @@ class Generator(nn.Module):
         below = x = self.norm(leaky_relu(self.conv(features)))  # [N, nf(1), 4, 4]
         for block in self.blocks[:top]:
             below, x = x, block(x)  # `below` has half the size of x
-        images = at_least_float32(self.to_rgb[top](x))
+        images = promote_to_float32(self.to_rgb[top](x))
         if top and is_fading(alpha):  # figure 2(b): 4x4 has no lower stage to fade from
-            images = torch.lerp(upscale(at_least_float32(self.to_rgb[top - 1](below))), images, alpha)
+            images = torch.lerp(upscale(promote_to_float32(self.to_rgb[top - 1](below))), images, alpha)
         return images
 
 
@@ -227,7 +227,7 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         levels = check_resolution(resolution)
-        maps = [feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
+        maps = [count_feature_maps(stage, fmap_base, fmap_decay, fmap_max) for stage in range(levels)]
         self.resolution, self.channels, self.label_size = resolution, channels, label_size
         # the generator mirrored: from_rgb[i] reads images of 4 * 2^i, blocks[i] halves the size from 8 * 2^i
         self.from_rgb = nn.ModuleList(EqualizedConv2d(channels, m, kernel_size=1) for m in maps[1:])
@@ -240,7 +240,7 @@ class Discriminator(nn.Module):
         # score and label logits share one layer, as in the official code; gain 1: no activation follows
         self.output = EqualizedLinear(maps[0], 1 + label_size, gain=1)
         if not equalized_lr:
-            without_equalized_lr(self)
+            disable_equalized_lr(self)
 
     def forward(
         self, images: Tensor, resolution: int | None = None, alpha: float | Tensor = 1.0, batches: int = 1
@@ -268,7 +268,7 @@ class Discriminator(nn.Module):
             x = self.blocks[level - 1](x)  # to the size 4 * 2^(level - 1)
             if level == top and is_fading(alpha):  # figure 2(b), mirrored: features are averaged, not scores
                 lower = leaky_relu(self.from_rgb[top - 1](downscale(images)))
-                x = torch.lerp(at_least_float32(lower), at_least_float32(x), alpha)
+                x = torch.lerp(promote_to_float32(lower), promote_to_float32(x), alpha)
         return self.score(x, batches)
 
     def score(self, x: Tensor, batches: int) -> tuple[Tensor, Tensor]:
@@ -276,5 +276,5 @@ class Discriminator(nn.Module):
         # contiguous: the dense layer's weights are in [C, H, W] order, while x is channels_last
         x = leaky_relu(self.conv(self.mbstd(x, batches) if self.mbstd else x).contiguous())
         x = self.output(leaky_relu(self.dense(x.flatten(1))))
-        x = at_least_float32(x)
+        x = promote_to_float32(x)
         return x[:, 0], x[:, 1:]

@@ -7,10 +7,10 @@ from torch import Tensor
 from .architectures import AnyGenerator
 
 # Pixels per forward pass, which bounds the memory for activations: 64 images at 128x128, 1 at 1024x1024.
-PIXELS_AT_ONCE = 64 * 128**2
+MAX_PIXELS = 64 * 128**2
 
 
-def one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
+def to_one_hot(labels: Tensor | None, label_size: int) -> Tensor | None:
     """Return class indices int64 [N] as one-hot float32 [N, label_size]; None stays None."""
     return None if labels is None else F.one_hot(labels, label_size).float()
 
@@ -34,9 +34,9 @@ def generate(
         alpha: weight of the newest block, in [0, 1].
     """
     device = next(generator.parameters()).device
-    labels = one_hot(labels, generator.label_size)
+    labels = to_one_hot(labels, generator.label_size)
     images = []
-    for part in range(0, len(latents), at_once := max(PIXELS_AT_ONCE // resolution**2, 1)):
+    for part in range(0, len(latents), at_once := max(MAX_PIXELS // resolution**2, 1)):
         z, y = (None if t is None else t[part : part + at_once].to(device) for t in (latents, labels))
         images.append(to_uint8(generator(z, y, resolution=resolution, alpha=alpha)).cpu())
     return torch.cat(images)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..config import ConfigError, TrainConfig
 from .ranks import Share
-from .state import draws
+from .state import random_generator
 
-SMALL = range(200, 10_000)  # dataset sizes at risk of being memorized, yet large enough to hold out 5%
+HOLDOUT_SIZES = range(200, 10_000)  # dataset sizes at risk of being memorized, yet large enough to hold out 5%
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,18 @@ class Augmentation:
         if self.mode == "none":
             return images
         count, side = len(images), images.shape[-1]
-        chance = share.of(torch.from_numpy(rng.random((8, share.size), dtype=np.float32)).T).T
+        chance = share.select(torch.from_numpy(rng.random((8, share.size), dtype=np.float32)).T).T
         chance = chance.to(images.device, non_blocking=True)
-        color, moved, cut = (chance[:3] < (p if self.mode == "ada" else 1.0)).reshape(3, count, 1, 1, 1).unbind(0)
-        x = torch.where(color, recoloured(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0)), images)
+        color, translation, cutout = (
+            (chance[:3] < (p if self.mode == "ada" else 1.0)).reshape(3, count, 1, 1, 1).unbind(0)
+        )
+        x = torch.where(color, jitter_color(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0)), images)
         reach = int(side / 8 + 0.5)
-        x = translated(x, (offsets(chance[6:8], reach) * moved.view(1, count)).long(), reach)
-        places = share.of(torch.from_numpy(rng.integers(0, side + 1, (2, share.size))).T).T.to(x.device)
-        return torch.where(cut & inside_square(places, side), torch.zeros((), device=x.device), x)
+        x = translate(x, (sample_offsets(chance[6:8], reach) * translation.view(1, count)).long(), reach)
+        places = share.select(torch.from_numpy(rng.integers(0, side + 1, (2, share.size))).T).T.to(x.device)
+        return torch.where(cutout & square_mask(places, side), torch.zeros((), device=x.device), x)
 
-    def moved(self, p: Tensor, signal: Tensor, batch_size: int) -> Tensor:
+    def update_p(self, p: Tensor, signal: Tensor, batch_size: int) -> Tensor:
         """Return the next p of "ada": one step by the sign of signal - target; unchanged if the signal is NaN."""
         if self.mode != "ada":
             return p
@@ -66,15 +68,15 @@ class Augmentation:
         return (p + step).clamp(0.0, 1.0)
 
 
-def split(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
+def split_holdout(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the training images and of the held-out images, drawn by the seed.
 
     Raises:
         ConfigError: too few images are held out for adaptive augmentation, or too few remain.
     """
-    order, group = draws(config.seed, 0, "held out").permutation(size), config.mbstd_group
+    order, group = random_generator(config.seed, 0, "held out").permutation(size), config.mbstd_group
     count = round(size * (0.05 if config.holdout is None else config.holdout))
-    if config.holdout is None and (size not in SMALL or count < group):
+    if config.holdout is None and (size not in HOLDOUT_SIZES or count < group):
         count = 0
     if config.augment == "ada" and not count:
         raise ConfigError("--augment ada needs held-out images to measure overfitting; set --holdout, for example 5%")
@@ -85,7 +87,7 @@ def split(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def overfitting(real: Tensor, held_out: Tensor, fake: Tensor) -> Tensor:
+def compute_overfitting(real: Tensor, held_out: Tensor, fake: Tensor) -> Tensor:
     """Return the overfitting signal r_v of mean scores: near 0 without overfitting, 1 if the critic has memorized.
 
     r_v = (E[D(train)] - E[D(held out)]) / (E[D(train)] - E[D(fake)]) (Karras et al. 2020, equation 1). Their other
@@ -95,7 +97,7 @@ def overfitting(real: Tensor, held_out: Tensor, fake: Tensor) -> Tensor:
     return (real - held_out) / (real - fake)
 
 
-def recoloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+def jitter_color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
     """Change brightness, saturation and contrast by numbers [N, 1, 1, 1] in [0, 1]; 0.5 changes nothing."""
     x = x + (brightness - 0.5)
     gray = x.mean(dim=1, keepdim=True)
@@ -104,22 +106,22 @@ def recoloured(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tens
     return mean + (x - mean) * (contrast + 0.5)
 
 
-def offsets(chance: Tensor, reach: int) -> Tensor:
+def sample_offsets(chance: Tensor, reach: int) -> Tensor:
     """Map numbers in [0, 1) to integers from -reach to reach."""
     return (chance * (2 * reach + 1)).floor().clamp(max=2 * reach) - reach
 
 
-def translated(x: Tensor, by: Tensor, reach: int) -> Tensor:
+def translate(x: Tensor, shift: Tensor, reach: int) -> Tensor:
     """Shift images [N, C, r, r] by whole pixels [2, N], at most `reach`, filling with zeros (gray)."""
     count, _, side, _ = x.shape
     place = torch.arange(side, device=x.device)
-    rows, columns = (place + reach - by[axis][:, None] for axis in (0, 1))
+    rows, columns = (place + reach - shift[axis][:, None] for axis in (0, 1))
     sample = torch.arange(count, device=x.device)[:, None, None]
     padded = F.pad(x, (reach,) * 4).permute(0, 2, 3, 1)
     return padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def inside_square(centers: Tensor, side: int) -> Tensor:
+def square_mask(centers: Tensor, side: int) -> Tensor:
     """Return a mask [N, 1, r, r] of squares of half the side around centers [2, N], clipped at the edges."""
     size = side // 2
     place = torch.arange(side, device=centers.device)

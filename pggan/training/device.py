@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
+from datasets.cache_files import find_cache_folder, write_atomically
 from datasets.parallel import mallopt
-from datasets.places import cache_folder, write_whole
-from metrics.processor import RESTRICTIONS, has_bf16_units, run_apart
+from metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
 
 from ..config import ConfigError, TrainConfig
-from ..networks.progressive import feature_maps
-from .ranks import ALONE, Ranks
+from ..networks.progressive import count_feature_maps
+from .ranks import SINGLE_PROCESS, Ranks
 
 
-def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
     """The device of this name; of several processes on a machine each takes a GPU of its own.
 
     Raises:
@@ -32,13 +32,13 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if ranks.count > 1 and name.startswith("cuda"):
+    if ranks.world_size > 1 and name.startswith("cuda"):
         if name != "cuda":
             raise ConfigError(f"--device: each process takes a GPU of its own; give cuda, not {name}")
-        if ranks.local >= torch.cuda.device_count():
+        if ranks.local_rank >= torch.cuda.device_count():
             count = torch.cuda.device_count()
             raise ConfigError(f"--device: {count} GPUs for more processes; give torchrun --nproc-per-node {count}")
-        name = f"cuda:{ranks.local}"
+        name = f"cuda:{ranks.local_rank}"
         torch.cuda.set_device(name)
     try:
         device = torch.device(name)
@@ -50,7 +50,7 @@ def choose_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     return device
 
 
-def compute_deterministically() -> None:
+def enable_determinism() -> None:
     """Have GPUs give the same bits each time, more slowly: no choice of kernels by trial, no sums in order of arrival.
 
     Before the first use of the GPU. PyTorch warns of an operation that has no such form. CPUs always compute so.
@@ -67,7 +67,7 @@ def device_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-WORTH_A_TRIAL = 32  # feature maps; narrower networks spend their time on other things than convolutions
+MIN_TRIAL_MAPS = 32  # feature maps; narrower networks spend their time on other things than convolutions
 # Measured on an AMD EPYC with AVX512_BF16: convolutions 2 times as fast make whole steps 1.5 (64 maps at 32x32) to 1.9
 # times as fast (128 maps at 16x16). 1.5 leaves a gain, and is far enough from 2 for the choice not to vary by chance.
 WORTH_BF16 = 1.5
@@ -100,8 +100,8 @@ def choose_precision(
         return config.precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    maps = feature_maps(1, config.fmap_base, config.fmap_decay, config.fmap_max)
-    return "bf16" if maps >= WORTH_A_TRIAL and pays_in_bf16(maps) else "fp32"
+    maps = count_feature_maps(1, config.fmap_base, config.fmap_decay, config.fmap_max)
+    return "bf16" if maps >= MIN_TRIAL_MAPS and pays_in_bf16(maps) else "fp32"
 
 
 def compute_in_bf16() -> bool:
@@ -127,7 +127,7 @@ def pays_in_bf16(maps: int) -> bool:
         "environment": {name: os.environ.get(name) for name in RESTRICTIONS},
         "maps": maps,
     }
-    path = cache_folder() / "precision" / f"{sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
+    path = find_cache_folder() / "precision" / f"{sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     times = read_times(path)
     if times is None:
         times = run_apart(time_convolutions, maps, seconds=CHOICE_SECONDS)
@@ -135,7 +135,7 @@ def pays_in_bf16(maps: int) -> bool:
             return False
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(key | {"seconds": times}) + "\n")
+            write_atomically(path, json.dumps(key | {"seconds": times}) + "\n")
     return times[0] >= WORTH_BF16 * times[1]
 
 
@@ -208,7 +208,7 @@ def keep_freed_memory() -> None:
     mallopt(mmap_max=0, trim_threshold=2**31 - 1)
 
 
-def peak_memory(device: torch.device) -> int:
+def read_peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU's memory where there is one, else of the process; 0 on Windows, which does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import MODES, SMALLEST_CLASSIFIED, Pyramid, classify
+from datasets import MIN_CLASSIFIED_SIDE, MODES, Pyramid, classify
 from metrics import ModeCoverage, Suite
-from metrics.suite import Description, Seen, SeenBatches
+from metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource
 
 from ..networks import AnyGenerator, generate
-from .ranks import ALONE, Ranks
-from .state import draws, latents
+from .ranks import SINGLE_PROCESS, Ranks
+from .state import draw_latents, random_generator
 
 BATCH = 64  # images per forward pass: 50 MB of float32 images at 256x256
 
 
-def modes_of_embedded_set(data: str, channels: int) -> dict[str, ModeCoverage]:
+def synthetic_mode_metric(data: str, channels: int) -> dict[str, ModeCoverage]:
     """Return `Suite`'s extra metric for the embedded dataset in RGB, whose modes are known; {} for other data."""
     known = data == "synthetic" and channels == 3
-    return {"modes": ModeCoverage(classify, len(MODES), SMALLEST_CLASSIFIED)} if known else {}
+    return {"modes": ModeCoverage(classify, len(MODES), MIN_CLASSIFIED_SIDE)} if known else {}
 
 
-class Judge:
+class Evaluator:
     """Computes the metrics of a generator; keeps the statistics of the real images of one stage.
 
     Args:
@@ -46,11 +46,11 @@ class Judge:
         count: int,
         seed: int,
         check: Callable[[], None] = lambda: None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
         self.ranks = ranks
-        self.real: dict[int, Description] = {}
+        self.real_statistics: dict[int, DatasetStatistics] = {}
         if suite.metrics:
             suite.check(len(self.real_indices()), count)
 
@@ -61,19 +61,25 @@ class Judge:
         """
         if not self.suite.metrics:
             return {}
-        if resolution not in self.real:
+        if resolution not in self.real_statistics:
             indices = self.real_indices()
             images, total = partial(self.real_images, resolution, indices), len(indices)
-            remembered = partial(self.suite.remembered, partial(map, images, range(0, total, BATCH)))
+            load_or_compute = partial(self.suite.load_or_compute, partial(map, images, range(0, total, BATCH)))
             # one stage at a time: statistics can be large
-            self.real = {resolution: self.shared(remembered, images, total, f"real {resolution}x{resolution}")}
+            self.real_statistics = {
+                resolution: self.collect_on_all_ranks(load_or_compute, images, total, f"real {resolution}x{resolution}")
+            }
         images = partial(self.fake_images, generator, resolution, alpha)
-        fake = self.shared(self.suite.collect, images, self.count, f"fake {resolution}x{resolution}")
-        return self.suite.compare(self.real[resolution], fake) if self.ranks.first else {}
+        fake = self.collect_on_all_ranks(self.suite.accumulate, images, self.count, f"fake {resolution}x{resolution}")
+        return self.suite.compare(self.real_statistics[resolution], fake) if self.ranks.is_first else {}
 
-    def shared(
-        self, describe: Callable[[SeenBatches], Description], images: Callable[[int], Tensor], total: int, what: str
-    ) -> Description:
+    def collect_on_all_ranks(
+        self,
+        collect: Callable[[FeatureSource], DatasetStatistics],
+        images: Callable[[int], Tensor],
+        total: int,
+        what: str,
+    ) -> DatasetStatistics:
         """Run `describe` on rank 0, with the features of all images computed by all ranks.
 
         Rank 0 may find the statistics in a cache and ask for no features at all, or ask several times. So it
@@ -82,47 +88,49 @@ class Judge:
         Args:
             images: from the number of a batch's first image to the batch. what: label of the progress bar.
         """
-        if not self.ranks.first:
-            while takes := self.ranks.from_first(None):
-                for _ in self.seen(images, total, takes, what):
+        if not self.ranks.is_first:
+            while takes := self.ranks.broadcast(None):
+                for _ in self.extract_features(images, total, takes, what):
                     pass
-            return Description()
+            return DatasetStatistics()
 
-        def request(takes: set[str]) -> Iterator[list[Seen]]:
-            return self.seen(images, total, self.ranks.from_first(takes), what)
+        def request(takes: set[str]) -> Iterator[list[FeatureBatch]]:
+            return self.extract_features(images, total, self.ranks.broadcast(takes), what)
 
-        description = describe(request)
-        self.ranks.from_first(None)
+        description = collect(request)
+        self.ranks.broadcast(None)
         return description
 
-    def seen(self, images: Callable[[int], Tensor], total: int, takes: set[str], what: str) -> Iterator[list[Seen]]:
+    def extract_features(
+        self, images: Callable[[int], Tensor], total: int, takes: set[str], what: str
+    ) -> Iterator[list[FeatureBatch]]:
         """Yield the features of all images in order, on rank 0; every rank computes one batch per turn."""
         with tqdm(total=total, desc=f"evaluating {what}", unit="image", disable=None, leave=False) as bar:
-            for turn in range(0, total, BATCH * self.ranks.count):
+            for turn in range(0, total, BATCH * self.ranks.world_size):
                 self.check()
                 start = turn + BATCH * self.ranks.rank
-                mine = self.suite.see(images(start), takes) if start < total else []
-                for parts in self.ranks.to_first(mine):
+                mine = self.suite.extract(images(start), takes) if start < total else []
+                for parts in self.ranks.gather(mine):
                     yield parts
                     bar.update(sum(part.count for part in parts))
 
     def real_indices(self) -> np.ndarray:
         """Return the indices of the real images, drawn without replacement; the same at every stage."""
-        return draws(self.seed, 0, "judged reals").permutation(len(self.pyramid))[: self.count]
+        return random_generator(self.seed, 0, "judged reals").permutation(len(self.pyramid))[: self.count]
 
     def real_images(self, resolution: int, indices: np.ndarray, start: int) -> Tensor:
-        return torch.from_numpy(self.pyramid.images(resolution, indices[start : start + BATCH]))
+        return torch.from_numpy(self.pyramid.read_images(resolution, indices[start : start + BATCH]))
 
     def fake_images(self, generator: AnyGenerator, resolution: int, alpha: float, start: int) -> Tensor:
-        labels = evaluation_labels(self.pyramid, self.count, self.seed)
-        z = latents(self.seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
+        labels = draw_evaluation_labels(self.pyramid, self.count, self.seed)
+        z = draw_latents(self.seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
         labels = None if labels is None else labels[start : start + BATCH]
         return generate(generator, z, labels, resolution, alpha)
 
 
-def evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:
+def draw_evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:
     """Return class indices [count] drawn from the dataset's labels, or None without classes."""
     if pyramid.labels is None:
         return None
-    chosen = draws(seed, 0, "judged labels").integers(len(pyramid), size=count)
+    chosen = random_generator(seed, 0, "judged labels").integers(len(pyramid), size=count)
     return torch.from_numpy(pyramid.labels[chosen])

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import Pyramid, shuffled
+from datasets import Pyramid, shuffled_indices
 
 from .growth import Phase
-from .ranks import ALONE, Ranks
+from .ranks import SINGLE_PROCESS, Ranks
 from .steps import Batch
 
-SHARE = 0.25  # of free memory that a level may take: leaves room for activations, evaluation and other jobs
-PIECE = 1 << 26  # bytes of a level read at a time: between two reads the loader checks whether the stage has ended
+MEMORY_FRACTION = 0.25  # of free memory that a level may take: leaves room for activations, evaluation and other jobs
+READ_BYTES = 1 << 26  # bytes of a level read at a time: between two reads the loader checks whether the stage has ended
 
 
 class Feeder:
@@ -30,12 +30,12 @@ class Feeder:
     prepares the next batch during the current step.
 
     Args:
-        chosen: indices of the images to use (default: all).
+        indices: indices of the images to use (default: all).
         group: samples per minibatch-stddev group. ranks: each reads its own share of a batch.
 
     Attributes:
-        level: the loaded images, or None. taking: the thread that loads them, or None if they do not fit.
-        waited: total seconds spent in `batch`.
+        level: the loaded images, or None. loader: the thread that loads them, or None if they do not fit.
+        wait_seconds: total seconds spent in `next_batch`.
     """
 
     def __init__(
@@ -43,56 +43,56 @@ class Feeder:
         pyramid: Pyramid,
         seed: int,
         device: torch.device,
-        chosen: np.ndarray | None = None,
+        indices: np.ndarray | None = None,
         group: int = 1,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ):
         self.pyramid, self.seed, self.device, self.group, self.ranks = pyramid, seed, device, group, ranks
-        self.chosen = np.arange(len(pyramid)) if chosen is None else chosen
-        self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.chosen])
+        self.indices = np.arange(len(pyramid)) if indices is None else indices
+        self.labels = None if pyramid.labels is None else torch.from_numpy(pyramid.labels[self.indices])
         self.resolution = 0
         self.level: Tensor | None = None
-        self.taking: threading.Thread | None = None
+        self.loader: threading.Thread | None = None
         self.lock = threading.Lock()  # guards resolution and level, which must change together
-        self.thread = ThreadPoolExecutor(1, "feeder")
-        self.ahead: tuple[tuple[int, int, int], Future[Batch]] | None = None
-        self.waited = 0.0
+        self.executor = ThreadPoolExecutor(1, "feeder")
+        self.prefetched: tuple[tuple[int, int, int], Future[Batch]] | None = None
+        self.wait_seconds = 0.0
 
-    def batch(self, images: int, phase: Phase) -> Batch:
+    def next_batch(self, images: int, phase: Phase) -> Batch:
         """Return this rank's share of the batch after `images` images, uint8 [N, C, r, r], and its labels."""
-        start, wanted = time.perf_counter(), (images, phase.batch_size, phase.resolution)
+        start, key = time.perf_counter(), (images, phase.batch_size, phase.resolution)
         if phase.resolution != self.resolution:
-            self.hold(phase.resolution)
-        batch = self.ahead[1].result() if self.ahead and self.ahead[0] == wanted else self.gather(*wanted)
-        self.ahead = None
+            self.start_stage(phase.resolution)
+        batch = self.prefetched[1].result() if self.prefetched and self.prefetched[0] == key else self.read_batch(*key)
+        self.prefetched = None
         if self.level is None or self.level.device.type != self.device.type:
-            following = (images + phase.batch_size, *wanted[1:])
-            self.ahead = following, self.thread.submit(self.gather, *following)
-        self.waited += time.perf_counter() - start
+            next_key = (images + phase.batch_size, *key[1:])
+            self.prefetched = next_key, self.executor.submit(self.read_batch, *next_key)
+        self.wait_seconds += time.perf_counter() - start
         return batch
 
-    def hold(self, resolution: int) -> None:
+    def start_stage(self, resolution: int) -> None:
         """Release the previous stage's images and start loading the next stage's, if they fit in memory."""
-        if self.ahead:
-            self.ahead[1].result()
+        if self.prefetched:
+            self.prefetched[1].result()
         with self.lock:
-            self.resolution, self.level, self.ahead, self.taking = resolution, None, None, None
-        needed = len(self.chosen) * self.pyramid.channels * resolution**2
-        on_device = self.device.type == "cuda" and needed <= SHARE * torch.cuda.mem_get_info(self.device)[0]
-        if on_device or needed <= SHARE * free_memory():
+            self.resolution, self.level, self.prefetched, self.loader = resolution, None, None, None
+        needed = len(self.indices) * self.pyramid.channels * resolution**2
+        on_device = self.device.type == "cuda" and needed <= MEMORY_FRACTION * torch.cuda.mem_get_info(self.device)[0]
+        if on_device or needed <= MEMORY_FRACTION * read_free_memory():
             # daemon: ending the run does not wait for it
-            self.taking = threading.Thread(target=self.take, args=(resolution, on_device), daemon=True)
-            self.taking.start()
+            self.loader = threading.Thread(target=self.load_level, args=(resolution, on_device), daemon=True)
+            self.loader.start()
 
-    def take(self, resolution: int, on_device: bool) -> None:
+    def load_level(self, resolution: int, on_device: bool) -> None:
         """Load a level piece by piece; give up if the next stage has begun, or memory has become scarce meanwhile."""
         try:
-            level = torch.empty(len(self.chosen), self.pyramid.channels, resolution, resolution, dtype=torch.uint8)
-            step = max(PIECE // level[0].numel(), 1)
+            level = torch.empty(len(self.indices), self.pyramid.channels, resolution, resolution, dtype=torch.uint8)
+            step = max(READ_BYTES // level[0].numel(), 1)
             for start in range(0, len(level), step):
                 if self.resolution != resolution:
                     return
-                piece = self.pyramid.images(resolution, self.chosen[start : start + step])
+                piece = self.pyramid.read_images(resolution, self.indices[start : start + step])
                 level[start : start + step] = torch.from_numpy(piece)
             level = level.to(self.device) if on_device else level
         except (MemoryError, RuntimeError):
@@ -101,21 +101,23 @@ class Feeder:
             if self.resolution == resolution:
                 self.level = level
 
-    def gather(self, images: int, count: int, resolution: int) -> Batch:
+    def read_batch(self, images: int, count: int, resolution: int) -> Batch:
         share = self.ranks.share(count, self.group)
-        places = share.of(torch.from_numpy(shuffled(self.seed, images, count, len(self.chosen))))
+        places = share.select(torch.from_numpy(shuffled_indices(self.seed, images, count, len(self.indices))))
         if (level := self.level) is None:
-            found = torch.from_numpy(self.pyramid.images(resolution, self.chosen[places.numpy()]))
+            images_read = torch.from_numpy(self.pyramid.read_images(resolution, self.indices[places.numpy()]))
         else:
-            found = level[places.to(level.device)]
-        return Batch(self.pinned(found), None if self.labels is None else self.pinned(self.labels[places]), share)
+            images_read = level[places.to(level.device)]
+        return Batch(
+            self.pin_memory(images_read), None if self.labels is None else self.pin_memory(self.labels[places]), share
+        )
 
-    def pinned(self, tensor: Tensor) -> Tensor:
+    def pin_memory(self, tensor: Tensor) -> Tensor:
         """Return a tensor in pinned memory if it goes to a GPU, so that copying it does not block."""
         return tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
-def free_memory() -> int:
+def read_free_memory() -> int:
     """Return the bytes of main memory in no use, not even as disk cache; 0 if the system does not tell."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

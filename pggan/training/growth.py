@@ -21,7 +21,7 @@ class Phase:
         alpha: weight of the newest block, in [0, 1]; 1 while the stage stabilizes.
         batch_size: images per step, over all ranks.
         lr: learning rate of the generator, and of the discriminator unless d_lr is set.
-        tick: images between two log lines. d_lr: the discriminator's learning rate.
+        tick_images: images between two log lines. d_lr: the discriminator's learning rate.
         micro_batch: images per forward/backward pass on each rank; None: its whole share of the batch.
     """
 
@@ -29,30 +29,30 @@ class Phase:
     alpha: float
     batch_size: int
     lr: float
-    tick: int
+    tick_images: int
     d_lr: float | None = None
     micro_batch: int | None = None
 
     @property
-    def fading(self) -> bool:
+    def is_fading(self) -> bool:
         return self.alpha < 1
 
     @property
-    def lrs(self) -> tuple[float, float]:
+    def d_and_g_lr(self) -> tuple[float, float]:
         """Learning rates of (discriminator, generator)."""
         return self.lr if self.d_lr is None else self.d_lr, self.lr
 
-    def slowed(self, factor: float) -> Phase:
+    def scale_lr(self, factor: float) -> Phase:
         """Return the phase with all learning rates multiplied by a factor."""
         return replace(self, lr=self.lr * factor, d_lr=None if self.d_lr is None else self.d_lr * factor)
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One line of the plan: a stage fading in or stabilizing, from `start` to `end` images seen."""
 
     resolution: int
-    fading: bool
+    is_fading: bool
     start: int
     end: int
     batch_size: int
@@ -78,11 +78,11 @@ class GrowthController:
         except ValueError as error:
             raise ConfigError(f"--resolution: {error}") from None
         self.config = config
-        self.resolutions = [4 << level for level in range(levels + 1)] if config.grows else [config.resolution]
-        self.top = len(self.resolutions) - 1
-        self.fade, self.stabilize = round(config.fade_kimg * 1000), round(config.stabilize_kimg * 1000)
-        reached = self.top * (self.fade + self.stabilize)
-        total = reached + self.stabilize if config.total_kimg is None else round(config.total_kimg * 1000)
+        self.resolutions = [4 << level for level in range(levels + 1)] if config.is_growing else [config.resolution]
+        self.last_stage = len(self.resolutions) - 1
+        self.fade_images, self.stabilize_images = round(config.fade_kimg * 1000), round(config.stabilize_kimg * 1000)
+        reached = self.last_stage * (self.fade_images + self.stabilize_images)
+        total = reached + self.stabilize_images if config.total_kimg is None else round(config.total_kimg * 1000)
         if total <= reached:
             raise ConfigError(
                 f"--total-kimg: {total / 1000:g} is too short to reach {config.resolution}x{config.resolution}, whose "
@@ -90,21 +90,22 @@ class GrowthController:
             )
         self.total_images = total
         # images seen when each stage starts to fade in, when it has faded in, and when it ends
-        self.starts, self.stable, self.ends = [0], [0], []
+        self.fade_starts, self.fade_ends, self.stage_ends = [0], [0], []
         for resolution in self.resolutions[:-1]:
-            self.ends.append((ends or {}).get(resolution, self.stable[-1] + self.stabilize))
-            self.starts.append(self.ends[-1])
-            self.stable.append(self.ends[-1] + self.fade)
-        self.ends.append(total)
-        self.check(config)
+            self.stage_ends.append((ends or {}).get(resolution, self.fade_ends[-1] + self.stabilize_images))
+            self.fade_starts.append(self.stage_ends[-1])
+            self.fade_ends.append(self.stage_ends[-1] + self.fade_images)
+        self.stage_ends.append(total)
+        self.check_config(config)
 
-    def check(self, config: TrainConfig) -> None:
+    def check_config(self, config: TrainConfig) -> None:
         """Refuse stages that are too short, tables for stages that do not exist, and batches that do not divide."""
         group = config.repeats * max(config.batch_size.values())
-        if self.top and self.fade + self.stabilize < group:
+        length = self.fade_images + self.stabilize_images
+        if self.last_stage and length < group:
             raise ConfigError(
-                f"--fade-kimg, --stabilize-kimg: a stage of {self.fade + self.stabilize} images is shorter than one "
-                f"schedule update of {group} images (largest batch size x --repeats); make stages longer"
+                f"--fade-kimg, --stabilize-kimg: a stage of {length} images is shorter than one schedule "
+                f"update of {group} images (largest batch size x --repeats); make stages longer"
             )
         stages = [4 << level for level in range(check_resolution(config.resolution) - 1)]
         for option in ("batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
@@ -125,37 +126,37 @@ class GrowthController:
 
     def phase(self, images: int) -> Phase:
         """Return the phase after `images` real images. A fade's first moment still belongs to the previous stage."""
-        later = range(1, self.top + 1)
-        level = sum(images > self.starts[i] or images >= self.stable[i] for i in later)
-        alpha = min((images - self.starts[level]) / self.fade, 1.0) if level and self.fade else 1.0
+        later = range(1, self.last_stage + 1)
+        level = sum(images > self.fade_starts[i] or images >= self.fade_ends[i] for i in later)
+        alpha = min((images - self.fade_starts[level]) / self.fade_images, 1.0) if level and self.fade_images else 1.0
         resolution = self.resolutions[level]
         return Phase(
             resolution=resolution,
             alpha=alpha,
-            batch_size=at(self.config.batch_size, resolution),
-            lr=at(self.config.lr, resolution),
-            tick=max(round(at(self.config.tick_kimg, resolution) * 1000), 1),
-            d_lr=None if self.config.d_lr is None else at(self.config.d_lr, resolution),
-            micro_batch=None if self.config.micro_batch is None else at(self.config.micro_batch, resolution),
+            batch_size=value_at(self.config.batch_size, resolution),
+            lr=value_at(self.config.lr, resolution),
+            tick_images=max(round(value_at(self.config.tick_kimg, resolution) * 1000), 1),
+            d_lr=None if self.config.d_lr is None else value_at(self.config.d_lr, resolution),
+            micro_batch=None if self.config.micro_batch is None else value_at(self.config.micro_batch, resolution),
         )
 
-    def images_after(self, images: int) -> int:
+    def next_check(self, images: int) -> int:
         """Return the number of images seen at the next schedule update."""
         return images + self.config.repeats * self.phase(images).batch_size
 
-    def resets_optimizers(self, before: int, after: int) -> bool:
+    def should_reset_optimizers(self, before: int, after: int) -> bool:
         """Return whether a fade starts or ends in (before, after]: then the optimizers are reset (official code)."""
         a, b = self.phase(before), self.phase(after)
-        return (a.resolution, a.fading) != (b.resolution, b.fading)
+        return (a.resolution, a.is_fading) != (b.resolution, b.is_fading)
 
     def stage_end(self, resolution: int) -> int:
         """Return the number of images seen at the end of a stage."""
-        return self.ends[self.resolutions.index(resolution)]
+        return self.stage_ends[self.resolutions.index(resolution)]
 
-    def ends_stage(self, before: int, after: int) -> bool:
+    def is_stage_end(self, before: int, after: int) -> bool:
         return before < self.stage_end(self.phase(before).resolution) <= after
 
-    def ended_early(self, images: int, scores: Sequence[tuple[int, float]]) -> bool:
+    def should_end_stage(self, images: int, scores: Sequence[tuple[int, float]]) -> bool:
         """Return whether adaptive growth ends the current stage, at alpha 1 and not at the last resolution.
 
         It does if the best score within the last --growth-window improves on the best score before by less than
@@ -165,40 +166,42 @@ class GrowthController:
             scores: (images seen, score) in this stage at alpha 1, in order, up to now; lower is better.
         """
         level = self.resolutions.index(self.phase(images).resolution)
-        stable = images - self.stable[level]
-        if level == self.top or stable < self.config.min_stabilize_kimg * 1000:
+        stable = images - self.fade_ends[level]
+        if level == self.last_stage or stable < self.config.min_stabilize_kimg * 1000:
             return False
         border = images - self.config.growth_window * 1000
         before = [score for seen, score in scores if seen <= border]
         return bool(before) and min(score for _, score in scores) > (1 - self.config.growth_share) * min(before)
 
-    def position(self, resolution: int, alpha: float) -> int:
+    def find_position(self, resolution: int, alpha: float) -> int:
         """Return the number of images seen when this plan reaches (resolution, alpha).
 
         At alpha 1 that is the end of the stage, or, at the last resolution, the start of stabilizing. Networks that do
         not grow start at their only stage.
         """
-        if resolution not in self.resolutions and not self.top:
+        if resolution not in self.resolutions and not self.last_stage:
             return 0
         level = self.resolutions.index(resolution)
         if alpha < 1:
-            return self.starts[level] + round(alpha * self.fade)
-        return self.stable[level] if level == self.top else self.ends[level]
+            return self.fade_starts[level] + round(alpha * self.fade_images)
+        return self.fade_ends[level] if level == self.last_stage else self.stage_ends[level]
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PlanRow]:
         """Yield the lines of the plan in order."""
-        for resolution, start, stable, end in zip(self.resolutions, self.starts, self.stable, self.ends, strict=True):
+        for resolution, start, stable, end in zip(
+            self.resolutions, self.fade_starts, self.fade_ends, self.stage_ends, strict=True
+        ):
             for fading, first, last in ((True, start, stable), (False, stable, end)):
                 if last > first:
-                    batch_size, lr = at(self.config.batch_size, resolution), at(self.config.lr, resolution)
-                    yield Row(resolution, fading, first, last, batch_size, lr)
+                    batch_size, lr = value_at(self.config.batch_size, resolution), value_at(self.config.lr, resolution)
+                    yield PlanRow(resolution, fading, first, last, batch_size, lr)
 
 
-def at(table: PerStage[Number], resolution: int) -> Number:
+def value_at(table: PerStage[Number], resolution: int) -> Number:
     """Return a per-stage table's value at a resolution: the entry at or below it."""
     return table[max(r for r in table if r <= resolution)]
 
 
-def crosses(before: int, after: int, every: float) -> bool:
+def is_due(before: int, after: int, every: float) -> bool:
     """Return whether a multiple of `every` images lies in (before, after]."""
     return int(after // every) > int(before // every)

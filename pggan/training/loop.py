@@ -21,40 +21,40 @@ import torch
 
 from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
-from datasets import contact_sheet, open_pyramid, open_source, shuffled, summarize
+from datasets import make_grid, open_pyramid, open_source, shuffled_indices, summarize
 from metrics import Suite, default_folder
 
 from ..config import ConfigError, TrainConfig
 from ..networks import generate
-from .augment import Augmentation, split
+from .augment import Augmentation, split_holdout
 from .device import (
     choose_device,
     choose_precision,
-    compute_deterministically,
     device_name,
+    enable_determinism,
     keep_freed_memory,
-    peak_memory,
+    read_peak_memory,
 )
-from .evaluation import Judge, modes_of_embedded_set
+from .evaluation import Evaluator, synthetic_mode_metric
 from .feeding import Feeder
-from .growth import GrowthController, Phase, crosses
-from .health import sentence, signs, variety
-from .losses import cautions
-from .memory import is_out_of_memory, less_memory, room_for_networks
-from .plan import idle_processes, print_stages, try_stages
-from .ranks import ALONE, ProcessLost, Ranks
+from .growth import GrowthController, Phase, is_due
+from .health import describe_sign, find_signs, measure_variety
+from .losses import find_cautions
+from .memory import explain_out_of_memory, is_out_of_memory, suggest_less_memory
+from .plan import describe_idle_processes, print_stages, try_stages
+from .ranks import SINGLE_PROCESS, ProcessLost, Ranks
 from .remaining import evaluations_left, seconds_left, stage_times
-from .resume import begin_from, check_fits, finished, fitting, go_back, same_run
-from .saving import Keeper
+from .resume import begin_from, check_resumable, explain_mismatch, finished, resolve_resumed_config, roll_back
+from .run_writer import RunWriter
 from .signals import StopRequested, StopSignals, TrainingStopped
-from .state import TrainState, latents, to_device
+from .state import TrainState, draw_latents, to_device
 from .steps import Batch, Stepper
-from .tracking import Progress, Tracker, duration, samples_in_grid, say
+from .tracking import Progress, Tracker, format_duration, grid_sample_count, log
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
 
 
-def train(config: TrainConfig, ranks: Ranks = ALONE) -> None:
+def train(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> None:
     """Start a run, or resume the one in the run directory.
 
     As a library: call it as often as you like, from any thread. In the main thread the first SIGINT or SIGTERM saves
@@ -86,23 +86,23 @@ class Training:
 
     def __init__(self, config: TrainConfig, directory: RunDirectory, ranks: Ranks):
         self.directory, self.ranks = directory, ranks
-        self.signals = StopSignals(ranks.largest)
+        self.signals = StopSignals(ranks.all_reduce_max)
         config, saved, is_resuming = self.find_run(config)
         self.device, self.config = self.choose_hardware(config, saved is not None)
         self.plan = self.make_plan(is_new=saved is None)
         suite = self.open_data()
         if saved:
-            with fitting(directory.latest):
-                check_fits(saved, self.pyramid.digest(), self.config, self.plan)
-        self.evaluator = Judge(
+            with explain_mismatch(directory.latest):
+                check_resumable(saved, self.pyramid.compute_digest(), self.config, self.plan)
+        self.evaluator = Evaluator(
             self.pyramid, suite, self.config.metric_images, self.config.seed, self.signals.check, ranks
         )
         self.time_stages()
         self.state, self.config = self.make_state(saved)
         self.make_stepper_and_feeders()
-        for warning in [*cautions(self.config), *idle_processes(self.plan, ranks)]:
-            say(warning)
-        if ranks.first:  # nothing was written until now, so that a refused run leaves nothing behind
+        for warning in [*find_cautions(self.config), *describe_idle_processes(self.plan, ranks)]:
+            log(warning)
+        if ranks.is_first:  # nothing was written until now, so that a refused run leaves nothing behind
             self.open_run_directory(is_resuming)
         self.broadcast_state()
         self.plan = GrowthController(self.config, self.state.stage_ends)
@@ -115,33 +115,33 @@ class Training:
         Returns:
             The options, with those that the run has settled; on rank 0 the checkpoint, or None; whether there is a run.
         """
-        saved, is_resuming = None, self.ranks.first and self.directory.exists()
+        saved, is_resuming = None, self.ranks.is_first and self.directory.exists()
         if is_resuming:
-            self.directory.lock(say)
-            config, saved = same_run(self.directory, config), self.directory.load_newest(say)
-        return self.ranks.from_first(config), saved, is_resuming
+            self.directory.lock(log)
+            config, saved = resolve_resumed_config(self.directory, config), self.directory.load_newest(log)
+        return self.ranks.broadcast(config), saved, is_resuming
 
     def choose_hardware(self, config: TrainConfig, is_resuming: bool) -> tuple[torch.device, TrainConfig]:
         """Choose the device and, on rank 0 for all, the precision."""
         if config.deterministic:
-            compute_deterministically()
+            enable_determinism()
         device = choose_device(config.device, self.ranks)
         latest = self.directory.latest if is_resuming else None
-        precision = choose_precision(config, device, latest, say) if self.ranks.first else None
-        return device, replace(config, precision=self.ranks.from_first(precision))
+        precision = choose_precision(config, device, latest, log) if self.ranks.is_first else None
+        return device, replace(config, precision=self.ranks.broadcast(precision))
 
     def make_plan(self, is_new: bool) -> GrowthController:
         """Return the plan as far as it is known before the state is; the end of a run begun by --resume is not."""
-        end_is_open = self.ranks.from_first(is_new and self.config.resume is not None)
+        end_is_open = self.ranks.broadcast(is_new and self.config.resume is not None)
         return GrowthController(replace(self.config, total_kimg=None) if end_is_open else self.config)
 
     def open_data(self) -> Suite:
         """Open the images, building their cache if needed, and the metrics; one rank of each machine goes first."""
         config = self.config
-        with self.ranks.in_turn():
+        with self.ranks.rank_by_rank():
             source = open_source(config.data, config.labels)
-            if self.ranks.first:
-                say("\n".join(summarize(source)))
+            if self.ranks.is_first:
+                log("\n".join(summarize(source)))
             self.pyramid = open_pyramid(
                 source,
                 config.resolution,
@@ -155,70 +155,70 @@ class Training:
 
     def build_suite(self) -> Suite:
         config = self.config
-        more = modes_of_embedded_set(config.data, config.channels) if config.metrics else {}
-        return Suite(config.metrics, config.inception_weights, self.device, more=more, cache=default_folder(), say=say)
+        more = synthetic_mode_metric(config.data, config.channels) if config.metrics else {}
+        return Suite(config.metrics, config.inception_weights, self.device, more=more, cache=default_folder(), log=log)
 
     def time_stages(self) -> None:
         """Time a few steps of every stage, for the remaining time; before the state, so as not to hold both at once."""
-        with room_for_networks():
-            if self.ranks.first:
+        with explain_out_of_memory():
+            if self.ranks.is_first:
                 classes = len(self.pyramid.classes)
-                self.trial = try_stages(self.config, self.plan, classes, self.device, self.ranks.count)
+                self.trial = try_stages(self.config, self.plan, classes, self.device, self.ranks.world_size)
 
     def make_state(self, saved: dict[str, Any] | None) -> tuple[TrainState, TrainConfig]:
         """Return the state (from the run's checkpoint, --resume's, or from scratch) and the final options."""
         config = self.config
-        with room_for_networks():
+        with explain_out_of_memory():
             state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
-            with fitting(self.directory.latest):
+            with explain_mismatch(self.directory.latest):
                 state.load_state_dict(saved["state"])
-            say(f"resuming {self.directory.folder} at {state.images / 1000:g} kimg")
-        elif config.resume and self.ranks.first:
+            log(f"resuming {self.directory.folder} at {state.images / 1000:g} kimg")
+        elif config.resume and self.ranks.is_first:
             config, lines = begin_from(state, config, self.pyramid.classes)
-            say("\n".join(lines))
-        return state, self.ranks.from_first(config)
+            log("\n".join(lines))
+        return state, self.ranks.broadcast(config)
 
     def make_stepper_and_feeders(self) -> None:
         config, ranks = self.config, self.ranks
-        if ranks.count > 1 and self.state.D.batch_norm:
+        if ranks.world_size > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-        self.stepper = Stepper.of(config, config.precision == "bf16", augment, ranks)
-        train_indices, held_out_indices = split(config, len(self.pyramid))
+        self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks)
+        train_indices, held_out_indices = split_holdout(config, len(self.pyramid))
         make_feeder = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
         self.feeder = make_feeder(train_indices)
         self.held_out = make_feeder(held_out_indices) if len(held_out_indices) else None
         if self.held_out:
             count, total = len(held_out_indices), len(self.pyramid)
-            say(f"holding out {count:,} of {total:,} images to measure overfitting (--holdout 0 turns this off)")
+            log(f"holding out {count:,} of {total:,} images to measure overfitting (--holdout 0 turns this off)")
 
     def open_run_directory(self, is_resuming: bool) -> None:
         """Write config.json, cut the logs back to the state, and open the writer and the tracker."""
         if not is_resuming:
-            self.directory.lock(say)
+            self.directory.lock(log)
             if self.directory.exists():
                 raise ConfigError(f"--out: another process has just started a run in {self.directory.folder}")
         self.directory.create(self.config.to_dict())
         self.directory.cut_logs(self.state.images)
-        self.writer = Keeper(self.directory, self.config.keep_last)
+        self.writer = RunWriter(self.directory, self.config.keep_last)
         self.tracker = Tracker(self.directory, self.config, self.state.images)
         self.history = read_lines(self.directory.log)
 
     def broadcast_state(self) -> None:
         """Give every rank the state of rank 0."""
-        if self.ranks.count == 1:
+        if self.ranks.world_size == 1:
             return
-        on_cpu = to_device(self.state.state_dict(), torch.device("cpu")) if self.ranks.first else None
-        shared = self.ranks.from_first(on_cpu)
-        if not self.ranks.first:
+        on_cpu = to_device(self.state.state_dict(), torch.device("cpu")) if self.ranks.is_first else None
+        shared = self.ranks.broadcast(on_cpu)
+        if not self.ranks.is_first:
             self.state.load_state_dict(shared)
 
     def run(self) -> None:
         """Train until the plan ends: phase, batch, step; log, sample, save and evaluate when due."""
         state = self.state
         if state.images >= self.plan.total_images:
-            say(finished(self.config, self.plan, state.images))
+            log(finished(self.config, self.plan, state.images))
         progress = Progress(state.images, self.plan.total_images)
         with self.signals, self.explain_stop(progress):
             while True:
@@ -231,12 +231,12 @@ class Training:
                     self.roll_back_or_stop()
                     continue
                 if self.is_tick_due():
-                    if self.ranks.first:
+                    if self.ranks.is_first:
                         self.finish_tick(phase)
                     state.clear_sums()
-                progress.update(state.images, f"{status(phase, state.images)}  {self.progress_text}")
+                progress.update(state.images, f"{format_status(phase, state.images)}  {self.progress_text}")
                 self.signals.check()
-        if self.ranks.first:
+        if self.ranks.is_first:
             print_stages(read_lines(self.directory.metrics), self.directory, state.start)
 
     @contextmanager
@@ -252,25 +252,25 @@ class Training:
             if not is_out_of_memory(error):
                 raise
             phase = self.plan.phase(self.state.previous)
-            advice = less_memory(self.config, phase, self.ranks, self.directory.latest)
-            where = f"{status(phase, self.state.images)} with batches of {phase.batch_size}"
+            advice = suggest_less_memory(self.config, phase, self.ranks, self.directory.latest)
+            where = f"{format_status(phase, self.state.images)} with batches of {phase.batch_size}"
             raise TrainingStopped(f"out of memory at {where}; {self.resume_hint()}{advice}") from None
         except KeyboardInterrupt:  # the second Ctrl-C: do not wait for a service
-            if self.ranks.first:
+            if self.ranks.is_first:
                 self.tracker.close(wait=0)
             raise
         finally:
             progress.close()
-            if self.ranks.first:
+            if self.ranks.is_first:
                 self.tracker.close()
 
     def stop(self, request: StopRequested) -> None:
         """Save on rank 0 while the others, which stop at the same moment, wait."""
-        if not self.ranks.first:
-            self.ranks.from_first(None)
+        if not self.ranks.is_first:
+            self.ranks.broadcast(None)
             raise SystemExit(1)
         self.save(needed=str(request))
-        self.ranks.from_first(None)
+        self.ranks.broadcast(None)
         raise TrainingStopped(
             f"{request}: saved {self.directory.latest}; run the same command again to resume"
         ) from None
@@ -281,7 +281,7 @@ class Training:
 
     def current_phase(self) -> Phase:
         """Return the phase of the next steps, with learning rates reduced by rollbacks."""
-        return self.plan.phase(self.state.images).slowed(self.state.lr_factor)
+        return self.plan.phase(self.state.images).scale_lr(self.state.lr_factor)
 
     def train_until_next_check(self, phase: Phase) -> None:
         """Train for `--repeats` steps, between two updates of the schedule."""
@@ -289,9 +289,9 @@ class Training:
         state.previous = state.images
         held_out = self.held_out_images(phase)
         for _ in range(self.config.repeats):
-            self.stepper.step(state, self.feeder.batch(state.images, phase), phase, held_out)
+            self.stepper.step(state, self.feeder.next_batch(state.images, phase), phase, held_out)
             held_out = None
-        if self.plan.resets_optimizers(state.previous, state.images):
+        if self.plan.should_reset_optimizers(state.previous, state.images):
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
 
@@ -307,15 +307,15 @@ class Training:
                 f"{problem}; rerun with --on-nan rollback, or start a new run with a lower --lr or --precision fp32: "
                 f"--out ANOTHER{start}"
             )
-        if self.ranks.first:
-            go_back(state, self.directory, self.config.rollback_lr, problem)
+        if self.ranks.is_first:
+            roll_back(state, self.directory, self.config.rollback_lr, problem)
             self.tracker.close()
-            self.writer.forget(state.images)
+            self.writer.drop_lines_after(state.images)
             self.tracker = Tracker(self.directory, self.config, state.images)
             self.save()
         self.broadcast_state()
         self.plan = GrowthController(self.config, state.stage_ends)
-        if self.ranks.first:
+        if self.ranks.is_first:
             self.history = [line for line in self.history if line["images"] <= state.images]
         self.start_tick()
 
@@ -324,24 +324,24 @@ class Training:
         if self.held_out is None:
             return None
         group = min(self.config.mbstd_group, phase.batch_size)
-        count = min(phase.batch_size, len(self.held_out.chosen)) // group * group
-        return self.held_out.batch(self.state.images, replace(phase, batch_size=count))
+        count = min(phase.batch_size, len(self.held_out.indices)) // group * group
+        return self.held_out.next_batch(self.state.images, replace(phase, batch_size=count))
 
     def is_stage_end(self) -> bool:
-        return self.plan.ends_stage(self.state.previous, self.state.images)
+        return self.plan.is_stage_end(self.state.previous, self.state.images)
 
     def is_evaluation_due(self) -> bool:
         every = self.config.metric_every_kimg
-        return self.is_stage_end() or bool(every and crosses(self.state.previous, self.state.images, every * 1000))
+        return self.is_stage_end() or bool(every and is_due(self.state.previous, self.state.images, every * 1000))
 
     def is_tick_due(self) -> bool:
-        tick = self.plan.phase(self.state.previous).tick
-        return self.is_evaluation_due() or crosses(self.state.previous, self.state.images, tick)
+        tick = self.plan.phase(self.state.previous).tick_images
+        return self.is_evaluation_due() or is_due(self.state.previous, self.state.images, tick)
 
     def finish_tick(self, phase: Phase) -> None:
         """Log, draw samples, save."""
         state = self.state
-        values = state.means()
+        values = state.average_sums()
         if "held_out_score" in values:
             seen, held_out, faked = (values.pop(f"{name}_score") for name in ("seen", "held_out", "faked"))
             values["overfitting"] = (seen - held_out) / (seen - faked) if seen != faked else 0.0
@@ -355,42 +355,42 @@ class Training:
             "resolution": phase.resolution,
             "alpha": phase.alpha,
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
-            "g_lr": phase.lrs[1],
-            "d_lr": phase.lrs[0],
+            "g_lr": phase.d_and_g_lr[1],
+            "d_lr": phase.d_and_g_lr[0],
             "batch_size": phase.batch_size,
             "images_per_second": float(f"{speed:.4g}"),
-            "loader_share": round(self.feeder.waited / elapsed, 4),
+            "loader_share": round(self.feeder.wait_seconds / elapsed, 4),
             "seconds": round(sum(state.seconds.values()), 1),
-            "peak_memory_mb": round(peak_memory(self.device) / 2**20),
-            **self.writer.cost,
+            "peak_memory_mb": round(read_peak_memory(self.device) / 2**20),
+            **self.writer.checkpoint_cost,
         }
         if state.rollbacks:
             line["rollbacks"] = len(state.rollbacks)
         line |= self.save_samples(phase)
-        line["health"] = signs([*self.history, line])
+        line["health"] = find_signs([*self.history, line])
         self.log_line(self.directory.log, line)
         self.progress_text = self.format_progress(line, speed)
-        say(f"{status(phase, state.images)}  {self.progress_text}")
+        log(f"{format_status(phase, state.images)}  {self.progress_text}")
         for sign in line["health"]:
             if sign not in (self.history[-1].get("health") or () if self.history else ()):
-                say(f"  health: {sentence(sign)}")
+                log(f"  health: {describe_sign(sign)}")
         self.history.append(line)
         state.clear_sums()
         self.save(needed="a stage ends here" if self.is_stage_end() else "")
         self.start_tick()
 
     def log_line(self, path: Path, line: dict[str, Any]) -> None:
-        self.writer.line(path, line)
-        self.tracker.scalars(path.stem, line)
+        self.writer.write_line(path, line)
+        self.tracker.log_scalars(path.stem, line)
 
     def save_grid(self, name: str, images: np.ndarray) -> None:
         """Save uint8 images [N, C, r, r] as one grid in samples/, and send it to the tracker."""
-        sheet = contact_sheet(images)
-        self.writer.picture(name, sheet)
-        self.tracker.grid(name.split("-")[0], sheet, self.state.images)
+        sheet = make_grid(images)
+        self.writer.write_image(name, sheet)
+        self.tracker.log_grid(name.split("-")[0], sheet, self.state.images)
 
     def start_tick(self) -> None:
-        self.tick_start, self.feeder.waited = (time.perf_counter(), self.state.images), 0.0
+        self.tick_start, self.feeder.wait_seconds = (time.perf_counter(), self.state.images), 0.0
 
     def format_progress(self, line: dict[str, Any], speed: float) -> str:
         """Return losses, gradient norm, speed and the time left."""
@@ -405,29 +405,31 @@ class Training:
         if self.evaluator.suite.metrics:
             count = evaluations_left(self.plan, self.state.images, self.is_evaluation_due())
         each = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
-        left = f"left {duration(stage)} in this stage, {duration(training + count * each)} in all"
+        left = f"left {format_duration(stage)} in this stage, {format_duration(training + count * each)} in all"
         if count and not evaluations:
             left += f" without {count} evaluation" + "s" * (count > 1)
         return left
 
     def save_samples(self, phase: Phase) -> dict[str, float]:
         """Save a grid of images of fixed latents, once per stage one of real images too, and measure their variety."""
-        count = samples_in_grid(phase.resolution)
-        z = latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
+        count = grid_sample_count(phase.resolution)
+        z = draw_latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
         present = torch.tensor(self.pyramid.class_counts).nonzero().flatten()  # never a class without images
         labels = present[torch.arange(count) % len(present)] if len(present) else None
         fakes = generate(self.state.G_ema, z, labels, phase.resolution, phase.alpha)
         self.save_grid(f"fakes-{self.state.images:08d}", fakes.numpy())
-        indices = shuffled(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
-        reals = self.pyramid.images(phase.resolution, indices)
+        indices = shuffled_indices(self.config.seed, 0, min(count, len(self.pyramid)), len(self.pyramid))
+        reals = self.pyramid.read_images(phase.resolution, indices)
         if not (self.directory.samples / f"reals-{phase.resolution:04d}.png").exists():
             self.save_grid(f"reals-{phase.resolution:04d}", reals)
-        return variety(fakes, torch.from_numpy(reals), bool(modes_of_embedded_set(self.config.data, fakes.shape[1])))
+        return measure_variety(
+            fakes, torch.from_numpy(reals), bool(synthetic_mode_metric(self.config.data, fakes.shape[1]))
+        )
 
     def save(self, needed: str = "") -> None:
         """Save a checkpoint; `needed` is the reason if the run cannot continue without it."""
         phase = self.plan.phase(self.state.previous)
-        self.writer.checkpoint(
+        self.writer.write_checkpoint(
             {
                 "images": self.state.images,
                 "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
@@ -435,7 +437,7 @@ class Training:
                 "networks": self.state.arguments,
                 "classes": self.pyramid.classes,
                 "class_counts": self.pyramid.class_counts,
-                "data": self.pyramid.digest(),
+                "data": self.pyramid.compute_digest(),
                 "versions": {
                     "python": platform.python_version(),
                     "torch": str(torch.__version__),
@@ -451,15 +453,15 @@ class Training:
         if not self.is_evaluation_due():
             return
         state, phase = self.state, self.plan.phase(self.state.previous)
-        is_evaluated = self.ranks.from_first(self.ranks.first and self.find_evaluation() is not None)
+        is_evaluated = self.ranks.broadcast(self.ranks.is_first and self.find_evaluation() is not None)
         start = time.perf_counter()
         results = {} if is_evaluated else self.evaluator(state.G_ema, phase.resolution, phase.alpha)
-        if self.config.growth == "adaptive" and not phase.fading:
+        if self.config.growth == "adaptive" and not phase.is_fading:
             self.end_stage_early(phase, results)
-        if not self.ranks.first:
+        if not self.ranks.is_first:
             return
         if self.is_stage_end():
-            self.writer.name_stage(phase.resolution)
+            self.writer.keep_stage(phase.resolution)
         if is_evaluated:
             self.keep_best()
             return
@@ -473,13 +475,13 @@ class Training:
             "evaluation_seconds": round(time.perf_counter() - start, 1),
             "metric_images": self.config.metric_images,
             "metric_reals": min(self.config.metric_images, len(self.pyramid)),
-            **self.evaluator.suite.how(),
+            **self.evaluator.suite.settings(),
             **results,
         }
         self.log_line(self.directory.metrics, line)
         self.keep_best()
         if results:
-            say("  " + "  ".join(f"{name.upper()} {value:.4g}" for name, value in results.items() if "_" not in name))
+            log("  " + "  ".join(f"{name.upper()} {value:.4g}" for name, value in results.items() if "_" not in name))
         self.start_tick()
 
     def find_evaluation(self) -> dict[str, Any] | None:
@@ -490,29 +492,29 @@ class Training:
     def keep_best(self) -> None:
         """Keep this moment's checkpoint as best.pt if its FID is the lowest at its resolution so far."""
         now = self.find_evaluation()
-        if now is None or self.writer.behind or "fid" not in now:
+        if now is None or self.writer.is_behind or "fid" not in now:
             return
         lines = read_lines(self.directory.metrics)
         if now["fid"] == min(x["fid"] for x in lines if x["resolution"] == now["resolution"] and "fid" in x):
-            self.writer.name_best()
+            self.writer.keep_best()
 
     def end_stage_early(self, phase: Phase, results: dict[str, float]) -> None:
         """End the stage now if its score has stopped improving (adaptive growth)."""
         state, metric, resolution = self.state, self.config.growth_metric, phase.resolution
-        if self.ranks.first and resolution not in state.stage_ends:
+        if self.ranks.is_first and resolution not in state.stage_ends:
             now = {"images": state.images, "resolution": resolution, "alpha": 1.0, **results}
             lines = [*read_lines(self.directory.metrics), now]
             stable = [line for line in lines if line["resolution"] == resolution and line["alpha"] == 1]
             scores = [(line["images"], line[metric]) for line in stable if line.get(metric) is not None]
-            if self.plan.ended_early(state.images, scores):
+            if self.plan.should_end_stage(state.images, scores):
                 state.stage_ends[resolution] = state.images
-                say(f"{metric.upper()} has stopped improving at {resolution}x{resolution}: growing")
+                log(f"{metric.upper()} has stopped improving at {resolution}x{resolution}: growing")
                 self.save()
-        state.stage_ends = self.ranks.from_first(state.stage_ends)
+        state.stage_ends = self.ranks.broadcast(state.stage_ends)
         self.plan = GrowthController(self.config, state.stage_ends)
 
 
-def status(phase: Phase, images: int) -> str:
+def format_status(phase: Phase, images: int) -> str:
     """As in "16x16 alpha 0.25 12.5 kimg"."""
-    alpha = f" alpha {phase.alpha:.2f}" if phase.fading else ""
+    alpha = f" alpha {phase.alpha:.2f}" if phase.is_fading else ""
     return f"{phase.resolution}x{phase.resolution}{alpha} {images / 1000:.1f} kimg"

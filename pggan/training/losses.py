@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..networks.operations import input_gradients
+from ..networks.operations import compute_input_gradients
 
 Images = Tensor | list[Tensor]  # [N, C, r, r] in [-1, 1]; for --arch msg a list of them, one for each scale
 Critic = Callable[..., tuple[Tensor, Tensor]]  # images, batches=1 -> (scores [N], label logits [N, L])
@@ -37,13 +37,13 @@ class Adversarial:
     Attributes:
         discriminator: (real scores, fake scores) -> the discriminator's loss [N].
         generator: (fake scores, real scores) -> the generator's loss [N].
-        paired: whether the generator's loss depends on the real scores too.
+        needs_reals: whether the generator's loss depends on the real scores too.
         smooth: whether the discriminator estimates a probability, so that label smoothing applies.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
-    paired: bool = False
+    needs_reals: bool = False
     smooth: bool = False
 
 
@@ -71,7 +71,7 @@ HINGE = Adversarial(lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lamb
 arXiv 1802.05957, equations 16 and 17)."""
 
 RELATIVISTIC = Adversarial(
-    lambda real, fake: F.softplus(fake - real), lambda fake, real: F.softplus(real - fake), paired=True
+    lambda real, fake: F.softplus(fake - real), lambda fake, real: F.softplus(real - fake), needs_reals=True
 )
 """-log s(D(real) - D(fake)) over pairs, with real and fake exchanged for G (Jolicoeur-Martineau 2019, arXiv 1807.00734,
 section 4.1; with R1 and R2 it is R3GAN's loss: Huang et al. 2024, arXiv 2501.05441, section 2)."""
@@ -133,9 +133,9 @@ class Loss:
     label_weight: float = 1.0
 
     @property
-    def paired(self) -> bool:
+    def needs_reals(self) -> bool:
         """Whether `generator` needs the real images."""
-        return self.adversarial.paired
+        return self.adversarial.needs_reals
 
     def discriminator(
         self, critic: Critic, reals: Images, fakes: Images, mixing: Tensor, labels: Tensor | None = None
@@ -179,11 +179,11 @@ class Loss:
 
         Args:
             fakes: [N, C, r, r] in [-1, 1], or a list of them by scale. labels: class indices [N].
-            reals: as many real images, for a loss that is `paired`.
+            reals: as many real images, for a loss that is `needs_reals`.
         """
         scores, logits = critic(fakes)
         real_scores = scores
-        if self.paired:
+        if self.needs_reals:
             assert reals is not None, "a paired loss needs real images"
             with torch.no_grad():
                 real_scores, _ = critic(reals)
@@ -208,20 +208,20 @@ class Loss:
 
     def outputs(self, critic: Critic, images: Images, with_gradients: bool, batches: int = 1) -> Outputs:
         """Return the critic's outputs for one batch, or for `batches` of equal size in a row."""
-        images = leaves(images) if with_gradients else images
+        images = detach_with_grad(images) if with_gradients else images
         scores, logits = critic(images, batches=batches)
-        return Outputs(scores, logits, self.square_norms(scores, images) if with_gradients else None)
+        return Outputs(scores, logits, self.squared_gradient_norms(scores, images) if with_gradients else None)
 
     def gradient_norms(self, critic: Critic, images: Images) -> Tensor:
         """Return |grad D(x)| of each image [N], over all scales, differentiable by the critic's weights."""
-        images = leaves(images)
+        images = detach_with_grad(images)
         scores, _ = critic(images)
-        return self.square_norms(scores, images).sqrt()
+        return self.squared_gradient_norms(scores, images).sqrt()
 
-    def square_norms(self, scores: Tensor, images: Images) -> Tensor:
+    def squared_gradient_norms(self, scores: Tensor, images: Images) -> Tensor:
         """Return |grad scores|^2 [N] with respect to the images; pixels of every scale count alike."""
         scales = images if isinstance(images, list) else [images]
-        first, *others = [g.square().sum(dim=(1, 2, 3)) for g in input_gradients(scores, scales)]
+        first, *others = [g.square().sum(dim=(1, 2, 3)) for g in compute_input_gradients(scores, scales)]
         total = sum(others, first)
         return total * (1 if self.full_resolution is None else (scales[-1].shape[-1] / self.full_resolution) ** 2)
 
@@ -233,7 +233,7 @@ def map_scales(function: Callable[..., Tensor], *images: Images) -> Images:
     return function(*images)
 
 
-def leaves(images: Images) -> Images:
+def detach_with_grad(images: Images) -> Images:
     """Return the same images as leaves of a new graph, so that gradients can be taken with respect to them."""
     return map_scales(lambda x: x.detach().requires_grad_(True), images)
 
@@ -245,8 +245,8 @@ def WGANGP(
     return Loss(WASSERSTEIN, full_resolution, penalty, target, drift=drift, label_weight=label_weight)
 
 
-def objective(config: TrainConfig) -> Loss:
-    """Return the loss that the options describe, after `config.resolve` has filled in its defaults."""
+def build_loss(config: TrainConfig) -> Loss:
+    """Return the loss that the options describe, after `config.resolve_config` has filled in its defaults."""
     penalties = config.penalty.split("+")
     return Loss(
         ADVERSARIAL[config.loss],
@@ -261,7 +261,7 @@ def objective(config: TrainConfig) -> Loss:
     )
 
 
-def cautions(config: TrainConfig) -> list[str]:
+def find_cautions(config: TrainConfig) -> list[str]:
     """Return one warning for each combination of options that is known to train badly."""
     loss, penalty = f"--loss {config.loss}", f"--penalty {config.penalty}"
     found = []

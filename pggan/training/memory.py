@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def room_for_networks() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Report networks too large to build as a ConfigError."""
     try:
         yield
@@ -35,15 +35,15 @@ def room_for_networks() -> Iterator[None]:
         ) from None
 
 
-def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -> str:
+def suggest_less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -> str:
     """Suggest options that need less memory in this phase, if possible one that leaves the result unchanged."""
     share = ranks.share(phase.batch_size, config.mbstd_group)
-    at_once = len(share.split(phase.micro_batch)[0])
+    at_once = len(share.micro_batches(phase.micro_batch)[0])
     smaller = at_once // 2 // share.group * share.group
     if smaller:
-        table = with_stage(config.micro_batch or {4: max(config.batch_size.values())}, phase.resolution, smaller)
+        table = format_with_stage(config.micro_batch or {4: max(config.batch_size.values())}, phase.resolution, smaller)
         return f" with --micro-batch {table}, which needs less memory and gives the same result"
-    table = with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
+    table = format_with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
     resume = f" --resume {latest}" if latest.exists() else ""
     return (
         f"; a micro-batch cannot be smaller than a minibatch-stddev group of {share.group}: start a new run with "
@@ -51,6 +51,6 @@ def less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -
     )
 
 
-def with_stage(table: PerStage[int], resolution: int, value: int) -> str:
+def format_with_stage(table: PerStage[int], resolution: int, value: int) -> str:
     """Return a per-stage table as option text, with `value` from a resolution up."""
     return format_value({r: v for r, v in table.items() if r < resolution} | {resolution: value})

@@ -21,15 +21,15 @@ from datasets import open_source, summarize
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator, build
-from .device import choose_device, choose_precision, device_name, matrix_rate, peak_memory
+from .device import choose_device, choose_precision, device_name, matrix_rate, read_peak_memory
 from .growth import GrowthController, Phase
-from .losses import cautions
+from .losses import find_cautions
 from .memory import is_out_of_memory
-from .ranks import ALONE, Ranks
-from .resume import begin_from, check_end, finished, fitting, same_run
+from .ranks import SINGLE_PROCESS, Ranks
+from .resume import begin_from, check_not_past_end, explain_mismatch, finished, resolve_resumed_config
 from .state import TrainState, make_optimizer, network_arguments
 from .steps import Batch, Stepper
-from .tracking import duration, say
+from .tracking import format_duration, log
 
 DRY_RUN_SECONDS = 30.0  # for timing steps of all stages
 TRIAL_SECONDS = 2.0  # the same before training, which waits for it
@@ -37,10 +37,12 @@ TRIAL_SHARE = 0.01  # of a run's steps, that the trial may take at most
 STEPS = 3  # of a stage when it is timed
 STEP_COST = 9.0  # operations of a step by those of D(G(z)), as counted from 8x8 on with a gradient penalty
 EFFICIENCY = 0.5  # of the matrix rate, until a stage was timed; CPUs come to 0.6 in large stages
-HOLES = 1.6  # bytes of a CPU's memory to a byte of tensors: measured on Linux from 128 maps at 32x32 to 256 at 64x64
+CPU_MEMORY_OVERHEAD = (
+    1.6  # bytes of a CPU's memory to a byte of tensors: measured on Linux from 128 maps at 32x32 to 256 at 64x64
+)
 
 
-def costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
+def compute_costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
     """Return the operations of the convolutions and products for one image through G and D, by resolution."""
     costs = {}
     with torch.device("meta"), torch.no_grad():
@@ -66,11 +68,11 @@ def print_plan(config: TrainConfig) -> None:
     print("\n".join(summarize(source)))
     classes = source.classes
     state = TrainState(config, len(classes), device)
-    config, begun = start_of(config, state, classes)
-    config = replace(config, precision=choose_precision(config, device, warn=say))
+    config, start_lines = load_start_state(config, state, classes)
+    config = replace(config, precision=choose_precision(config, device, warn=log))
     plan = GrowthController(config, state.stage_ends)
     print(plan_table(plan, state))
-    print("".join(f"\n{line}" for line in [*cautions(config), *begun]), flush=True)
+    print("".join(f"\n{line}" for line in [*find_cautions(config), *start_lines]), flush=True)
     print_estimates(config, plan, state)
 
 
@@ -80,40 +82,50 @@ def plan_table(plan: GrowthController, state: TrainState) -> str:
     rows = [
         [
             f"{row.resolution}x{row.resolution}",
-            "fade in" if row.fading else "stabilise",
+            "fade in" if row.is_fading else "stabilise",
             f"{row.start / 1000:g}",
             f"{row.end / 1000:g}",
-            "0 -> 1" if row.fading else "1",
+            "0 -> 1" if row.is_fading else "1",
             f"{row.batch_size:g}",
             f"{row.lr:g}",
-            " + ".join(f"{used_parameters(network, row.resolution) / 1e6:.2f}" for network in (state.G, state.D)),
+            " + ".join(f"{count_used_parameters(network, row.resolution) / 1e6:.2f}" for network in (state.G, state.D)),
         ]
         for row in plan.rows()
     ]
-    return table(header, rows)
+    return format_table(header, rows)
 
 
 def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
     """Print a stage's memory, speed and time as they are estimated; timing steps takes DRY_RUN_SECONDS at most."""
     done, on_cpu = state.images, state.device.type == "cpu"
-    holes, beside = (HOLES, max(peak_memory(state.device) - tensor_bytes(state), 0)) if on_cpu else (1.0, 0)
+    holes, beside = (
+        (CPU_MEMORY_OVERHEAD, max(read_peak_memory(state.device) - tensor_bytes(state), 0)) if on_cpu else (1.0, 0)
+    )
     print(f"\nestimates for {device_name(state.device)} in {config.precision}, from steps timed now:", flush=True)
     print("    stage  memory, GiB  images/s        time", flush=True)
     total = left = 0.0
-    for resolution, each, timed in time_stages(config, plan, state, costs_per_image(state.arguments), DRY_RUN_SECONDS):
+    for resolution, each, timed in time_stages(
+        config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS
+    ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
-        tensors = max(memory(config, state, plan.phase(row.start + 1), config.precision == "bf16") for row in rows)
+        tensors = max(
+            estimate_memory(config, state, plan.phase(row.start + 1), config.precision == "bf16") for row in rows
+        )
         stage = each * sum(row.end - row.start for row in rows)
         total += stage
         left += each * sum(max(row.end - max(row.start, done), 0) for row in rows)
         name, about = f"{resolution}x{resolution}", "" if timed else "~"
-        peak, speed, needs = (beside + holes * tensors) / 2**30, f"{about}{1 / each:.4g}", about + duration(stage)
+        peak, speed, needs = (
+            (beside + holes * tensors) / 2**30,
+            f"{about}{1 / each:.4g}",
+            about + format_duration(stage),
+        )
         print(f"{name:>9}  {peak:>11.2f}  {speed:>8}  {needs:>10}", flush=True)
     if not timed:
         print("~: would take too long to time here; from the operations per image and the speed of the stage before")
-    print(f"\nabout {duration(total)} of training, evaluations not counted; memory and time are estimates")
+    print(f"\nabout {format_duration(total)} of training, evaluations not counted; memory and time are estimates")
     if done:
-        print(f"about {duration(left)} of it are left")
+        print(f"about {format_duration(left)} of it are left")
 
 
 def tensor_bytes(state: TrainState) -> int:
@@ -122,17 +134,17 @@ def tensor_bytes(state: TrainState) -> int:
     return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
 
 
-def start_of(config: TrainConfig, state: TrainState, classes: list[str]) -> tuple[TrainConfig, list[str]]:
+def load_start_state(config: TrainConfig, state: TrainState, classes: list[str]) -> tuple[TrainConfig, list[str]]:
     """Puts the state where this run would start; the options it would have, and lines on what it starts from."""
     run = RunDirectory(config.out)
     if run.exists():
-        config = same_run(run, config)
+        config = resolve_resumed_config(run, config)
         if (found := run.find_newest()) is None:
             return config, []
         path, saved, _, note = found
-        with fitting(path):
+        with explain_mismatch(path):
             plan = GrowthController(config)
-            check_end(saved, config, plan)
+            check_not_past_end(saved, config, plan)
             state.load_state_dict(saved["state"])
         seen = f"{run.folder} has seen {state.images / 1000:g} kimg"
         if state.images >= plan.total_images:
@@ -145,7 +157,7 @@ def try_stages(
     config: TrainConfig, plan: GrowthController, label_size: int, device: torch.device, processes: int
 ) -> dict[int, float]:
     """Return seconds per image of every stage, timed for TRIAL_SECONDS at most; for short runs operations per image."""
-    costs = costs_per_image(network_arguments(config, label_size))
+    costs = compute_costs_per_image(network_arguments(config, label_size))
     steps = sum((row.end - row.start) / row.batch_size for row in plan.rows())
     if STEPS * len(plan.resolutions) > TRIAL_SHARE * steps:
         return costs
@@ -175,7 +187,7 @@ def time_stages(
     """
     end, bf16 = time.perf_counter() + limit, config.precision == "bf16"
     rate = EFFICIENCY * matrix_rate(state.device, torch.bfloat16 if bf16 else torch.float32, limit / 10)
-    stepper, slow = Stepper.of(replace(config, n_critic=1), bf16), False
+    stepper, slow = Stepper.from_config(replace(config, n_critic=1), bf16), False
     for resolution in plan.resolutions:
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
         size = max(phase.batch_size // processes, 1)
@@ -202,13 +214,13 @@ def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: P
     found = []
     for _ in range(STEPS):
         start = time.perf_counter()
-        stepper.step(state, Batch(images, labels, ALONE.share(count, config.mbstd_group)), phase)
+        stepper.step(state, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group)), phase)
         float(state.skipped_in_a_row.sum())  # waits for the device
         found.append(time.perf_counter() - start)
     return min(found[1:])
 
 
-def used_parameters(network: nn.Module, resolution: int) -> int:
+def count_used_parameters(network: nn.Module, resolution: int) -> int:
     """Parameters of the layers that run at a stage while it fades in; all of a network that has no stages."""
     if network.multiscale or not isinstance(network, (Generator, Discriminator)):
         return sum(p.numel() for p in network.parameters())
@@ -224,24 +236,24 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.current = self.peak = 0
+        self.seen_storages: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
-                self.known.add(storage)
-                self.now += storage.nbytes()
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.seen_storages:
+                self.seen_storages.add(storage)
+                self.current += storage.nbytes()
                 weakref.finalize(storage, self.free, storage.nbytes())
-        self.peak = max(self.peak, self.now)
+        self.peak = max(self.peak, self.current)
         return result
 
     def free(self, count: int) -> None:
-        self.now -= count
+        self.current -= count
 
 
-def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:
+def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:
     """Bytes of the tensors that live at the peak of a stage's steps, found by steps on tensors without content.
 
     state: whose networks' arguments and device count; it is not changed.
@@ -261,23 +273,24 @@ def memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> 
         live.now = live.peak = 0
         images = torch.empty(batch, config.channels, side, side, dtype=torch.uint8, device=state.device)
         labels = torch.zeros(batch, dtype=torch.long, device=state.device) if state.G.label_size else None
-        reals = Batch(images, labels, ALONE.share(batch, config.mbstd_group))
-        stepper = Stepper.of(replace(config, n_critic=1), bf16)
+        reals = Batch(images, labels, SINGLE_PROCESS.share(batch, config.mbstd_group))
+        stepper = Stepper.from_config(replace(config, n_critic=1), bf16)
         for _ in range(2):  # gradients and moments of both networks are there from the second on
             stepper.step(twin, reals, phase)
         return weights + live.peak
 
 
-def idle_processes(plan: GrowthController, ranks: Ranks) -> list[str]:
+def describe_idle_processes(plan: GrowthController, ranks: Ranks) -> list[str]:
     """A sentence for each stage that has less minibatch-stddev groups in a batch than there are processes."""
     found = []
     for resolution in plan.resolutions:
         batch = plan.phase(plan.stage_end(resolution)).batch_size
         groups = batch // min(batch, plan.config.mbstd_group)
-        if groups < ranks.count:
+        if groups < ranks.world_size:
             found.append(
                 f"at {resolution}x{resolution} a batch of {batch} is {groups} minibatch-stddev groups: "
-                f"{ranks.count - groups} of {ranks.count} processes have nothing to do; a larger --batch-size has more"
+                f"{ranks.world_size - groups} of {ranks.world_size} processes have nothing to do; "
+                "a larger --batch-size has more"
             )
     return found
 
@@ -299,12 +312,12 @@ def print_stages(lines: list[dict[str, Any]], run: RunDirectory, start: int) -> 
         numbers = [f"{number:.2f}" if isinstance(number, float) else str(number) for number in numbers]
         speed = f"{count / seconds:.1f}" if seconds else "-"
         rows.append([f"{resolution}x{resolution}", str(count), f"{seconds:.0f}", speed, *numbers])
-    print(table(["stage", "images", "seconds", "images/s", *scores.values()], rows))
+    print(format_table(["stage", "images", "seconds", "images/s", *scores.values()], rows))
     if grids := sorted(run.samples.glob("fakes-*.png")):
         print(f"\nfinal samples: {grids[-1]}")
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
+def format_table(header: list[str], rows: list[list[str]]) -> str:
     """Lines of right-aligned columns."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows])

@@ -14,15 +14,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..config import ConfigError, TrainConfig, add_options, resolve
+from ..config import ConfigError, TrainConfig, add_options, resolve_config
 from .device import choose_device, choose_precision, device_name, keep_freed_memory, matrix_rate
 from .growth import GrowthController, Phase
 from .losses import map_scales
-from .plan import table
-from .ranks import ALONE
-from .state import TrainState, draws
-from .steps import Batch, Stepper, frozen, update_ema
-from .tracking import say
+from .plan import format_table
+from .ranks import SINGLE_PROCESS
+from .state import TrainState, random_generator
+from .steps import Batch, Stepper, freeze_weights, update_ema
+from .tracking import log
 
 TEXT = """\
 Train some steps of one stage on noise and say where the time goes, by part of the step, and how much of the machine's
@@ -39,9 +39,12 @@ LIMIT = 60.0  # seconds, after which no further step begins: one of 512 maps at 
 
 def add_parser(commands: Any) -> None:
     p = commands.add_parser(
-        "profile", help="say where the time of a training step goes", description=TEXT, epilog=EXAMPLES,
+        "profile",
+        help="say where the time of a training step goes",
+        description=TEXT,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add_options(p)
     p.add_argument("--at", type=int, metavar="RESOLUTION", help="the stage (default: the last)")
     p.add_argument("--fading", action="store_true", help="the stage in the middle of its fade")
@@ -52,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    config = resolve({f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
+    config = resolve_config({f.name: getattr(arguments, f.name) for f in fields(TrainConfig)})
     plan, at = GrowthController(config), config.resolution if arguments.at is None else arguments.at
     if not 1 <= arguments.steps <= 100_000:
         raise ConfigError(f"--steps: {arguments.steps} is outside the range from 1 to 100000")
@@ -60,37 +63,37 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
     keep_freed_memory()
     device = choose_device(config.device)
-    config = replace(config, precision=choose_precision(config, device, warn=say))
-    phase = plan.phase(plan.position(at, 0.5 if arguments.fading and at > 4 else 1.0))
-    print(report(config, device, phase, arguments.steps))
+    config = replace(config, precision=choose_precision(config, device, warn=log))
+    phase = plan.phase(plan.find_position(at, 0.5 if arguments.fading and at > 4 else 1.0))
+    print(profile_step(config, device, phase, arguments.steps))
 
 
-def report(config: TrainConfig, device: torch.device, phase: Phase, count: int) -> str:
+def profile_step(config: TrainConfig, device: torch.device, phase: Phase, count: int) -> str:
     """The parts of a step, whole steps' time beside them, and the rate of computing."""
     step, end = TimedStep(config, device, phase), time.perf_counter() + LIMIT
     with FlopCount() as flops:
-        step.whole()
+        step.time_whole()
     for _ in range(3):
         if time.perf_counter() < end - LIMIT / 2:
-            step.whole()
+            step.time_whole()
     together: list[float] = []
     parts: list[dict[str, float]] = []
     while not together or (len(together) < count and time.perf_counter() < end):
-        together.append(step.whole())
-        parts.append(step.parts())
+        together.append(step.time_whole())
+        parts.append(step.time_parts())
     if len(together) < count:
-        say(f"after {LIMIT:g} s: {len(together)} of {count} steps were timed")
+        log(f"after {LIMIT:g} s: {len(together)} of {count} steps were timed")
     whole = statistics.median(together)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
     seconds["the rest, and gaps"] = max(whole - sum(seconds.values()), 0.0)
     rate = matrix_rate(device, torch.bfloat16 if step.stepper.bf16 else torch.float32)
-    fading = " fading in" if phase.fading else ""
+    fading = " fading in" if phase.is_fading else ""
     rows = [[name, f"{1000 * s:.2f}", f"{s / whole:.1%}"] for name, s in seconds.items()]
     return "\n".join(
         [
             f"{phase.resolution}x{phase.resolution}{fading}, batch {phase.batch_size}, {config.precision}, "
             f"{device_name(device)}: {phase.batch_size / whole:,.1f} images/s",
-            table(["part", "ms", "of a step"], [*rows, ["a whole step", f"{1000 * whole:.2f}", ""]]),
+            format_table(["part", "ms", "of a step"], [*rows, ["a whole step", f"{1000 * whole:.2f}", ""]]),
             f"{flops.total / whole / 1e9:,.0f} GFLOP/s: {flops.total / whole / rate:.0%} of the {rate / 1e9:,.0f} of a "
             f"large matrix product in {config.precision}",
         ]
@@ -102,72 +105,72 @@ class TimedStep:
 
     def __init__(self, config: TrainConfig, device: torch.device, phase: Phase):
         self.state, self.phase, self.device = TrainState(config, 0, device), phase, device
-        self.stepper = Stepper.of(replace(config, n_critic=1), config.precision == "bf16")
+        self.stepper = Stepper.from_config(replace(config, n_critic=1), config.precision == "bf16")
         shape = (IMAGES, config.channels, phase.resolution, phase.resolution)
         self.images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-        self.share = ALONE.share(phase.batch_size, config.mbstd_group)
-        alpha = torch.tensor(phase.alpha, device=device) if phase.fading else 1.0
+        self.share = SINGLE_PROCESS.share(phase.batch_size, config.mbstd_group)
+        alpha = torch.tensor(phase.alpha, device=device) if phase.is_fading else 1.0
         self.stage = {"resolution": phase.resolution, "alpha": alpha}
 
-    def batch(self) -> Batch:
+    def make_batch(self) -> Batch:
         """Images gathered as the feeder gathers them from a level in memory."""
-        places = draws(0, self.state.images, "grid").integers(0, IMAGES, self.phase.batch_size)
+        places = random_generator(0, self.state.images, "grid").integers(0, IMAGES, self.phase.batch_size)
         return Batch(self.images[torch.from_numpy(places)], None, self.share).to(self.device)
 
-    def whole(self) -> float:
-        start = self.now()
-        self.stepper.step(self.state, self.batch(), self.phase)
-        return self.now() - start
+    def time_whole(self) -> float:
+        start = self.read_clock()
+        self.stepper.step(self.state, self.make_batch(), self.phase)
+        return self.read_clock() - start
 
-    def parts(self) -> dict[str, float]:
+    def time_parts(self) -> dict[str, float]:
         """The same step by the same pieces."""
         state, stage, stepper = self.state, self.stage, self.stepper
         seconds: dict[str, float] = {}
-        last = self.now()
+        last = self.read_clock()
 
-        def took(name: str) -> None:
+        def lap(name: str) -> None:
             nonlocal last
-            now = self.now()
+            now = self.read_clock()
             seconds[name], last = seconds.get(name, 0.0) + now - last, now
 
         critic = partial(state.D, **stage)
 
-        part = self.batch()
+        part = self.make_batch()
         with stepper.autocast(state):
-            reals = stepper.reals(state, stage, part, "augmented reals")
-            took("data")
+            reals = stepper.prepare_reals(state, stage, part, "augmented reals")
+            lap("data")
             with torch.no_grad():
-                fakes = stepper.fakes(state, stage, part, "d latents")
-            took("G forward")
+                fakes = stepper.generate_fakes(state, stage, part, "d latents")
+            lap("G forward")
             mixing = torch.full((len(fakes), 1, 1, 1), 0.5, device=self.device)
             terms = replace(stepper.loss, penalty=0.0).discriminator(critic, reals, fakes, mixing)
-            took("D forward")
+            lap("D forward")
         state.d_optimizer.zero_grad()
         terms["d_loss"].backward()
-        took("D backward")
+        lap("D backward")
         if stepper.loss.penalty:
             mixed = map_scales(partial(torch.lerp, weight=mixing), reals, fakes)
             with stepper.autocast(state):
                 penalty = stepper.loss.gradient_norms(critic, mixed).square().mean()
-            took("penalty, D forward and gradient")
+            lap("penalty, D forward and gradient")
             penalty.backward()
-            took("penalty, double backward")
+            lap("penalty, double backward")
         stepper.update(state.D, state.d_optimizer, terms, "d_loss", self.phase.lr)
-        took("optimizers, EMA")
+        lap("optimizers, EMA")
         state.g_optimizer.zero_grad()
-        with stepper.autocast(state), frozen(state.D):
-            fakes = stepper.fakes(state, stage, part, "g latents")
-            took("G forward")
-            terms = stepper.loss.generator(critic, fakes, None, reals if stepper.loss.paired else None)
-            took("D forward")
+        with stepper.autocast(state), freeze_weights(state.D):
+            fakes = stepper.generate_fakes(state, stage, part, "g latents")
+            lap("G forward")
+            terms = stepper.loss.generator(critic, fakes, None, reals if stepper.loss.needs_reals else None)
+            lap("D forward")
             terms["g_loss"].backward()
-        took("G backward, through D")
+        lap("G backward, through D")
         stepper.update(state.G, state.g_optimizer, terms, "g_loss", self.phase.lr)
         update_ema(state.G_ema, state.G, stepper.ema_decay)
-        took("optimizers, EMA")
+        lap("optimizers, EMA")
         return seconds
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

@@ -28,36 +28,45 @@ class Share:
     """Some of a batch's minibatch-stddev groups; samples i, i + size/group, i + 2 size/group, ... form group i.
 
     Args:
-        size: samples in the batch. group: samples per group. first, last: the groups held, first <= i < last.
+        size: samples in the batch. group: samples per group. first_group, end_group: the groups held.
         weight: the share's fraction of the global batch, by which a mean over the share is multiplied.
     """
 
     size: int
     group: int
-    first: int
-    last: int
+    first_group: int
+    end_group: int
     weight: float = 1.0
 
     def __len__(self) -> int:
         """Return the number of samples in the share."""
-        return self.group * (self.last - self.first)
+        return self.group * (self.end_group - self.first_group)
 
-    def of(self, batch: Tensor) -> Tensor:
+    def select(self, batch: Tensor) -> Tensor:
         """Return the share's samples [len, ...] of a batch [size, ...], ordered as a batch of whole groups."""
-        return batch.unflatten(0, (self.group, -1))[:, self.first : self.last].flatten(0, 1)
+        return batch.unflatten(0, (self.group, -1))[:, self.first_group : self.end_group].flatten(0, 1)
 
-    def split(self, at_once: int | None) -> list[Share]:
+    def micro_batches(self, max_samples: int | None) -> list[Share]:
         """Split the share into parts of at most `at_once` samples, but at least one group."""
-        step = max((at_once or len(self)) // self.group, 1)
-        return [self._part(first, min(first + step, self.last)) for first in range(self.first, self.last, step)]
+        step = max((max_samples or len(self)) // self.group, 1)
+        return [
+            self._part(first, min(first + step, self.end_group))
+            for first in range(self.first_group, self.end_group, step)
+        ]
 
     def _part(self, first: int, last: int) -> Share:
-        weight = self.weight * (last - first) / (self.last - self.first)
+        weight = self.weight * (last - first) / (self.end_group - self.first_group)
         return Share(self.size, self.group, first, last, weight)
 
-    def within(self, whole: Share) -> Share:
+    def relative_to(self, whole: Share) -> Share:
         """Return the same samples, numbered within a larger share that holds them."""
-        return Share(len(whole), self.group, self.first - whole.first, self.last - whole.first, self.weight)
+        return Share(
+            len(whole),
+            self.group,
+            self.first_group - whole.first_group,
+            self.end_group - whole.first_group,
+            self.weight,
+        )
 
 
 class ProcessLost(TrainingStopped):
@@ -66,10 +75,10 @@ class ProcessLost(TrainingStopped):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place in the run: `rank` of `count`, and `local` among those on its machine.
+    """This process's place in the run: `rank` of `world_size`, and `local_rank` among those on its machine.
 
     With one process, torch.distributed is not used. With several, every rank must call the same methods in the same
-    order. Gradients use the fast backend (NCCL between GPUs), which fails if a rank does not answer for `PATIENCE`.
+    order. Gradients use the fast backend (NCCL between GPUs), which fails if a rank is silent for `GRADIENT_TIMEOUT`.
     Everything else uses Gloo and waits as long as the others are alive, since rank 0 may be building a cache or writing
     a checkpoint.
 
@@ -78,12 +87,12 @@ class Ranks:
     """
 
     rank: int = 0
-    count: int = 1
-    local: int = 0
-    slow: dist.ProcessGroup | None = None
+    world_size: int = 1
+    local_rank: int = 0
+    gloo_group: dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
@@ -94,74 +103,74 @@ class Ranks:
         """
         group = min(group, size)
         groups = size // group
-        first, last = self.rank * groups // self.count, (self.rank + 1) * groups // self.count
+        first, last = self.rank * groups // self.world_size, (self.rank + 1) * groups // self.world_size
         return Share(size, group, first, last, (last - first) / groups) if first < last else Share(size, group, 0, 1, 0)
 
-    def add_up(self, tensors: list[Tensor]) -> None:
+    def all_reduce(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its sum over all ranks, in place, in one message; every rank gets the same bits."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         flat = torch.cat([t.flatten() for t in tensors])
-        with answering():
+        with report_lost_process():
             dist.all_reduce(flat)
         sums = flat.split([t.numel() for t in tensors])
         torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(sums, tensors, strict=True)])
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Return the largest of all ranks' numbers."""
-        if self.count == 1:
+        if self.world_size == 1:
             return number
         numbers = torch.tensor([number])
-        with answering():
-            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self.slow)
+        with report_lost_process():
+            dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self.gloo_group)
         return int(numbers)
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return rank 0's value, plain data or CPU tensors, on every rank."""
-        if self.count == 1:
+        if self.world_size == 1:
             return value
-        held = [value]
-        with answering():
-            dist.broadcast_object_list(held, src=0, group=self.slow)
-        return held[0]
+        values = [value]
+        with report_lost_process():
+            dist.broadcast_object_list(values, src=0, group=self.gloo_group)
+        return values[0]
 
-    def to_first(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """Return all ranks' values, in order, on rank 0; [] on the others."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        held = [None] * self.count if self.first else None
-        with answering():
-            dist.gather_object(value, held, dst=0, group=self.slow)
-        return held or []
+        values = [None] * self.world_size if self.is_first else None
+        with report_lost_process():
+            dist.gather_object(value, values, dst=0, group=self.gloo_group)
+        return values or []
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def rank_by_rank(self) -> Iterator[None]:
         """Let one rank of each machine go first; the others then find its work (a cache, a download) done."""
-        if self.local:
-            self.largest(0)
+        if self.local_rank:
+            self.all_reduce_max(0)
         yield
-        if not self.local:
-            self.largest(0)
+        if not self.local_rank:
+            self.all_reduce_max(0)
 
 
-ALONE = Ranks()
-PATIENCE = timedelta(minutes=10)  # torch's default for NCCL: longer than any step, evaluations included
-COURTESY = 3  # seconds for rank 0's message to reach the console before torchrun reports another rank's exit
+SINGLE_PROCESS = Ranks()
+GRADIENT_TIMEOUT = timedelta(minutes=10)  # torch's default for NCCL: longer than any step, evaluations included
+EXIT_DELAY = 3  # seconds for rank 0's message to reach the console before torchrun reports another rank's exit
 
 
-def place() -> tuple[int, int, int]:
+def read_launcher_ranks() -> tuple[int, int, int]:
     """Return (rank, world size, local rank) from the environment variables that torchrun sets."""
     rank, count, local = (int(os.environ.get(name) or 0) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return (rank, count, local) if count > 1 and "RANK" in os.environ else (0, 1, 0)
 
 
 @contextmanager
-def first_speaks() -> Iterator[None]:
+def silence_other_ranks() -> Iterator[None]:
     """Silence every rank but 0, and let rank 0 report an error before the others exit.
 
-    When rank 0 exits, torchrun ends the others before `COURTESY` is over.
+    When rank 0 exits, torchrun ends the others before `EXIT_DELAY` is over.
     """
-    if place()[0] == 0:
+    if read_launcher_ranks()[0] == 0:
         yield
         return
     try:
@@ -170,12 +179,12 @@ def first_speaks() -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException:
-        time.sleep(COURTESY)
+        time.sleep(EXIT_DELAY)
         raise
 
 
 @contextmanager
-def ends_at_once() -> Iterator[None]:
+def exit_without_teardown() -> Iterator[None]:
     """Exit one of several ranks without tearing down the interpreter.
 
     During teardown, a torch.distributed thread that notices another rank's exit would abort the process with SIGABRT.
@@ -183,7 +192,7 @@ def ends_at_once() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if place()[1] == 1 or isinstance(end.code, str):
+        if read_launcher_ranks()[1] == 1 or isinstance(end.code, str):
             raise
         sys.stdout.flush()
         sys.stderr.flush()
@@ -191,18 +200,18 @@ def ends_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def connect_ranks() -> Iterator[Ranks]:
     """Connect the processes that torchrun, or a launcher that sets the same variables, started; ALONE without one.
 
     Raises:
         ProcessLost: not all of them connected.
     """
-    rank, count, local = place()
+    rank, count, local = read_launcher_ranks()
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    with answering():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    with report_lost_process():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=GRADIENT_TIMEOUT)
         slow = dist.new_group(backend="gloo", timeout=timedelta(days=30))
     assert isinstance(slow, dist.ProcessGroup), "a group of all ranks"
     yield Ranks(rank, count, local, slow)
@@ -210,7 +219,7 @@ def joined() -> Iterator[Ranks]:
 
 
 @contextmanager
-def answering() -> Iterator[None]:
+def report_lost_process() -> Iterator[None]:
     """Report a failed communication as `ProcessLost`, in one sentence."""
     try:
         yield

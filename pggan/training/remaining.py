@@ -45,7 +45,7 @@ def seconds_left(plan: GrowthController, times: Mapping[int, float], images: int
 def evaluations_left(plan: GrowthController, images: int, is_due: bool) -> int:
     """Return how many evaluations are left after so many images; is_due: one at this moment, too."""
     every = plan.config.metric_every_kimg
-    moments = set(plan.ends)
+    moments = set(plan.stage_ends)
     if every:
         moments |= {round(every * 1000 * i) for i in range(1, int(plan.total_images / (every * 1000)) + 1)}
     return is_due + sum(moment > images for moment in moments)

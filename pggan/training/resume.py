@@ -12,31 +12,31 @@ from typing import Any
 
 import torch
 
-from checkpoints import CheckpointError, RunDirectory, load, newest
+from checkpoints import CheckpointError, RunDirectory, load, resolve_checkpoint
 
-from ..config import ConfigError, TrainConfig, checked, format_value, option_name, spell_option
+from ..config import ConfigError, TrainConfig, format_value, option_name, spell_option, validate_field
 from ..networks import ARCHITECTURES
 from ..paths import find_recorded, is_same_checkpoint, is_same_path, with_found_paths
 from .growth import GrowthController
 from .signals import TrainingStopped
 from .state import TrainState
-from .tracking import say
+from .tracking import log
 from .transfer import kept_classes, move_classes
 
 
-def differences(old: dict[str, Any], new: TrainConfig, identity_only: bool = False) -> list[str]:
+def diff_options(old: dict[str, Any], new: TrainConfig, identity_only: bool = False) -> list[str]:
     """Lines "--option: old here, new there" for every option that differs."""
     lines = []
     for f in fields(TrainConfig):
         if (identity_only and not f.metadata.get("identity", True)) or f.name not in old:
             continue
-        before, now = checked(f, old[f.name]), getattr(new, f.name)
+        before, now = validate_field(f, old[f.name]), getattr(new, f.name)
         if before != now:
             lines.append(f"  {option_name(f)}: {format_value(before)} -> {format_value(now)}")
     return lines
 
 
-def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
+def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfig:
     """Return the options to resume a run with: those specified, its start, and the end that its start decided.
 
     Raises:
@@ -48,7 +48,7 @@ def same_run(run: RunDirectory, config: TrainConfig) -> TrainConfig:
         raise ConfigError(other_start(run, config.resume, recorded))
     if config.precision == "auto" and old.get("precision") in ("fp32", "bf16"):
         config = replace(config, precision=old["precision"])  # what auto came to at the start
-    if lines := differences(old, config, identity_only=True):
+    if lines := diff_options(old, config, identity_only=True):
         raise ConfigError(
             f"{run.folder} is a run with other options:\n" + "\n".join(lines) + "\n"
             f"use the same options to resume it, or --out ANOTHER --resume {run.latest} to start a new run from it"
@@ -74,7 +74,7 @@ def other_start(run: RunDirectory, wanted: str, recorded: str | None) -> str:
     )
 
 
-def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
+def check_not_past_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
     """Raises ConfigError for a run that is already past the plan's end."""
     if plan.total_images <= saved["state"]["previous"]:
         raise ConfigError(
@@ -97,13 +97,13 @@ def finished(config: TrainConfig, plan: GrowthController, images: int) -> str:
     )
 
 
-def check_fits(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
+def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
     """Refuse to resume with other images, or to an end that is past.
 
     Raises:
         ConfigError.
     """
-    check_end(saved, config, plan)
+    check_not_past_end(saved, config, plan)
     if saved["data"] == content:
         return
     recorded, latest = saved["config"].get("data"), f"{config.out}/checkpoints/latest.pt"
@@ -159,7 +159,7 @@ def has_default_latents(arguments: dict[str, Any]) -> bool:
     return arguments.get("latent_size") == min(arguments.get("fmap_base", 0), arguments.get("fmap_max", 0))
 
 
-def new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
+def list_new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
     """A line saying what of a network of `resolution` or more is not in the checkpoint, and so begins anew."""
     if not saved:
         return [f"  {name}: not in the checkpoint, freshly initialised"]
@@ -170,7 +170,7 @@ def new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
 
 
 @contextmanager
-def fitting(where: Any) -> Iterator[None]:
+def explain_mismatch(where: Any) -> Iterator[None]:
     """Says of a checkpoint that no run with such networks wrote that it does not fit."""
     try:
         yield
@@ -190,11 +190,11 @@ def begin_from(state: TrainState, config: TrainConfig, classes: list[str]) -> tu
     Raises:
         CheckpointError: no checkpoint, or networks of other shapes. ConfigError: an end that is past already.
     """
-    path = str(newest(config.resume or ""))
+    path = str(resolve_checkpoint(config.resume or ""))
     plan = GrowthController(replace(config, total_kimg=None))
-    lines = adopt(state, path, config, plan, classes)
+    lines = start_from_checkpoint(state, path, config, plan, classes)
     phase = GrowthController(plan.config, state.stage_ends).phase(state.images)
-    config = settle_end(config, plan, state.images, phase.resolution == config.resolution and not phase.fading)
+    config = settle_end(config, plan, state.images, phase.resolution == config.resolution and not phase.is_fading)
     start, end = state.images / 1000, GrowthController(config, state.stage_ends).total_images / 1000
     first = (
         f"starting from {path} at {start:g} kimg; training {end - start:g} kimg more, until {end:g} kimg at "
@@ -225,7 +225,9 @@ def settle_end(config: TrainConfig, plan: GrowthController, images: int, is_last
     return config
 
 
-def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]) -> list[str]:
+def start_from_checkpoint(
+    state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]
+) -> list[str]:
     """Put a checkpoint's weights, and as far as they fit its optimizers and schedule, into a new run's state.
 
     Returns:
@@ -235,25 +237,29 @@ def adopt(state: TrainState, path: str, config: TrainConfig, plan: GrowthControl
         CheckpointError: networks of other shapes.
     """
     saved = load(path)
-    with fitting(path):
-        return adopted(state, saved, path, config, plan, classes)
+    with explain_mismatch(path):
+        return load_from_checkpoint(state, saved, path, config, plan, classes)
 
 
-def adopted(
-    state: TrainState, saved: dict[str, Any], path: str, config: TrainConfig, plan: GrowthController,
+def load_from_checkpoint(
+    state: TrainState,
+    saved: dict[str, Any],
+    path: str,
+    config: TrainConfig,
+    plan: GrowthController,
     classes: list[str],
-) -> list[str]:  # fmt: skip
-    """As `adopt`, which tells of what is wrong with a checkpoint in one sentence."""
+) -> list[str]:
+    """As `start_from_checkpoint`, which tells of what is wrong with a checkpoint in one sentence."""
     check_networks(path, saved["networks"], state.arguments)
     grown = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])
     content.setdefault("G", content["G_ema"])
     told = ("out", "resume", "total_kimg")  # by the line above these
-    lines = differences({k: v for k, v in saved["config"].items() if k not in told}, config)
+    lines = diff_options({k: v for k, v in saved["config"].items() if k not in told}, config)
     lines += class_changes(saved["classes"], classes)
     for name, network in (("G", "generator"), ("D", "discriminator"), ("G_ema", "generator")):
         if config.arch == "pggan":
-            lines += new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
+            lines += list_new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
         fresh, weights = getattr(state, name).state_dict(), content.get(name, {})
         content[name] = fresh | move_classes(
             weights, fresh, network, state.arguments[network], saved["classes"], classes
@@ -270,9 +276,9 @@ def adopted(
     same_pace = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
     if not same_pace or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
         state.stage_ends = {}
-        state.images = plan.position(stage["resolution"], stage["alpha"])
+        state.images = plan.find_position(stage["resolution"], stage["alpha"])
         lines.append(f"  counting on from {state.images / 1000:g} kimg, where this plan is at that stage")
-    if grown or plan.resets_optimizers(state.previous, state.images):
+    if grown or plan.should_reset_optimizers(state.previous, state.images):
         state.reset_optimizers()
     state.previous = state.start = state.images
     state.seconds, state.lr_factor, state.rollbacks = {}, 1.0, []
@@ -299,33 +305,33 @@ def listed(names: list[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more if names else "none"
 
 
-MOST_RETURNS = 5  # to one checkpoint
+MAX_ROLLBACKS = 5  # to one checkpoint
 
 
-def go_back(state: TrainState, directory: RunDirectory, factor: float, why: str) -> None:
+def roll_back(state: TrainState, directory: RunDirectory, factor: float, why: str) -> None:
     """To the last good checkpoint, with all learning rates times `factor`.
 
     Raises:
         TrainingStopped: there is none, or the run has gone back to it too often.
     """
     try:
-        saved = directory.load_newest(say, is_finite)
+        saved = directory.load_newest(log, has_finite_state)
     except CheckpointError as error:
         raise TrainingStopped(f"{why}, and there is no good checkpoint to go back to: {error}") from None
     if saved is None:
         raise TrainingStopped(f"{why}, and nothing was saved yet to go back to; try a lower --lr")
     rollbacks = [*state.rollbacks, [state.images, saved["images"]]]
-    if sum(to == saved["images"] for _, to in rollbacks) > MOST_RETURNS:
+    if sum(to == saved["images"] for _, to in rollbacks) > MAX_ROLLBACKS:
         at = f"{saved['images'] / 1000:g} kimg"
-        raise TrainingStopped(f"{why}, after {MOST_RETURNS} returns to {at}; try a lower --lr")
+        raise TrainingStopped(f"{why}, after {MAX_ROLLBACKS} returns to {at}; try a lower --lr")
     lr_factor = state.lr_factor * factor
-    with fitting(directory.latest):
+    with explain_mismatch(directory.latest):
         state.load_state_dict(saved["state"])
     state.lr_factor, state.rollbacks = lr_factor, rollbacks
-    say(f"{why}: going back to {state.images / 1000:g} kimg, with {lr_factor:g} of the learning rates planned")
+    log(f"{why}: going back to {state.images / 1000:g} kimg, with {lr_factor:g} of the learning rates planned")
 
 
-def is_finite(content: dict[str, Any]) -> bool:
+def has_finite_state(content: dict[str, Any]) -> bool:
     """Whether a checkpoint can be gone back to: no step had just been skipped, every number in it is finite."""
     state = content["state"]
     if torch.as_tensor(state["skipped_in_a_row"]).any():

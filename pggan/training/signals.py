@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .tracking import say
+from .tracking import log
 
-ECHO = 10  # seconds
+REPEAT_WINDOW = 10  # seconds
 
 
 class TrainingStopped(RuntimeError):
@@ -32,24 +32,24 @@ class StopSignals:
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda number: number) -> None:
-        self.received, self.since, self.agree = 0, 0.0, agree
+        self.received, self.received_at, self.agree = 0, 0.0, agree
 
     def __enter__(self) -> StopSignals:
         ours = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        self.old = {number: signal.signal(number, self.handle) for number in ours}
+        self.old_handlers = {number: signal.signal(number, self.handle) for number in ours}
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.old.items():
+        for number, handler in self.old_handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def handle(self, number: int, frame: Any) -> None:
         if self.received:
-            if number == signal.SIGTERM and time.monotonic() - self.since < ECHO:
+            if number == signal.SIGTERM and time.monotonic() - self.received_at < REPEAT_WINDOW:
                 return
             raise KeyboardInterrupt
-        self.received, self.since = number, time.monotonic()
-        say(f"{signal.Signals(number).name}: saving, then stopping (once more: at once)")
+        self.received, self.received_at = number, time.monotonic()
+        log(f"{signal.Signals(number).name}: saving, then stopping (once more: at once)")
 
     def check(self) -> None:
         if number := self.agree(self.received):

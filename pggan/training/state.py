@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..networks import build
-from ..networks.progressive import feature_maps
+from ..networks.progressive import count_feature_maps
 
 PURPOSES = (
     "initial weights",
@@ -31,14 +31,14 @@ PURPOSES = (
 )
 
 
-def draws(seed: int, images: int, purpose: str) -> np.random.Generator:
+def random_generator(seed: int, images: int, purpose: str) -> np.random.Generator:
     """Return a generator of random numbers that is a function of the seed, the images seen and the purpose alone."""
     return np.random.default_rng((seed, images, PURPOSES.index(purpose)))
 
 
-def latents(seed: int, images: int, purpose: str, count: int, size: int) -> Tensor:
+def draw_latents(seed: int, images: int, purpose: str, count: int, size: int) -> Tensor:
     """Return latents [count, size], standard normal, float32."""
-    return torch.from_numpy(draws(seed, images, purpose).standard_normal((count, size), dtype=np.float32))
+    return torch.from_numpy(random_generator(seed, images, purpose).standard_normal((count, size), dtype=np.float32))
 
 
 def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[str, Any]]:
@@ -50,7 +50,7 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
         "channels": config.channels,
         "label_size": label_size,
     }
-    first = feature_maps(0, config.fmap_base, config.fmap_decay, config.fmap_max)
+    first = count_feature_maps(0, config.fmap_base, config.fmap_decay, config.fmap_max)
     latent = {"latent_size": config.latent_size or first}
     if config.arch in ("mlp", "hybrid"):
         return {
@@ -85,7 +85,7 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, label_size: int, device: torch.device):
         self.arguments = network_arguments(config, label_size)
-        seed = int(draws(config.seed, 0, "initial weights").integers(2**62))
+        seed = int(random_generator(config.seed, 0, "initial weights").integers(2**62))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.G, self.D = (build(kind, arguments) for kind, arguments in self.arguments.items())
@@ -106,12 +106,12 @@ class TrainState:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, values: dict[str, Tensor]) -> None:
+    def accumulate(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
-    def means(self) -> dict[str, float]:
+    def average_sums(self) -> dict[str, float]:
         """Return the mean of each term since the last log line; of "skipped", the sum."""
         values = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
         return values | {"skipped": round(values["skipped"] * self.counts["skipped"])}
@@ -122,9 +122,18 @@ class TrainState:
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
     PLAIN = (
-        "images", "previous", "start", "sums", "counts", "augment_p", "skipped_in_a_row", "seconds", "stage_ends",
-        "lr_factor", "rollbacks",
-    )  # fmt: skip
+        "images",
+        "previous",
+        "start",
+        "sums",
+        "counts",
+        "augment_p",
+        "skipped_in_a_row",
+        "seconds",
+        "stage_ends",
+        "lr_factor",
+        "rollbacks",
+    )
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name).state_dict() for name in self.MODULES} | {
@@ -139,7 +148,7 @@ class TrainState:
             load_moments(getattr(self, name), state[name]["state"])
         for name in self.PLAIN:
             if name in state:  # older checkpoints have no augment_p, lr_factor, rollbacks, start
-                check_kind(name, state[name], getattr(self, name))
+                check_type(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
         if "counts" not in state:  # written by an earlier version, which counted steps instead
             self.counts = dict.fromkeys(self.sums, state["steps"])
@@ -176,7 +185,7 @@ def load_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, 
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def check_kind(name: str, value: Any, current: Any) -> None:
+def check_type(name: str, value: Any, current: Any) -> None:
     """Raise ValueError if a value from a checkpoint has a different type or shape than the run's own."""
     fits = type(value) is type(current)
     if isinstance(current, Tensor):

@@ -1,8 +1,8 @@
 """One training step: update the discriminator D, update the generator G, average G's weights.
 
-`Stepper.step` is the paper's algorithm, one update after the other; `Stepper.d_terms` and `Stepper.g_terms` compute
-what each network minimizes, and losses.py has the formulas. Nothing is read back from the device: alpha, losses and
-the decision to skip a step with non-finite gradients stay in tensors, so that a GPU never waits for the host.
+`Stepper.step` is the paper's algorithm, one update after the other; `compute_d_terms` and `compute_g_terms` return what
+each network minimizes, and losses.py has the formulas. Nothing is read back from the device: alpha, losses and the
+decision to skip a step with non-finite gradients stay in tensors, so that a GPU never waits for the host.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TrainConfig
-from ..networks import one_hot
+from ..networks import to_one_hot
 from ..networks.layers import Equalized, downscale, upscale
 from ..networks.multiscale import pyramid
-from .augment import Augmentation, overfitting
+from .augment import Augmentation, compute_overfitting
 from .growth import Phase
-from .losses import Images, Loss, objective
-from .ranks import ALONE, Ranks, Share
-from .state import TrainState, draws, latents
+from .losses import Images, Loss, build_loss
+from .ranks import SINGLE_PROCESS, Ranks, Share
+from .state import TrainState, draw_latents, random_generator
 
 Terms = dict[str, Tensor]  # scalars by name: a loss and the terms to log beside it
 Stage = dict[str, Any]  # the networks' keywords: resolution, and alpha as a tensor while the stage fades in
@@ -48,11 +48,13 @@ class Batch:
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), labels, self.share)
 
-    def split(self, at_once: int | None) -> Iterator[Batch]:
+    def micro_batches(self, max_samples: int | None) -> Iterator[Batch]:
         """Yield micro-batches of at most `at_once` images, made of whole minibatch-stddev groups."""
-        for share in self.share.split(at_once):
-            own = share.within(self.share)
-            yield Batch(own.of(self.images), None if self.labels is None else own.of(self.labels), share)
+        for share in self.share.micro_batches(max_samples):
+            selection = share.relative_to(self.share)
+            yield Batch(
+                selection.select(self.images), None if self.labels is None else selection.select(self.labels), share
+            )
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,15 @@ class Stepper:
     augment: Augmentation = field(default_factory=Augmentation)
     n_critic: int = 1
     clip: float | None = None
-    ranks: Ranks = ALONE
+    ranks: Ranks = SINGLE_PROCESS
 
     @classmethod
-    def of(cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None, ranks: Ranks = ALONE) -> Stepper:
+    def from_config(
+        cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None, ranks: Ranks = SINGLE_PROCESS
+    ) -> Stepper:
         """Return the stepper that the options describe."""
         return cls(
-            objective(config),
+            build_loss(config),
             config.seed,
             config.mirror,
             config.ema_decay,
@@ -103,23 +107,25 @@ class Stepper:
             batch: this process's share; losses and gradients are those of the global batch in every process.
             held_out: real images that are never trained on, scored to measure overfitting.
         """
-        alpha = torch.tensor(phase.alpha, device=state.device) if phase.fading else 1.0
+        alpha = torch.tensor(phase.alpha, device=state.device) if phase.is_fading else 1.0
         stage = {"resolution": phase.resolution, "alpha": alpha}
-        micro_batches = list(batch.to(state.device).split(phase.micro_batch))
+        micro_batches = list(batch.to(state.device).micro_batches(phase.micro_batch))
         held_out_terms = self.score_held_out(state, stage, held_out, phase)  # before D learns from this batch
-        d_lr, g_lr = phase.lrs
+        d_lr, g_lr = phase.d_and_g_lr
 
         # D minimizes  L_D = D(G(z)) - D(x) + lambda (|grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
-        d_terms = accumulate_gradients(state.d_optimizer, micro_batches, partial(self.d_terms, state, stage), "d_loss")
+        d_terms = accumulate_gradients(
+            state.d_optimizer, micro_batches, partial(self.compute_d_terms, state, stage), "d_loss"
+        )
         d_terms, d_skipped, d_norm = self.update(state.D, state.d_optimizer, d_terms | held_out_terms, "d_loss", d_lr)
         if self.clip is not None:
             clip_weights(state.D, self.clip)
 
         # G minimizes  L_G = -D(G(z)), z drawn anew
         g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
-        if self.trains_generator(state.images, batch.share.size):
-            with frozen(state.D):
-                loss_terms = partial(self.g_terms, state, stage)
+        if self.is_generator_step(state.images, batch.share.size):
+            with freeze_weights(state.D):
+                loss_terms = partial(self.compute_g_terms, state, stage)
                 g_terms = accumulate_gradients(state.g_optimizer, micro_batches, loss_terms, "g_loss")
             g_terms, g_skipped, g_norm = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
             g_terms["g_gradient"] = g_norm
@@ -128,28 +134,34 @@ class Stepper:
         self.note(state, d_terms | {"d_gradient": d_norm}, g_terms, torch.stack([d_skipped, g_skipped]))
         if held_out is not None:
             scores = [d_terms["real_score"], d_terms["held_out_score"], d_terms["fake_score"]]
-            state.augment_p = self.augment.moved(state.augment_p, overfitting(*scores), batch.share.size)
+            state.augment_p = self.augment.update_p(state.augment_p, compute_overfitting(*scores), batch.share.size)
         state.images += batch.share.size
 
-    def trains_generator(self, images: int, batch_size: int) -> bool:
+    def is_generator_step(self, images: int, batch_size: int) -> bool:
         """Return whether the step after `images` real images updates G: every `n_critic`-th does."""
         return images // batch_size % self.n_critic == self.n_critic - 1
 
-    def d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
+    def compute_d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
         """Return L_D on real images x and as many generated images G(z) of the same classes."""
-        mixing = draws(self.seed, state.images, "mixing").random((batch.share.size, 1, 1, 1), dtype=np.float32)
-        epsilon = batch.share.of(torch.from_numpy(mixing)).to(state.device, non_blocking=True)
+        mixing = random_generator(self.seed, state.images, "mixing").random(
+            (batch.share.size, 1, 1, 1), dtype=np.float32
+        )
+        epsilon = batch.share.select(torch.from_numpy(mixing)).to(state.device, non_blocking=True)
         with self.autocast(state):
-            x = self.reals(state, stage, batch, "augmented reals")
+            x = self.prepare_reals(state, stage, batch, "augmented reals")
             with torch.no_grad():  # D's update does not reach G
-                x_fake = self.augmented(state, self.fakes(state, stage, batch, "d latents"), batch, "augmented fakes")
+                x_fake = self.apply_augmentation(
+                    state, self.generate_fakes(state, stage, batch, "d latents"), batch, "augmented fakes"
+                )
             return self.loss.discriminator(partial(state.D, **stage), x, x_fake, epsilon, batch.labels)
 
-    def g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
+    def compute_g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
         """Return L_G on fresh generated images, as many as the batch has real ones and of the same classes."""
         with self.autocast(state):
-            x_fake = self.augmented(state, self.fakes(state, stage, batch, "g latents"), batch, "augmented g fakes")
-            x = self.reals(state, stage, batch, "augmented reals") if self.loss.paired else None
+            x_fake = self.apply_augmentation(
+                state, self.generate_fakes(state, stage, batch, "g latents"), batch, "augmented g fakes"
+            )
+            x = self.prepare_reals(state, stage, batch, "augmented reals") if self.loss.needs_reals else None
             return self.loss.generator(partial(state.D, **stage), x_fake, batch.labels, x)
 
     def score_held_out(self, state: TrainState, stage: Stage, held_out: Batch | None, phase: Phase) -> Terms:
@@ -158,37 +170,37 @@ class Stepper:
             return {}
 
         def score(batch: Batch) -> Terms:
-            x = self.reals(state, stage, batch, "augmented held out")
+            x = self.prepare_reals(state, stage, batch, "augmented held out")
             return {"held_out_score": state.D(x, **stage)[0].mean()}
 
         with torch.no_grad(), self.autocast(state):
-            return mean_terms(held_out.to(state.device).split(phase.micro_batch), score)
+            return mean_terms(held_out.to(state.device).micro_batches(phase.micro_batch), score)
 
-    def reals(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
+    def prepare_reals(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
         """Return real images as D sees them: float [N, C, r, r] in [-1, 1], mirrored, faded, augmented."""
-        x = self.prepare(batch, state.images, stage["alpha"])
-        return self.augmented(state, pyramid(x) if state.D.multiscale else x, batch, purpose)
+        x = self.preprocess(batch, state.images, stage["alpha"])
+        return self.apply_augmentation(state, pyramid(x) if state.D.multiscale else x, batch, purpose)
 
-    def prepare(self, batch: Batch, seen: int, alpha: float | Tensor) -> Tensor:
+    def preprocess(self, batch: Batch, images_seen: int, alpha: float | Tensor) -> Tensor:
         """Return uint8 images [N, C, r, r] as floats in [-1, 1], half of them mirrored, and faded as G's output is."""
         x = batch.images
         if self.mirror:  # on bytes: a quarter of the memory traffic of floats
-            flips = torch.from_numpy(draws(self.seed, seen, "mirror").random(batch.share.size) < 0.5)
-            flips = batch.share.of(flips).to(x.device)
+            flips = torch.from_numpy(random_generator(self.seed, images_seen, "mirror").random(batch.share.size) < 0.5)
+            flips = batch.share.select(flips).to(x.device)
             x = torch.where(flips.view(-1, 1, 1, 1), x.flip(3), x)
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         return fade(x, alpha)
 
-    def fakes(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
+    def generate_fakes(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
         """Return G(z), [N, C, r, r] or a list by scale; z depends on the seed, the images seen and the purpose."""
-        z = batch.share.of(latents(self.seed, state.images, purpose, batch.share.size, state.G.latent_size))
-        z, labels = z.to(state.device, non_blocking=True), one_hot(batch.labels, state.G.label_size)
+        z = batch.share.select(draw_latents(self.seed, state.images, purpose, batch.share.size, state.G.latent_size))
+        z, labels = z.to(state.device, non_blocking=True), to_one_hot(batch.labels, state.G.label_size)
         return state.G.pyramid(z, labels) if state.G.multiscale else state.G(z, labels, **stage)
 
-    def augmented(self, state: TrainState, images: Images, batch: Batch, purpose: str) -> Images:
+    def apply_augmentation(self, state: TrainState, images: Images, batch: Batch, purpose: str) -> Images:
         if isinstance(images, list):  # --arch msg, for which there is no augmentation
             return images
-        return self.augment(images, state.augment_p, draws(self.seed, state.images, purpose), batch.share)
+        return self.augment(images, state.augment_p, random_generator(self.seed, state.images, purpose), batch.share)
 
     def autocast(self, state: TrainState) -> torch.autocast:
         return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
@@ -202,7 +214,7 @@ class Stepper:
             The terms of the global batch; 1.0 if the step was skipped, else 0.0; the gradient's norm over all weights.
         """
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        self.ranks.add_up([*gradients, *terms.values()])  # in place
+        self.ranks.all_reduce([*gradients, *terms.values()])  # in place
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = 1 - (norm.isfinite() & terms[loss].isfinite()).float()
         for group in optimizer.param_groups:
@@ -224,7 +236,7 @@ class Stepper:
         terms = d_terms | g_terms | {"skipped": skipped.sum()}
         if "held_out_score" in terms:  # for a log line's overfitting, over the same steps
             terms |= {"seen_score": terms["real_score"], "faked_score": terms["fake_score"]}
-        state.add(terms)
+        state.accumulate(terms)
 
 
 def accumulate_gradients(
@@ -264,7 +276,7 @@ def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def freeze_weights(network: nn.Module) -> Iterator[None]:
     """Compute no gradients for the network's weights in this block; gradients still pass through it to its input."""
     network.requires_grad_(False)
     try:

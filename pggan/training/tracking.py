@@ -24,7 +24,7 @@ from checkpoints.run_directory import read_lines, write_text
 
 from ..config import TrainConfig, format_value
 
-WAIT = 60.0  # seconds for what is on its way to a service at the end of a run
+CLOSE_TIMEOUT = 60.0  # seconds for what is on its way to a service at the end of a run
 
 
 class Tracker:
@@ -37,35 +37,35 @@ class Tracker:
         self.run, self.sinks = run, []
         kinds: dict[str, Callable[..., Any]] = {"tensorboard": TensorBoard, "wandb": WandB}
         if config.track in kinds:
-            self.sinks.append(Background(config.track, partial(kinds[config.track], run, config, images)))
+            self.sinks.append(BackgroundSink(config.track, partial(kinds[config.track], run, config, images)))
 
-    def scalars(self, group: str, values: dict[str, Any]) -> None:
+    def log_scalars(self, group: str, values: dict[str, Any]) -> None:
         """The numbers of one line of log.jsonl or metrics.jsonl; must hold "images"."""
         numbers = {k: v for k, v in values.items() if is_number(v) and k != "images"}
         for sink in self.sinks:
-            sink.call("scalars", group, numbers, values["images"])
+            sink.enqueue("log_scalars", group, numbers, values["images"])
             if values.get("stage_end"):
-                sink.call("stages", *stage_table(self.run), values["images"])
+                sink.enqueue("log_stages", *build_stage_table(self.run), values["images"])
 
-    def grid(self, name: str, sheet: Image.Image, images: int) -> None:
+    def log_grid(self, name: str, sheet: Image.Image, images: int) -> None:
         for sink in self.sinks:
-            sink.call("image", name, np.asarray(sheet), images)
+            sink.enqueue("log_image", name, np.asarray(sheet), images)
 
-    def close(self, wait: float = WAIT) -> None:
+    def close(self, wait: float = CLOSE_TIMEOUT) -> None:
         for sink in self.sinks:
             sink.close(wait)
 
 
-class Background:
+class BackgroundSink:
     """A sink made and called in a thread of its own, in order."""
 
     def __init__(self, name: str, make: Callable[[], Any]):
         self.name, self.failed = name, False
         self.calls: queue.Queue[Any] = queue.Queue(1000)
-        self.thread = threading.Thread(target=self.work, args=(make,), name=f"track {name}", daemon=True)
+        self.thread = threading.Thread(target=self.run_sink, args=(make,), name=f"track {name}", daemon=True)
         self.thread.start()
 
-    def work(self, make: Callable[[], Any]) -> None:
+    def run_sink(self, make: Callable[[], Any]) -> None:
         try:
             sink = make()
             while call := self.calls.get():
@@ -73,21 +73,21 @@ class Background:
                 getattr(sink, method)(*arguments)
             sink.close()
         except ImportError:
-            self.give_up("the package is not installed")
+            self.disable("the package is not installed")
         except Exception as error:  # a service's client raises what it likes
-            self.give_up(str(error).split("\n")[0] or type(error).__name__)
+            self.disable(str(error).split("\n")[0] or type(error).__name__)
 
-    def give_up(self, why: str) -> None:
+    def disable(self, why: str) -> None:
         self.failed = True
-        say(f"--track {self.name}: {why}; going on without it")
+        log(f"--track {self.name}: {why}; going on without it")
 
-    def call(self, method: str, *arguments: Any) -> None:
+    def enqueue(self, method: str, *arguments: Any) -> None:
         if self.failed:
             return
         try:
             self.calls.put_nowait((method, arguments))
         except queue.Full:
-            self.give_up("it does not keep up")
+            self.disable("it does not keep up")
 
     def close(self, wait: float) -> None:
         """Wait for what is on its way, at most so many seconds."""
@@ -97,7 +97,7 @@ class Background:
             self.calls.put_nowait(None)
         self.thread.join(wait)
         if self.thread.is_alive():
-            self.give_up("it has not taken everything yet")
+            self.disable("it has not taken everything yet")
         self.failed = True
 
 
@@ -106,7 +106,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def stage_table(run: RunDirectory) -> tuple[list[str], list[list[Any]]]:
+def build_stage_table(run: RunDirectory) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of what was measured at the end of each stage so far."""
     ends = [line for line in read_lines(run.metrics) if line.get("stage_end")]
     columns = list(dict.fromkeys(key for line in ends for key in line if key not in ("alpha", "stage_end")))
@@ -121,24 +121,24 @@ class TensorBoard:
 
         self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=images + 1)
         options = [[name, format_value(getattr(config, name))] for name in config.to_dict()]
-        self.writer.add_text("config", markdown_table(["option", "value"], options), images)
+        self.writer.add_text("config", format_markdown_table(["option", "value"], options), images)
 
-    def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
+    def log_scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
         for name, value in numbers.items():
             self.writer.add_scalar(f"{group}/{name}", value, images)
         self.writer.flush()
 
-    def image(self, name: str, pixels: np.ndarray, images: int) -> None:
+    def log_image(self, name: str, pixels: np.ndarray, images: int) -> None:
         self.writer.add_image(name, pixels, images, dataformats="HWC" if pixels.ndim == 3 else "HW")
 
-    def stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
-        self.writer.add_text("stages", markdown_table(columns, rows), images)
+    def log_stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
+        self.writer.add_text("stages", format_markdown_table(columns, rows), images)
 
     def close(self) -> None:
         self.writer.close()
 
 
-def markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
+def format_markdown_table(columns: list[str], rows: list[list[Any]]) -> str:
     """Rows under a header, as Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     texts = [["" if cell is None else str(cell).replace("|", "\\|") for cell in line] for line in lines]
@@ -169,18 +169,18 @@ class WandB:
         try:
             self.writer = start(mode=given.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline"))
         except wandb.errors.Error as error:
-            say(f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); going on offline")
+            log(f"Weights & Biases cannot be reached ({str(error).splitlines()[0]}); going on offline")
             self.writer = start(mode="offline")
         self.writer.define_metric("images", hidden=True)
         self.writer.define_metric("*", step_metric="images")
 
-    def scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
+    def log_scalars(self, group: str, numbers: dict[str, float], images: int) -> None:
         self.writer.log({f"{group}/{k}": v for k, v in numbers.items()} | {"images": images}, step=images)
 
-    def image(self, name: str, pixels: np.ndarray, images: int) -> None:
+    def log_image(self, name: str, pixels: np.ndarray, images: int) -> None:
         self.writer.log({name: self.wandb.Image(pixels), "images": images}, step=images)
 
-    def stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
+    def log_stages(self, columns: list[str], rows: list[list[Any]], images: int) -> None:
         self.writer.log({"stages": self.wandb.Table(columns=list(columns), data=rows), "images": images}, step=images)
 
     def close(self) -> None:
@@ -196,7 +196,7 @@ def wandb_id(folder: Path) -> str:
     known = identity.read_text().strip() if identity.exists() else ""
     before = Path(json.loads(place.read_text())) if place.exists() else folder
     if known and before != folder and has_wandb_id(before, known) and not before.samefile(folder):
-        say(f"{folder} is a copy of {before}: it becomes a W&B run of its own")
+        log(f"{folder} is a copy of {before}: it becomes a W&B run of its own")
         known = ""
     if not known:
         known = secrets.token_hex(4)
@@ -223,7 +223,7 @@ def has_wandb_key() -> bool:
     return bool(os.environ.get("WANDB_API_KEY") or logged_in)
 
 
-def samples_in_grid(resolution: int) -> int:
+def grid_sample_count(resolution: int) -> int:
     """How many fixed latents a run draws at every tick; fewer large ones, which are the first of the many."""
     return 64 if resolution <= 128 else 16
 
@@ -244,12 +244,12 @@ class Progress:
         self.bar.close()
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """A line on standard error, above the bar."""
     tqdm.write(line, file=sys.stderr)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """As in 2d 3h, 5h 12m, 4m 05s, 31s."""
     s = round(seconds)
     if s >= 86400:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets import contact_sheet
+from datasets import make_grid
 
 from ..config import ConfigError
 from ..training.device import choose_device
-from ..training.plan import table
-from .evaluate import add_judging, judged
-from .film import captioned
+from ..training.plan import format_table
+from .evaluate import add_evaluation_options, evaluate_checkpoint
+from .film import add_caption
 from .options import Commands, add_command, add_force, add_seeds
 from .output import Output
 from .sample import check_grid
@@ -44,7 +44,7 @@ def add_parser(commands: Commands) -> None:
         "checkpoints", nargs="+", metavar="RUN_OR_CHECKPOINT", help="two or more checkpoints or run directories"
     )
     add_seeds(p, "0-35")
-    add_judging(p)
+    add_evaluation_options(p)
     p.add_argument("--json", action="store_true", help="print one line of JSON per checkpoint instead of a table")
     p.add_argument(
         "--out", type=Path, default="compare.png", help="output: a .png of the sample grids (default: %(default)s)"
@@ -60,38 +60,38 @@ def run(arguments: argparse.Namespace) -> None:
     # Grids first: they take seconds and find unreadable checkpoints before the metrics take minutes.
     models = [load(path, device) for path in arguments.checkpoints]
     check_grid(len(arguments.seeds), max(model.resolution for model in models))
-    grids = pictures(models, arguments.seeds)
+    grids = draw_grids(models, arguments.seeds)
     if arguments.metrics != "none":
-        results = [judged(path, arguments) for path in arguments.checkpoints]
-        print("\n".join(map(json.dumps, results)) if arguments.json else side_by_side(arguments.checkpoints, results))
-    with output.writing() as temporary:
-        joined(grids, arguments.checkpoints).save(temporary)
+        results = [evaluate_checkpoint(path, arguments) for path in arguments.checkpoints]
+        print("\n".join(map(json.dumps, results)) if arguments.json else format_results(arguments.checkpoints, results))
+    with output.write_atomically() as temporary:
+        join_grids(grids, arguments.checkpoints).save(temporary)
 
 
-def side_by_side(names: list[str], results: list[dict[str, Any]]) -> str:
+def format_results(names: list[str], results: list[dict[str, Any]]) -> str:
     """Return a text table of the results: metrics as rows, checkpoints as columns, "-" for missing values."""
     rows = []
     # all names in order of appearance: checkpoints may have different metrics, such as the levels of SWD
     for name in dict.fromkeys(key for result in results for key in result if key != "checkpoint"):
         values = [result.get(name, "-") for result in results]
         rows.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)])
-    return table(["", *names], rows)
+    return format_table(["", *names], rows)
 
 
-def pictures(models: list[Trained], seeds: list[int]) -> list[Image.Image]:
+def draw_grids(models: list[Trained], seeds: list[int]) -> list[Image.Image]:
     """Return a grid of the same seeds for each model; lower resolutions are enlarged by repeating pixels."""
     largest = max(model.resolution for model in models)
     grids = []
     for model in models:
         images = model.draw(model.latents(seeds), model.labels(seeds)).numpy()
         factor = largest // model.resolution  # both are powers of two
-        grids.append(contact_sheet(np.repeat(np.repeat(images, factor, axis=2), factor, axis=3)).convert("RGB"))
+        grids.append(make_grid(np.repeat(np.repeat(images, factor, axis=2), factor, axis=3)).convert("RGB"))
     return grids
 
 
-def joined(grids: list[Image.Image], names: list[str]) -> Image.Image:
+def join_grids(grids: list[Image.Image], names: list[str]) -> Image.Image:
     """Return one image of the grids from left to right, each with its name below it."""
-    grids = [captioned(grid, name) for grid, name in zip(grids, names, strict=True)]
+    grids = [add_caption(grid, name) for grid, name in zip(grids, names, strict=True)]
     width, height = grids[0].size
     page = Image.new("RGB", (len(grids) * (width + GAP) - GAP, height), "white")
     for i, grid in enumerate(grids):

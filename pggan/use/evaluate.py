@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from checkpoints import newest
+from checkpoints import resolve_checkpoint
 from datasets import Pyramid, Source, open_pyramid, open_source
 from metrics import METRICS, RESIZES, MetricError, Suite, default_folder
 
-from ..config import ConfigError, metric_names
+from ..config import ConfigError, parse_metric_names
 from ..paths import is_missing, make_absolute
 from ..training.device import choose_device
-from ..training.evaluation import Judge, modes_of_embedded_set
-from .options import Commands, add_checkpoint, add_command, add_device, whole_number
+from ..training.evaluation import Evaluator, synthetic_mode_metric
+from .options import Commands, add_checkpoint, add_command, add_device, int_parser
 from .trained import Trained, load
 
 EXAMPLES = """\
@@ -28,36 +28,45 @@ EXAMPLES = """\
 
 def add_parser(commands: Commands) -> None:
     p = add_command(
-        commands, "evaluate", run, "compute metrics of a checkpoint",
-        "Compute metrics of a checkpoint's EMA generator, at the stage it was saved in.", EXAMPLES,
-    )  # fmt: skip
+        commands,
+        "evaluate",
+        run,
+        "compute metrics of a checkpoint",
+        "Compute metrics of a checkpoint's EMA generator, at the stage it was saved in.",
+        EXAMPLES,
+    )
     add_checkpoint(p)
-    add_judging(p)
+    add_evaluation_options(p)
     p.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
-def add_judging(p: argparse.ArgumentParser) -> None:
-    """The options of `judged`."""
+def add_evaluation_options(p: argparse.ArgumentParser) -> None:
+    """The options of `evaluate_checkpoint`."""
     p.add_argument(
         "--data", metavar="IMAGES", help="real images: a folder or a dataset's name (default: those it was trained on)"
     )
     p.add_argument("--metrics", default="fid,is,swd", help=f"any of {','.join(METRICS)} (default: %(default)s)")
     p.add_argument(
-        "--num-images", type=whole_number(2), default=10000, metavar="N",
+        "--num-images",
+        type=int_parser(2),
+        default=10000,
+        metavar="N",
         help="generated images, and at most as many real ones (default: %(default)s)",
-    )  # fmt: skip
+    )
     p.add_argument(
-        "--resize", choices=list(RESIZES), default="tf1",
+        "--resize",
+        choices=list(RESIZES),
+        default="tf1",
         help="the way to Inception's 299x299: the 2015 graph's, pytorch-fid's or clean-fid's (default: %(default)s)",
-    )  # fmt: skip
+    )
     p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of Inception (default: %(default)s)")
     p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
-    p.add_argument("--seed", type=whole_number(0), default=0, help="of the latents, 0 or more (default: %(default)s)")
+    p.add_argument("--seed", type=int_parser(0), default=0, help="of the latents, 0 or more (default: %(default)s)")
     add_device(p)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    report = judged(arguments.checkpoint, arguments)
+    report = evaluate_checkpoint(arguments.checkpoint, arguments)
     if arguments.json:
         print(json.dumps(report))
     else:
@@ -66,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{name:<20}{value:.6g}" if isinstance(value, float) else f"{name:<20}{value}")
 
 
-def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
+def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
     """Open the real images specified, or those the checkpoint was trained on; with labels if the generator has classes.
 
     Raises:
@@ -84,8 +93,8 @@ def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
             )
     source = open_source(data or str(recorded), labels=bool(trained.classes))
     names = "fit", "background", "allow_upscale", "max_bad"
-    taken = {name: trained.config[name] for name in names if name in trained.config}
-    pyramid = open_pyramid(source, trained.generator.resolution, trained.generator.channels, **taken)
+    options = {name: trained.config[name] for name in names if name in trained.config}
+    pyramid = open_pyramid(source, trained.generator.resolution, trained.generator.channels, **options)
     if are_training_images(trained, pyramid) is False:
         if data is None:
             raise ConfigError(
@@ -98,23 +107,23 @@ def real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
 
 def are_training_images(trained: Trained, pyramid: Pyramid) -> bool | None:
     """Whether these are the images that the checkpoint was trained on; None if it does not tell."""
-    return trained.digest == pyramid.digest() if trained.digest else None
+    return trained.digest == pyramid.compute_digest() if trained.digest else None
 
 
-def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The checkpoint's stage and its metrics, by name. `options` are those of `add_judging`.
+def evaluate_checkpoint(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The checkpoint's stage and its metrics, by name. `options` are those of `add_evaluation_options`.
 
     Raises:
         ConfigError, MetricError, datasets.DataError, checkpoints.CheckpointError: what cannot be judged.
     """
     device = choose_device(options.device)
     try:
-        names = metric_names(options.metrics)
+        names = parse_metric_names(options.metrics)
     except ValueError as error:
         raise ConfigError(f"--metrics: {error}") from None
-    path = newest(checkpoint)
+    path = resolve_checkpoint(checkpoint)
     trained = load(path, device)
-    _, pyramid = real_images(trained, options.data)
+    _, pyramid = open_real_images(trained, options.data)
     if pyramid.classes != trained.classes:
         raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
     if absent := [
@@ -123,10 +132,15 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
         raise ConfigError(f"--data: the training images had none of class {', '.join(absent)}; remove these images")
     data = make_absolute(options.data or trained.config["data"])
     suite = Suite(
-        names, options.inception_weights, device, resize=options.resize, precision=options.precision,
-        more=modes_of_embedded_set(data, trained.generator.channels) if names else {}, cache=default_folder(),
-    )  # fmt: skip
-    judge = Judge(pyramid, suite, options.num_images, options.seed)
+        names,
+        options.inception_weights,
+        device,
+        resize=options.resize,
+        precision=options.precision,
+        more=synthetic_mode_metric(data, trained.generator.channels) if names else {},
+        cache=default_folder(),
+    )
+    judge = Evaluator(pyramid, suite, options.num_images, options.seed)
     results = judge(trained.generator, trained.resolution, trained.alpha)
     if not results:
         raise MetricError(f"none of {', '.join(names) or 'no metrics'} can be computed here")
@@ -140,6 +154,6 @@ def judged(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any
         "training_images": are_training_images(trained, pyramid),
         "num_images": options.num_images,
         "num_reals": min(options.num_images, len(pyramid)),
-        **suite.how(),
+        **suite.settings(),
         **results,
     }

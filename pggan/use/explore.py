@@ -6,11 +6,11 @@ import argparse
 import socket
 from pathlib import Path
 
-from checkpoints import newest
+from checkpoints import resolve_checkpoint
 
 from ..config import ConfigError
 from ..training.device import choose_device
-from .options import Commands, add_checkpoint, add_command, add_device, whole_number
+from .options import Commands, add_checkpoint, add_command, add_device, int_parser
 from .trained import Trained, load
 
 TEXT = """\
@@ -30,7 +30,7 @@ def add_parser(commands: Commands) -> None:
     p = add_command(commands, "explore", run, "interactive page in the browser", TEXT, EXAMPLES)
     add_checkpoint(p)
     p.add_argument(
-        "--port", type=whole_number(1, 65535), metavar="N", help="TCP port, 1 to 65535 (default: any free port)"
+        "--port", type=int_parser(1, 65535), metavar="N", help="TCP port, 1 to 65535 (default: any free port)"
     )
     p.add_argument("--no-open", action="store_true", help="print the address without opening a browser")
     add_device(p)
@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
         from .explorer_page import serve  # here, since it imports NiceGUI
     except ImportError as error:
         raise ConfigError(f"explore needs NiceGUI ({error}): pip install nicegui") from None
-    path = newest(arguments.checkpoint)  # resolved here as well, since the title needs it
+    path = resolve_checkpoint(arguments.checkpoint)  # resolved here as well, since the title needs it
     trained = load(path, choose_device(arguments.device))
-    serve(trained, title(path, trained), free_port(arguments.port), not arguments.no_open)
+    serve(trained, format_title(path, trained), find_free_port(arguments.port), not arguments.no_open)
 
 
-def title(path: Path, trained: Trained) -> str:
+def format_title(path: Path, trained: Trained) -> str:
     """Return the page's title, such as "faces-128, 1200 kimg".
 
     The name is the run directory's, or the file's outside one; imported weights have no number of images.
@@ -56,7 +56,7 @@ def title(path: Path, trained: Trained) -> str:
     return f"{name}, {trained.images / 1000:g} kimg" if trained.images else name
 
 
-def free_port(port: int | None) -> int:
+def find_free_port(port: int | None) -> int:
     """Return `port` if it can be bound on 127.0.0.1, or any free port for None.
 
     Raises:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from nicegui import app, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from .explorer_view import View, picture, prepared, top_level
+from .explorer_view import View, last_level, prepare_for_rendering, render_png
 from .options import MAX_SEED
 from .trained import Trained
 
@@ -29,7 +29,7 @@ STYLE = """
 """
 
 
-class Artist:
+class Renderer:
     """Draw images for all open pages, one at a time.
 
     They are drawn in one thread, apart from the event loop, which stays responsive. torch's worker threads belong to
@@ -38,11 +38,11 @@ class Artist:
 
     def __init__(self, trained: Trained):
         self.thread = ThreadPoolExecutor(max_workers=1)
-        self.trained = self.thread.submit(prepared, trained).result()
+        self.trained = self.thread.submit(prepare_for_rendering, trained).result()
 
     async def draw(self, view: View) -> bytes:
         """Return the view as the bytes of a PNG file."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, picture, self.trained, view)
+        return await asyncio.get_running_loop().run_in_executor(self.thread, render_png, self.trained, view)
 
 
 class Page:
@@ -52,9 +52,9 @@ class Page:
     the next image is drawn from the controls' latest values.
     """
 
-    def __init__(self, artist: Artist, title: str):
+    def __init__(self, artist: Renderer, title: str):
         self.artist, self.trained = artist, artist.trained
-        self.view = View(level=top_level(self.trained), alpha=self.trained.alpha).checked(self.trained)
+        self.view = View(level=last_level(self.trained), alpha=self.trained.alpha).clamp(self.trained)
         self.drawing = self.outdated = False
         ui.add_css(STYLE)
         with ui.row(wrap=True).classes("w-full items-start gap-8"):
@@ -78,8 +78,8 @@ class Page:
             select.props("id=label").bind_value(self.view, "label")
         self.slider("truncation", "truncation", 1, 0.01)
         if len(self.trained.resolutions) > 1:
-            self.slider("stage", "level", top_level(self.trained), 1)
-            if self.trained.grew:
+            self.slider("stage", "level", last_level(self.trained), 1)
+            if self.trained.is_grown:
                 self.slider("alpha", "alpha", 1, 0.01)
         self.number("target seed", "towards")
         self.slider("interpolation", "walk", 1, 0.01)
@@ -97,7 +97,7 @@ class Page:
             slider = ui.slider(min=0, max=largest, step=step, on_change=self.refresh)
             slider.bind_value(self.view, name).props(f'aria-label="{label}"').classes("grow mx-2")
             shown = ui.label().classes("w-16 shrink-0 text-sm text-right")
-            shown.bind_text_from(self.view, name, lambda value: value_text(name, value))
+            shown.bind_text_from(self.view, name, lambda value: format_value(name, value))
 
     async def refresh(self) -> None:
         """Draw the view, and again until it is up to date."""
@@ -108,7 +108,7 @@ class Page:
         try:
             while self.outdated:
                 self.outdated = False
-                await self.show(self.view.checked(self.trained))
+                await self.show(self.view.clamp(self.trained))
         finally:  # also if drawing fails, so that the next change is drawn
             self.drawing = False
 
@@ -128,11 +128,11 @@ class Page:
 
     async def download(self) -> None:
         """Send the image as a PNG file, at the resolution it is drawn at."""
-        view = self.view.checked(self.trained)
+        view = self.view.clamp(self.trained)
         ui.download.content(await self.artist.draw(view), view.file_name(self.trained), "image/png")
 
 
-def value_text(name: str, value: float | None) -> str:
+def format_value(name: str, value: float | None) -> str:
     """Return a slider's value as text, such as 0.75, or 16x16 for the stage; an empty field has none."""
     if value is None:
         return ""
@@ -157,7 +157,7 @@ async def announce(port: int) -> None:
 
 def serve(trained: Trained, title: str, port: int, open_browser: bool) -> None:
     """Serve the page on 127.0.0.1 until Ctrl-C."""
-    artist = Artist(trained)
+    artist = Renderer(trained)
     # Against DNS rebinding: a web page whose host name resolves to 127.0.0.1 could otherwise read this one.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     app.on_startup(lambda: announce(port))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from PIL import Image
 
-from ..networks import folded
+from ..networks import fold_weight_scales
 from .interpolate import slerp
 from .options import MAX_SEED
 from .trained import Trained
@@ -17,7 +17,7 @@ from .trained import Trained
 
 @dataclass
 class View:
-    """Values of the explorer's controls, as the browser sends them; `checked` returns values that can be drawn.
+    """Values of the explorer's controls, as the browser sends them; `clamp` returns values that can be drawn.
 
     Attributes:
         seed: seed of the latent.
@@ -37,22 +37,22 @@ class View:
     alpha: float = 1.0
     label: int = 0
 
-    def checked(self, trained: Trained) -> View:
+    def clamp(self, trained: Trained) -> View:
         """Return a view with every value clamped to its range; empty or invalid fields become 0.
 
         A stage that imported weights lack is replaced by the next higher one. Alpha is 1 if there is no lower stage to
         fade in from.
         """
-        wanted = 4 << int(within(self.level, top_level(trained)))
+        wanted = 4 << int(clamp_number(self.level, last_level(trained)))
         resolution = next(r for r in trained.resolutions if r >= wanted)
-        label = int(within(self.label, max(len(trained.classes) - 1, 0)))
+        label = int(clamp_number(self.label, max(len(trained.classes) - 1, 0)))
         return View(
-            int(within(self.seed, MAX_SEED)),
-            int(within(self.towards, MAX_SEED)),
-            within(self.walk, 1),
-            within(self.truncation, 1),
+            int(clamp_number(self.seed, MAX_SEED)),
+            int(clamp_number(self.towards, MAX_SEED)),
+            clamp_number(self.walk, 1),
+            clamp_number(self.truncation, 1),
             resolution.bit_length() - 3,
-            within(self.alpha, 1) if trained.grew and resolution // 2 in trained.resolutions else 1.0,
+            clamp_number(self.alpha, 1) if trained.is_grown and resolution // 2 in trained.resolutions else 1.0,
             label if label in trained.drawable else next(iter(trained.drawable), 0),
         )
 
@@ -72,19 +72,19 @@ class View:
         return "-".join(parts) + ".png"
 
 
-def within(value: float | None, largest: float) -> float:
+def clamp_number(value: float | None, largest: float) -> float:
     """Clamp a number to 0..largest; return 0 for NaN and for anything that is not a number."""
     return (
         min(max(value, 0), largest) if isinstance(value, (int, float)) and value == value else 0
     )  # NaN is unequal to itself
 
 
-def top_level(trained: Trained) -> int:
+def last_level(trained: Trained) -> int:
     """Return the index of the checkpoint's stage, 0 for 4x4."""
     return trained.resolution.bit_length() - 3
 
 
-def picture(trained: Trained, view: View) -> bytes:
+def render_png(trained: Trained, view: View) -> bytes:
     """Return the view as the bytes of a PNG file, at the stage's resolution."""
     a, b = trained.latents([view.seed, view.towards])  # type: ignore[list-item]
     labels = torch.tensor([view.label]) if trained.classes else None
@@ -98,22 +98,22 @@ def picture(trained: Trained, view: View) -> bytes:
     return buffer.getvalue()
 
 
-def prepared(trained: Trained) -> Trained:
+def prepare_for_rendering(trained: Trained) -> Trained:
     """Return the same generator, faster at single images, and set the calling thread's number of torch threads.
 
     Narrow networks and busy machines are faster with one thread, wide networks with all of them: both are timed, and
     the faster one stays.
     """
-    trained = replace(trained, generator=folded(trained.generator))
+    trained = replace(trained, generator=fold_weight_scales(trained.generator))
     # alpha and truncation below 1: the slowest view, with both RGB layers and the mean of the features
-    view = View(level=top_level(trained), alpha=0.5, truncation=0.5).checked(trained)
+    view = View(level=last_level(trained), alpha=0.5, truncation=0.5).clamp(trained)
 
     def seconds(threads: int) -> float:
         torch.set_num_threads(threads)
-        picture(trained, view)  # the first image allocates memory and computes the mean features
+        render_png(trained, view)  # the first image allocates memory and computes the mean features
         start = time.perf_counter()
         for _ in range(3):  # few, since the page opens only after this
-            picture(trained, view)
+            render_png(trained, view)
         return time.perf_counter() - start
 
     torch.set_num_threads(min({1, torch.get_num_threads()}, key=seconds))  # one candidate only on a single core

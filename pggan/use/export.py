@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import checkpoints
-from checkpoints import newest, save_safetensors
+from checkpoints import resolve_checkpoint, save_safetensors
 
 from ..config import ConfigError
-from ..interop.exported import Drawing, export_onnx, export_torch
-from .model_card import card, write_pictures
+from ..interop.exported import ExportModule, export_onnx, export_torch
+from .model_card import format_card, write_pictures
 from .options import Commands, add_checkpoint, add_command, add_force
 from .output import CONFIG, Output
 from .trained import Trained, load
@@ -63,23 +63,23 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.license and arguments.format != "hub":
         raise ConfigError(f"--license is for --format hub only, since {arguments.format} has no model card; omit it")
     output = Output(arguments.out, arguments.force, (SUFFIXES[arguments.format],))
-    path = newest(arguments.checkpoint)
+    path = resolve_checkpoint(arguments.checkpoint)
     # On the CPU: exported programs record the device they were traced on.
-    trained, content = load(path), generator_only(checkpoints.load(path))
-    with output.writing() as temporary:
+    trained, content = load(path), keep_generator_only(checkpoints.load(path))
+    with output.write_atomically() as temporary:
         if arguments.format == "safetensors":
             save_safetensors(temporary, content)
         elif arguments.format == "hub":
             write_folder(temporary, path, trained, content, license_name, arguments.out.name)
         else:
-            drawing = Drawing(trained.generator, trained.resolution, trained.alpha)
+            drawing = ExportModule(trained.generator, trained.resolution, trained.alpha)
             if arguments.format == "onnx":
-                export_onnx(drawing, temporary, described(trained))
+                export_onnx(drawing, temporary, describe_generator(trained))
             else:
                 export_torch(drawing, temporary)
 
 
-def generator_only(content: dict[str, Any]) -> dict[str, Any]:
+def keep_generator_only(content: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint's content reduced to the EMA generator, without paths of the machine it was trained on."""
     networks = {"generator": content["networks"]["generator"]}
     kept: dict[str, Any] = {
@@ -93,7 +93,7 @@ def generator_only(content: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "config": config, "networks": networks, "state": {"G_ema": content["state"]["G_ema"]}}
 
 
-def described(trained: Trained) -> dict[str, Any]:
+def describe_generator(trained: Trained) -> dict[str, Any]:
     """Return the metadata that a user of an ONNX file needs, which does not contain the run's options."""
     return {
         "resolution": trained.resolution,
@@ -116,4 +116,4 @@ def write_folder(
     plain = {key: value for key, value in content.items() if key != "state"}
     (folder / CONFIG).write_text(json.dumps({"made_by": "python -m pggan export", **plain}, indent=2), encoding="utf-8")
     write_pictures(folder, trained)
-    (folder / "README.md").write_text(card(checkpoint, trained, content, license_name, name), encoding="utf-8")
+    (folder / "README.md").write_text(format_card(checkpoint, trained, content, license_name, name), encoding="utf-8")

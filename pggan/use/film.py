@@ -12,18 +12,22 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from ..config import ConfigError
-from .options import whole_number
+from .options import int_parser
 
 SUFFIXES = (".mp4", ".gif", ".webp")
-MEMORY = 2**31  # bytes of RGB frames; Pillow's GIF and WebP writers hold all frames in memory, and 2 GiB fit anywhere
-BAR = 28  # pixels of the caption below a frame: 16-pixel type with 6 above and below; even, as H.264 requires
+MAX_BYTES = (
+    2**31
+)  # bytes of RGB frames; Pillow's GIF and WebP writers hold all frames in memory, and 2 GiB fit anywhere
+CAPTION_HEIGHT = (
+    28  # pixels of the caption below a frame: 16-pixel type with 6 above and below; even, as H.264 requires
+)
 
 
 def add_fps(p: argparse.ArgumentParser, default: int) -> None:
     """Add --fps."""
     p.add_argument(
         "--fps",
-        type=whole_number(1, 60),
+        type=int_parser(1, 60),
         default=default,
         metavar="N",
         help="frames per second, 1 to 60 (default: %(default)s)",
@@ -57,7 +61,7 @@ def write_film(path: Path, frames: Iterator[Image.Image], count: int, fps: int) 
     frames = (frame.convert("RGB") for frame in frames)
     first = next(frames)
     # Known only with the first frame, but still before the others are drawn.
-    if count * 3 * first.width * first.height > MEMORY:
+    if count * 3 * first.width * first.height > MAX_BYTES:
         raise ConfigError(
             f"--out: {count} frames of {first.width}x{first.height} do not fit in memory as {path.suffix.lower()}; "
             "choose an .mp4, or fewer frames"
@@ -87,9 +91,11 @@ def write_mp4(path: Path, frames: Iterator[Image.Image], fps: int) -> None:
         film.mux(stream.encode(None))  # flush frames that the encoder still holds back
 
 
-def captioned(image: Image.Image, text: str) -> Image.Image:
+def add_caption(image: Image.Image, text: str) -> Image.Image:
     """Return a copy of the image with a line of text in a black bar of BAR pixels below it."""
-    page = Image.new("RGB", (image.width, image.height + BAR), "black")
+    page = Image.new("RGB", (image.width, image.height + CAPTION_HEIGHT), "black")
     page.paste(image, (0, 0))
-    ImageDraw.Draw(page).text((8, image.height + BAR // 2), text, "white", ImageFont.load_default(16), anchor="lm")
+    ImageDraw.Draw(page).text(
+        (8, image.height + CAPTION_HEIGHT // 2), text, "white", ImageFont.load_default(16), anchor="lm"
+    )
     return page

@@ -13,12 +13,12 @@ from PIL import Image
 from checkpoints import CheckpointError, RunDirectory
 from checkpoints.run_directory import read_lines
 
-from ..training.tracking import samples_in_grid
-from .film import SUFFIXES, add_fps, captioned, check_film, write_film
+from ..training.tracking import grid_sample_count
+from .film import SUFFIXES, add_caption, add_fps, check_film, write_film
 from .options import Commands, add_command, add_out
 from .output import Output
 
-HOLD = 2  # seconds for which the last frame stays, so that the result can be seen
+PAUSE_SECONDS = 2  # seconds for which the last frame stays, so that the result can be seen
 MAX_SIDE = 2048  # pixels; larger grids are box-averaged: 4096x4096 exceeds level 5.2 of H.264
 
 TEXT = """\
@@ -53,38 +53,38 @@ def run(arguments: argparse.Namespace) -> None:
     path = arguments.out or directory.folder / "outputs" / f"grow-{last}.mp4"
     output = Output(path, arguments.force, SUFFIXES)
     check_film(output.suffix)
-    pauses = HOLD * arguments.fps  # repeated frames, since GIF and MP4 have no common way to hold one
-    with output.writing() as temporary:
-        write_film(temporary, frames(grids, stages, pauses), len(grids) + pauses, arguments.fps)
+    pauses = PAUSE_SECONDS * arguments.fps  # repeated frames, since GIF and MP4 have no common way to hold one
+    with output.write_atomically() as temporary:
+        write_film(temporary, draw_frames(grids, stages, pauses), len(grids) + pauses, arguments.fps)
 
 
-def frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) -> Iterator[Image.Image]:
+def draw_frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: int) -> Iterator[Image.Image]:
     """Yield the run's sample grids, captioned and all of one size, then the last one `pauses` more times.
 
     Args:
         grids: paths of samples/fakes-IMAGES.png, in order.
         stages: log lines by number of images seen.
     """
-    size = read(grids[-1]).size
+    size = read_grid(grids[-1]).size
     # a log without lines, of a run stopped in its first tick, has no resolutions: nothing is cropped then
-    kept = samples_in_grid(max((line["resolution"] for line in stages.values()), default=4))
+    kept = grid_sample_count(max((line["resolution"] for line in stages.values()), default=4))
     shrink = -(-max(size) // MAX_SIDE)  # rounded up
     for path in grids:
-        image, seen = read(path), int(path.stem.removeprefix("fakes-"))
+        image, seen = read_grid(path), int(path.stem.removeprefix("fakes-"))
         line = stages.get(seen)
         # Training shows fewer images per grid at high resolutions: keep those that every grid shows.
-        if line and (there := samples_in_grid(line["resolution"])) > kept:
-            image = first_of(image, there, kept)
+        if line and (there := grid_sample_count(line["resolution"])) > kept:
+            image = crop_grid(image, there, kept)
         # Once cropped, all grids have the same number of cells, whose sides are powers of two: nearest-neighbor
         # resizing repeats whole pixels.
         image = image.resize(size, Image.Resampling.NEAREST).reduce(shrink)
-        frame = captioned(image, caption(seen, line))
+        frame = add_caption(image, format_caption(seen, line))
         yield frame
     for _ in range(pauses):
         yield frame  # the last one
 
 
-def first_of(grid: Image.Image, count: int, kept: int) -> Image.Image:
+def crop_grid(grid: Image.Image, count: int, kept: int) -> Image.Image:
     """Return a square grid of the first `kept` images of a square grid of `count` images."""
     columns, new_columns = math.isqrt(count), math.isqrt(kept)
     cell = grid.width // columns
@@ -96,7 +96,7 @@ def first_of(grid: Image.Image, count: int, kept: int) -> Image.Image:
     return page
 
 
-def read(path: Path) -> Image.Image:
+def read_grid(path: Path) -> Image.Image:
     """Return a saved sample grid as an RGB image. Raises CheckpointError if it cannot be read."""
     try:
         return Image.open(path).convert("RGB")
@@ -104,7 +104,7 @@ def read(path: Path) -> Image.Image:
         raise CheckpointError(f"{path} is not a readable image; delete it to make the video without it") from None
 
 
-def caption(seen: int, line: dict[str, Any] | None) -> str:
+def format_caption(seen: int, line: dict[str, Any] | None) -> str:
     """Return a frame's caption, such as "16x16  alpha 0.25  12.5 kimg"; `line` is its log line, if there is one."""
     if line is None:
         return f"{seen / 1000:.1f} kimg"

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     labels: Sequence[int] | None
 
 
-def to_picture(image: np.ndarray) -> Image.Image:
+def to_pillow(image: np.ndarray) -> Image.Image:
     """Return a uint8 image [C, H, W] of 1 to 4 channels as a Pillow image (L, LA, RGB or RGBA)."""
     return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
 
@@ -61,17 +61,17 @@ def write_image_set(path: Path, batches: Iterator[Batch], count: int, classes: l
         write_npz(path, batches, count)
     elif suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
-            for name, data in files(batches, classes, made_by):
+            for name, data in encode_files(batches, classes, made_by):
                 # ZipInfo has a fixed date, so the same images give the same bytes; PNG cannot be compressed further
                 archive.writestr(zipfile.ZipInfo(name), data)
     else:
-        for name, data in files(batches, classes, made_by):
+        for name, data in encode_files(batches, classes, made_by):
             target = path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
 
 
-def files(batches: Iterator[Batch], classes: list[str], made_by: Any) -> Iterator[tuple[str, bytes]]:
+def encode_files(batches: Iterator[Batch], classes: list[str], made_by: Any) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of each image as a PNG file, and of dataset.json at the end."""
     folders = class_folders(classes)
     labels: list[tuple[str, int]] = []
@@ -82,7 +82,7 @@ def files(batches: Iterator[Batch], classes: list[str], made_by: Any) -> Iterato
                 name = f"{folders[batch.labels[i]]}/{name}"
                 labels.append((name, batch.labels[i]))
             data = io.BytesIO()
-            to_picture(image).save(data, "PNG")
+            to_pillow(image).save(data, "PNG")
             yield name, data.getvalue()
     # StyleGAN reads "labels"; "classes" keeps the names, also of classes that have no image here
     index = {"labels": labels if classes else None, "classes": classes, "made_by": made_by}

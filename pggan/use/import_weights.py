@@ -14,7 +14,7 @@ import checkpoints
 
 from ..config import TrainConfig, spell_option
 from ..interop import WeightsError, read_weights
-from .options import Commands, add_command, add_force, whole_number
+from .options import Commands, add_command, add_force, int_parser
 from .output import Output
 
 TEXT = """\
@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
     add_force(p)
     p.add_argument(
         "--resolution",
-        type=whole_number(4, 1024),
+        type=int_parser(4, 1024),
         metavar="N",
         help="resolution of the stage that training had reached, a power of two (default: from the file or its name, "
         "otherwise the highest)",
@@ -53,13 +53,13 @@ def run(arguments: argparse.Namespace) -> None:
         content = checkpoints.load(arguments.source)
         notes: list[str] = []
     else:
-        content, notes = as_checkpoint(arguments.source, arguments.resolution)
-    with output.writing() as path:
+        content, notes = to_checkpoint(arguments.source, arguments.resolution)
+    with output.write_atomically() as path:
         checkpoints.save(path, content)
-    print("\n".join([*told(content), *notes, fine_tuning(arguments.out, content)]))
+    print("\n".join([*describe_weights(content), *notes, format_training_command(arguments.out, content)]))
 
 
-def as_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any], list[str]]:
+def to_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any], list[str]]:
     """Read weights of another codebase; return a checkpoint's content, and notes on anything that was not converted.
 
     Args:
@@ -96,7 +96,7 @@ def as_checkpoint(source: Path, resolution: int | None) -> tuple[dict[str, Any],
     return content, weights.notes
 
 
-def told(content: dict[str, Any]) -> list[str]:
+def describe_weights(content: dict[str, Any]) -> list[str]:
     """Return lines that describe the imported networks, and stages that cannot be drawn."""
     stage, generator = content["stage"], content["networks"]["generator"]
     alpha = f", alpha {stage['alpha']:g}" if stage["alpha"] != 1 else ""
@@ -109,7 +109,7 @@ def told(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def fine_tuning(out: Path, content: dict[str, Any]) -> str:
+def format_training_command(out: Path, content: dict[str, Any]) -> str:
     """Return the command that fine-tunes the weights, with every option whose default does not match them."""
     networks = content["networks"]
     shape = networks["generator"] | networks.get("discriminator", {})

@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    path = checkpoints.newest(arguments.checkpoint)
+    path = checkpoints.resolve_checkpoint(arguments.checkpoint)
     trained, content = load(path), checkpoints.load(path)
     folder = run_folder(path)
     directory = None if folder is None else RunDirectory(folder)
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))
         return
     print("\n".join(checkpoints.describe(path, content)))
-    if whole := planned(trained.config):
+    if whole := count_planned_images(trained.config):
         print(f"planned {whole / 1000:g} kimg, {trained.images / whole:.0%} done")
     if directory is not None:
         print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
             print_stages(judged, directory, content["state"].get("start", 0))
 
 
-def planned(config: dict[str, Any]) -> int | None:
+def count_planned_images(config: dict[str, Any]) -> int | None:
     """Return the length of the whole run in images, or None if this version cannot read the run's options."""
     try:
         return GrowthController(TrainConfig(**config)).total_images

@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from datasets import contact_sheet
+from datasets import make_grid
 
 from ..config import ConfigError
 from .film import SUFFIXES, add_fps, check_film, write_film
@@ -20,10 +20,10 @@ from .options import (
     add_seeds,
     add_stage,
     add_truncation,
-    class_index,
+    find_class,
+    format_seeds,
+    int_parser,
     open_trained,
-    seed_text,
-    whole_number,
 )
 from .output import Output, default_path
 
@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
     add_seeds(p, "0-7")
     p.add_argument(
         "--frames",
-        type=whole_number(1, 10000),
+        type=int_parser(1, 10000),
         default=60,
         metavar="N",
         help="number of frames from each seed to the next, 1 to 10000 (default: %(default)s)",
@@ -81,18 +81,18 @@ def run(arguments: argparse.Namespace) -> None:
     # one class throughout: labels are discrete, and a change between two seeds would be a jump
     label = trained.labels(seeds[:1])
     if arguments.label is not None:
-        label = torch.tensor([class_index(trained, arguments.label)])
-    names = [f"seeds-{seed_text(seeds)}", "loop" if arguments.loop else ""]
+        label = torch.tensor([find_class(trained, arguments.label)])
+    names = [f"seeds-{format_seeds(seeds)}", "loop" if arguments.loop else ""]
     path = arguments.out or default_path(arguments.checkpoint, trained, "interpolate", *names, suffix=".mp4")
     output = Output(path, arguments.force, SUFFIXES)
     check_film(output.suffix)
-    steps = walk(trained.latents(seeds), arguments.frames, arguments.loop)
-    frames = (contact_sheet(trained.draw(z[None], label, arguments.truncation).numpy()) for z in steps)
-    with output.writing() as temporary:
+    steps = interpolate_latents(trained.latents(seeds), arguments.frames, arguments.loop)
+    frames = (make_grid(trained.draw(z[None], label, arguments.truncation).numpy()) for z in steps)
+    with output.write_atomically() as temporary:
         write_film(temporary, frames, len(steps), arguments.fps)
 
 
-def walk(latents: Tensor, frames: int, loop: bool) -> Tensor:
+def interpolate_latents(latents: Tensor, frames: int, loop: bool) -> Tensor:
     """Return the latents [M, L] along a walk through `latents` [N, L], `frames` steps from each one to the next.
 
     A loop ends one step before its first latent, so that a repeating video shows no frame twice; M = N * frames.

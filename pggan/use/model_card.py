@@ -7,7 +7,7 @@ from typing import Any
 
 from checkpoints import CheckpointError, RunDirectory
 from checkpoints.run_directory import read_lines
-from datasets import contact_sheet
+from datasets import make_grid
 
 from ..config import ConfigError, TrainConfig
 from ..training.growth import GrowthController
@@ -15,7 +15,7 @@ from .output import run_folder
 from .trained import Trained
 
 SAMPLES = 36  # a 6x6 grid: cells stay large enough to see in the width of the Hub's page
-HOW = {  # fields of metrics.jsonl that say how a metric was computed; numbers compare only if all of them agree
+SETTING_LABELS = {  # how a metric was computed: fields of metrics.jsonl that must agree for two numbers to compare
     "metric_images": "generated images",
     "metric_reals": "real images",
     "resize": "resize",
@@ -23,7 +23,7 @@ HOW = {  # fields of metrics.jsonl that say how a metric was computed; numbers c
     "weights": "Inception weights",
     "metrics_version": "metrics version",
 }
-NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *HOW}
+NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *SETTING_LABELS}
 # Metadata that the Hub reads. It has no task for class-conditional generators, so they share this pipeline_tag.
 HEADER = """\
 ---
@@ -43,10 +43,10 @@ images = G.sample(16, seed=0)  # uint8 [16, {channels}, {resolution}, {resolutio
 
 def write_pictures(folder: Path, trained: Trained) -> None:
     """Write samples.png, the images of seeds 0 to SAMPLES - 1, uncurated."""
-    contact_sheet(trained.sample(SAMPLES).numpy()).save(folder / "samples.png")
+    make_grid(trained.sample(SAMPLES).numpy()).save(folder / "samples.png")
 
 
-def card(checkpoint: Path, trained: Trained, content: dict[str, Any], license_name: str, name: str) -> str:
+def format_card(checkpoint: Path, trained: Trained, content: dict[str, Any], license_name: str, name: str) -> str:
     """Return the model card: Markdown below the YAML header that the Hub reads.
 
     Args:
@@ -56,36 +56,36 @@ def card(checkpoint: Path, trained: Trained, content: dict[str, Any], license_na
     conditional = "class-conditional" if trained.classes else "unconditional"
     parts = [
         HEADER.format(license_name=license_name),
-        f"# {escaped(name)}",
+        f"# {escape_markup(name)}",
         f"A progressive GAN ([Karras et al. 2018](https://arxiv.org/abs/1710.10196)) that generates {conditional} "
         f"images of {size} pixels. The weights are the exponential moving average (EMA) of the generator's.",
         f"![samples of seeds 0 to {SAMPLES - 1}, uncurated](samples.png)",
         "## Use",
         USE.format(folder=name, channels=trained.generator.channels, resolution=trained.resolution).strip(),
         "## Training",
-        *training(trained, content),
+        *describe_training(trained, content),
         "## Metrics",
-        *metrics(checkpoint, trained),
+        *describe_metrics(checkpoint, trained),
         "## License",
         f"License of the weights: {license_name}. The training images have a license of their own.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def training(trained: Trained, content: dict[str, Any]) -> list[str]:
+def describe_training(trained: Trained, content: dict[str, Any]) -> list[str]:
     """Return paragraphs on the dataset, the number of images seen and the training schedule."""
     config, lines = trained.config, []
     if content.get("origin"):
-        lines.append(f"Imported from {escaped(content['origin'])}.")
+        lines.append(f"Imported from {escape_markup(content['origin'])}.")
     if isinstance(config.get("data"), str):
-        name = escaped(Path(config["data"]).name)
+        name = escape_markup(Path(config["data"]).name)
         lines.append(f"Dataset: {name}. Real images seen in training: {trained.images / 1000:g} thousand.")
     if trained.classes:
-        lines.append(f"Classes: {escaped(', '.join(trained.classes))}.")
+        lines.append(f"Classes: {escape_markup(', '.join(trained.classes))}.")
     try:
         plan = GrowthController(TrainConfig(**config))
         rows = [
-            f"| {row.resolution}x{row.resolution} | {'fade in' if row.fading else 'stabilize'} "
+            f"| {row.resolution}x{row.resolution} | {'fade in' if row.is_fading else 'stabilize'} "
             f"| {row.start / 1000:g} | {row.end / 1000:g} | {row.batch_size:g} | {row.lr:g} |"
             for row in plan.rows()
         ]
@@ -103,7 +103,7 @@ def training(trained: Trained, content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def metrics(checkpoint: Path, trained: Trained) -> list[str]:
+def describe_metrics(checkpoint: Path, trained: Trained) -> list[str]:
     """Return paragraphs with the metrics that the run logged for this checkpoint, and how they were computed."""
     folder = run_folder(checkpoint)
     try:
@@ -116,11 +116,15 @@ def metrics(checkpoint: Path, trained: Trained) -> list[str]:
         return ["No metrics were computed for this checkpoint."]
     line = judged[-1]  # the last, in case a resumed run evaluated again
     values = {key: value for key, value in line.items() if key not in NOT_METRICS and isinstance(value, float)}
-    how = [f"{text}: {escaped(str(line[key]))}" for key, text in HOW.items() if key in line]
-    table = ["| metric | value |", "|---|---|", *(f"| {escaped(key)} | {value:.4g} |" for key, value in values.items())]
+    how = [f"{text}: {escape_markup(str(line[key]))}" for key, text in SETTING_LABELS.items() if key in line]
+    table = [
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {escape_markup(key)} | {value:.4g} |" for key, value in values.items()),
+    ]
     return ["\n".join(table), f"Computed with {'; '.join(how)}. Compare only with numbers computed the same way."]
 
 
-def escaped(text: str) -> str:
+def escape_markup(text: str) -> str:
     """Escape text from a file so that it shows as text, not as Markdown or HTML; cut to 500 characters."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else " " if c in "\r\n" else c for c in text[:500])

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import Pyramid, Source, contact_sheet
+from datasets import Pyramid, Source, make_grid
 from metrics.inception import Inception
 from metrics.weights import load_weights
 
 from ..config import ConfigError
 from ..training.device import choose_device
-from ..training.state import draws
-from .evaluate import real_images
+from ..training.state import random_generator
+from .evaluate import open_real_images
 from .options import (
     Commands,
     add_checkpoint,
@@ -26,9 +26,9 @@ from .options import (
     add_out,
     add_seeds,
     add_stage,
+    format_seeds,
+    int_parser,
     open_trained,
-    seed_text,
-    whole_number,
 )
 from .output import Output, default_path
 
@@ -59,7 +59,7 @@ def add_parser(commands: Commands) -> None:
     add_seeds(p, "0-7")
     p.add_argument(
         "--neighbours",
-        type=whole_number(1, 20),
+        type=int_parser(1, 20),
         default=7,
         metavar="K",
         help="number of nearest real images shown per sample, 1 to 20 (default: %(default)s)",
@@ -69,7 +69,7 @@ def add_parser(commands: Commands) -> None:
     )
     p.add_argument(
         "--num-reals",
-        type=whole_number(2),
+        type=int_parser(2),
         default=10000,
         metavar="N",
         help="maximum number of real images to search, chosen at random (default: %(default)s)",
@@ -84,14 +84,14 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     trained, seeds = open_trained(arguments), arguments.seeds
-    name = f"seeds-{seed_text(seeds)}"
+    name = f"seeds-{format_seeds(seeds)}"
     path = arguments.out or default_path(arguments.checkpoint, trained, "nearest", name, suffix=".png")
     output = Output(path, arguments.force, (".png",))
     if len(seeds) > MAX_ROWS:
         raise ConfigError(f"--seeds: {len(seeds)} seeds do not fit in one grid; specify at most {MAX_ROWS}")
-    source, pyramid = real_images(trained, arguments.data)
+    source, pyramid = open_real_images(trained, arguments.data)
     # Drawn as evaluation draws them, so both use the same real images; sorted, to read them from disk in order.
-    chosen = np.sort(draws(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
+    chosen = np.sort(random_generator(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
     if len(chosen) <= arguments.neighbours:
         raise ConfigError(
             f"--neighbours: {arguments.neighbours} neighbors need more than {len(chosen)} real images; specify fewer"
@@ -99,26 +99,28 @@ def run(arguments: argparse.Namespace) -> None:
     inception = Inception(load_weights(arguments.inception_weights), choose_device(arguments.device))
     samples = trained.draw(trained.latents(seeds), trained.labels(seeds))
     # Distances in features rather than pixels: a shifted or recolored copy of a training image is also memorized.
-    fakes = features(inception, samples.split(BATCH), len(samples), "samples")
-    reals = features(inception, real_batches(pyramid, trained.resolution, chosen), len(chosen), "real images")
+    fakes = extract_features(inception, samples.split(BATCH), len(samples), "samples")
+    reals = extract_features(
+        inception, read_real_batches(pyramid, trained.resolution, chosen), len(chosen), "real images"
+    )
     distances, places = torch.cdist(fakes, reals).topk(arguments.neighbours, largest=False)
     indices = chosen[places.numpy()]
-    say_how_near(seeds, distances[:, 0], indices[:, 0], usual_distance(reals), pyramid, source)
-    neighbours = torch.from_numpy(pyramid.images(trained.resolution, indices.ravel())).unflatten(0, places.shape)
+    print_nearest(seeds, distances[:, 0], indices[:, 0], typical_distance(reals), pyramid, source)
+    neighbours = torch.from_numpy(pyramid.read_images(trained.resolution, indices.ravel())).unflatten(0, places.shape)
     # a white cell separates the sample from its neighbors
     gap = torch.full_like(samples, 255)
     rows = torch.cat([torch.stack([samples, gap], dim=1), neighbours], dim=1)
-    with output.writing() as temporary:
-        contact_sheet(rows.flatten(0, 1).numpy(), side=1024, columns=rows.shape[1]).save(temporary)
+    with output.write_atomically() as temporary:
+        make_grid(rows.flatten(0, 1).numpy(), side=1024, columns=rows.shape[1]).save(temporary)
 
 
-def real_batches(pyramid: Pyramid, resolution: int, indices: np.ndarray) -> Iterator[Tensor]:
+def read_real_batches(pyramid: Pyramid, resolution: int, indices: np.ndarray) -> Iterator[Tensor]:
     """Yield the real images at these indices as uint8 batches [n, C, r, r], n at most BATCH."""
     for start in range(0, len(indices), BATCH):
-        yield torch.from_numpy(pyramid.images(resolution, indices[start : start + BATCH]))
+        yield torch.from_numpy(pyramid.read_images(resolution, indices[start : start + BATCH]))
 
 
-def features(inception: Inception, batches: Iterable[Tensor], count: int, what: str) -> Tensor:
+def extract_features(inception: Inception, batches: Iterable[Tensor], count: int, what: str) -> Tensor:
     """Return Inception's pool3 features [count, 2048], on the CPU, of uint8 batches [n, C, r, r].
 
     Args:
@@ -133,7 +135,7 @@ def features(inception: Inception, batches: Iterable[Tensor], count: int, what: 
     return torch.cat(parts)
 
 
-def usual_distance(reals: Tensor) -> float:
+def typical_distance(reals: Tensor) -> float:
     """Return the median distance from a real image to its nearest other one, over the first PROBES of `reals`.
 
     Args:
@@ -144,7 +146,7 @@ def usual_distance(reals: Tensor) -> float:
     return distances.min(dim=1).values.median().item()
 
 
-def say_how_near(
+def print_nearest(
     seeds: list[int], distances: Tensor, indices: np.ndarray, usual: float, pyramid: Pyramid, source: Source
 ) -> None:
     """Print each sample's nearest real image and distance, then the medians."""

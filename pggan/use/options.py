@@ -58,7 +58,7 @@ def add_seeds(p: argparse._ActionsContainer, default: str) -> None:
     """Add --seeds, a list of latents to generate images from."""
     p.add_argument(
         "--seeds",
-        type=seed_list,
+        type=parse_seeds,
         default=default,
         metavar="LIST",
         help="seeds of the latents, for example 0-63 or 3,8,20-29; a seed always gives the same image "
@@ -70,14 +70,14 @@ def add_stage(p: argparse.ArgumentParser, alpha: bool = True) -> None:
     """Add --resolution and, unless `alpha` is False, --alpha: the stage at which to run the generator."""
     p.add_argument(
         "--resolution",
-        type=whole_number(4, 1024),
+        type=int_parser(4, 1024),
         metavar="N",
         help="resolution of the stage to run, a power of two from 4 to the checkpoint's (default: the checkpoint's)",
     )
     if alpha:
         p.add_argument(
             "--alpha",
-            type=fraction,
+            type=parse_fraction,
             metavar="A",
             help="fade-in weight of the stage's newest block, 0 to 1 (default: the checkpoint's; 1 at a lower "
             "--resolution)",
@@ -88,7 +88,7 @@ def add_truncation(p: argparse.ArgumentParser) -> None:
     """Add --truncation, which trades variety for typical images."""
     p.add_argument(
         "--truncation",
-        type=fraction,
+        type=parse_fraction,
         default=1.0,
         metavar="PSI",
         help="truncation psi, 0 to 1: below 1 images are more typical and less varied, because the first layer's "
@@ -122,7 +122,7 @@ def open_trained(arguments: argparse.Namespace) -> Trained:
         raise ConfigError(f"--resolution: {error}") from None
 
 
-def class_index(trained: Trained, text: str) -> int:
+def find_class(trained: Trained, text: str) -> int:
     """Return the index of a class specified by its name or by its index from 0.
 
     A name wins over an index: the classes of digits are usually named "0" to "9".
@@ -145,7 +145,7 @@ def class_index(trained: Trained, text: str) -> int:
     )
 
 
-def whole_number(minimum: int, maximum: int = MAX_SEED) -> Callable[[str], int]:
+def int_parser(minimum: int, maximum: int = MAX_SEED) -> Callable[[str], int]:
     """Return a function that parses an integer from `minimum` to `maximum`, for argparse's `type`."""
 
     def parse(text: str) -> int:
@@ -160,7 +160,7 @@ def whole_number(minimum: int, maximum: int = MAX_SEED) -> Callable[[str], int]:
     return parse
 
 
-def fraction(text: str) -> float:
+def parse_fraction(text: str) -> float:
     """Parse a number from 0 to 1 (NaN is refused), for argparse's `type`."""
     try:
         value = float(text)
@@ -171,7 +171,7 @@ def fraction(text: str) -> float:
     return value
 
 
-def seed_list(text: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
     """Parse a list of seeds such as "0-63" or "3,8,20-29", keeping its order, for argparse's `type`.
 
     Raises:
@@ -201,7 +201,7 @@ def seed_list(text: str) -> list[int]:
     return seeds
 
 
-def seed_text(seeds: list[int]) -> str:
+def format_seeds(seeds: list[int]) -> str:
     """Return a short text for a list of seeds, for use in file names.
 
     At most 40 characters, so that the whole name stays well below the 255 bytes that file systems allow.

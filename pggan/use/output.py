@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoints import newest
+from checkpoints import resolve_checkpoint
 
 from ..config import ConfigError
 from ..paths import run_folder
@@ -65,7 +65,7 @@ class Output:
         return not any(self.path.iterdir())
 
     @contextmanager
-    def writing(self) -> Iterator[Path]:
+    def write_atomically(self) -> Iterator[Path]:
         """Yield a temporary path to write to, and move it to the final path if the block raises nothing.
 
         The temporary path is in the same folder, hence on the same file system, where a rename is atomic. An existing
@@ -73,20 +73,20 @@ class Output:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary, old = (self.path.with_name(f".{word}-{self.path.name}") for word in ("writing", "old"))
-        remove(temporary)  # left over if an earlier command was killed
+        remove_path(temporary)  # left over if an earlier command was killed
         try:
             yield temporary
             if self.path.is_dir():
-                remove(old)
+                remove_path(old)
                 os.replace(self.path, old)
             os.replace(temporary, self.path)
-            remove(old)  # only now: until the new output is in place, the old one still exists
+            remove_path(old)  # only now: until the new output is in place, the old one still exists
         finally:
-            remove(temporary)
+            remove_path(temporary)
         print(f"wrote {self.path}")
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Delete a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
@@ -99,7 +99,7 @@ def default_path(checkpoint: str, trained: Trained, command: str, *parts: str, s
 
     For a checkpoint outside a run directory, outputs/ is created next to it and the name includes the checkpoint's.
     """
-    file = newest(checkpoint)
+    file = resolve_checkpoint(checkpoint)
     folder = run_folder(file)
     # Several checkpoints may share a folder outside of runs, but a run's checkpoints differ in stage or kimg.
     origin = [] if folder else [file.stem]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import ConfigError
 from .options import Commands, add_checkpoint, add_command, open_trained
 from .output import Output, default_path
-from .search import Loss, add_search, as_tensor, decibels, read_image, root_mean_square, search, write_found
+from .search import Loss, add_search, compute_rms, image_to_tensor, psnr, read_image, search, write_results
 
 TEXT = """\
 Find the latent that best reproduces an image (GAN inversion).
@@ -48,17 +48,17 @@ def run(arguments: argparse.Namespace) -> None:
     default = default_path(arguments.checkpoint, trained, "project", arguments.image.stem, suffix="")
     output = Output(arguments.out or default, arguments.force, ("",))
     image = read_image(arguments.image, trained.generator.channels)
-    target = as_tensor(of_size(image, trained.resolution, arguments))
+    target = image_to_tensor(resize_to_network(image, trained.resolution, arguments))
     found = search(trained, distance_at_every_scale(target), arguments)
     # Reported at full size only, unlike the loss, so that the number has a unit that readers know.
-    errors = root_mean_square(found.images.float() - target.float()).tolist()
+    errors = compute_rms(found.images.float() - target.float()).tolist()
     made_by = {"checkpoint": str(arguments.checkpoint), "image": str(arguments.image), "steps": arguments.steps}
-    with output.writing() as temporary:
-        write_found(temporary, target, found, errors, made_by)
-    print(f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {decibels(errors[0]):.1f} dB)")
+    with output.write_atomically() as temporary:
+        write_results(temporary, target, found, errors, made_by)
+    print(f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {psnr(errors[0]):.1f} dB)")
 
 
-def of_size(image: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:
+def resize_to_network(image: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:
     """Return the image at the generator's resolution, cropped and resized if --fit is set.
 
     Raises:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
-from checkpoints import newest
-from datasets import contact_sheet
+from checkpoints import resolve_checkpoint
+from datasets import make_grid
 
 from ..config import ConfigError
 from .image_set import SUFFIXES, Batch, write_image_set
@@ -23,10 +23,10 @@ from .options import (
     add_seeds,
     add_stage,
     add_truncation,
-    class_index,
+    find_class,
+    format_seeds,
+    int_parser,
     open_trained,
-    seed_text,
-    whole_number,
 )
 from .output import Output, default_path
 from .trained import Trained
@@ -55,7 +55,7 @@ def add_parser(commands: Commands) -> None:
     add_checkpoint(p)
     which = p.add_mutually_exclusive_group()
     add_seeds(which, "0-63")
-    which.add_argument("--count", type=whole_number(1, MAX_SEEDS), metavar="N", help="the seeds from 0 to N - 1")
+    which.add_argument("--count", type=int_parser(1, MAX_SEEDS), metavar="N", help="the seeds from 0 to N - 1")
     p.add_argument("--labels", metavar="LIST", help="classes by name or index from 0, as in cat,dog; or all")
     add_truncation(p)
     add_stage(p)
@@ -66,22 +66,22 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     trained = open_trained(arguments)
     seeds = arguments.seeds if arguments.count is None else list(range(arguments.count))
-    classes = chosen_classes(trained, arguments.labels)
-    name = [f"seeds-{seed_text(seeds)}", f"labels-{arguments.labels}" if classes else ""]
+    classes = parse_classes(trained, arguments.labels)
+    name = [f"seeds-{format_seeds(seeds)}", f"labels-{arguments.labels}" if classes else ""]
     name.append(f"psi-{arguments.truncation:g}" if arguments.truncation != 1 else "")
     path = arguments.out or default_path(arguments.checkpoint, trained, "sample", *name, suffix=".png")
     output = Output(path, arguments.force, (".png", *SUFFIXES))
     count = len(seeds) * max(len(classes), 1)
     if output.suffix == ".png":
         check_grid(count, trained.resolution)
-    batches = drawn(trained, seeds, classes, arguments.truncation)
-    with output.writing() as temporary:
+    batches = draw_batches(trained, seeds, classes, arguments.truncation)
+    with output.write_atomically() as temporary:
         if output.suffix == ".png":
             images = torch.cat([torch.from_numpy(batch.images) for batch in batches])
-            contact_sheet(images.numpy(), columns=len(classes) if len(classes) > 1 else None).save(temporary)
+            make_grid(images.numpy(), columns=len(classes) if len(classes) > 1 else None).save(temporary)
         else:
             made_by = {
-                "checkpoint": str(newest(arguments.checkpoint)),
+                "checkpoint": str(resolve_checkpoint(arguments.checkpoint)),
                 "images_seen": trained.images,
                 "resolution": trained.resolution,
                 "alpha": trained.alpha,
@@ -90,13 +90,13 @@ def run(arguments: argparse.Namespace) -> None:
             write_image_set(temporary, batches, count, trained.classes, made_by)
 
 
-def chosen_classes(trained: Trained, text: str | None) -> list[int]:
+def parse_classes(trained: Trained, text: str | None) -> list[int]:
     """Class indices of --labels; [] where each seed is to have its own."""
     if text is None:
         return []
     if text == "all" and trained.classes:
         return trained.drawable
-    return [class_index(trained, part) for part in text.split(",")]
+    return [find_class(trained, part) for part in text.split(",")]
 
 
 def check_grid(count: int, resolution: int) -> None:
@@ -109,7 +109,7 @@ def check_grid(count: int, resolution: int) -> None:
         )
 
 
-def drawn(trained: Trained, seeds: list[int], classes: list[int], truncation: float) -> Iterator[Batch]:
+def draw_batches(trained: Trained, seeds: list[int], classes: list[int], truncation: float) -> Iterator[Batch]:
     """The images of every seed with every class, some at a time."""
     each = [seed for seed in seeds for _ in range(len(classes) or 1)]
     with tqdm(total=len(each), desc="drawing", unit="image", disable=None, leave=False) as bar:

@@ -16,17 +16,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import contact_sheet
+from datasets import make_grid
 
 from ..config import ConfigError
-from ..networks import one_hot
-from .image_set import to_picture
-from .options import add_device, add_out, add_stage, class_index, whole_number
+from ..networks import to_one_hot
+from .image_set import to_pillow
+from .options import add_device, add_out, add_stage, find_class, int_parser
 from .output import FOUND
 from .trained import Trained
 
 CANDIDATES = 64  # random latents per search, which starts from the best: cheap beside the hundreds of steps that follow
-PIXELS_AT_ONCE = 2**20  # of one backward pass: one image at 1024x1024, 64 at 128x128; bounds the memory it needs
+MAX_PIXELS = 2**20  # of one backward pass: one image at 1024x1024, 64 at 128x128; bounds the memory it needs
 LEARNING_RATE = 0.4  # Adam's, as in the code of PULSE (Menon et al. 2020, arXiv 2003.03808)
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's image modes by number of channels
 
@@ -34,7 +34,7 @@ Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> one loss 
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Results of N searches, lowest loss first: latents [N, L], labels [N] or None, uint8 images [N, C, r, r]."""
 
     latents: Tensor
@@ -46,21 +46,21 @@ def add_search(p: argparse.ArgumentParser, searches: int, steps: int) -> None:
     """Add the options of a latent search, with these defaults."""
     p.add_argument(
         "--searches",
-        type=whole_number(1, 1000),
+        type=int_parser(1, 1000),
         default=searches,
         metavar="N",
         help="number of searches, each from its own random start, 1 to 1000 (default: %(default)s)",
     )
     p.add_argument(
         "--steps",
-        type=whole_number(1, 100000),
+        type=int_parser(1, 100000),
         default=steps,
         metavar="N",
         help="gradient steps per search, 1 to 100000 (default: %(default)s)",
     )
     p.add_argument(
         "--seed",
-        type=whole_number(0),
+        type=int_parser(0),
         default=0,
         metavar="N",
         help="seed of the random starts, 0 or more (default: %(default)s)",
@@ -75,7 +75,7 @@ def add_search(p: argparse.ArgumentParser, searches: int, steps: int) -> None:
     add_device(p)
 
 
-def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found:
+def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> SearchResult:
     """Run `searches` latent searches and return their results, best first.
 
     Search i starts from the best of seeds `seed` + i * CANDIDATES and the CANDIDATES - 1 that follow, so results do not
@@ -90,15 +90,15 @@ def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found
     seeds = range(arguments.seed, arguments.seed + arguments.searches * CANDIDATES)
     latents, labels = trained.latents(seeds), trained.labels(seeds)
     if arguments.label is not None:
-        labels = torch.full((len(seeds),), class_index(trained, arguments.label))
-    at_once = max(PIXELS_AT_ONCE // trained.resolution**2, 1)
+        labels = torch.full((len(seeds),), find_class(trained, arguments.label))
+    at_once = max(MAX_PIXELS // trained.resolution**2, 1)
     found, found_labels, losses = [], [], []
     total = arguments.searches * (CANDIDATES + arguments.steps)
     with tqdm(total=total, desc="searching", unit="image", disable=None, leave=False) as bar:
         for first in range(0, arguments.searches, at_once):
             part = slice(first * CANDIDATES, min(first + at_once, arguments.searches) * CANDIDATES)
             z, y = latents[part].to(device), None if labels is None else labels[part].to(device)
-            z, y = best_starts(trained, loss, z, y, at_once, bar)
+            z, y = find_best_starts(trained, loss, z, y, at_once, bar)
             z, values = descend(trained, loss, z, y, arguments.steps, bar)
             found.append(z.cpu())
             losses.append(values.cpu())
@@ -107,10 +107,10 @@ def search(trained: Trained, loss: Loss, arguments: argparse.Namespace) -> Found
     z = torch.cat(found)[order]
     y = torch.cat(found_labels)[order] if found_labels else None
     # Drawn again, as `sample` would: on a GPU the images of the search may differ from these by a gray level.
-    return Found(z, y, trained.draw(z, y))
+    return SearchResult(z, y, trained.draw(z, y))
 
 
-def best_starts(
+def find_best_starts(
     trained: Trained, loss: Loss, latents: Tensor, labels: Tensor | None, at_once: int, bar: tqdm
 ) -> tuple[Tensor, Tensor | None]:
     """Return the latent of lowest loss in each group of CANDIDATES, [n * CANDIDATES, L] -> [n, L], and its label."""
@@ -118,7 +118,7 @@ def best_starts(
     with torch.no_grad():
         for start in range(0, len(latents), at_once):
             y = None if labels is None else labels[start : start + at_once]
-            values.append(loss(images(trained, latents[start : start + at_once], y)))
+            values.append(loss(render(trained, latents[start : start + at_once], y)))
             bar.update(len(values[-1]))
     best = torch.cat(values).view(-1, CANDIDATES).argmin(dim=1)
     chosen = best + CANDIDATES * torch.arange(len(best), device=best.device)
@@ -135,11 +135,11 @@ def descend(
     Returns:
         The best latents seen on the way [n, L], and their losses [n].
     """
-    z = on_sphere(latents.clone()).requires_grad_()
+    z = project_to_sphere(latents.clone()).requires_grad_()
     optimizer = torch.optim.Adam([z], lr=LEARNING_RATE)
     best, best_loss = z.detach().clone(), torch.full((len(z),), float("inf"), device=z.device)
     for step in range(steps + 1):  # the last pass only evaluates
-        values = loss(images(trained, z, labels))
+        values = loss(render(trained, z, labels))
         better = values.detach() < best_loss  # false for NaN
         best[better], best_loss[better] = z.detach()[better], values.detach()[better]
         if step == steps:
@@ -149,24 +149,24 @@ def descend(
         values.sum().backward()  # a sum: the searches are independent, and Adam scales each coordinate by itself
         optimizer.step()
         with torch.no_grad():  # projected gradient descent: step, then back to the sphere
-            z.copy_(on_sphere(z))
+            z.copy_(project_to_sphere(z))
         bar.update(len(z))
         bar.set_postfix_str(f"loss {best_loss.min():.4f}", refresh=False)
     return best, best_loss
 
 
-def on_sphere(latents: Tensor) -> Tensor:
+def project_to_sphere(latents: Tensor) -> Tensor:
     """Scale each latent [N, L] to root mean square 1, as the generator's pixel norm does."""
     return latents * latents.square().mean(dim=1, keepdim=True).rsqrt()
 
 
-def images(trained: Trained, latents: Tensor, labels: Tensor | None) -> Tensor:
+def render(trained: Trained, latents: Tensor, labels: Tensor | None) -> Tensor:
     """Return images [N, C, r, r] clipped to [-1, 1], as they would be saved.
 
     Gradients pass straight through the clipping (Bengio et al. 2013, arXiv 1308.3432): saturated pixels would otherwise
     have no gradient.
     """
-    hot = one_hot(labels, trained.generator.label_size)
+    hot = to_one_hot(labels, trained.generator.label_size)
     whole = trained.generator(latents, hot, resolution=trained.resolution, alpha=trained.alpha)
     return whole + (whole.clamp(-1, 1) - whole).detach()
 
@@ -190,23 +190,25 @@ def read_image(path: Path, channels: int) -> Image.Image:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 
-def as_tensor(image: Image.Image) -> Tensor:
+def image_to_tensor(image: Image.Image) -> Tensor:
     """Return an image's pixels as a uint8 tensor [C, H, W]."""
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-def root_mean_square(differences: Tensor) -> Tensor:
+def compute_rms(differences: Tensor) -> Tensor:
     """Return the root mean square of each item: [N, ...] -> [N]."""
     return differences.flatten(1).square().mean(dim=1).sqrt()
 
 
-def decibels(error: float) -> float:
+def psnr(error: float) -> float:
     """Return the PSNR in dB of a root mean square error in gray levels (0 to 255)."""
     return 20 * math.log10(255 / max(error, 1e-3))  # an exact match would be infinite; here it is 108 dB
 
 
-def write_found(folder: Path, given: Tensor, found: Found, errors: list[float], made_by: dict[str, Any]) -> None:
+def write_results(
+    folder: Path, given: Tensor, found: SearchResult, errors: list[float], made_by: dict[str, Any]
+) -> None:
     """Write the results of a search to a new folder.
 
     It contains image-00.png and so on, best first; side-by-side.png, with the target first; latents.npz; and found.json
@@ -220,17 +222,17 @@ def write_found(folder: Path, given: Tensor, found: Found, errors: list[float], 
     folder.mkdir()
     names = [f"image-{i:02d}.png" for i in range(len(found.images))]
     for name, image in zip(names, found.images.numpy(), strict=True):
-        to_picture(image).save(folder / name)
+        to_pillow(image).save(folder / name)
     factor = found.images.shape[-1] // given.shape[-1]  # 1 for project; upscale enlarges its input to compare
     large = given.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
     cells = torch.cat([large[None], found.images]).numpy()
     # 5 columns: the target and the default 4 searches fill one row
-    contact_sheet(cells, columns=min(len(cells), 5)).save(folder / "side-by-side.png")
+    make_grid(cells, columns=min(len(cells), 5)).save(folder / "side-by-side.png")
     arrays: dict[str, Any] = {"latents": found.latents.numpy()} | (
         {} if found.labels is None else {"labels": found.labels.numpy()}
     )
     np.savez(folder / "latents.npz", **arrays)
     rows = [
-        {"file": n, "rms_error": round(e, 3), "psnr": round(decibels(e), 2)} for n, e in zip(names, errors, strict=True)
+        {"file": n, "rms_error": round(e, 3), "psnr": round(psnr(e), 2)} for n, e in zip(names, errors, strict=True)
     ]
     (folder / FOUND).write_text(json.dumps({"made_by": made_by, "images": rows}, indent=2) + "\n")

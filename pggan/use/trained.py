@@ -13,9 +13,9 @@ from torch import Tensor
 
 import checkpoints
 
-from ..networks import AnyGenerator, Generator, build, one_hot
+from ..networks import AnyGenerator, Generator, build, to_one_hot
 from ..networks.progressive import check_resolution
-from ..networks.sampling import PIXELS_AT_ONCE, to_uint8
+from ..networks.sampling import MAX_PIXELS, to_uint8
 from ..paths import run_folder, with_found_paths
 
 LATENTS_FOR_MEAN = 2000  # their mean features are off by 2% (1/sqrt(2000)) of one standard deviation
@@ -34,7 +34,7 @@ class Trained:
         untrained: resolutions whose RGB layer is missing from imported weights.
         class_counts: training images per class, () if the checkpoint does not record them.
         digest: identifies the training images, see `datasets.Pyramid.digest`; "" if not recorded.
-        means: cache of `mean_features`, by label; shared by all stages of a generator.
+        mean_cache: cache of `compute_mean_features`, by label; shared by all stages of a generator.
     """
 
     generator: AnyGenerator
@@ -46,7 +46,7 @@ class Trained:
     untrained: frozenset[int] = frozenset()
     class_counts: tuple[int, ...] = ()
     digest: str = ""
-    means: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    mean_cache: dict[int | None, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, resolution: int | None = None, alpha: float | None = None) -> Trained:
         """Return the same generator at another stage.
@@ -78,19 +78,19 @@ class Trained:
             raise ValueError(
                 f"{resolution}x{resolution} was not trained: this network has one stage, {self.resolution}"
             )
-        if alpha != 1 and not self.grew:
+        if alpha != 1 and not self.is_grown:
             raise ValueError(f"alpha {alpha:g}: this network was not grown progressively, so only alpha 1 exists")
         return replace(self, resolution=resolution, alpha=float(alpha))
 
     @property
-    def grew(self) -> bool:
+    def is_grown(self) -> bool:
         """Whether the network was grown progressively, stage by stage."""
         return self.config.get("arch", "pggan") == "pggan" and bool(self.config.get("growing", True))
 
     @property
     def resolutions(self) -> list[int]:
         """Resolutions it can generate, in ascending order; only one if the network has a single output."""
-        if not self.grew and not self.generator.multiscale:
+        if not self.is_grown and not self.generator.multiscale:
             return [self.resolution]
         return [r for r in self.generator.resolutions if r <= self.resolution and r not in self.untrained]
 
@@ -149,7 +149,7 @@ class Trained:
         """
         device = next(self.generator.parameters()).device
         # One image at a time on a CPU: convolutions round differently for different batch sizes.
-        at_once = 1 if device.type == "cpu" else max(PIXELS_AT_ONCE // self.resolution**2, 1)
+        at_once = 1 if device.type == "cpu" else max(MAX_PIXELS // self.resolution**2, 1)
         parts = []
         threads = torch.get_num_threads()
         if device.type == "cpu":  # the number of threads changes rounding
@@ -169,20 +169,20 @@ class Trained:
 
         Latents and labels must be on the generator's device; the result is on the CPU.
         """
-        features = self.generator.features(latents, one_hot(labels, self.generator.label_size))
+        features = self.generator.features(latents, to_one_hot(labels, self.generator.label_size))
         if truncation != 1:
-            means = [self.mean_features(label) for label in ([None] if labels is None else labels.tolist())]
+            means = [self.compute_mean_features(label) for label in ([None] if labels is None else labels.tolist())]
             features = torch.lerp(torch.cat(means).expand_as(features), features, truncation)
         return to_uint8(self.generator.images(features, self.resolution, self.alpha)).cpu()
 
-    def mean_features(self, label: int | None) -> Tensor:
+    def compute_mean_features(self, label: int | None) -> Tensor:
         """Return the first layer's feature maps for a label, averaged over latents: [1, nf(1), 4, 4]."""
-        if label not in self.means:  # computed once per class, when truncation is first used
+        if label not in self.mean_cache:  # computed once per class, when truncation is first used
             z = self.latents(range(LATENTS_FOR_MEAN)).to(next(self.generator.parameters()).device)
             y = None if label is None else torch.full((len(z),), label, device=z.device)
-            features = self.generator.features(z, one_hot(y, self.generator.label_size))
-            self.means[label] = features.mean(dim=0, keepdim=True)
-        return self.means[label]
+            features = self.generator.features(z, to_one_hot(y, self.generator.label_size))
+            self.mean_cache[label] = features.mean(dim=0, keepdim=True)
+        return self.mean_cache[label]
 
 
 def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained:
@@ -195,13 +195,13 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     Raises:
         checkpoints.CheckpointError: there is no checkpoint, or it is damaged.
     """
-    path = checkpoints.newest(path)
+    path = checkpoints.resolve_checkpoint(path)
     content = checkpoints.load(path)
     try:
         # Without storage: sizes from a damaged or malicious file would otherwise be allocated before they are checked.
         with torch.device("meta"):
             generator = build("generator", content["networks"]["generator"])
-        untrained = load_or_leave_out(generator, content["state"]["G_ema"])
+        untrained = load_available_weights(generator, content["state"]["G_ema"])
         stage = content["stage"]
         trained = Trained(
             # channels_last: the layout in which this project's convolutions are fastest
@@ -228,7 +228,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     return trained
 
 
-def load_or_leave_out(generator: AnyGenerator, state: dict[str, Tensor]) -> frozenset[int]:
+def load_available_weights(generator: AnyGenerator, state: dict[str, Tensor]) -> frozenset[int]:
     """Load weights into a generator on the meta device, allowing for missing RGB layers of lower stages.
 
     Returns:

@@ -13,7 +13,17 @@ from ..config import ConfigError
 from ..networks.progressive import check_resolution
 from .options import Commands, add_checkpoint, add_command, open_trained
 from .output import Output, default_path
-from .search import Found, Loss, add_search, as_tensor, decibels, read_image, root_mean_square, search, write_found
+from .search import (
+    Loss,
+    SearchResult,
+    add_search,
+    compute_rms,
+    image_to_tensor,
+    psnr,
+    read_image,
+    search,
+    write_results,
+)
 
 TEXT = """\
 Find generated images that match a small image when downscaled (super-resolution by latent search).
@@ -41,7 +51,7 @@ def add_parser(commands: Commands) -> None:
     )
     p.add_argument(
         "--tolerance",
-        type=grey_levels,
+        type=parse_gray_levels,
         default=8.0,
         metavar="E",
         help="maximum root mean square error of the downscaled result, in gray levels above 0 up to 255; worse results "
@@ -50,7 +60,7 @@ def add_parser(commands: Commands) -> None:
     add_search(p, searches=6, steps=300)
 
 
-def grey_levels(text: str) -> float:
+def parse_gray_levels(text: str) -> float:
     """Parse a number above 0 and up to 255, for argparse's `type`."""
     try:
         value = float(text)
@@ -71,9 +81,9 @@ def run(arguments: argparse.Namespace) -> None:
     output = Output(arguments.out or default, arguments.force, ("",))
     image = read_image(arguments.image, trained.generator.channels)
     check_size(image, trained.resolution, arguments.image)
-    small = as_tensor(image)
+    small = image_to_tensor(image)
     found = search(trained, distance_of_small_versions(small), arguments)
-    errors = small_errors(found.images, small).tolist()
+    errors = compute_small_errors(found.images, small).tolist()
     good = [i for i, error in enumerate(errors) if error <= arguments.tolerance]
     if not good:
         raise ConfigError(
@@ -81,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"{arguments.image}: the best is {min(errors):.1f} away; increase --searches, --steps or --tolerance"
         )
     # Already sorted: the best comes first.
-    found = Found(found.latents[good], None if found.labels is None else found.labels[good], found.images[good])
+    found = SearchResult(found.latents[good], None if found.labels is None else found.labels[good], found.images[good])
     errors = [errors[i] for i in good]
     made_by = {
         "checkpoint": str(arguments.checkpoint),
@@ -89,13 +99,13 @@ def run(arguments: argparse.Namespace) -> None:
         "steps": arguments.steps,
         "tolerance": arguments.tolerance,
     }
-    with output.writing() as temporary:
-        write_found(temporary, small, found, errors, made_by)
+    with output.write_atomically() as temporary:
+        write_results(temporary, small, found, errors, made_by)
     worst = max(errors)
     print(
         f"{len(good)} of {arguments.searches} results are within --tolerance {arguments.tolerance:g}: downscaled, they "
         f"differ from the input by {min(errors):.1f} to {worst:.1f} of 255 gray levels (PSNR at least "
-        f"{decibels(worst):.1f} dB)"
+        f"{psnr(worst):.1f} dB)"
     )
 
 
@@ -113,7 +123,7 @@ def check_size(image: Image.Image, resolution: int, path: Path) -> None:
         ) from None
 
 
-def small_version(images: Tensor, size: int) -> Tensor:
+def downsample_images(images: Tensor, size: int) -> Tensor:
     """Downscale images by box averaging: [N, C, r, r] -> [N, C, size, size]."""
     return F.avg_pool2d(images, images.shape[-1] // size)
 
@@ -122,12 +132,12 @@ def distance_of_small_versions(small: Tensor) -> Loss:
     """Return a loss: the mean squared error of the downscaled image, in [-1, 1], from `small`, uint8 [C, s, s]."""
 
     def loss(images: Tensor) -> Tensor:
-        difference = small_version(images, small.shape[-1]) - (small.to(images) / 127.5 - 1)
+        difference = downsample_images(images, small.shape[-1]) - (small.to(images) / 127.5 - 1)
         return difference.square().mean(dim=(1, 2, 3))
 
     return loss
 
 
-def small_errors(images: Tensor, small: Tensor) -> Tensor:
+def compute_small_errors(images: Tensor, small: Tensor) -> Tensor:
     """Return the root mean square error [N], in gray levels, of downscaled uint8 images from `small`."""
-    return root_mean_square(small_version(images.float(), small.shape[-1]) - small.float())
+    return compute_rms(downsample_images(images.float(), small.shape[-1]) - small.float())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import CheckpointError, load, newest, save
+from checkpoints import CheckpointError, load, resolve_checkpoint, save
 
 ROOT = Path(__file__).parents[2]
 
@@ -150,15 +150,15 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(checkpoint, kind)
 
 
 def test_a_run_directory_stands_for_its_latest_checkpoint(checkpoint, tmp_path):
-    assert newest(checkpoint) == checkpoint
+    assert resolve_checkpoint(checkpoint) == checkpoint
     run = tmp_path / "run"
     with pytest.raises(CheckpointError, match="run does not exist; name a checkpoint or a run directory"):
-        newest(run)
+        resolve_checkpoint(run)
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"run holds no checkpoints/latest\.pt"):
-        newest(run)
+        resolve_checkpoint(run)
     save(run / "checkpoints" / "latest.pt", content())
-    assert newest(str(run)) == run / "checkpoints" / "latest.pt"
+    assert resolve_checkpoint(str(run)) == run / "checkpoints" / "latest.pt"
 
 
 def describe(path):

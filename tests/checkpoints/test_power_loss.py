@@ -123,7 +123,7 @@ def test_the_power_fails_between_any_two_operations_of_a_save(tmp_path, names_to
             assert [line["images"] for line in read_lines(run.log)] == [1, 2, 3][: found["images"]]
             assert run.read_config() == {"seed": 1}
             a_tick(run)
-            assert load(run.latest)["images"] == load(run.stage(8))["images"] == load(run.best)["images"] == 3
+            assert load(run.latest)["images"] == load(run.stage_path(8))["images"] == load(run.best)["images"] == 3
             if not crashed:
                 break
             steps.add(step)

@@ -62,7 +62,7 @@ def test_the_latest_checkpoint_is_the_one_saved_last(run):
 def test_a_stages_checkpoint_shares_the_latests_file_and_outlives_it(run):
     run.save(content(1))
     kept = run.keep_stage(8)
-    assert kept == run.stage(8) == run.checkpoints / "stage-0008.pt" and os.path.samefile(kept, run.latest)
+    assert kept == run.stage_path(8) == run.checkpoints / "stage-0008.pt" and os.path.samefile(kept, run.latest)
     run.save(content(2))
     assert load(kept)["images"] == 1 and run.load_newest(print)["images"] == 2
 

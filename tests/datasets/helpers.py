@@ -6,7 +6,7 @@ from datasets import Preparation
 
 def pixels(source, index, resolution, channels, **options):
     """An image of a source, prepared: uint8 [channels, resolution, resolution]."""
-    with source.picture(index, resolution, channels) as picture:
+    with source.read_image(index, resolution, channels) as picture:
         return Preparation(resolution, channels, **options)(picture)
 
 

@@ -142,10 +142,10 @@ def test_damaged_and_oversized_members_are_bad_images_and_no_crash(tmp_path):
     path.write_bytes(data)
     source = open_source(str(path))
     with pytest.raises(ValueError, match="Bad CRC"):
-        source.picture(0, 8, 3)
+        source.read_image(0, 8, 3)
     source.members["0001.png"].file_size = 1 << 40
     with pytest.raises(ValueError, match="MB unpacked, more than"):
-        source.picture(1, 8, 3)
+        source.read_image(1, 8, 3)
     assert pixels(source, 2, 16, 3).shape == (3, 16, 16)
 
 
@@ -193,29 +193,29 @@ def test_the_stamp_changes_with_the_files_and_the_content_with_what_is_in_them(t
     noise(tmp_path, 1)[0].rename(tmp_path / "a.png")
     fill(tmp_path, "b.png")
     before = open_source(str(tmp_path))
-    stamp, content = before.stamp(), before.content()
-    assert (open_source(str(tmp_path)).stamp(), open_source(str(tmp_path)).content()) == (stamp, content)
+    stamp, content = before.stamp(), before.content_digest()
+    assert (open_source(str(tmp_path)).stamp(), open_source(str(tmp_path)).content_digest()) == (stamp, content)
     change(tmp_path)
     after = open_source(str(tmp_path))
-    assert after.stamp() != stamp and (after.content() != content) == content_changes
+    assert after.stamp() != stamp and (after.content_digest() != content) == content_changes
 
 
 def test_a_broken_link_is_an_image_that_cannot_be_read(tmp_path):
     fill(tmp_path, "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     source = open_source(str(tmp_path))
-    assert len(source) == 2 and source.stamp() and source.content()
+    assert len(source) == 2 and source.stamp() and source.content_digest()
     with pytest.raises(OSError):
-        source.picture(1, 8, 3)
+        source.read_image(1, 8, 3)
 
 
 def test_a_large_jpeg_is_halved_while_decoded_and_stays_the_same_picture(tmp_path):
     waves = np.sin(np.linspace(0, 9, 900))[:, None] * np.cos(np.linspace(0, 7, 700)) * 100 + 128
     Image.fromarray(waves.astype(np.uint8)).save(tmp_path / "large.jpg", quality=95)
     source, prepare = open_source(str(tmp_path)), Preparation(32, 1)
-    assert source.picture(0).size == (700, 900)
-    assert source.picture(0, 32, 1).size == (175, 225)  # more than 3 x 32, which the filter needs
-    whole, halved = (prepare(source.picture(0, *size)).astype(int) for size in ((), (32, 1)))
+    assert source.read_image(0).size == (700, 900)
+    assert source.read_image(0, 32, 1).size == (175, 225)  # more than 3 x 32, which the filter needs
+    whole, halved = (prepare(source.read_image(0, *size)).astype(int) for size in ((), (32, 1)))
     assert abs(whole - halved).max() <= 2
 
 
@@ -230,7 +230,7 @@ def test_a_hard_link_in_a_tar_is_the_image_it_stands_for(tmp_path):
     os.link(first, tmp_path / "set" / "z.png")
     source = open_source(str(tarred(tmp_path / "set", tmp_path / "set.tar")))
     assert len(source) == 3
-    with source.picture(0) as image, source.picture(2) as copy:
+    with source.read_image(0) as image, source.read_image(2) as copy:
         assert image.tobytes() == copy.tobytes()
 
 

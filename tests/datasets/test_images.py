@@ -9,7 +9,7 @@ from helpers import pixels
 from PIL import Image, ImageOps
 
 from datasets import DataError, Preparation, open_source
-from datasets.images import MAX_PIXELS, open_picture
+from datasets.images import MAX_PIXELS, open_image
 
 
 def plain(mode, colour, size=(16, 16)):
@@ -139,22 +139,28 @@ def test_transparency_is_laid_on_the_background():
 @pytest.mark.parametrize(
     ("fit", "size", "enlarged"),
     [
-        ("center-crop", (100, 15), True), ("center-crop", (16, 16), False), ("stretch", (15, 100), True),
-        ("pad", (100, 15), False), ("pad", (15, 15), True),
+        ("center-crop", (100, 15), True),
+        ("center-crop", (16, 16), False),
+        ("stretch", (15, 100), True),
+        ("pad", (100, 15), False),
+        ("pad", (15, 15), True),
     ],
-)  # fmt: skip
+)
 def test_which_images_are_enlarged_depends_on_the_fit(fit, size, enlarged):
-    assert Preparation(16, 3, fit).enlarges(*size) == enlarged
+    assert Preparation(16, 3, fit).is_enlarged(*size) == enlarged
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((24, 3), "--resolution: 24 is not a power of two"), ((2048, 3), "--resolution"), ((16, 5), "--channels"),
-        ((16, 3, "zoom"), "--fit: 'zoom'"), ((16, 3, "pad", "blurple"), "--background: 'blurple'"),
+        ((24, 3), "--resolution: 24 is not a power of two"),
+        ((2048, 3), "--resolution"),
+        ((16, 5), "--channels"),
+        ((16, 3, "zoom"), "--fit: 'zoom'"),
+        ((16, 3, "pad", "blurple"), "--background: 'blurple'"),
         ((16, 3, "pad", "rgb(300,0,0)"), "--background: 'rgb"),
     ],
-)  # fmt: skip
+)
 def test_preparations_that_do_not_exist_are_refused(options, says):
     with pytest.raises(DataError, match=says):
         Preparation(*options)
@@ -171,14 +177,14 @@ def bomb(width, height):
 @pytest.mark.parametrize("side", [60_000, int(MAX_PIXELS**0.5) + 1])
 def test_images_of_too_many_pixels_are_not_decoded(side):
     with pytest.raises(ValueError, match="more than 178 megapixels"):
-        open_picture(io.BytesIO(bomb(side, side)))
+        open_image(io.BytesIO(bomb(side, side)))
 
 
 def test_large_photographs_are_no_bombs():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        assert open_picture(io.BytesIO(bomb(12_000, 9_000))).size == (12_000, 9_000)
+        assert open_image(io.BytesIO(bomb(12_000, 9_000))).size == (12_000, 9_000)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_what_is_no_image_of_the_kinds_wanted_is_not_opened(tmp_path, content, s
     path.write_bytes(content)
     for file in (str(path), io.BytesIO(content)):
         with pytest.raises(ValueError, match=says):
-            open_picture(file)
+            open_image(file)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".bmp", ".tif"])
@@ -205,7 +211,7 @@ def test_truncated_files_cannot_be_read(tmp_path, suffix):
     data = whole.read_bytes()
     cut.write_bytes(data[: len(data) // 2])
     with pytest.raises((OSError, ValueError, SyntaxError)):
-        Preparation(16, 3)(open_picture(str(cut)))
+        Preparation(16, 3)(open_image(str(cut)))
 
 
 @pytest.mark.parametrize("values", [np.full((8, 8), 70_000, np.int32), np.full((8, 8), 0.5, np.float32)])
@@ -229,7 +235,7 @@ def test_one_gray_of_16_bits_may_be_transparent(tmp_path):
     Image.fromarray(values).save(tmp_path / "deep.png", transparency=15_000)
     source = open_source(str(tmp_path))
     assert source.header(0).transparent
-    with source.picture(0) as picture:
+    with source.read_image(0) as picture:
         found = Preparation(8, 3, background="red")(picture)
     assert (found[:, :, :4].transpose(1, 2, 0) == (255, 0, 0)).all() and (found[:, :, 4:] == 117).all()
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.levels import RowFile, pyramid_levels, resolutions, sums
+from datasets.levels import RowFile, compute_checksums, level_resolutions, pyramid_levels
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -30,13 +30,13 @@ def test_levels_are_those_of_the_official_tools_loop_down_from_1024():
 
 
 def test_resolutions_go_from_4_up():
-    assert resolutions(32) == [4, 8, 16, 32] and resolutions(4) == [4]
+    assert level_resolutions(32) == [4, 8, 16, 32] and level_resolutions(4) == [4]
 
 
 def test_sums_tell_images_apart_by_any_level_and_are_never_zero():
     levels = [np.zeros((3, 1, r, r), np.uint8) for r in (8, 4)]
     levels[1][2, 0, 3, 3] = 1
-    found = sums(levels)
+    found = compute_checksums(levels)
     assert found[0] == found[1] != found[2] and (found > 0).all()
 
 

@@ -55,12 +55,12 @@ def make_run(folder, *parts):
 def test_run_directories_among_the_images_are_skipped_and_noted(tmp_path, kind, parts):
     noise(tmp_path / "set", 4)
     usual = open_source(packed(tmp_path / "set", kind))
-    before = usual.stamp(), usual.content()
+    before = usual.stamp(), usual.content_digest()
     make_run(tmp_path / "set" / "runs" / "set-16", *parts)
     source = open_source(packed(tmp_path / "set", kind))
     assert len(source) == 4 and source.notes == ["skipped 3 images in runs/set-16/: a run directory"]
     if kind == "folder":
-        assert (source.stamp(), source.content()) == before  # the run resumes
+        assert (source.stamp(), source.content_digest()) == before  # the run resumes
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,9 +102,9 @@ def test_an_archive_with_skipped_images_has_another_cache(tmp_path, kind):
     noise(tmp_path / "set", 4)
     make_run(tmp_path / "set" / "run", "config.json")
     source = open_source(packed(tmp_path / "set", kind))
-    marked = source.stamp(), source.content()
+    marked = source.stamp(), source.content_digest()
     source.is_usual = True
-    assert source.stamp() != marked[0] and source.content() != marked[1]
+    assert source.stamp() != marked[0] and source.content_digest() != marked[1]
     assert len(open_pyramid(open_source(packed(tmp_path / "set", kind)), 8, 3)) == 4
 
 
@@ -246,7 +246,7 @@ def test_links_to_images_are_followed(tmp_path, kind):
     (tmp_path / "set" / "dog" / "3.png").symlink_to("2.png")
     source = open_source(packed(tmp_path / "set", kind), labels=True)
     assert counted(source) == {"cat": 2, "dog": 3}
-    first, *copies = (source.picture(i, 8, 3).tobytes() for i in (0, 3, 4))
+    first, *copies = (source.read_image(i, 8, 3).tobytes() for i in (0, 3, 4))
     assert copies == [first, first]
 
 

@@ -1,26 +1,26 @@
 import numpy as np
 import pytest
 
-from datasets import shuffled
+from datasets import shuffled_indices
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_each_epoch_is_another_permutation(size):
-    epochs = shuffled(3, 0, 5 * size, size).reshape(5, size)
+    epochs = shuffled_indices(3, 0, 5 * size, size).reshape(5, size)
     assert (np.sort(epochs, axis=1) == np.arange(size)).all()
     assert size < 7 or len({tuple(epoch) for epoch in epochs}) == 5
 
 
 @pytest.mark.parametrize(("start", "count"), [(0, 10), (5, 10), (9, 1), (10, 10), (8, 25), (39, 1)])
 def test_any_part_of_the_walk_is_the_part_of_a_longer_one(start, count):
-    assert (shuffled(0, start, count, 10) == shuffled(0, 0, 40, 10)[start : start + count]).all()
+    assert (shuffled_indices(0, start, count, 10) == shuffled_indices(0, 0, 40, 10)[start : start + count]).all()
 
 
 def test_a_late_part_does_not_need_the_earlier_ones():
     far = 10**12
-    assert (shuffled(0, far - 3, 6, 10)[3:] == shuffled(0, far, 3, 10)).all()
+    assert (shuffled_indices(0, far - 3, 6, 10)[3:] == shuffled_indices(0, far, 3, 10)).all()
 
 
 def test_other_seeds_walk_otherwise():
-    walks = [tuple(shuffled(seed, 0, 50, 50)) for seed in (0, 1, 2**32 - 1)]
+    walks = [tuple(shuffled_indices(seed, 0, 50, 50)) for seed in (0, 1, 2**32 - 1)]
     assert len(set(walks)) == 3

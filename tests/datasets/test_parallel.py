@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from datasets import DataError, parallel
-from datasets.parallel import in_parallel
+from datasets.parallel import map_parallel
 
 
 def square(x):
@@ -22,25 +22,25 @@ def vanish(x):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_every_item_is_worked_on_once(workers):
-    results = list(in_parallel(square, range(100), workers))
+    results = list(map_parallel(square, range(100), workers))
     assert sorted(value for value, _ in results) == [x * x for x in range(100)]
     assert (os.getpid() in {process for _, process in results}) == (workers < 2)
 
 
 def test_what_a_worker_raises_is_raised_here():
     with pytest.raises(OSError, match="no room") as raised:
-        list(in_parallel(fail, range(100), 2))
+        list(map_parallel(fail, range(100), 2))
     assert raised.value.errno == 28
 
 
 def test_a_killed_worker_is_said():
     with pytest.raises(DataError, match="a worker was killed"):
-        list(in_parallel(vanish, range(9), 2))
+        list(map_parallel(vanish, range(9), 2))
 
 
 def test_no_more_is_started_than_is_wanted():
     started = []
-    results = in_parallel(square, (started.append(i) or i for i in range(1000)), 2)
+    results = map_parallel(square, (started.append(i) or i for i in range(1000)), 2)
     next(results)
     results.close()
     assert len(started) < 50
@@ -61,7 +61,7 @@ def fail_above(limit, error, monkeypatch):
 @pytest.mark.parametrize("error", [ImportError("no semaphores"), RuntimeError("no thread"), OSError(11, "no process")])
 def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, capsys, error):
     fail_above(0, error, monkeypatch)
-    results = dict(in_parallel(square, range(20), 8))
+    results = dict(map_parallel(square, range(20), 8))
     assert sorted(results) == [x * x for x in range(20)] and set(results.values()) == {os.getpid()}
     err = capsys.readouterr().err
     assert err.startswith("decoding in one process: ") and err.count("\n") == 1 and str(error.args[-1]) in err
@@ -69,6 +69,6 @@ def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, cap
 
 def test_where_fewer_processes_can_be_started_they_do_the_work(monkeypatch, capsys):
     fail_above(3, OSError(errno.EAGAIN, "no process"), monkeypatch)
-    results = dict(in_parallel(square, range(200), 8))
+    results = dict(map_parallel(square, range(200), 8))
     assert len(results) == 200 and os.getpid() not in results.values()
     assert capsys.readouterr().err.startswith("decoding in 2 processes instead of 8: ")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from checkpoints import lock
-from datasets import cache_folder, pyramid
-from datasets.places import temporary_folder
+from datasets import find_cache_folder, pyramid
+from datasets.cache_files import temporary_folder
 from metrics import default_folder
 from metrics.weights import downloads_folder
 
@@ -35,7 +35,7 @@ def test_both_packages_keep_their_caches_in_one_place(monkeypatch, chosen, xdg, 
             monkeypatch.setenv(name, value)
     if home is None:
         monkeypatch.setattr(Path, "home", no_home)
-    assert cache_folder() == Path(expected) and default_folder() == Path(expected, "metrics")
+    assert find_cache_folder() == Path(expected) and default_folder() == Path(expected, "metrics")
 
 
 def no_home():
@@ -47,7 +47,7 @@ def test_the_temporary_folder_is_said_once(monkeypatch, capsys):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    assert cache_folder() == cache_folder() == Path(TEMPORARY)
+    assert find_cache_folder() == find_cache_folder() == Path(TEMPORARY)
     assert capsys.readouterr().err.count("there is no home folder") == 1
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import noise
 from PIL import Image
 
-from datasets import DataError, SyntheticShapes, build, cache_folder, open_pyramid, open_source, pyramid
+from datasets import DataError, SyntheticShapes, build, find_cache_folder, open_pyramid, open_source, pyramid
 from datasets.commands import clean
 
 ROOT = Path(__file__).parents[2]
@@ -35,14 +35,14 @@ def spoil(folder, *numbers):
 
 def watched(source, monkeypatch, before=lambda index: None):
     """Have `before` called at every decoding; returns the indices decoded (by one worker)."""
-    decoded, picture = [], source.picture
+    decoded, picture = [], source.read_image
 
     def watching(index, *size):
         decoded.append(index)
         before(index)
         return picture(index, *size)
 
-    monkeypatch.setattr(source, "picture", watching)
+    monkeypatch.setattr(source, "read_image", watching)
     return decoded
 
 
@@ -51,7 +51,7 @@ def test_images_come_in_the_order_asked_for_from_memory_maps():
     opened = open_pyramid(source, 8, 1)
     assert all(isinstance(level, np.memmap) for level in opened.levels.values())
     expected = np.stack([source.image(i, 8, 1) for i in (5, 0, 5)])
-    assert (opened.images(8, np.array([5, 0, 5])) == expected).all()
+    assert (opened.read_images(8, np.array([5, 0, 5])) == expected).all()
 
 
 def test_the_second_open_decodes_nothing(monkeypatch):
@@ -89,7 +89,7 @@ def test_a_changed_folder_builds_a_new_cache(two_classes):
     Image.new("L", (8, 8)).save(two_classes / "more.png")
     assert len(open_pyramid(open_source(str(two_classes)), 8, 1)) == 201
     Image.new("L", (8, 8), 77).save(two_classes / "more.png")
-    assert (open_pyramid(open_source(str(two_classes)), 8, 1).images(8, [100]) == 77).all()
+    assert (open_pyramid(open_source(str(two_classes)), 8, 1).read_images(8, [100]) == 77).all()
 
 
 def test_copies_touched_and_moved_files_are_not_decoded_again(two_classes, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_copies_touched_and_moved_files_are_not_decoded_again(two_classes, tmp_p
 def test_files_that_nobody_touched_are_not_even_read_again(two_classes, monkeypatch):
     open_pyramid(open_source(str(two_classes)), 8, 1)
     source = open_source(str(two_classes))
-    monkeypatch.setattr(source, "content", None)
+    monkeypatch.setattr(source, "content_digest", None)
     assert len(open_pyramid(source, 8, 1)) == 200
 
 
@@ -120,7 +120,7 @@ def test_a_few_bad_files_are_left_out_and_reported_and_labels_stay_with_their_im
     numbers = [int(Path(source.describe(i)).stem) for i in range(200)]
     good = [i for i in numbers if i not in bad]
     for r in (4, 8):
-        assert (opened.images(r, range(len(opened))) == np.reshape(good, (-1, 1, 1, 1))).all()
+        assert (opened.read_images(r, range(len(opened))) == np.reshape(good, (-1, 1, 1, 1))).all()
     assert [opened.classes[label] for label in opened.labels] == ["odd" if i % 2 else "even" for i in good]
     names = [source.describe(numbers.index(i)) for i in numbers if i in bad]
     report = (opened.folder / "report.txt").read_text()
@@ -128,7 +128,7 @@ def test_a_few_bad_files_are_left_out_and_reported_and_labels_stay_with_their_im
     assert "not an image, or in an unknown format" in report
     assert f"of 200 images in images, {len(bad)} cannot be read" in capfd.readouterr().err
     assert [name for name, _ in opened.bad] == [name for name, _ in open_pyramid(source, 8, 1).bad] == names
-    assert opened.damage() == []
+    assert opened.find_damage() == []
     with pytest.raises(DataError, match=rf"{len(bad)} of 200 images cannot be read, more than 0.001"):
         open_pyramid(source, 8, 1, max_bad=0.001)
 
@@ -202,8 +202,8 @@ def test_an_interrupted_build_goes_on_where_it_was(monkeypatch, cache, workers):
     opened = open_pyramid(source, 8, 3, workers=workers)
     assert workers == 2 or again == list(range(294, 500))  # spans are of 7 images
     assert (
-        opened.images(8, range(500)) == np.stack([source.image(i, 8) for i in range(500)])
-    ).all() and opened.damage() == []
+        opened.read_images(8, range(500)) == np.stack([source.image(i, 8) for i in range(500)])
+    ).all() and opened.find_damage() == []
 
 
 def test_what_the_disk_lost_of_an_interrupted_build_is_decoded_again(monkeypatch, cache):
@@ -224,7 +224,7 @@ def test_what_the_disk_lost_of_an_interrupted_build_is_decoded_again(monkeypatch
     source = SyntheticShapes(500)
     again = watched(source, monkeypatch)
     opened = open_pyramid(source, 8, 3, workers=1)
-    assert again == [*range(70, 77), *range(294, 500)] and opened.damage() == []
+    assert again == [*range(70, 77), *range(294, 500)] and opened.find_damage() == []
 
 
 def test_images_that_change_meanwhile_are_refused(tmp_path, monkeypatch, cache):
@@ -270,7 +270,7 @@ def test_a_damaged_cache_is_found_and_said(cache):
     level = np.load(opened.folder / "0008.npy", mmap_mode="r+")
     level[[3, 150], 0, 0, 0] ^= 1
     level.flush()
-    assert open_pyramid(SyntheticShapes(200), 16, 3).damage() == [3, 150]
+    assert open_pyramid(SyntheticShapes(200), 16, 3).find_damage() == [3, 150]
     (opened.folder / "0004.npy").unlink()
     with pytest.raises(DataError, match=f"is damaged .* python -m datasets clean {opened.key}"):
         open_pyramid(SyntheticShapes(200), 16, 3)
@@ -283,10 +283,11 @@ from datasets import SyntheticShapes, open_pyramid
 print("ready", flush=True)
 sys.stdin.readline()
 source = SyntheticShapes(300)
-decoded, picture = [], source.picture
-source.picture = lambda *a: decoded.append(a) or picture(*a)
+decoded, picture = [], source.read_image
+source.read_image = lambda *a: decoded.append(a) or picture(*a)
 opened = open_pyramid(source, 16, 3, workers=1)
-assert len(opened) == 300 and all((opened.images(16, [i])[0] == source.image(i, 16)).all() for i in range(0, 300, 7))
+assert len(opened) == 300
+assert all((opened.read_images(16, [i])[0] == source.image(i, 16)).all() for i in range(0, 300, 7))
 print(len(decoded))
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -301,19 +302,19 @@ print(len(decoded))
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
-    assert cache_folder() == tmp_path / "cache"
+    assert find_cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("PGGAN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "pggan"
+    assert find_cache_folder() == tmp_path / "xdg" / "pggan"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path(os.path.expanduser("~")) / ".cache" / "pggan"
+    assert find_cache_folder() == Path(os.path.expanduser("~")) / ".cache" / "pggan"
 
 
 def test_a_build_refused_for_small_images_leaves_nothing(tmp_path):
     noise(tmp_path / "set", 40, (16, 20))
     with pytest.raises(DataError, match="40 of 40 images are smaller than 64x64"):
         open_pyramid(open_source(str(tmp_path / "set")), 64, 3)
-    assert list((cache_folder() / "datasets").glob("*64x3*")) == []
+    assert list((find_cache_folder() / "datasets").glob("*64x3*")) == []
 
 
 def test_bad_images_up_to_the_share_allowed_are_left_out():
@@ -337,7 +338,7 @@ def test_what_was_known_of_images_and_is_lost_is_found_again(tmp_path):
         noise(tmp_path / str(count), count, (8, 8))
         sets.append(open_source(str(tmp_path / str(count))))
     first = [open_pyramid(source, 8, 3).key for source in sets]
-    for known in (cache_folder() / "known").iterdir():
+    for known in (find_cache_folder() / "known").iterdir():
         known.write_bytes(b"")
     assert [open_pyramid(source, 8, 3).key for source in sets] == first
 
@@ -346,7 +347,7 @@ def test_a_limit_of_open_files_is_no_fault_of_the_cache_or_of_an_image(monkeypat
     def too_many(self, index, *size):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(SyntheticShapes, "picture", too_many)
+    monkeypatch.setattr(SyntheticShapes, "read_image", too_many)
     with pytest.raises(DataError, match="Too many open files; raise this machine's limits") as raised:
         open_pyramid(SyntheticShapes(100), 8, 3, workers=1)
     assert "PGGAN_CACHE" not in str(raised.value)

@@ -5,7 +5,7 @@ import pytest
 from helpers import fill, noise
 from PIL import Image
 
-from datasets import native_format, open_source, summarize
+from datasets import open_source, read_native_format, summarize
 
 
 def lines(path, labels=False):
@@ -30,7 +30,7 @@ def test_headers_are_read_once_and_of_many_images_only_some(tmp_path, monkeypatc
     monkeypatch.setattr("datasets.summary.LOOKED_AT", 10)
     assert lines(tmp_path / "set") == ["50 images in set, all 16x16 (by 10 of them)"]
     source = open_source(str(tmp_path / "set"))
-    native_format(source)
+    read_native_format(source)
     monkeypatch.setattr(type(source), "header", None)
     assert lines(tmp_path / "set") == ["50 images in set, all 16x16"]
 
@@ -59,9 +59,7 @@ def test_classes_without_images_are_named(tmp_path):
     fill(tmp_path, "1.png", "2.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 1], ["2.png", 4]]}))
     found = lines(tmp_path, labels=True)
-    assert found[1:3] == [
-        "2 classes: 1 (1), 4 (1)", "no images in classes 0, 2, 3: never drawn"
-    ]  # fmt: skip
+    assert found[1:3] == ["2 classes: 1 (1), 4 (1)", "no images in classes 0, 2, 3: never drawn"]
 
 
 def test_of_many_classes_the_smallest_and_the_largest_are_reported(tmp_path):

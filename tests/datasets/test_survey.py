@@ -3,12 +3,12 @@ import pytest
 from helpers import fill
 from PIL import Image
 
-from datasets import DataError, Format, native_format, open_source
-from datasets.survey import survey
+from datasets import DataError, Format, open_source, read_native_format
+from datasets.survey import read_all_headers
 
 
 def native(folder, *options):
-    return native_format(open_source(str(folder)), *options)
+    return read_native_format(open_source(str(folder)), *options)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_broken_files_are_passed_over_but_one_must_be_usable(tmp_path):
         native(tmp_path)
     fill(tmp_path, "good.png")
     assert native(tmp_path) == Format(8, 3)
-    assert list(survey(open_source(str(tmp_path))).unreadable) == [0]
+    assert list(read_all_headers(open_source(str(tmp_path))).unreadable) == [0]
 
 
 def test_an_image_too_small_for_any_network_is_refused_unless_the_size_is_given(tmp_path):

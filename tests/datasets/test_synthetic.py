@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datasets import SyntheticShapes
-from datasets.synthetic import BACKGROUNDS, COLOURS, MODES, SHAPES, classify
+from datasets.synthetic import BACKGROUNDS, COLORS, MODES, SHAPES, classify
 from metrics import ModeCoverage
 
 
@@ -53,8 +53,8 @@ def test_labels_are_the_shapes():
 
 def test_content_tells_sets_apart():
     sets = (SyntheticShapes(), SyntheticShapes(9), SyntheticShapes(seed=1))
-    assert len({source.content() for source in sets}) == 3
-    assert SyntheticShapes().content() == SyntheticShapes().content()
+    assert len({source.content_digest() for source in sets}) == 3
+    assert SyntheticShapes().content_digest() == SyntheticShapes().content_digest()
 
 
 @pytest.mark.parametrize("index", range(0, 32, 5))
@@ -62,7 +62,7 @@ def test_an_image_shows_its_modes_colours(index):
     _, colour, background = MODES[index]
     image = SyntheticShapes().image(index, 64, 4).astype(int)
     shape, ground = image[:3, image[3] == 255].T, image[:3, image[3] == 0].T
-    assert np.abs(shape - COLOURS[colour]).max() <= 17 and np.abs(ground - BACKGROUNDS[background]).max() <= 17
+    assert np.abs(shape - COLORS[colour]).max() <= 17 and np.abs(ground - BACKGROUNDS[background]).max() <= 17
 
 
 def test_drawing_is_anti_aliased():
@@ -79,7 +79,7 @@ def test_the_nearest_mode_is_the_right_one(resolution):
 
 def mode_coverage(images):
     coverage = ModeCoverage(classify, len(MODES), 8)
-    data, shown = coverage.keeps(), coverage.keeps()
+    data, shown = coverage.accumulator_type(), coverage.accumulator_type()
     data.update(torch.from_numpy(drawn(320, 32)))
     shown.update(torch.from_numpy(np.ascontiguousarray(images)))
     return coverage.compare(data, shown)

@@ -59,8 +59,9 @@ def official(folder, images, labels=None):
     level = images.astype(np.float32)
     for lod in range(images.shape[-1].bit_length() - 1, 1, -1):
         if level.shape[-1] != 1 << lod:
-            level = (level[:, :, 0::2, 0::2] + level[:, :, 0::2, 1::2] + level[:, :, 1::2, 0::2]
-                     + level[:, :, 1::2, 1::2]) * 0.25  # fmt: skip
+            level = (
+                level[:, :, 0::2, 0::2] + level[:, :, 0::2, 1::2] + level[:, :, 1::2, 0::2] + level[:, :, 1::2, 1::2]
+            ) * 0.25
         write(folder / f"set-r{lod:02d}.tfrecords", map(example, np.rint(level).clip(0, 255).astype(np.uint8)))
     if labels is not None:
         with open(folder / "set-rxx.labels", "wb") as file:
@@ -84,8 +85,8 @@ def test_the_pyramid_of_the_largest_level_is_what_the_official_tool_wrote_for_th
     source = open_source(str(official(tmp_path / "set", IMAGES[3])))
     pyramid = open_pyramid(source, 32, 3)
     for r in (4, 8, 16, 32):
-        stored = np.stack([np.asarray(source.picture(i, r, 3)).transpose(2, 0, 1) for i in range(12)])
-        assert stored.shape[-1] == r and (pyramid.images(r, range(12)) == stored).all()
+        stored = np.stack([np.asarray(source.read_image(i, r, 3)).transpose(2, 0, 1) for i in range(12)])
+        assert stored.shape[-1] == r and (pyramid.read_images(r, range(12)) == stored).all()
 
 
 def test_labels_are_the_one_hot_rows(tmp_path):
@@ -116,7 +117,7 @@ def test_damaged_files_are_refused_and_damaged_records_are_bad_images(tmp_path):
         open_source(str(folder))
     path.write_bytes(whole.replace(b"shape", b"shave", 1))
     with pytest.raises(ValueError, match="without shape and data"):
-        open_source(str(folder)).picture(0, 32, 1)
+        open_source(str(folder)).read_image(0, 32, 1)
     write(path, [example(IMAGES[1][0])] * 11)
     with pytest.raises(DataError, match="hold 11, 12 records"):
         open_source(str(folder))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import pixels
 
-from datasets import DataError, native_format, open_pyramid, open_source
+from datasets import DataError, open_pyramid, open_source, read_native_format
 
 pytest.importorskip("torchvision")
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
@@ -36,13 +36,13 @@ def test_a_set_is_read_from_torchvisions_own_files(cache, name, kind):
         idx(cache.parent / "torchvision" / kind / "raw", prefix, IMAGES, LABELS)
     source = open_source(name, labels=True)
     assert len(source) == 50 and len(source.classes) == 10 and source.labels.tolist() == LABELS.tolist()
-    assert native_format(source).channels == 1 and native_format(source).resolution == 16
+    assert read_native_format(source).channels == 1 and read_native_format(source).resolution == 16
     opened = open_pyramid(open_source(name), 32, 1, allow_upscale=True, workers=2)
     assert len(opened) == 50 and opened.labels is None
-    assert (pixels(source, 3, 32, 1) == opened.images(32, [3])[0]).all()
-    before = source.content()
+    assert (pixels(source, 3, 32, 1) == opened.read_images(32, [3])[0]).all()
+    before = source.content_digest()
     idx(cache.parent / "torchvision" / kind / "raw", "train", 255 - IMAGES, LABELS)
-    assert open_source(name).content() != before
+    assert open_source(name).content_digest() != before
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "stl10", "mnist", "celeba", "lsun-bedroom"])

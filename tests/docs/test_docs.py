@@ -20,10 +20,21 @@ from pggan.config import PRESETS, TrainConfig
 from pggan.training import train
 
 TINY = {
-    "resolution": 16, "fmap_base": 64, "fmap_max": 8, "batch_size": 8, "fade_kimg": 0.05, "stabilize_kimg": 0.05,
-    "tick_kimg": 0.05, "lr": 0.001, "metrics": "swd", "metric_images": 48, "track": "none", "device": "cpu",
-    "holdout": "25%", "total_kimg": 0.3,
-}  # fmt: skip
+    "resolution": 16,
+    "fmap_base": 64,
+    "fmap_max": 8,
+    "batch_size": 8,
+    "fade_kimg": 0.05,
+    "stabilize_kimg": 0.05,
+    "tick_kimg": 0.05,
+    "lr": 0.001,
+    "metrics": "swd",
+    "metric_images": 48,
+    "track": "none",
+    "device": "cpu",
+    "holdout": "25%",
+    "total_kimg": 0.3,
+}
 RUNS = ("photos-64", "faces-128", "cifar", "another", "synthetic-32")  # names of runs in the pages
 
 # What the pages' commands are given besides, so that each takes a second or two: later options win.
@@ -84,9 +95,13 @@ def folder(tmp_path_factory):
         np.savez(found / "latents.npz", latents=np.ones((4, 8), np.float32))
         arguments = {"resolution": 8, "channels": 1, "label_size": 10, "fmap_base": 32, "fmap_max": 8}
         content = {
-            "images": 0, "stage": {"resolution": 8, "alpha": 1.0}, "config": {}, "networks": {"generator": arguments},
-            "classes": list("0123456789"), "state": {"G_ema": Generator(**arguments).state_dict()},
-        }  # fmt: skip
+            "images": 0,
+            "stage": {"resolution": 8, "alpha": 1.0},
+            "config": {},
+            "networks": {"generator": arguments},
+            "classes": list("0123456789"),
+            "state": {"G_ema": Generator(**arguments).state_dict()},
+        }
         Path("runs/digits/checkpoints").mkdir(parents=True)
         checkpoints.save(Path("runs/digits/checkpoints/latest.pt"), content)
         yield folder

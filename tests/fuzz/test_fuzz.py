@@ -28,10 +28,10 @@ from metrics import MetricError
 from metrics.reading import ImageSet
 from metrics.statistics_file import read_statistics
 from metrics.weights import read_state_dict
-from pggan.config import ConfigError, resolve
+from pggan.config import ConfigError, resolve_config
 from pggan.interop import WeightsError, read_weights
 from pggan.training.growth import GrowthController
-from pggan.training.resume import adopt, fitting, same_run
+from pggan.training.resume import explain_mismatch, resolve_resumed_config, start_from_checkpoint
 from pggan.training.state import TrainState, network_arguments
 from pggan.use.report.run import read_run
 
@@ -54,7 +54,7 @@ SECONDS, MEMORY = 20, 3 << 30  # limits: time per file, and address space in byt
 
 @functools.cache
 def config():
-    return resolve(OPTIONS)
+    return resolve_config(OPTIONS)
 
 
 def content():
@@ -157,7 +157,7 @@ def read_checkpoint(path):
     checkpoints.describe(path, found)
     pggan.load(path)
     state = TrainState(config(), 0, torch.device("cpu"))
-    adopt(state, str(path), config(), GrowthController(config()), [])
+    start_from_checkpoint(state, str(path), config(), GrowthController(config()), [])
 
 
 def resume_run(path):
@@ -168,7 +168,7 @@ def resume_run(path):
         old.unlink()
     run.latest.write_bytes(path.read_bytes())
     found = run.load_newest(lambda line: None)
-    with fitting(path):
+    with explain_mismatch(path):
         TrainState(config(), 0, torch.device("cpu")).load_state_dict(found["state"])
 
 
@@ -210,8 +210,8 @@ def read_options(path):
     run = RunDirectory(path.parent / "run")
     run.folder.mkdir(exist_ok=True)
     run.config.write_bytes(path.read_bytes())
-    same_run(run, config())
-    resolve({}, str(path))
+    resolve_resumed_config(run, config())
+    resolve_config({}, str(path))
 
 
 def read_log(path):

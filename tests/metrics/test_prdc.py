@@ -27,7 +27,7 @@ def plain(real, fake):
 @pytest.mark.parametrize(("n", "m", "shift"), [(60, 60, 0), (80, 50, 1.0), (40, 90, 2.0)])
 @pytest.mark.parametrize("at_once", [1 << 25, 100])
 def test_agrees_with_the_definitions_whatever_the_slices(monkeypatch, n, m, shift, at_once):
-    monkeypatch.setattr(prdc, "DISTANCES_AT_ONCE", at_once)
+    monkeypatch.setattr(prdc, "MAX_DISTANCES", at_once)
     rng = np.random.default_rng(n)
     real, fake = rng.normal(0, 1, (n, 5)), rng.normal(shift, 1, (m, 5))
     ours = precision_recall_density_coverage(torch.from_numpy(real).float(), torch.from_numpy(fake).float())

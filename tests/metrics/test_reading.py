@@ -208,7 +208,7 @@ def test_a_zips_other_entries_are_left_out_and_its_damaged_or_huge_ones_named(tm
         archive.writestr("__MACOSX/._0000.png", b"not an image")
         archive.writestr("folder.png/", b"")
     assert len(read(path)) == 3
-    monkeypatch.setattr(reading, "LARGEST_FILE", 100)
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 100)
     with pytest.raises(MetricError, match=r"\.png in .*a\.zip is larger than"):
         read(path)
 

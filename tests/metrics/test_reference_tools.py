@@ -37,9 +37,9 @@ def sets(some_cifar10):
 
 def test_fid_is_and_kid_are_those_of_torch_fidelity(sets, weights_file):
     torch_fidelity = pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
-    suite = Suite(["fid", "is", "kid"], weights_file, say=pytest.fail)
+    suite = Suite(["fid", "is", "kid"], weights_file, log=pytest.fail)
     suite.metrics["kid"].subset_size = SUBSET
-    ours = suite.compare(*(suite.describe(images.split(20)) for images in sets))
+    ours = suite.compare(*(suite.compute_statistics(images.split(20)) for images in sets))
     real, fake = map(Images, sets)
     theirs = torch_fidelity.calculate_metrics(
         input1=fake,
@@ -119,7 +119,7 @@ def test_inception_score_of_cifar10_is_the_published_one(cifar10):
     if "fc.weight" not in full:
         pytest.skip("the canonical Inception weights, with the classifier, are not available")
     chosen = np.sort(np.random.RandomState(2020).choice(50000, 5000, replace=False))
-    suite = Suite(["is"], say=pytest.fail)
-    description = suite.describe(torch.from_numpy(cifar10["train"][chosen]).split(50))
+    suite = Suite(["is"], log=pytest.fail)
+    description = suite.compute_statistics(torch.from_numpy(cifar10["train"][chosen]).split(50))
     # the value that torch-fidelity publishes for these 5,000 images
     assert suite.compare(description, description)["is"] == pytest.approx(10.75051, rel=1e-4)

@@ -5,7 +5,7 @@ import torch
 from metrics import MetricError, statistics_file
 from metrics.features import FeatureStatistics
 from metrics.fid import FID
-from metrics.statistics_file import holds_statistics, read_statistics, write_statistics
+from metrics.statistics_file import has_statistics, read_statistics, write_statistics
 
 HOW = {"metrics_version": 1, "resize": "tf1"}
 
@@ -21,7 +21,7 @@ def test_what_is_written_is_read_and_serves_fid(statistics, tmp_path):
     path = tmp_path / "made" / "a.npz"
     write_statistics(path, statistics, HOW)
     stored = read_statistics(path)
-    assert holds_statistics(path) and stored.count == 50 and stored.how == HOW
+    assert has_statistics(path) and stored.count == 50 and stored.settings == HOW
     assert all(torch.equal(a, b) for a, b in zip(stored.moments(), statistics.moments(), strict=True))
     assert FID().compare(stored, statistics)["fid"] == pytest.approx(0, abs=1e-9)
 
@@ -33,13 +33,13 @@ def test_the_format_is_that_of_pytorch_fid(statistics, tmp_path):
     assert mean.shape == (8,) and covariance.shape == (8, 8) and covariance.dtype == np.float64
     np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance, extra=np.arange(3))  # as pytorch-fid writes it
     stored = read_statistics(tmp_path / "theirs.npz")
-    assert stored.count is None and stored.how == {} and stored.mean.tolist() == mean.tolist()
+    assert stored.count is None and stored.settings == {} and stored.mean.tolist() == mean.tolist()
 
 
 def test_images_are_no_statistics(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8))
     (tmp_path / "b.npz").write_text("hello")
-    assert not any(holds_statistics(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz"))
+    assert not any(has_statistics(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz"))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_place_that_cannot_be_written_is_said(statistics, tmp_path):
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(statistics_file, "LARGEST", 10_000)
+    monkeypatch.setattr(statistics_file, "MAX_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.zeros((64, 64)))
     with pytest.raises(MetricError, match="unpacks to more than"):
         read_statistics(tmp_path / "a.npz")

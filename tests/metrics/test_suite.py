@@ -6,7 +6,7 @@ import torch
 
 from metrics import METRICS, MetricError, Suite, suite
 from metrics.features import Features, FeatureStatistics
-from metrics.weights import CACHED_NAMES, HOW_TO, downloads_folder
+from metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, downloads_folder
 
 
 def images(count, seed=0, side=16, channels=3):
@@ -41,7 +41,7 @@ def inception(monkeypatch):
 @pytest.fixture
 def no_weights(monkeypatch):
     def missing(path, say):
-        raise MetricError(f"no Inception weights: {HOW_TO}")
+        raise MetricError(f"no Inception weights: {DOWNLOAD_HINT}")
 
     monkeypatch.setattr(suite, "load_weights", missing)
 
@@ -57,9 +57,11 @@ def no_weights(monkeypatch):
 )
 def test_without_weights_one_line_says_so_and_swd_goes_on(no_weights, names, said):
     lines = []
-    judge = Suite(names, say=lines.append)
-    assert [line.startswith(said) and HOW_TO in line and "\n" not in line for line in lines] == [True] * bool(said)
-    results = judge.compare(judge.describe([images(4)]), judge.describe([images(4, seed=1)]))
+    judge = Suite(names, log=lines.append)
+    assert [line.startswith(said) and DOWNLOAD_HINT in line and "\n" not in line for line in lines] == [True] * bool(
+        said
+    )
+    results = judge.compare(judge.compute_statistics([images(4)]), judge.compute_statistics([images(4, seed=1)]))
     assert list(results) == (["swd", "swd_16"] if "swd" in names else [])
 
 
@@ -71,19 +73,19 @@ def test_without_weights_a_file_that_was_named_is_an_error(no_weights):
 def test_with_the_trunk_alone_is_is_said_to_be_missing_and_not_computed(inception):
     inception()
     lines = []
-    judge = Suite(["fid", "is", "swd"], say=lines.append)
+    judge = Suite(["fid", "is", "swd"], log=lines.append)
     assert len(lines) == 1 and lines[0].startswith("skipping IS: ") and "\n" not in lines[0]
     assert f"canonical file: curl -L --create-dirs -o {downloads_folder() / CACHED_NAMES[0]}" in lines[0]
-    results = judge.compare(judge.describe([images(4)]), judge.describe([images(4, seed=1)]))
+    results = judge.compare(judge.compute_statistics([images(4)]), judge.compute_statistics([images(4, seed=1)]))
     assert list(results) == ["fid", "swd", "swd_16"] and all(map(math.isfinite, results.values()))
 
 
 def test_one_feature_pass_feeds_every_metric(inception):
     sizes = inception(torch.eye(3))
-    judge = Suite(METRICS, say=pytest.fail)
+    judge = Suite(METRICS, log=pytest.fail)
     judge.metrics["kid"].subset_size = 50
     real, fake = ([images(40), images(30, 1)], [images(40, 2), images(30, 3)])
-    results = judge.compare(judge.describe(real), judge.describe(fake))
+    results = judge.compare(judge.compute_statistics(real), judge.compute_statistics(fake))
     assert set(results) == {
         *("fid", "fid_inf", "fid_inf_error", "is", "is_std", "kid", "kid_std"),
         *("precision", "recall", "density", "coverage", "swd", "swd_16", "msssim", "msssim_real"),
@@ -124,44 +126,44 @@ def test_too_few_images_are_refused_before_the_work(inception, name, count, says
 
 def test_sets_of_different_shapes_are_refused():
     judge = Suite(["swd"])
-    real = judge.describe([images(2)])
+    real = judge.compute_statistics([images(2)])
     for others in (images(2, side=32), images(2, channels=1)):
         with pytest.raises(MetricError, match=r"different shapes, 16x16 RGB and (32x32 RGB|16x16 grayscale)"):
-            judge.compare(real, judge.describe([others]))
+            judge.compare(real, judge.compute_statistics([others]))
     with pytest.raises(MetricError, match="the images have different shapes, 16x16 RGB and 32x32 RGB"):
-        judge.describe([images(2), images(2, side=32)])
+        judge.compute_statistics([images(2), images(2, side=32)])
 
 
 class TestRemembered:
     names = ("fid", "kid", "swd")
 
     def judge(self, cache, **options):
-        judge = Suite(self.names, cache=cache, say=pytest.fail, **options)
+        judge = Suite(self.names, cache=cache, log=pytest.fail, **options)
         judge.metrics["kid"].subset_size = 4
         return judge
 
     def test_the_features_come_from_the_cache_and_the_numbers_are_the_same(self, inception, tmp_path):
         sizes = inception()
-        fake = self.judge(None).describe([images(40, 1)])
-        plain = self.judge(tmp_path).compare(self.judge(None).describe([images(40)]), fake)
+        fake = self.judge(None).compute_statistics([images(40, 1)])
+        plain = self.judge(tmp_path).compare(self.judge(None).compute_statistics([images(40)]), fake)
         for _ in range(2):
             sizes.clear()
             judge = self.judge(tmp_path)
-            assert judge.compare(judge.remembered(lambda: [images(40)]), fake) == plain
+            assert judge.compare(judge.load_or_compute(lambda: [images(40)]), fake) == plain
         assert sizes == []
         assert sorted(p.name.split("-")[0] for p in tmp_path.iterdir()) == ["features", "statistics"]
 
     def test_a_metric_that_is_new_is_computed_beside_what_is_there(self, inception, tmp_path):
         sizes = inception()
-        Suite(["fid"], cache=tmp_path).remembered(lambda: [images(40)])
+        Suite(["fid"], cache=tmp_path).load_or_compute(lambda: [images(40)])
         sizes.clear()
-        description = self.judge(tmp_path).remembered(lambda: [images(40)])
-        assert sizes == [32, 8] and {FeatureStatistics, Features} < description.kept.keys()
+        description = self.judge(tmp_path).load_or_compute(lambda: [images(40)])
+        assert sizes == [32, 8] and {FeatureStatistics, Features} < description.accumulators.keys()
 
     @pytest.mark.parametrize("change", ["a pixel", "the order", "the resize", "the precision", "one more"])
     def test_anything_that_matters_makes_it_another_set(self, inception, tmp_path, change):
         sizes = inception()
-        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
         sizes.clear()
         other, options = images(20), {}
         if change == "a pixel":
@@ -172,53 +174,53 @@ class TestRemembered:
             other = torch.cat([other, other[:1]])
         else:
             options = {"resize": "clean"} if change == "the resize" else {"precision": "bf16"}
-        self.judge(tmp_path, **options).remembered(lambda: [other])
+        self.judge(tmp_path, **options).load_or_compute(lambda: [other])
         assert sizes == [len(other)]
 
     def test_the_batches_do_not_matter(self, inception, tmp_path):
         sizes = inception()
-        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
         sizes.clear()
-        self.judge(tmp_path).remembered(lambda: images(20).split(7))
+        self.judge(tmp_path).load_or_compute(lambda: images(20).split(7))
         assert sizes == []
 
     @pytest.mark.parametrize("damage", [b"", b"PK", None])
     def test_a_damaged_file_is_computed_anew(self, inception, tmp_path, damage):
         sizes = inception()
-        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
         for path in tmp_path.iterdir():
             whole = path.read_bytes()
             path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
         sizes.clear()
-        self.judge(tmp_path).remembered(lambda: [images(20)])
-        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
         assert sizes == [20]
 
     def test_a_folder_that_cannot_be_written_is_said_and_the_work_goes_on(self, inception, tmp_path):
         inception()
         (tmp_path / "file").touch()
         lines = []
-        judge = Suite(["fid"], cache=tmp_path / "file" / "cache", say=lines.append)
-        assert judge.remembered(lambda: [images(20)]).count == 20
+        judge = Suite(["fid"], cache=tmp_path / "file" / "cache", log=lines.append)
+        assert judge.load_or_compute(lambda: [images(20)]).count == 20
         assert len(lines) == 1 and lines[0].startswith("cannot cache the features")
 
     def test_arrays_that_are_not_those_of_the_images_are_computed_anew(self, inception, tmp_path):
         sizes = inception()
-        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
         for path in tmp_path.iterdir():
             with np.load(path) as file:
                 arrays = dict(file)
             wrong = arrays | ({"count": np.array(5)} if "count" in arrays else {"features": arrays["features"][:7]})
             np.savez(path, **wrong)
         sizes.clear()
-        self.judge(tmp_path).remembered(lambda: [images(20)])
+        self.judge(tmp_path).load_or_compute(lambda: [images(20)])
         assert sizes == [20]
 
     def test_is_does_not_send_the_real_images_through_inception_again(self, inception, tmp_path):
         sizes = inception(torch.eye(3))
         for _ in range(2):
-            judge = Suite(["fid", "is"], cache=tmp_path, say=pytest.fail)
-            real, fake = judge.remembered(lambda: [images(20)]), judge.describe([images(24, 1)])
+            judge = Suite(["fid", "is"], cache=tmp_path, log=pytest.fail)
+            real, fake = judge.load_or_compute(lambda: [images(20)]), judge.compute_statistics([images(24, 1)])
             assert {"fid", "is"} < judge.compare(real, fake).keys()
         assert sizes == [20, 24, 24]
 
@@ -227,5 +229,5 @@ def test_results_and_how_they_were_made_have_different_names(inception):
     inception(torch.eye(3))
     judge = Suite(METRICS)
     judge.metrics["kid"].subset_size = 10
-    description = judge.describe([images(20)])
-    assert not judge.compare(description, description).keys() & judge.how().keys()
+    description = judge.compute_statistics([images(20)])
+    assert not judge.compare(description, description).keys() & judge.settings().keys()

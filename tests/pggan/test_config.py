@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 
-from pggan.config import COMMON_OPTIONS, ConfigError, TrainConfig, help_text, resolve
+from pggan.config import COMMON_OPTIONS, ConfigError, TrainConfig, format_help, resolve_config
 
 GIVEN = {"data": "synthetic", "resolution": 32, "channels": 3}
 
@@ -11,37 +11,65 @@ GIVEN = {"data": "synthetic", "resolution": 32, "channels": 3}
 def test_command_line_beats_file_beats_preset_beats_default(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"preset": "cifar10", "fade_kimg": 5, "seed": 7}))
-    config = resolve(GIVEN | {"seed": 8}, str(file))
+    config = resolve_config(GIVEN | {"seed": 8}, str(file))
     assert (config.seed, config.fade_kimg, config.gp_target, config.repeats) == (8, 5, 750, 4)
 
 
 def test_a_resolved_config_loads_again_as_it_is(tmp_path):
-    config = resolve(GIVEN | {"preset": "paper-v2", "batch_size": "4:32,16:8", "metrics": "none"})
+    config = resolve_config(GIVEN | {"preset": "paper-v2", "batch_size": "4:32,16:8", "metrics": "none"})
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config.to_dict()))
-    assert resolve({}, str(file)) == config
+    assert resolve_config({}, str(file)) == config
 
 
 def test_resolution_and_channels_come_from_the_data():
-    config = resolve({"data": "synthetic"})
+    config = resolve_config({"data": "synthetic"})
     assert (config.resolution, config.channels, config.out) == (32, 3, "runs/synthetic-32")
 
 
 @pytest.mark.parametrize(
     "option, value",
     [
-        ("channels", "5"), ("channels", "x"), ("fmap_base", "0"), ("fmap_max", "-4"), ("latent_size", "0"),
-        ("batch_size", "0"), ("batch_size", "-4"), ("batch_size", "16.5"), ("batch_size", "4:16,4:8"),
-        ("batch_size", "8:16"), ("batch_size", "4:"), ("batch_size", ""), ("lr", "0"), ("lr", "nan"), ("lr", "inf"),
-        ("fade_kimg", "-1"), ("fade_kimg", "nan"), ("stabilize_kimg", "0"), ("total_kimg", "inf"), ("gp_target", "0"),
-        ("ema_decay", "1.5"), ("loss", "hinges"), ("metrics", "fid,beauty"), ("metric_images", "1"), ("seed", "-1"),
-        ("seed", "1e30"), ("precision", "fp8"), ("track", "paper"), ("preset", "mine"), ("mirror", "maybe"),
-        ("repeats", "0"), ("resolution", "32.5"), ("data", 3), ("lr", []), ("preset", ["demo"]),
+        ("channels", "5"),
+        ("channels", "x"),
+        ("fmap_base", "0"),
+        ("fmap_max", "-4"),
+        ("latent_size", "0"),
+        ("batch_size", "0"),
+        ("batch_size", "-4"),
+        ("batch_size", "16.5"),
+        ("batch_size", "4:16,4:8"),
+        ("batch_size", "8:16"),
+        ("batch_size", "4:"),
+        ("batch_size", ""),
+        ("lr", "0"),
+        ("lr", "nan"),
+        ("lr", "inf"),
+        ("fade_kimg", "-1"),
+        ("fade_kimg", "nan"),
+        ("stabilize_kimg", "0"),
+        ("total_kimg", "inf"),
+        ("gp_target", "0"),
+        ("ema_decay", "1.5"),
+        ("loss", "hinges"),
+        ("metrics", "fid,beauty"),
+        ("metric_images", "1"),
+        ("seed", "-1"),
+        ("seed", "1e30"),
+        ("precision", "fp8"),
+        ("track", "paper"),
+        ("preset", "mine"),
+        ("mirror", "maybe"),
+        ("repeats", "0"),
+        ("resolution", "32.5"),
+        ("data", 3),
+        ("lr", []),
+        ("preset", ["demo"]),
     ],
-)  # fmt: skip
+)
 def test_values_out_of_range_are_refused_in_one_sentence_that_names_the_option(option, value):
     with pytest.raises(ConfigError) as refusal:
-        resolve(GIVEN | {option: value})
+        resolve_config(GIVEN | {option: value})
     text = str(refusal.value)
     assert text.startswith(("--" + option.replace("_", "-"), "DATA")) and "\n" not in text
 
@@ -51,7 +79,7 @@ def test_null_in_a_config_file_is_refused_where_a_value_is_needed(tmp_path, opti
     file = tmp_path / "config.json"
     file.write_text(json.dumps({option: None}))
     with pytest.raises(ConfigError, match=option.replace("_", "-")):
-        resolve(GIVEN, str(file))
+        resolve_config(GIVEN, str(file))
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]", '{"learning_rate": 1}'])
@@ -59,13 +87,13 @@ def test_a_bad_config_file_is_refused(tmp_path, text):
     file = tmp_path / "config.json"
     file.write_text(text)
     with pytest.raises(ConfigError, match="--config"):
-        resolve(GIVEN, str(file))
+        resolve_config(GIVEN, str(file))
     with pytest.raises(ConfigError, match="--config"):
-        resolve(GIVEN, str(tmp_path / "missing.json"))
+        resolve_config(GIVEN, str(tmp_path / "missing.json"))
 
 
 def test_every_option_says_its_default():
-    assert all("default: " in help_text(f) for f in fields(TrainConfig))
+    assert all("default: " in format_help(f) for f in fields(TrainConfig))
 
 
 OPTIONS = """

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from checkpoints import RunDirectory
-from pggan.config import ConfigError, resolve
+from pggan.config import ConfigError, resolve_config
 from pggan.training import device
-from pggan.training.device import EMULATED, choose_precision, peak_memory, time_convolutions
-from pggan.training.resume import same_run
+from pggan.training.device import EMULATED, choose_precision, read_peak_memory, time_convolutions
+from pggan.training.resume import resolve_resumed_config
 
 CPU = torch.device("cpu")
 
 
 def config(**options):
-    return resolve({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 16} | options)
+    return resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 16} | options)
 
 
 @pytest.fixture
@@ -118,11 +118,11 @@ def test_bf16_on_a_cpu_that_emulates_it_is_warned_of(monkeypatch, units):
 def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.create(config(precision="bf16").to_dict())
-    assert same_run(run, config()).precision == "bf16"
+    assert resolve_resumed_config(run, config()).precision == "bf16"
     with pytest.raises(ConfigError, match="precision: bf16 -> fp32"):
-        same_run(run, config(precision="fp32"))
+        resolve_resumed_config(run, config(precision="fp32"))
 
 
 def test_peak_memory_is_at_least_what_is_taken():
     held = torch.ones(2**24)  # perhaps in memory that earlier tests gave back
-    assert peak_memory(CPU) >= held.nbytes * 0.99
+    assert read_peak_memory(CPU) >= held.nbytes * 0.99

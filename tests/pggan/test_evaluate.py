@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datasets import DataError
-from pggan.use.evaluate import real_images
+from pggan.use.evaluate import open_real_images
 
 
 def test_reals_are_prepared_as_they_were_for_training(tmp_path, monkeypatch):
@@ -20,7 +20,7 @@ def test_reals_are_prepared_as_they_were_for_training(tmp_path, monkeypatch):
         classes=[], generator=SimpleNamespace(resolution=16, channels=3), config=config, digest=""
     )
     for _ in range(2):  # without a cache, and with one
-        assert len(real_images(trained, None)[1]) == 9
+        assert len(open_real_images(trained, None)[1]) == 9
     trained.config["allow_upscale"] = False
     with pytest.raises(DataError, match="9 of 10 images are smaller than 16x16"):
-        real_images(trained, None)
+        open_real_images(trained, None)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pggan.networks import Generator
 from pggan.use import Trained
-from pggan.use.explorer_view import View, picture, prepared
+from pggan.use.explorer_view import View, prepare_for_rendering, render_png
 
 
 def trained(channels=3, classes=()):
@@ -20,14 +20,14 @@ def trained(channels=3, classes=()):
 
 
 def pixels(model, view):
-    return np.asarray(Image.open(io.BytesIO(picture(model, view.checked(model))))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(render_png(model, view.clamp(model))))).astype(int)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_prepared_generators_picture_is_the_sample_of_the_seed(channels):
     model = trained(channels)
     (expected,) = model.sample(1, seed=5).numpy().astype(int)
-    found = pixels(prepared(model), View(seed=5, level=2)).reshape(16, 16, channels)
+    found = pixels(prepare_for_rendering(model), View(seed=5, level=2)).reshape(16, 16, channels)
     assert np.abs(found - expected.transpose(1, 2, 0)).max() <= 1
 
 
@@ -43,24 +43,24 @@ def test_whatever_a_page_sends_can_be_drawn(value):
     model = trained(classes=("cat", "dog"))
     view = View(*[value] * 7)
     assert pixels(model, view).shape[2] == 3
-    assert view.checked(model).file_name(model).endswith(".png")
+    assert view.clamp(model).file_name(model).endswith(".png")
 
 
 def test_a_class_without_training_images_is_not_drawn():
     model = replace(trained(classes=("cat", "dog", "owl")), class_counts=(0, 4, 0))
-    assert [View(label=label).checked(model).label for label in range(3)] == [1, 1, 1]
+    assert [View(label=label).clamp(model).label for label in range(3)] == [1, 1, 1]
 
 
 def test_stages_that_imported_weights_lack_are_passed_over():
     model = replace(trained(), untrained=frozenset({4, 8}))
-    view = View(level=0, alpha=0.5).checked(prepared(model))
+    view = View(level=0, alpha=0.5).clamp(prepare_for_rendering(model))
     assert (view.resolution, view.alpha) == (16, 1.0)
-    view = View(level=0, alpha=0.5).checked(replace(model, untrained=frozenset({4})))
+    view = View(level=0, alpha=0.5).clamp(replace(model, untrained=frozenset({4})))
     assert (view.resolution, view.alpha) == (8, 1.0)
 
 
 def test_a_picture_is_saved_under_what_it_shows():
     model = trained(classes=("cat", "dog"))
-    assert View(level=2).checked(model).file_name(model) == "seed-0-label-0-16x16.png"
+    assert View(level=2).clamp(model).file_name(model) == "seed-0-label-0-16x16.png"
     view = View(3, 8, 0.25, 0.7, 1, 0.5, 1)
-    assert view.checked(model).file_name(model) == "seed-3-to-8-at-0.25-label-1-psi-0.7-8x8-alpha-0.5.png"
+    assert view.clamp(model).file_name(model) == "seed-3-to-8-at-0.25-label-1-psi-0.7-8x8-alpha-0.5.png"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pggan.interop import from_official
-from pggan.interop.official import from_official_layout, layers
+from pggan.interop.official import from_official_layout, map_layers
 from pggan.networks.layers import downscale, upscale
 from pggan.networks.operations import leaky_relu
 from pggan.networks.progressive import GeneratorBlock
@@ -127,7 +127,7 @@ def check_gradients(network, loss, official):
     network.zero_grad()
     loss.backward(inputs=list(network.parameters()))
     checked = 0
-    for layer, module in layers(network).items():
+    for layer, module in map_layers(network).items():
         for name, parameter in module.named_parameters():
             golden = torch.tensor(official.pop(f"{layer}/{name}"))
             golden = from_official_layout(f"{layer}/{name}", golden, parameter.shape)

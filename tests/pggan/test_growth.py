@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from pggan.config import PRESETS, ConfigError, TrainConfig, resolve
+from pggan.config import PRESETS, ConfigError, TrainConfig, resolve_config
 from pggan.training import train
-from pggan.training.evaluation import Judge
-from pggan.training.growth import GrowthController, crosses
+from pggan.training.evaluation import Evaluator
+from pggan.training.growth import GrowthController, is_due
 from pggan.training.loop import Training
 from pggan.training.steps import Stepper
 
@@ -18,7 +18,7 @@ SMALL = {"data": "synthetic", "resolution": 16, "channels": 3, "batch_size": 16}
 
 
 def plan(**options):
-    return GrowthController(resolve(SMALL | options))
+    return GrowthController(resolve_config(SMALL | options))
 
 
 def official(config, images):
@@ -37,7 +37,7 @@ def official(config, images):
 
 @pytest.mark.parametrize("preset", ["paper-v1", "paper-v2", "cifar10", "lsun"])
 def test_phases_are_the_official_ones(preset):
-    config = resolve({"data": "synthetic", "channels": 3, "resolution": 32, "preset": preset})
+    config = resolve_config({"data": "synthetic", "channels": 3, "resolution": 32, "preset": preset})
     controller = GrowthController(config)
     for images in range(0, controller.total_images, 7919):
         phase, (resolution, alpha) = controller.phase(images), official(config, images)
@@ -47,7 +47,7 @@ def test_phases_are_the_official_ones(preset):
 
 def test_preset_numbers_are_the_papers():
     def at(preset, resolution):
-        config = resolve({"data": "synthetic", "channels": 3, "resolution": 1024, "preset": preset})
+        config = resolve_config({"data": "synthetic", "channels": 3, "resolution": 1024, "preset": preset})
         controller = GrowthController(config)
         phase = controller.phase(controller.stage_end(resolution) - 1)
         return phase.batch_size, phase.lr
@@ -62,8 +62,8 @@ def test_optimizers_reset_at_the_start_and_end_of_every_fade():
     controller = plan(fade_kimg=1, stabilize_kimg=1)
     resets, images = [], 0
     while images < controller.total_images:
-        after = controller.images_after(images)
-        if controller.resets_optimizers(images, after):
+        after = controller.next_check(images)
+        if controller.should_reset_optimizers(images, after):
             resets.append(after)
         images = after
     borders = [1000, 2000, 3000, 4000]
@@ -76,8 +76,8 @@ def test_every_stage_ends_once_and_last():
     controller = plan(fade_kimg=1.1, stabilize_kimg=0.7)
     ended, images = [], 0
     while images < controller.total_images:
-        after = controller.images_after(images)
-        if controller.ends_stage(images, after):
+        after = controller.next_check(images)
+        if controller.is_stage_end(images, after):
             ended.append(controller.phase(images))
         images = after
     assert [(p.resolution, p.alpha) for p in ended] == [(4, 1), (8, 1), (16, 1)]
@@ -98,12 +98,12 @@ def test_no_fade_doubles_at_once():
 @pytest.mark.parametrize("resolution, alpha", [(4, 1.0), (8, 0.25), (8, 1.0), (16, 0.5), (16, 1.0)])
 def test_position_finds_a_stage_again(resolution, alpha):
     controller = plan(fade_kimg=1, stabilize_kimg=2)
-    phase = controller.phase(controller.position(resolution, alpha))
+    phase = controller.phase(controller.find_position(resolution, alpha))
     assert (phase.resolution, phase.alpha) == (resolution, alpha)
 
 
 def test_crosses():
-    assert crosses(0, 100, 100) and not crosses(100, 199, 100) and crosses(199, 401, 100)
+    assert is_due(0, 100, 100) and not is_due(100, 199, 100) and is_due(199, 401, 100)
 
 
 @pytest.mark.parametrize(
@@ -131,24 +131,34 @@ def test_a_batch_smaller_than_the_group_is_one_group():
 
 
 def test_presets_tables_are_cut_at_the_target_resolution():
-    assert resolve({"data": "synthetic", "resolution": 16, "channels": 3}).batch_size == {4: 128}
+    assert resolve_config({"data": "synthetic", "resolution": 16, "channels": 3}).batch_size == {4: 128}
     assert TrainConfig(data="x").batch_size[512] == 4
 
 
 ADAPTIVE = {
-    "growth": "adaptive", "fade_kimg": 1, "stabilize_kimg": 4, "min_stabilize_kimg": 1, "growth_window": 1,
-    "growth_share": "10%", "metrics": "swd", "metric_every_kimg": 0.5,
-}  # fmt: skip
+    "growth": "adaptive",
+    "fade_kimg": 1,
+    "stabilize_kimg": 4,
+    "min_stabilize_kimg": 1,
+    "growth_window": 1,
+    "growth_share": "10%",
+    "metrics": "swd",
+    "metric_every_kimg": 0.5,
+}
 
 
 def test_stages_that_ended_early_move_the_later_ones_up_and_leave_the_last_more():
-    early, fixed = GrowthController(resolve(SMALL | ADAPTIVE), {4: 1500, 8: 4000}), plan(**ADAPTIVE)
+    early, fixed = GrowthController(resolve_config(SMALL | ADAPTIVE), {4: 1500, 8: 4000}), plan(**ADAPTIVE)
     assert [(row.resolution, row.start, row.end) for row in early.rows()] == [
-        (4, 0, 1500), (8, 1500, 2500), (8, 2500, 4000), (16, 4000, 5000), (16, 5000, fixed.total_images),
-    ]  # fmt: skip
+        (4, 0, 1500),
+        (8, 1500, 2500),
+        (8, 2500, 4000),
+        (16, 4000, 5000),
+        (16, 5000, fixed.total_images),
+    ]
     assert early.phase(1500).resolution == 4 and early.phase(1501).resolution == 8
     assert early.phase(2000).alpha == 0.5 and early.phase(2500).alpha == 1
-    assert early.ends_stage(1436, 1500) and not early.ends_stage(1500, 1564)
+    assert early.is_stage_end(1436, 1500) and not early.is_stage_end(1500, 1564)
 
 
 @pytest.mark.parametrize(
@@ -163,14 +173,14 @@ def test_stages_that_ended_early_move_the_later_ones_up_and_leave_the_last_more(
     ],
 )
 def test_a_stage_ends_when_its_score_has_stopped_improving(scores, moves_on):
-    assert plan(**ADAPTIVE).ended_early(1500, scores) == moves_on
+    assert plan(**ADAPTIVE).should_end_stage(1500, scores) == moves_on
 
 
 def test_a_stage_stays_its_least_time_and_the_last_one_to_the_end():
     flat = [(100, 1.0), (3000, 1.0)]
-    assert not plan(**ADAPTIVE | {"min_stabilize_kimg": 2, "growth_window": 0.5}).ended_early(1999, flat)
+    assert not plan(**ADAPTIVE | {"min_stabilize_kimg": 2, "growth_window": 0.5}).should_end_stage(1999, flat)
     last = plan(**ADAPTIVE)
-    assert not last.ended_early(last.total_images - 1, [(10_500, 1.0), (13_000, 1.0)])
+    assert not last.should_end_stage(last.total_images - 1, [(10_500, 1.0), (13_000, 1.0)])
 
 
 @pytest.mark.parametrize(
@@ -193,16 +203,32 @@ def test_networks_that_do_not_grow_have_one_stage():
     for options in ({"arch": "dcgan"}, {"growing": False}, {"arch": "msg"}):
         controller = plan(stabilize_kimg=3, **options)
         (row,) = controller.rows()
-        assert (row.resolution, row.fading, row.start, row.end) == (16, False, 0, 3000)
+        assert (row.resolution, row.is_fading, row.start, row.end) == (16, False, 0, 3000)
         assert {(controller.phase(i).resolution, controller.phase(i).alpha) for i in range(0, 3000, 100)} == {(16, 1.0)}
 
 
-RUN = SMALL | ADAPTIVE | {
-    "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8, "fade_kimg": 0.1, "stabilize_kimg": 0.8,
-    "total_kimg": 1.2,
-    "min_stabilize_kimg": 0.1, "growth_window": 0.1, "metric_every_kimg": 0.1, "tick_kimg": 0.15, "metric_images": 32,
-    "n_critic": 3, "track": "none", "device": "cpu", "precision": "fp32",
-}  # fmt: skip
+RUN = (
+    SMALL
+    | ADAPTIVE
+    | {
+        "resolution": 8,
+        "fmap_base": 32,
+        "fmap_max": 8,
+        "batch_size": 8,
+        "fade_kimg": 0.1,
+        "stabilize_kimg": 0.8,
+        "total_kimg": 1.2,
+        "min_stabilize_kimg": 0.1,
+        "growth_window": 0.1,
+        "metric_every_kimg": 0.1,
+        "tick_kimg": 0.15,
+        "metric_images": 32,
+        "n_critic": 3,
+        "track": "none",
+        "device": "cpu",
+        "precision": "fp32",
+    }
+)
 TIMES = {
     *("images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds"),
     *("checkpoint_seconds", "checkpoint_mb"),
@@ -216,7 +242,7 @@ def logged(run, name):
 
 def test_a_run_that_decides_for_itself_ends_bit_identical_wherever_it_was_broken_off(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
-    train(resolve(RUN | {"out": str(tmp_path / "whole")}))
+    train(resolve_config(RUN | {"out": str(tmp_path / "whole")}))
     whole = torch.load(tmp_path / "whole/checkpoints/latest.pt", weights_only=True)["state"]
     assert set(whole["stage_ends"]) == {4} and whole["stage_ends"][4] < 800  # before its time
     lines = logged(tmp_path / "whole", "metrics.jsonl")
@@ -234,11 +260,11 @@ def test_a_run_that_decides_for_itself_ends_bit_identical_wherever_it_was_broken
 
         return broken
 
-    for owner, name, moment in ((Stepper, "step", 31), (Judge, "__call__", 2), (Training, "save", 3)):
+    for owner, name, moment in ((Stepper, "step", 31), (Evaluator, "__call__", 2), (Training, "save", 3)):
         with monkeypatch.context() as context, pytest.raises(Broken):
             context.setattr(owner, name, after(moment, getattr(owner, name)))
-            train(resolve(RUN | {"out": str(tmp_path / "run")}))
-    train(resolve(RUN | {"out": str(tmp_path / "run")}))
+            train(resolve_config(RUN | {"out": str(tmp_path / "run")}))
+    train(resolve_config(RUN | {"out": str(tmp_path / "run")}))
     ours = torch.load(tmp_path / "run/checkpoints/latest.pt", weights_only=True)["state"]
     assert_equal_bits(ours | {"seconds": 0}, whole | {"seconds": 0})
     for name in ("log.jsonl", "metrics.jsonl"):

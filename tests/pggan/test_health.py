@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datasets import open_source
-from pggan.training.health import LASTING, SIGNS, sentence, signs, variety
+from pggan.training.health import MIN_TICKS, SIGNS, describe_sign, find_signs, measure_variety
 
 
 def lines(count=12, **fields):
@@ -14,16 +14,25 @@ def lines(count=12, **fields):
     run = []
     for i in range(count):
         line = {
-            "images": 1000 * (i + 1), "resolution": 16, "alpha": 1.0, "skipped": 0, "real_score": 1 + rng.normal() / 9,
-            "fake_score": -1 + rng.normal() / 9, "g_gradient": 2 + rng.random(), "d_gradient": 3 + rng.random(),
-            "variety": 0.8 + rng.random() / 9, "modes_shown": 24, "modes_shown_real": 28, "overfitting": 0.1,
-        }  # fmt: skip
+            "images": 1000 * (i + 1),
+            "resolution": 16,
+            "alpha": 1.0,
+            "skipped": 0,
+            "real_score": 1 + rng.normal() / 9,
+            "fake_score": -1 + rng.normal() / 9,
+            "g_gradient": 2 + rng.random(),
+            "d_gradient": 3 + rng.random(),
+            "variety": 0.8 + rng.random() / 9,
+            "modes_shown": 24,
+            "modes_shown_real": 28,
+            "overfitting": 0.1,
+        }
         run.append(line | {name: value(i) if callable(value) else value for name, value in fields.items()})
     return run
 
 
 def test_a_healthy_run_shows_no_sign():
-    assert all(signs(lines()[: i + 1]) == [] for i in range(12))
+    assert all(find_signs(lines()[: i + 1]) == [] for i in range(12))
 
 
 @pytest.mark.parametrize(
@@ -39,46 +48,46 @@ def test_a_healthy_run_shows_no_sign():
     ],
 )
 def test_each_sign_shows_on_what_it_is_for(name, fields):
-    assert signs(lines(**fields)) == [name]
+    assert find_signs(lines(**fields)) == [name]
 
 
 def test_one_bad_tick_is_no_collapse_and_another_stage_does_not_count():
-    assert signs(lines(variety=lambda i: 0.1 if i == 11 else 0.9)) == []
-    later = lines(count=LASTING - 1, variety=0.1)
-    assert signs([*lines(variety=0.1), *({**line, "resolution": 32} for line in later)]) == []
+    assert find_signs(lines(variety=lambda i: 0.1 if i == 11 else 0.9)) == []
+    later = lines(count=MIN_TICKS - 1, variety=0.1)
+    assert find_signs([*lines(variety=0.1), *({**line, "resolution": 32} for line in later)]) == []
 
 
 def test_a_young_generator_that_shows_a_third_of_the_modes_in_varied_images_has_not_collapsed():
-    assert signs(lines(modes_shown=10)) == []
+    assert find_signs(lines(modes_shown=10)) == []
 
 
 def test_a_slope_of_the_scores_is_no_oscillation():
-    assert signs(lines(fake_score=lambda i: 9.0 * i, real_score=lambda i: 9.0 * i + 1)) == []
+    assert find_signs(lines(fake_score=lambda i: 9.0 * i, real_score=lambda i: 9.0 * i + 1)) == []
 
 
 def test_lines_of_earlier_versions_and_numbers_that_are_missing_show_nothing():
     bare = [{"images": i, "resolution": 16, "alpha": 1.0, "g_gradient": None} for i in range(20)]
-    assert signs(bare) == []
+    assert find_signs(bare) == []
 
 
 def test_variety_is_low_for_images_that_are_alike_and_near_one_for_real_ones():
     source = open_source("synthetic")
     images = torch.from_numpy(np.stack([source.image(i, 16) for i in range(128)]))
-    alike = variety(images[:64], images[64:], modes=True)
+    alike = measure_variety(images[:64], images[64:], modes=True)
     assert 0.8 < alike["variety"] < 1.25 and alike["modes_shown"] > 0.8 * alike["modes_shown_real"]
     noise = torch.randint(0, 3, (64, 3, 16, 16), dtype=torch.uint8)
-    few = variety(images[:1] + noise, images[64:], modes=True)
+    few = measure_variety(images[:1] + noise, images[64:], modes=True)
     assert few["variety"] < 0.1 and few["likeness"] > 0.9 > few["likeness_real"] and few["modes_shown"] <= 2
-    assert variety(images[:2], images[:2], modes=False) == {}
+    assert measure_variety(images[:2], images[:2], modes=False) == {}
 
 
 @pytest.mark.parametrize("side", [4, 8, 256])
 def test_variety_is_known_at_every_size(side):
     reals, fakes = (torch.randint(0, 256, (8, 1, side, side), dtype=torch.uint8) for _ in range(2))
-    found = variety(fakes, reals, modes=False)
+    found = measure_variety(fakes, reals, modes=False)
     assert found["variety"] == pytest.approx(1, abs=0.2) and found.keys() == {"variety", "likeness", "likeness_real"}
 
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_every_sign_has_a_sentence_with_something_to_try(name):
-    assert "try" in sentence(name) and "\n" not in sentence(name)
+    assert "try" in describe_sign(name) and "\n" not in describe_sign(name)

@@ -12,11 +12,11 @@ from datasets import open_pyramid, open_source
 from pggan.config import ConfigError
 from pggan.use.image_set import class_folders, write_image_set
 from pggan.use.output import Output
-from pggan.use.sample import drawn
+from pggan.use.sample import draw_batches
 
 
 def write(path, model, count=20, classes=()):
-    batches = drawn(model, list(range(count)), list(classes), 1.0)
+    batches = draw_batches(model, list(range(count)), list(classes), 1.0)
     write_image_set(path, batches, count * max(len(classes), 1), model.classes, {"checkpoint": "a.pt"})
 
 
@@ -28,7 +28,7 @@ def test_a_labelled_folder_is_what_training_reads(labelled, tmp_path):
     ours = labelled.labels(range(20))
     order = sorted(range(20), key=lambda i: (int(ours[i]), i))
     assert pyramid.labels.tolist() == ours[order].tolist()
-    assert np.array_equal(pyramid.images(16, range(20)), labelled.sample(20).numpy()[order])
+    assert np.array_equal(pyramid.read_images(16, range(20)), labelled.sample(20).numpy()[order])
 
 
 def test_a_zip_is_what_stylegan_reads(labelled, tmp_path):
@@ -63,7 +63,7 @@ def test_without_labels_there_are_none(trained, tmp_path):
 
 
 def test_each_seed_with_each_class(labelled):
-    (batch,) = drawn(labelled, [4, 9], [2, 0], 1.0)
+    (batch,) = draw_batches(labelled, [4, 9], [2, 0], 1.0)
     assert batch.seeds == [4, 4, 9, 9] and batch.labels == [2, 0, 2, 0]
     assert np.array_equal(batch.images[3:], labelled.draw(labelled.latents([9]), torch.tensor([0])).numpy())
 
@@ -79,11 +79,11 @@ def test_nothing_that_exists_is_overwritten_without_force(tmp_path):
     file.write_text("old")
     with pytest.raises(ConfigError, match="--force"):
         Output(file, False, (".png",))
-    with pytest.raises(ValueError), Output(file, True, (".png",)).writing() as temporary:
+    with pytest.raises(ValueError), Output(file, True, (".png",)).write_atomically() as temporary:
         temporary.write_text("half")
         raise ValueError
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.png"]
-    with Output(file, True, (".png",)).writing() as temporary:
+    with Output(file, True, (".png",)).write_atomically() as temporary:
         temporary.write_text("new")
     assert file.read_text() == "new"
 
@@ -95,7 +95,7 @@ def test_force_replaces_only_folders_that_were_written_here(labelled, tmp_path):
     with pytest.raises(ConfigError, match="other contents"):
         Output(photos, True, ("",))
     for count in (5, 2):
-        with Output(tmp_path / "set", True, ("",)).writing() as temporary:
+        with Output(tmp_path / "set", True, ("",)).write_atomically() as temporary:
             write(temporary, labelled, count)
     assert len(list((tmp_path / "set").rglob("*.png"))) == 2
     with pytest.raises(ConfigError, match="--force"):

@@ -62,7 +62,7 @@ def test_official_generator_and_discriminator_compute_the_golden_numbers():
     ],
 )
 def test_absurd_or_unknown_arguments_are_refused(changes, tmp_path, monkeypatch):
-    import pggan.interop.recognise as recognise
+    import pggan.interop.recognize as recognise
 
     networks = recognise.read_pickle((GOLDEN / "official_gray16_labels.pkl").read_bytes(), ("tfutil.Network",))
     for network in networks:

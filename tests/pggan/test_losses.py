@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pggan.config import ConfigError, TrainConfig, resolve
-from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, cautions, objective
+from pggan.config import ConfigError, TrainConfig, resolve_config
+from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, build_loss, find_cautions
 
 
 def linear_critic(weight, labels=0):
@@ -75,15 +75,17 @@ FORMULAS = {  # loss: (discriminator's, generator's), of numpy scores, written a
     "wgan-gp": (lambda r, f: f - r, lambda f, r: -f),
     "wgan": (lambda r, f: f - r, lambda f, r: -f),
     "minimax": (
-        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)), lambda f, r: np.log(1 - probability(f))
+        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)),
+        lambda f, r: np.log(1 - probability(f)),
     ),
     "nonsaturating": (
-        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)), lambda f, r: -np.log(probability(f))
+        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)),
+        lambda f, r: -np.log(probability(f)),
     ),
     "lsgan": (lambda r, f: 0.5 * (r - 1) ** 2 + 0.5 * f**2, lambda f, r: 0.5 * (f - 1) ** 2),
     "hinge": (lambda r, f: -np.minimum(0, r - 1) - np.minimum(0, -f - 1), lambda f, r: -f),
     "relativistic": (lambda r, f: -np.log(probability(r - f)), lambda f, r: -np.log(probability(f - r))),
-}  # fmt: skip
+}
 
 
 def doubles(resolution=4):
@@ -171,18 +173,18 @@ def test_only_generated_images_train_the_generator():
     reals.requires_grad_(True)
     loss = Loss(ADVERSARIAL["relativistic"])
     loss.generator(linear_critic(torch.randn(48)), fakes, reals=reals)["g_loss"].backward()
-    assert loss.paired and fakes.grad.abs().sum() > 0 and reals.grad is None
+    assert loss.needs_reals and fakes.grad.abs().sum() > 0 and reals.grad is None
 
 
 def test_options_without_a_penalty_get_that_of_their_loss():
     given = {"data": "synthetic", "resolution": 16, "channels": 3}
-    paper = objective(resolve(given))
+    paper = build_loss(resolve_config(given))
     assert paper == WGANGP(16)
-    r3gan = objective(resolve(given | {"loss": "relativistic"}))
+    r3gan = build_loss(resolve_config(given | {"loss": "relativistic"}))
     assert (r3gan.r1, r3gan.r2, r3gan.penalty, r3gan.drift) == (10, 10, 0, 0)
-    native = objective(resolve(given | {"penalty_pixels": "native", "loss": "lsgan", "penalty": "gp"}))
+    native = build_loss(resolve_config(given | {"penalty_pixels": "native", "loss": "lsgan", "penalty": "gp"}))
     assert (native.full_resolution, native.penalty) == (None, 10)
-    assert objective(resolve(given | {"loss": "wgan"})).penalty == 0
+    assert build_loss(resolve_config(given | {"loss": "wgan"})).penalty == 0
 
 
 def test_smoothing_of_a_loss_without_a_probability_is_refused():
@@ -202,9 +204,9 @@ def test_smoothing_of_a_loss_without_a_probability_is_refused():
     ],
 )
 def test_unstable_combinations_are_said_to_be(options, word):
-    (sentence,) = cautions(TrainConfig(**options))
+    (sentence,) = find_cautions(TrainConfig(**options))
     assert word in sentence and "\n" not in sentence
 
 
 def test_the_papers_own_options_need_no_caution():
-    assert cautions(TrainConfig()) == []
+    assert find_cautions(TrainConfig()) == []

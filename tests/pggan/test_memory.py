@@ -1,22 +1,32 @@
 import pytest
 import torch
 
-from pggan.config import resolve
+from pggan.config import resolve_config
 from pggan.training import TrainingStopped, train
 from pggan.training.growth import GrowthController
-from pggan.training.memory import is_out_of_memory, less_memory
-from pggan.training.ranks import ALONE, Ranks
+from pggan.training.memory import is_out_of_memory, suggest_less_memory
+from pggan.training.ranks import SINGLE_PROCESS, Ranks
 from pggan.training.steps import Stepper
 
 OPTIONS = {
-    "data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 4, "batch_size": "4:16,8:8",
-    "fade_kimg": 0.1, "stabilize_kimg": 0.1, "tick_kimg": 0.05, "metrics": "none", "track": "none", "device": "cpu",
-}  # fmt: skip
+    "data": "synthetic",
+    "channels": 3,
+    "resolution": 8,
+    "fmap_base": 32,
+    "fmap_max": 4,
+    "batch_size": "4:16,8:8",
+    "fade_kimg": 0.1,
+    "stabilize_kimg": 0.1,
+    "tick_kimg": 0.05,
+    "metrics": "none",
+    "track": "none",
+    "device": "cpu",
+}
 
 
-def advice(path, ranks=ALONE, **options):
-    config = resolve(OPTIONS | options)
-    return less_memory(config, GrowthController(config).phase(1000), ranks, path)
+def advice(path, ranks=SINGLE_PROCESS, **options):
+    config = resolve_config(OPTIONS | options)
+    return suggest_less_memory(config, GrowthController(config).phase(1000), ranks, path)
 
 
 def test_what_is_computed_at_once_is_halved_until_a_group_is_left(tmp_path):
@@ -44,21 +54,21 @@ def test_the_errors_of_gpus_and_cpus_are_known():
 def test_a_growth_step_out_of_memory_says_what_to_do_and_that_command_goes_on(tmp_path, monkeypatch, error):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     options = OPTIONS | {"out": str(tmp_path / "run")}
-    d_terms = Stepper.d_terms
+    d_terms = Stepper.compute_d_terms
 
     def limited(self, state, stage, part):
         if stage["resolution"] == 8 and len(part.images) > 4:
             raise error
         return d_terms(self, state, stage, part)
 
-    monkeypatch.setattr(Stepper, "d_terms", limited)
+    monkeypatch.setattr(Stepper, "compute_d_terms", limited)
     with pytest.raises(TrainingStopped) as stopped:
-        train(resolve(options))
+        train(resolve_config(options))
     assert str(stopped.value) == (
         "out of memory at 8x8 alpha 0.28 0.1 kimg with batches of 8; run the same command again to resume from "
         f"{tmp_path}/run/checkpoints/latest.pt with --micro-batch 4:16,8:4, which needs less memory and gives the same "
         "result"
     )
-    train(resolve(options | {"micro_batch": "4:16,8:4"}))
+    train(resolve_config(options | {"micro_batch": "4:16,8:4"}))
     saved = torch.load(tmp_path / "run" / "checkpoints" / "latest.pt", weights_only=True)
     assert saved["images"] >= 300

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pggan import Discriminator, Generator
-from pggan.networks import folded, generate
+from pggan.networks import fold_weight_scales, generate
 from pggan.networks.layers import (
     EqualizedConv2d,
     FusedDownConv2d,
@@ -144,8 +144,8 @@ def test_a_folded_generator_draws_the_same(fused):
     for resolution, alpha in ((4, 1.0), (16, 1.0), (16, 0.25)):
         expected = generator(latents, labels, resolution=resolution, alpha=alpha)
         assert torch.allclose(
-            folded(generator)(latents, labels, resolution=resolution, alpha=alpha), expected, atol=1e-5
+            fold_weight_scales(generator)(latents, labels, resolution=resolution, alpha=alpha), expected, atol=1e-5
         )
     with torch.no_grad():
         generator.blocks[0].up.weight.zero_()  # must not reach the layers of an earlier copy
-    assert folded(generator).blocks[0].up.weight.abs().sum() == 0 != generator.conv.weight.abs().sum()
+    assert fold_weight_scales(generator).blocks[0].up.weight.abs().sum() == 0 != generator.conv.weight.abs().sum()

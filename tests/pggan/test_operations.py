@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from pggan.networks import Discriminator, Generator
 from pggan.networks.operations import (
+    compute_input_gradients,
     convolve,
-    input_gradients,
     leaky_relu,
-    norm_by_channels,
-    summed_by_channel,
-    weights_passed_by,
+    normalize_channels,
+    sum_by_channel,
+    without_weight_gradients,
 )
 
 KINDS = [(3, 1, 1, False), (1, 1, 0, False), (4, 2, 1, False), (4, 2, 1, True)]  # kernel, stride, padding, transposed
@@ -34,7 +34,7 @@ def penalty_gradients(convolution, kind):
     kernel, stride, padding, transposed = kind
     x, weight, bias = inputs(kernel, transposed)
     y = convolution(x, weight, bias, stride, padding, transposed)
-    (gradient,) = input_gradients(y.tanh(), [x])
+    (gradient,) = compute_input_gradients(y.tanh(), [x])
     total = gradient.square().sum() + y.square().mean()
     return [y, gradient, *torch.autograd.grad(total, [x, weight, bias])]
 
@@ -72,7 +72,7 @@ def test_leaky_relu_is_torchs_own_in_place_to_the_second_derivative():
 def test_input_gradients_leave_weight_gradients_out():
     x, weight, bias = inputs(3, False)
     total, how = convolve(x, weight, bias, padding=1).sum(), {"create_graph": True, "allow_unused": True}
-    with weights_passed_by():
+    with without_weight_gradients():
         by_x, by_weight, by_bias = torch.autograd.grad(total, [x, weight, bias], **how)
     assert by_x is not None and by_weight is None and by_bias is None
     assert all(gradient is not None for gradient in torch.autograd.grad(total, [x, weight, bias], **how))
@@ -81,16 +81,16 @@ def test_input_gradients_leave_weight_gradients_out():
 def test_sum_by_channel():
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
-        assert torch.allclose(summed_by_channel(x.contiguous(memory_format=layout)), x.sum(dim=(0, 2, 3)))
+        assert torch.allclose(sum_by_channel(x.contiguous(memory_format=layout)), x.sum(dim=(0, 2, 3)))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_norm_by_channels_is_its_formula_with_its_derivatives(layout):
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
     plain = x / (x.square().mean(dim=1, keepdim=True) + 1e-2).sqrt()
-    assert torch.allclose(norm_by_channels(x, 1e-2), plain, atol=1e-12)
-    assert torch.autograd.gradcheck(lambda x: norm_by_channels(x, 1e-2), (x,))
-    assert torch.autograd.gradgradcheck(lambda x: norm_by_channels(x, 1e-2), (x,))
+    assert torch.allclose(normalize_channels(x, 1e-2), plain, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: normalize_channels(x, 1e-2), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: normalize_channels(x, 1e-2), (x,))
 
 
 def test_the_networks_can_be_transformed_by_torch_func():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pggan.config import ConfigError
-from pggan.use.options import class_index, fraction, seed_list, seed_text, whole_number
+from pggan.use.options import find_class, format_seeds, int_parser, parse_fraction, parse_seeds
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from pggan.use.options import class_index, fraction, seed_list, seed_text, whole
     [("0-3", [0, 1, 2, 3]), ("7", [7]), ("3,8,20-22", [3, 8, 20, 21, 22]), ("5-5", [5]), ("9,2", [9, 2])],
 )
 def test_seeds(text, seeds):
-    assert seed_list(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize(
@@ -35,31 +35,36 @@ def test_seeds(text, seeds):
 )
 def test_seeds_that_cannot_be_meant(text, says):
     with pytest.raises(argparse.ArgumentTypeError, match=says):
-        seed_list(text)
+        parse_seeds(text)
 
 
 def test_seeds_in_file_names():
-    assert [seed_text(seed_list(text)) for text in ("4", "0-63", "3,8,9")] == ["4", "0-63", "3,8,9"]
-    assert seed_text(list(range(0, 200, 2))) == "100-from-0"
+    assert [format_seeds(parse_seeds(text)) for text in ("4", "0-63", "3,8,9")] == ["4", "0-63", "3,8,9"]
+    assert format_seeds(list(range(0, 200, 2))) == "100-from-0"
 
 
 def test_numbers_have_ranges():
-    assert whole_number(2, 9)("9") == 9 and fraction("0.5") == 0.5
-    for parse, text in ((whole_number(2, 9), "1"), (whole_number(2, 9), "x"), (fraction, "1.1"), (fraction, "nan")):
+    assert int_parser(2, 9)("9") == 9 and parse_fraction("0.5") == 0.5
+    for parse, text in (
+        (int_parser(2, 9), "1"),
+        (int_parser(2, 9), "x"),
+        (parse_fraction, "1.1"),
+        (parse_fraction, "nan"),
+    ):
         with pytest.raises(argparse.ArgumentTypeError):
             parse(text)
 
 
 def test_classes_without_training_images_are_refused(labelled):
     model = replace(labelled, class_counts=(4, 0, 2))
-    assert [class_index(model, text) for text in ("cat", "2")] == [0, 2]
+    assert [find_class(model, text) for text in ("cat", "2")] == [0, 2]
     for text in ("dog", "1"):
         with pytest.raises(ConfigError, match="class 'dog' had no training images; use one of cat, owl"):
-            class_index(model, text)
+            find_class(model, text)
 
 
 def test_classes_by_name_or_number(labelled, trained):
-    assert [class_index(labelled, text) for text in ("dog", "2")] == [1, 2]
+    assert [find_class(labelled, text) for text in ("dog", "2")] == [1, 2]
     for model, text, says in ((labelled, "cow", "cat, dog, owl"), (labelled, "3", "3"), (trained, "cat", "without")):
         with pytest.raises(ConfigError, match=says):
-            class_index(model, text)
+            find_class(model, text)

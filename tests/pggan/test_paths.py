@@ -57,8 +57,10 @@ def test_folders_of_one_name_have_runs_of_their_own(here):
     assert third not in ("runs/train-16", out) and third.startswith("runs/train-")
     begin_run(here / third, here / "more" / "dogs" / "train")
     assert [choose_out(data, 16)[0] for data in ("cats/train", "dogs/train", "more/dogs/train")] == [
-        "runs/train-16", out, third,
-    ]  # fmt: skip
+        "runs/train-16",
+        out,
+        third,
+    ]
     assert choose_out("dogs/train", 32) == ("runs/train-32", "")
 
 

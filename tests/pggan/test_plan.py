@@ -3,11 +3,11 @@ from unittest import mock
 import pytest
 import torch
 
-from pggan.config import resolve
+from pggan.config import resolve_config
 from pggan.training import plan
 from pggan.training.growth import GrowthController
-from pggan.training.plan import LiveBytes, costs_per_image, memory, time_stages, try_stages
-from pggan.training.ranks import ALONE
+from pggan.training.plan import LiveBytes, compute_costs_per_image, estimate_memory, time_stages, try_stages
+from pggan.training.ranks import SINGLE_PROCESS
 from pggan.training.state import TrainState, network_arguments
 from pggan.training.steps import Batch, Stepper
 
@@ -21,24 +21,26 @@ def peak_of_real_steps(config, phase):
         size, side = phase.batch_size, phase.resolution
         images = torch.randint(256, (size, 3, side, side), dtype=torch.uint8)
         for _ in range(2):
-            Stepper.of(config, False).step(state, Batch(images, None, ALONE.share(size, config.mbstd_group)), phase)
+            Stepper.from_config(config, False).step(
+                state, Batch(images, None, SINGLE_PROCESS.share(size, config.mbstd_group)), phase
+            )
     return live.peak
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 32}, {"batch_size": 32, "micro_batch": 8}])
 def test_memory_is_what_steps_take(options):
     given = {"data": "synthetic", "resolution": 16, "channels": 3, "fmap_max": 32, "batch_size": 8} | options
-    config = resolve(given)
-    phase = GrowthController(config).phase(GrowthController(config).position(16, 0.5))
+    config = resolve_config(given)
+    phase = GrowthController(config).phase(GrowthController(config).find_position(16, 0.5))
     state = TrainState(config, 0, torch.device("cpu"))
-    assert memory(config, state, phase, False) == pytest.approx(peak_of_real_steps(config, phase), rel=0.1)
+    assert estimate_memory(config, state, phase, False) == pytest.approx(peak_of_real_steps(config, phase), rel=0.1)
     assert state.images == 0 and all(p.grad is None for p in state.D.parameters())
 
 
 def timed(config, seconds, costs=None):
     """(resolution, whether it was timed) and batch sizes, of a trial of so many seconds."""
     state, batches = TrainState(config, 0, CPU), []
-    costs = costs or costs_per_image(state.arguments)
+    costs = costs or compute_costs_per_image(state.arguments)
 
     def time_step(config, stepper, state, phase):
         batches.append(phase.batch_size)
@@ -54,7 +56,7 @@ RATE = 1e9  # floating-point operations per second of the machine that the tests
 
 
 def test_stages_are_timed_with_the_batches_that_the_time_allows():
-    config = resolve({"data": "synthetic", "resolution": 32, "channels": 3, "fmap_max": 32, "batch_size": 16})
+    config = resolve_config({"data": "synthetic", "resolution": 32, "channels": 3, "fmap_max": 32, "batch_size": 16})
     costs = {4: 1e5, 8: 1e6, 16: 1e7, 32: 1e9}  # of 16 images at 16x16: 1.4 s a step
     everything = [(r, True) for r in (4, 8, 16, 32)]
     assert timed(config, 1e5, costs) == (everything, [16, 16, 16, 16])
@@ -66,10 +68,10 @@ def test_a_stage_that_memory_does_not_suffice_for_is_extrapolated(monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError
 
-    config = resolve({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
     state = TrainState(config, 0, CPU)
     monkeypatch.setattr(plan, "time_step", fail)
-    costs = costs_per_image(state.arguments)
+    costs = compute_costs_per_image(state.arguments)
     found = list(time_stages(config, GrowthController(config), state, costs, 10.0))
     assert [(resolution, was) for resolution, _, was in found] == [(4, False), (8, False)]
     assert found[1][1] / found[0][1] == pytest.approx(costs[8] / costs[4])
@@ -78,13 +80,13 @@ def test_a_stage_that_memory_does_not_suffice_for_is_extrapolated(monkeypatch):
 def test_short_runs_are_not_delayed_by_a_trial(monkeypatch):
     monkeypatch.setattr(plan, "TrainState", lambda *_: pytest.fail("networks for a trial"))
     options = {"data": "synthetic", "resolution": 16, "channels": 3, "fmap_max": 8, "batch_size": 8}
-    config = resolve(options | {"fade_kimg": 0.3, "stabilize_kimg": 0.3})
+    config = resolve_config(options | {"fade_kimg": 0.3, "stabilize_kimg": 0.3})
     found = try_stages(config, GrowthController(config), 0, CPU, 1)
-    assert found == costs_per_image(network_arguments(config, 0))
+    assert found == compute_costs_per_image(network_arguments(config, 0))
 
 
 def test_real_steps_are_timed():
-    config = resolve({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
     found = try_stages(config, GrowthController(config), 0, CPU, 1)
     assert list(found) == [4, 8] and all(1e-6 < seconds < 1 for seconds in found.values())
 

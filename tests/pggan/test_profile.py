@@ -4,16 +4,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pggan import Discriminator
-from pggan.config import resolve
+from pggan.config import resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.profile import FlopCount, matrix_rate, report
+from pggan.training.profile import FlopCount, matrix_rate, profile_step
 
 OPTIONS = {"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8, "precision": "fp32"}
 
 
 def test_a_report_has_every_part_of_a_step():
-    config = resolve(OPTIONS)
-    text = report(
+    config = resolve_config(OPTIONS)
+    text = profile_step(
         config, torch.device("cpu"), GrowthController(config).phase(round(config.stabilize_kimg * 1000) + 1), 1
     )
     assert text.startswith("8x8 fading in, batch 8, fp32, CPU")

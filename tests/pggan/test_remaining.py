@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pggan.config import resolve
+from pggan.config import resolve_config
 from pggan.training.growth import GrowthController
 from pggan.training.remaining import evaluations_left, seconds_left, stage_times
 
 RECORDED = Path(__file__).parent / "recorded"
-PLAN = GrowthController(resolve({"data": "synthetic", "preset": "demo", "channels": 3}))
+PLAN = GrowthController(resolve_config({"data": "synthetic", "preset": "demo", "channels": 3}))
 
 
 def read(name):
@@ -25,7 +25,9 @@ def estimate(trial, events):
     evaluations = [event["evaluation_seconds"] for event in events if "evaluation_seconds" in event]
     images = ticks[-1]["images"]
     _, training = seconds_left(PLAN, stage_times(trial, ticks), images)
-    return training + evaluations_left(PLAN, images, images in PLAN.ends) * (evaluations[-1] if evaluations else 0.0)
+    return training + evaluations_left(PLAN, images, images in PLAN.stage_ends) * (
+        evaluations[-1] if evaluations else 0.0
+    )
 
 
 def estimates(name, trial=None):
@@ -84,5 +86,5 @@ def test_what_is_left_is_counted_by_stage():
 )
 def test_evaluations_left(images, is_due, every, left):
     options = {"data": "synthetic", "preset": "demo", "channels": 3, "metric_every_kimg": every}
-    plan = GrowthController(resolve({k: v for k, v in options.items() if v is not None}))
+    plan = GrowthController(resolve_config({k: v for k, v in options.items() if v is not None}))
     assert evaluations_left(plan, images, is_due) == left

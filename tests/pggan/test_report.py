@@ -12,8 +12,8 @@ from PIL import Image
 from checkpoints import CheckpointError, RunDirectory
 from pggan.training.health import SIGNS
 from pggan.use.report import write_final_report, write_report
-from pggan.use.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, chart, ticks
-from pggan.use.report.pictures import LARGEST_FILE, data_uri, spread
+from pggan.use.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, build_chart, compute_ticks
+from pggan.use.report.pictures import MAX_FILE_BYTES, encode_data_uri, thin_numbers
 
 CONFIG = {
     "data": "photos",
@@ -250,24 +250,24 @@ def test_a_log_larger_than_any_run_writes_is_refused(run):
 
 def test_a_picture_of_noise_stays_small(tmp_path):
     save_picture(tmp_path / "noise.png", size=1024)
-    uri = data_uri(tmp_path / "noise.png")
-    assert uri and len(uri) <= LARGEST_FILE * 4 / 3 + 100
+    uri = encode_data_uri(tmp_path / "noise.png")
+    assert uri and len(uri) <= MAX_FILE_BYTES * 4 / 3 + 100
 
 
 def test_long_runs_show_a_bounded_number_of_grids():
     numbers = list(range(1, 1001))
-    chosen = spread(numbers, {100, 400, 1000}, 40)
+    chosen = thin_numbers(numbers, {100, 400, 1000}, 40)
     assert len(chosen) == 40 and chosen == sorted(chosen) and {100, 400, 1000} <= set(chosen)
     assert max(b - a for a, b in pairwise(chosen)) < 60
-    assert spread([1, 2, 3], {3}, 40) == [1, 2, 3]
-    assert spread(numbers, set(numbers), 40) == numbers[-40:]
+    assert thin_numbers([1, 2, 3], {3}, 40) == [1, 2, 3]
+    assert thin_numbers(numbers, set(numbers), 40) == numbers[-40:]
 
 
 def test_a_curve_goes_through_its_numbers():
     lines = [{"images": i, "resolution": 4, "alpha": 1, "x": x} for i, x in ((100, 0.0), (200, None), (300, 1.0))]
     axis = Axis(lines)
     assert (axis.x(0), axis.x(300)) == (LEFT, RIGHT)
-    drawn = chart("t", "", {"x": "x"}, lines, axis)
+    drawn = build_chart("t", "", {"x": "x"}, lines, axis)
     (curve,) = drawn.curves
     low, high = (TOP + (BOTTOM - TOP) * (1 - share) for share in (0.04 / 1.08, 1.04 / 1.08))
     assert curve.points == [(axis.x(100), round(low, 1)), (axis.x(300), round(high, 1))]
@@ -277,7 +277,7 @@ def test_a_curve_goes_through_its_numbers():
         "kimg": ["0.1", "0.2", "0.3"],
         "series": [["0", None, "1"]],
     }
-    assert chart("t", "", {"y": "y"}, lines, axis) is None
+    assert build_chart("t", "", {"y": "y"}, lines, axis) is None
 
 
 def test_stages_stand_where_they_were_trained():
@@ -288,14 +288,14 @@ def test_stages_stand_where_they_were_trained():
 
 def test_long_logs_are_drawn_by_means_and_outliers_are_counted():
     lines = [{"images": i, "resolution": 4, "alpha": 1, "x": 1e6 if i == 5000 else i % 2} for i in range(1, 10_001)]
-    drawn = chart("t", "", {"x": "x"}, lines, Axis(lines))
+    drawn = build_chart("t", "", {"x": "x"}, lines, Axis(lines))
     values = drawn.curves[0].values
     assert len(values) == 400 and values[0] == pytest.approx(13 / 25) and drawn.outside == 1
 
 
 @pytest.mark.parametrize("low, high", [(0, 1), (-3.2, 7.9), (1e-9, 2e-9), (0, 12_000_000), (-1e30, 1e30), (99.9, 100)])
 def test_ticks_are_round_and_inside(low, high):
-    found = ticks(low, high)
+    found = compute_ticks(low, high)
     assert 2 <= len(found) <= 6 and all(low <= tick <= high * (1 + 1e-12) for tick in found)
 
 

@@ -5,19 +5,26 @@ from dataclasses import replace
 import pytest
 
 from checkpoints import CheckpointError, RunDirectory
-from pggan.config import ConfigError, resolve
+from pggan.config import ConfigError, resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.resume import check_networks, finished, same_run, settle_end
+from pggan.training.resume import check_networks, finished, resolve_resumed_config, settle_end
 from pggan.training.state import network_arguments
 
 SMALL = {
-    "data": "synthetic", "resolution": 16, "channels": 3, "fmap_base": 64, "fmap_max": 8, "batch_size": 8,
-    "fade_kimg": 4, "stabilize_kimg": 4, "resume": "other.pt",
-}  # fmt: skip
+    "data": "synthetic",
+    "resolution": 16,
+    "channels": 3,
+    "fmap_base": 64,
+    "fmap_max": 8,
+    "batch_size": 8,
+    "fade_kimg": 4,
+    "stabilize_kimg": 4,
+    "resume": "other.pt",
+}
 
 
 def config(**options):
-    return resolve(SMALL | options)
+    return resolve_config(SMALL | options)
 
 
 def end(images, is_last_stage=True, **options):
@@ -50,16 +57,16 @@ def test_the_same_command_finds_the_end_that_was_settled(tmp_path):
     run = RunDirectory(tmp_path / "run")
     begun = config(out=str(run.folder), resume=str(tmp_path / "other.pt"))
     run.create(replace(begun, total_kimg=44.0).to_dict())
-    assert same_run(run, begun).total_kimg == 44
-    assert same_run(run, replace(begun, resume=None)) == replace(begun, total_kimg=44.0)
-    assert same_run(run, replace(begun, total_kimg=50.0)).total_kimg == 50
+    assert resolve_resumed_config(run, begun).total_kimg == 44
+    assert resolve_resumed_config(run, replace(begun, resume=None)) == replace(begun, total_kimg=44.0)
+    assert resolve_resumed_config(run, replace(begun, total_kimg=50.0)).total_kimg == 50
     assert "--total-kimg 48 trains longer" in finished(begun, GrowthController(begun), 44_000)
 
 
 def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.create(config(resume=None, total_kimg=30).to_dict())
-    assert same_run(run, config(resume=None)).total_kimg is None
+    assert resolve_resumed_config(run, config(resume=None)).total_kimg is None
 
 
 @pytest.mark.parametrize("spelling", ["", "/", "/checkpoints", "/checkpoints/latest.pt", "/checkpoints/stage-0008.pt"])
@@ -70,7 +77,7 @@ def test_a_runs_own_checkpoint_is_no_start_of_it(tmp_path, monkeypatch, spelling
     (tmp_path / "link").symlink_to("run")
     for folder in ("run", "./run", "link", tmp_path / "run"):
         with pytest.raises(ConfigError) as refusal:
-            same_run(run, config(resume=f"{folder}{spelling}"))
+            resolve_resumed_config(run, config(resume=f"{folder}{spelling}"))
         assert "leave out --resume" in str(refusal.value) and "None" not in str(refusal.value)
 
 
@@ -81,9 +88,9 @@ def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
         config(resume="runs/old/checkpoints/latest.pt", out="runs/new").to_dict()
     )  # relative, as earlier versions
     for spelling in (tmp_path / "runs/old/checkpoints/latest.pt", "./runs/old", "runs/../runs/old/"):
-        assert same_run(run, config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
+        assert resolve_resumed_config(run, config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
     with pytest.raises(ConfigError, match=r"began from runs/old/checkpoints/latest.pt, not from runs/older"):
-        same_run(run, config(resume="runs/older"))
+        resolve_resumed_config(run, config(resume="runs/older"))
 
 
 @pytest.mark.parametrize(

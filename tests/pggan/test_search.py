@@ -9,8 +9,8 @@ from PIL import Image
 
 from pggan.config import ConfigError
 from pggan.use.project import distance_at_every_scale
-from pggan.use.search import on_sphere, read_image, search
-from pggan.use.upscale import distance_of_small_versions, small_errors, small_version
+from pggan.use.search import project_to_sphere, read_image, search
+from pggan.use.upscale import compute_small_errors, distance_of_small_versions, downsample_images
 
 OPTIONS = argparse.Namespace(searches=2, steps=120, seed=100, label=None)
 
@@ -33,9 +33,9 @@ def test_a_label_is_kept_or_chosen(labelled):
 
 
 def test_large_images_of_a_small_one(trained):
-    small = small_version(trained.sample(1, seed=7).float(), 4)[0].round().byte()
+    small = downsample_images(trained.sample(1, seed=7).float(), 4)[0].round().byte()
     found = search(trained, distance_of_small_versions(small), OPTIONS)
-    errors = small_errors(found.images, small)
+    errors = compute_small_errors(found.images, small)
     assert errors.max() < 8 and not torch.equal(found.images[0], found.images[1])
     by_hand = np.asarray(found.images[0], float).reshape(3, 4, 4, 4, 4).mean(axis=(2, 4)) - small.numpy()
     assert np.isclose(np.sqrt((by_hand**2).mean()), errors[0], atol=1e-4)
@@ -46,7 +46,7 @@ def test_searches_are_the_same_again_and_end_on_the_sphere(trained):
     few = argparse.Namespace(**vars(OPTIONS) | {"steps": 5})
     one, two = (search(trained, distance_at_every_scale(target), few) for _ in range(2))
     assert torch.equal(one.latents, two.latents)
-    assert torch.allclose(on_sphere(one.latents), one.latents, atol=1e-5)
+    assert torch.allclose(project_to_sphere(one.latents), one.latents, atol=1e-5)
 
 
 def test_the_loss_is_zero_at_the_target_and_counts_every_scale():

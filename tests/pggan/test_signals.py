@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pggan.training.signals import ECHO, StopRequested, StopSignals
+from pggan.training.signals import REPEAT_WINDOW, StopRequested, StopSignals
 
 
 def test_sigterm_from_several_places_stops_once_and_another_one_later_ends_at_once():
@@ -17,7 +17,7 @@ def test_sigterm_from_several_places_stops_once_and_another_one_later_ends_at_on
             signals.check()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        signals.since -= ECHO
+        signals.received_at -= REPEAT_WINDOW
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
 

@@ -5,22 +5,22 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.processor import run_apart
-from pggan.config import resolve
+from metrics.cpu_trial import run_apart
+from pggan.config import resolve_config
 from pggan.networks.layers import Equalized, downscale, upscale
 from pggan.training.device import compute_in_bf16
 from pggan.training.growth import Phase
 from pggan.training.losses import ADVERSARIAL, WGANGP, Loss
-from pggan.training.ranks import ALONE
-from pggan.training.state import TrainState, draws, latents
+from pggan.training.ranks import SINGLE_PROCESS
+from pggan.training.state import TrainState, draw_latents, random_generator
 from pggan.training.steps import Batch, Stepper, fade, update_ema
 
 OPTIONS = {"data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8}
-FADING = Phase(resolution=8, alpha=0.5, batch_size=8, lr=0.001, tick=1)
+FADING = Phase(resolution=8, alpha=0.5, batch_size=8, lr=0.001, tick_images=1)
 
 
 def new_state(labels=0, **options):
-    return TrainState(resolve(OPTIONS | options), labels, torch.device("cpu"))
+    return TrainState(resolve_config(OPTIONS | options), labels, torch.device("cpu"))
 
 
 def stepper(**options):
@@ -30,7 +30,7 @@ def stepper(**options):
 def batch(labels=0, resolution=8, count=8):
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (count, 3, resolution, resolution), dtype=np.uint8))
-    return Batch(images, torch.arange(count) % labels if labels else None, ALONE.share(count, 4))
+    return Batch(images, torch.arange(count) % labels if labels else None, SINGLE_PROCESS.share(count, 4))
 
 
 def weights(network):
@@ -103,10 +103,10 @@ def test_reals_are_faded_like_the_fakes():
 
 def test_reals_are_in_range_and_half_of_them_mirrored():
     images = torch.arange(256, dtype=torch.uint8).view(64, 1, 2, 2)
-    reals = Batch(images, None, ALONE.share(64, 4))
-    plain = stepper().prepare(reals, 0, 1.0)
+    reals = Batch(images, None, SINGLE_PROCESS.share(64, 4))
+    plain = stepper().preprocess(reals, 0, 1.0)
     assert plain.min() == -1 and plain.max() == 1
-    mirrored = stepper(mirror=True).prepare(reals, 0, 1.0)
+    mirrored = stepper(mirror=True).preprocess(reals, 0, 1.0)
     flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
     assert 16 < sum(flipped) < 48
     assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))
@@ -120,9 +120,11 @@ def test_ema_forgets_by_its_decay():
 
 
 def test_draws_differ_by_seed_images_and_purpose():
-    seen = {draws(s, i, p).random() for s in (0, 1) for i in (0, 8) for p in ("d latents", "g latents", "mixing")}
+    seen = {
+        random_generator(s, i, p).random() for s in (0, 1) for i in (0, 8) for p in ("d latents", "g latents", "mixing")
+    }
     assert len(seen) == 12
-    assert torch.equal(latents(0, 8, "d latents", 4, 3), latents(0, 8, "d latents", 4, 3))
+    assert torch.equal(draw_latents(0, 8, "d latents", 4, 3), draw_latents(0, 8, "d latents", 4, 3))
 
 
 def test_state_goes_through_state_dict_unchanged():
@@ -151,7 +153,7 @@ def test_the_generator_takes_every_nth_step_by_the_images_seen():
         trained.append(moved[0])
     assert trained == [False, False, True, False, False, True, False]
     assert state.counts["g_loss"] == 2 and state.counts["d_loss"] == 7
-    assert state.means()["g_loss"] == pytest.approx(state.sums["g_loss"].item() / 2)
+    assert state.average_sums()["g_loss"] == pytest.approx(state.sums["g_loss"].item() / 2)
 
 
 @pytest.mark.parametrize("n_critic", [1, 2])
@@ -190,4 +192,4 @@ def test_checkpoints_from_before_counts_go_on():
     old = state.state_dict()
     del old["counts"]
     twin.load_state_dict(old | {"steps": 1})
-    assert twin.means() == state.means()
+    assert twin.average_sums() == state.average_sums()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from checkpoints import RunDirectory
-from datasets import contact_sheet
-from pggan.config import resolve
-from pggan.training.saving import Keeper
+from datasets import make_grid
+from pggan.config import resolve_config
+from pggan.training.run_writer import RunWriter
 from pggan.training.tracking import Tracker, wandb_id
 
 GRID = np.full((4, 3, 8, 8), 200, np.uint8)
@@ -22,19 +22,19 @@ GRID = np.full((4, 3, 8, 8), 200, np.uint8)
 
 def track(folder, kind, moments, resumed_at=0):
     """A run's tracking, from its start or from a resume on: log, grid, and at 200 and 300 images a stage's end."""
-    config = resolve({"data": "synthetic", "resolution": 8, "channels": 3, "track": kind, "lr": 0.25})
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "track": kind, "lr": 0.25})
     run = RunDirectory(folder / "faces")
     run.create(config.to_dict())
     run.cut_logs(resumed_at)
-    keeper, tracker = Keeper(run, keep_last=2), Tracker(run, config, resumed_at)
+    keeper, tracker = RunWriter(run, keep_last=2), Tracker(run, config, resumed_at)
 
     def record(path, line):
-        keeper.line(path, line)
-        tracker.scalars(path.stem, line)
+        keeper.write_line(path, line)
+        tracker.log_scalars(path.stem, line)
 
     for images in moments:
         record(run.log, {"images": images, "d_loss": images / 8, "g_loss": None})
-        tracker.grid("fakes", contact_sheet(GRID), images)
+        tracker.log_grid("fakes", make_grid(GRID), images)
         if images in (200, 300):
             line = {"images": images, "resolution": images // 50, "alpha": 1.0, "stage_end": True, "fid": images / 4}
             record(run.metrics, line)

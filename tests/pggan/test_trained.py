@@ -8,7 +8,7 @@ import torch
 import checkpoints
 import pggan
 from pggan.networks import generate
-from pggan.networks.sampling import one_hot, to_uint8
+from pggan.networks.sampling import to_one_hot, to_uint8
 
 
 def test_a_seed_is_the_same_image_alone_and_in_any_list(trained, labelled):
@@ -64,9 +64,9 @@ def test_truncation_keeps_the_class(labelled):
     z = labelled.latents([0, 1])
     cats, dogs = (labelled.draw(z, torch.tensor([k, k]), truncation=0.0) for k in (0, 1))
     assert torch.equal(cats[0], cats[1]) and not torch.equal(cats, dogs)
-    hot = one_hot(torch.zeros(2000, dtype=torch.long), 3)
+    hot = to_one_hot(torch.zeros(2000, dtype=torch.long), 3)
     mean = labelled.generator.features(labelled.latents(range(2000)), hot).mean(dim=0, keepdim=True)
-    assert torch.allclose(labelled.mean_features(0), mean, atol=1e-6)
+    assert torch.allclose(labelled.compute_mean_features(0), mean, atol=1e-6)
 
 
 def test_another_stage(trained):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import contact_sheet
-from pggan.use.film import captioned, write_film
-from pggan.use.grow import first_of
-from pggan.use.interpolate import slerp, walk
+from datasets import make_grid
+from pggan.use.film import add_caption, write_film
+from pggan.use.grow import crop_grid
+from pggan.use.interpolate import interpolate_latents, slerp
 
 
 def test_slerp_is_the_great_circle():
@@ -28,9 +28,9 @@ def test_slerp_ends_at_its_ends_also_where_their_lengths_differ_or_they_point_al
 
 def test_a_walk_visits_every_latent_and_a_loop_comes_back():
     z = torch.randn(3, 8)
-    there = walk(z, 10, loop=False)
+    there = interpolate_latents(z, 10, loop=False)
     assert there.shape == (21, 8) and torch.allclose(there[[0, 10, 20]], z, atol=1e-6)
-    loop = walk(z, 10, loop=True)
+    loop = interpolate_latents(z, 10, loop=True)
     assert loop.shape == (30, 8) and torch.allclose(loop[[0, 10, 20]], z, atol=1e-6)
     seam = torch.nn.functional.cosine_similarity(loop[-1], loop[0], dim=0)
     assert torch.isclose(seam, torch.nn.functional.cosine_similarity(there[0], there[1], dim=0), atol=0.1) and seam < 1
@@ -62,12 +62,12 @@ def test_a_film_holds_its_frames(tmp_path, suffix):
 
 def test_growing_to_fewer_larger_samples_keeps_the_first_ones():
     images = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
-    many, few = contact_sheet(images), contact_sheet(images[:16])
-    assert np.array_equal(first_of(many, 64, 16).resize(few.size, Image.Resampling.NEAREST), few)
+    many, few = make_grid(images), make_grid(images[:16])
+    assert np.array_equal(crop_grid(many, 64, 16).resize(few.size, Image.Resampling.NEAREST), few)
 
 
 def test_a_caption_is_below_the_picture():
-    page = captioned(Image.new("L", (200, 100), 200), "8x8  alpha 0.50")
+    page = add_caption(Image.new("L", (200, 100), 200), "8x8  alpha 0.50")
     assert page.size == (200, 128)
     pixels = np.asarray(page)
     assert (pixels[:100] == 200).all() and pixels[100:].max() > 200 and np.median(pixels[100:]) == 0

@@ -30,9 +30,14 @@ class Commands:
 
     def start(self, *arguments):
         return subprocess.Popen(
-            [sys.executable, *map(str, arguments)], cwd=self.folder, env=self.environment,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [sys.executable, *map(str, arguments)],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
 
     def run(self, *arguments, timeout=600):
         process = self.start(*arguments)

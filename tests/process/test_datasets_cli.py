@@ -91,11 +91,21 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
     (art / "notes.txt").write_text("hello")
     out = done(datasets(commands, "inspect", "art", "--labels"))
     for text in (
-        "15 in art", "40x30 to 100x50", "7 up to 16, 6 up to 32", "11 RGB, 1 F, 1 L", "2 of 13 images are gray",
-        "duplicates  1", "dog/copy.png: as art/cat/00002.png", "unreadable  4", "empty.jpg: empty file",
+        "15 in art",
+        "40x30 to 100x50",
+        "7 up to 16, 6 up to 32",
+        "11 RGB, 1 F, 1 L",
+        "2 of 13 images are gray",
+        "duplicates  1",
+        "dog/copy.png: as art/cat/00002.png",
+        "unreadable  4",
+        "empty.jpg: empty file",
         "float.tif: 32-bit grayscale has no range",
-        "cut.png: image file is truncated", "song.jpg: not an image", "not taken   1", "notes.txt",
-    ):  # fmt: skip
+        "cut.png: image file is truncated",
+        "song.jpg: not an image",
+        "not taken   1",
+        "notes.txt",
+    ):
         assert text in out, (text, out)
     rows = [line.split() for line in out.splitlines() if line.startswith("  cat") or line.startswith("  dog")]
     assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "9"]]
@@ -221,9 +231,13 @@ def test_a_full_disk_leaves_nothing_half_written(commands, count):
     script = f"mount -t tmpfs -o size=300k none home; {filled}{sys.executable} -m datasets build art --resolution 64"
     script += ' --workers 2; echo "exit $?"; find home -type f'
     out = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], cwd=commands.folder, env=commands.environment, text=True,
-        capture_output=True, timeout=300,
-    )  # fmt: skip
+        ["unshare", "-rm", "sh", "-c", script],
+        cwd=commands.folder,
+        env=commands.environment,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert "exit 2" in out.stdout and "Traceback" not in out.stderr, out.stdout + out.stderr
     assert "the pyramid cache needs" in out.stderr and "make room, or set PGGAN_CACHE" in out.stderr
     left = out.stdout.split("exit 2")[1].split()

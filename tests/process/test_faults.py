@@ -87,9 +87,7 @@ def test_a_disk_that_is_full_for_a_while_costs_pictures_only(commands, short_run
 
 
 @pytest.mark.parametrize("since", [64, pytest.param(0, marks=LONG), pytest.param(200, marks=LONG)])
-def test_a_disk_that_stays_full_stops_the_run_which_goes_on_once_there_is_room(
-    commands, short_run, since, count_fault
-):  # fmt: skip
+def test_a_disk_that_stays_full_stops_the_run_which_goes_on_once_there_is_room(commands, short_run, since, count_fault):
     process = commands.run(FAULTY, f"full:{since}", *SHORT, "--out", "run")
     assert_stopped(process, "cannot write run/checkpoints/latest.pt", "the same command")
     assert not list((commands.folder / "run").rglob(".*.writing"))

@@ -137,7 +137,7 @@ def test_no_home_folder(commands, shim, art):
 
 LIBRARY = """
 import io, sys, threading
-from pggan.config import resolve
+from pggan.config import resolve_config
 from pggan.training import train
 
 class Cell(io.StringIO):  # as a notebook's
@@ -148,7 +148,7 @@ def runs():
     sys.stdout, sys.stderr = Cell(), Cell()
     try:
         for name in ("first", "second"):
-            train(resolve(vars(parser.parse_args([*sys.argv[1:], "--out", name]))))
+            train(resolve_config(vars(parser.parse_args([*sys.argv[1:], "--out", name]))))
         text.append(sys.stdout.getvalue())
     finally:
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__

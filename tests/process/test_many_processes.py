@@ -42,9 +42,14 @@ class Processes:
             script = [FAULTY, fault] if fault and rank == count - 1 else [ROOT / "train.py"]
             command = [sys.executable, *map(str, [*script, *arguments])]
             process = subprocess.Popen(
-                command, cwd=commands.folder, env=commands.environment | place, text=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
+                command,
+                cwd=commands.folder,
+                env=commands.environment | place,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
             self.all.append(process)
 
     def wait(self):

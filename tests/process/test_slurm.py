@@ -24,9 +24,12 @@ def start(commands, *arguments):
         (places / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node[1-2]"}
     return subprocess.Popen(
-        ["bash", ROOT / "docs" / "slurm.sh", *arguments], cwd=commands.folder, text=True, stderr=subprocess.PIPE,
+        ["bash", ROOT / "docs" / "slurm.sh", *arguments],
+        cwd=commands.folder,
+        text=True,
+        stderr=subprocess.PIPE,
         env=commands.environment | job | {"PATH": f"{places}{os.pathsep}{os.environ['PATH']}"},
-    )  # fmt: skip
+    )
 
 
 def test_a_job_that_slurm_ends_saves_and_is_queued_again_and_goes_on(commands):

@@ -11,9 +11,15 @@ import torch
 from conftest import TINY
 
 TIMES = {
-    "images_per_second", "loader_share", "seconds", "peak_memory_mb", "stage_seconds", "evaluation_seconds",
-    "checkpoint_mb", "checkpoint_seconds",
-}  # fmt: skip
+    "images_per_second",
+    "loader_share",
+    "seconds",
+    "peak_memory_mb",
+    "stage_seconds",
+    "evaluation_seconds",
+    "checkpoint_mb",
+    "checkpoint_seconds",
+}
 
 
 def lines(path):

@@ -38,14 +38,32 @@ def wait_until(happened, seconds=120):
 def test_a_run_leaves_what_it_promises(finished_run):
     names = {str(p.relative_to(finished_run)) for p in finished_run.rglob("*")}
     assert {
-        "config.json", "log.jsonl", "metrics.jsonl", "checkpoints/latest.pt", "checkpoints/stage-0004.pt",
-        "checkpoints/stage-0008.pt", "checkpoints/stage-0016.pt", "samples/reals-0004.png", "samples/reals-0016.png",
-    } <= names  # fmt: skip
+        "config.json",
+        "log.jsonl",
+        "metrics.jsonl",
+        "checkpoints/latest.pt",
+        "checkpoints/stage-0004.pt",
+        "checkpoints/stage-0008.pt",
+        "checkpoints/stage-0016.pt",
+        "samples/reals-0004.png",
+        "samples/reals-0016.png",
+    } <= names
     log = [json.loads(line) for line in (finished_run / "log.jsonl").read_text().splitlines()]
     wanted = {
-        "images", "resolution", "alpha", "d_loss", "g_loss", "real_score", "fake_score", "grad_norm", "g_lr", "d_lr",
-        "images_per_second", "peak_memory_mb", "skipped",
-    }  # fmt: skip
+        "images",
+        "resolution",
+        "alpha",
+        "d_loss",
+        "g_loss",
+        "real_score",
+        "fake_score",
+        "grad_norm",
+        "g_lr",
+        "d_lr",
+        "images_per_second",
+        "peak_memory_mb",
+        "skipped",
+    }
     assert all(wanted <= line.keys() for line in log)
     assert [line["images"] for line in log] == sorted({line["images"] for line in log})
     assert len(list((finished_run / "samples").glob("fakes-*.png"))) == len(log)
@@ -230,9 +248,10 @@ def test_the_first_lines_tell_which_images_are_used(commands):
     for name in ("1.heic", "2.HEIC"):
         (commands.folder / "art" / name).write_text("no image")
     says = [
-        "24 images in art, all 20x20", "2 classes: class0 (12), class1 (12)",
+        "24 images in art, all 20x20",
+        "2 classes: class0 (12), class1 (12)",
         "skipped files: 2 .heic (not supported: convert them to .jpg or .png)",
-    ]  # fmt: skip
+    ]
     planned = commands.train("art", *SHORT[1:], "--labels", "--dry-run")
     assert planned.out.splitlines()[:3] == says, planned.err
     process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")

@@ -12,20 +12,20 @@ from typing import Any
 WIDTH, HEIGHT = 360, 170
 LEFT, RIGHT, TOP, BOTTOM = 44, 352, 18, 148  # of the plot area: tick labels are to its left and below, stages above
 POINTS = 400  # per curve: the plot area is 308 units wide, so more points could not be told apart
-LARGEST = 1e30  # a diverged run logs numbers so large that differences of them overflow; they count as missing
+MAX_VALUE = 1e30  # a diverged run logs numbers so large that differences of them overflow; they count as missing
 
 Line = Mapping[str, Any]
 
 
-def number(value: Any) -> float | None:
+def to_number(value: Any) -> float | None:
     """Return a logged value as a float, or None if it is missing, not a number, not finite or beyond LARGEST."""
     # bool is a subclass of int; 10**400 is a valid JSON number that float() refuses, so compare before converting
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if -LARGEST < value < LARGEST else None
+    return float(value) if -MAX_VALUE < value < MAX_VALUE else None
 
 
-def short(value: float) -> str:
+def format_short(value: float) -> str:
     """Format a number with four significant digits, or as an integer from 10,000 on: 0.0001, 12.34, 12,345, 1.2e+09."""
     if 1e4 <= abs(value) < 1e7:
         return f"{value:,.0f}"
@@ -65,12 +65,14 @@ class Axis:
         for resolution, group in groupby(log, lambda line: line.get("resolution")):
             lines = list(group)
             # the last tick at alpha below 1; a missing alpha counts as fading
-            fading = [line["images"] for line in lines if (number(line.get("alpha")) or 0) < 1]
+            fading = [line["images"] for line in lines if (to_number(line.get("alpha")) or 0) < 1]
             end = lines[-1]["images"]
             if isinstance(resolution, int):  # None: the log is damaged there
                 self.stages.append(Stage(resolution, self.x(start), self.x(max([start, *fading])), self.x(end)))
             start = end
-        self.ticks = [(self.x(kimg * 1000), short(kimg)) for kimg in ticks(self.start / 1000, self.end / 1000, 6)]
+        self.ticks = [
+            (self.x(kimg * 1000), format_short(kimg)) for kimg in compute_ticks(self.start / 1000, self.end / 1000, 6)
+        ]
 
     def x(self, images: float) -> float:
         """Return the x coordinate of a number of images seen, in SVG units."""
@@ -120,11 +122,11 @@ class Chart:
     @property
     def data(self) -> dict[str, Any]:
         """Values as text and their x coordinates, for the page's script to show the values under the pointer."""
-        series = [[None if v is None else short(v) for v in curve.values] for curve in self.curves]
-        return {"x": self.positions, "kimg": [short(k) for k in self.kimg], "series": series}
+        series = [[None if v is None else format_short(v) for v in curve.values] for curve in self.curves]
+        return {"x": self.positions, "kimg": [format_short(k) for k in self.kimg], "series": series}
 
 
-def chart(
+def build_chart(
     title: str,
     note: str,
     names: Mapping[str, str],
@@ -140,14 +142,16 @@ def chart(
         target: value to aim at, drawn as a dashed line.
         apart: break the curves between resolutions, for numbers that are not comparable across them.
     """
-    parts = thinned(lines)
+    parts = thin_lines(lines)
     breaks = [apart and a[-1].get("resolution") != b[-1].get("resolution") for a, b in pairwise(parts)]
-    columns = {label: [mean(line.get(key) for line in part) for part in parts] for key, label in names.items()}
+    columns = {
+        label: [mean_of_numbers(line.get(key) for line in part) for part in parts] for key, label in names.items()
+    }
     columns = {label: values for label, values in columns.items() if any(v is not None for v in values)}
     known = [v for values in columns.values() for v in values if v is not None]
     if not known:
         return None
-    low, high = limits([*known, *([] if target is None else [target])])
+    low, high = compute_limits([*known, *([] if target is None else [target])])
 
     def y(value: float) -> float:
         share = min(max((value - low) / (high - low), -1), 2)  # clipped by the page; the bounds keep coordinates small
@@ -158,7 +162,7 @@ def chart(
     for label, values in columns.items():
         heights = [None if v is None else y(v) for v in values]
         points = [(x, height) for x, height in zip(positions, heights, strict=True) if height is not None]
-        curves.append(Curve(label, points, path(positions, heights, [True, *breaks]), values))
+        curves.append(Curve(label, points, build_path(positions, heights, [True, *breaks]), values))
     return Chart(
         title,
         note,
@@ -166,25 +170,25 @@ def chart(
         curves,
         positions,
         [part[-1]["images"] / 1000 for part in parts],
-        [(y(value), short(value)) for value in ticks(low, high)],
+        [(y(value), format_short(value)) for value in compute_ticks(low, high)],
         None if target is None else y(target),
         sum(not low <= v <= high for v in known),
     )
 
 
-def thinned(lines: Sequence[Line]) -> list[Sequence[Line]]:
+def thin_lines(lines: Sequence[Line]) -> list[Sequence[Line]]:
     """Return the lines in at most POINTS groups of consecutive ones; each group is drawn as its mean."""
     size = max(math.ceil(len(lines) / POINTS), 1)
     return [lines[i : i + size] for i in range(0, len(lines), size)]
 
 
-def mean(values: Any) -> float | None:
+def mean_of_numbers(values: Any) -> float | None:
     """Return the mean of the values that are numbers, or None if there are none."""
-    known = [v for v in map(number, values) if v is not None]
+    known = [v for v in map(to_number, values) if v is not None]
     return sum(known) / len(known) if known else None
 
 
-def limits(values: Sequence[float]) -> tuple[float, float]:
+def compute_limits(values: Sequence[float]) -> tuple[float, float]:
     """Return the range of the y axis: all values, or without outliers if they would flatten the other 90%.
 
     Two heuristics: values are outliers if the full range exceeds five times the range from the 5th to the 95th
@@ -205,7 +209,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def compute_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return about `count` round numbers (multiples of 1, 2 or 5 times a power of ten) from low to high."""
     # the smallest step of 1, 2, 5 or 10 times a power of ten that gives at most `count` intervals
     power = 10.0 ** math.floor(math.log10((high - low) / count))
@@ -213,7 +217,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def path(positions: Sequence[float], heights: Sequence[float | None], breaks: Sequence[bool]) -> str:
+def build_path(positions: Sequence[float], heights: Sequence[float | None], breaks: Sequence[bool]) -> str:
     """Return an SVG path through the points, interrupted at missing heights (None).
 
     Args:

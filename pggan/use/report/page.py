@@ -19,11 +19,11 @@ from checkpoints import CheckpointError
 from checkpoints.run_directory import write_text
 
 from ...config import format_value
-from ...training.growth import Row
+from ...training.growth import PlanRow
 from ...training.health import SIGNS
-from ...training.tracking import duration
-from .charts import Axis, Chart, Line, chart, number, short
-from .pictures import data_uri, grids, spread
+from ...training.tracking import format_duration
+from .charts import Axis, Chart, Line, build_chart, format_short, to_number
+from .pictures import encode_data_uri, find_grids, thin_numbers
 from .run import Run, read_run
 
 # Maximum numbers of grids, table rows, charts or columns of unknown keys, and options in a page: files may come from a
@@ -32,8 +32,8 @@ GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
 DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # standard deviations and pyramid levels: in the table, without a chart
 # Not metrics: in the last columns of the table, without a chart.
-BESIDES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
-HOW = {  # fields that say how a metric was computed: listed below the table
+NOT_CURVES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
+SETTING_LABELS = {  # fields that say how a metric was computed: listed below the table
     "metric_images": "generated images",
     "metric_reals": "real images",
     "resize": "resize",
@@ -74,7 +74,7 @@ CURVES = (
     ("Checkpoint size", "in MB; drops when a stage resets the optimizers", {"checkpoint_mb": "MB"}),
     ("Checkpoint time", "seconds to write a checkpoint", {"checkpoint_seconds": "seconds"}),
 )
-# Charts of the section on overfitting and mode coverage, as CURVES; "gap" is computed by `gap`.
+# Charts of the section on overfitting and mode coverage, as CURVES; "gap" is computed by `add_gap`.
 SIGNALS = (
     ("Score gap", "growing while FID worsens: the critic is memorizing the training set", {"gap": "real - generated"}),
     (
@@ -98,7 +98,7 @@ SIGNALS = (
         {"modes_shown": "generated", "modes_shown_real": "real"},
     ),
 )
-PLAIN = {  # keys of log.jsonl that need no further chart
+STANDARD_KEYS = {  # keys of log.jsonl that need no further chart
     "images",
     "resolution",
     "seconds",
@@ -166,8 +166,14 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"short": short, "cell": cell, "label": label, "side": side, "code": code}
-    page = environment.get_template("page.html").render(contents(run), ids=itertools.count(), next=next)
+    environment.filters |= {
+        "short": format_short,
+        "cell": format_cell,
+        "label": format_label,
+        "side": format_side,
+        "code": code,
+    }
+    page = environment.get_template("page.html").render(build_context(run), ids=itertools.count(), next=next)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, page.encode("utf-8", "replace").decode())  # JSON may contain lone surrogates
@@ -176,74 +182,80 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return path
 
 
-def contents(run: Run) -> dict[str, Any]:
+def build_context(run: Run) -> dict[str, Any]:
     """Return the variables of the template."""
     axis, config = Axis(run.log), run.config
-    target = number(config.get("gp_target"))
+    target = to_number(config.get("gp_target"))
     curves = [
-        chart(name, note, names, run.log, axis, target if "grad_norm" in names else None)
+        build_chart(name, note, names, run.log, axis, target if "grad_norm" in names else None)
         for name, note, names in CURVES
     ]
-    others = [key for key in numeric_keys(run.log) if key not in PLAIN]
-    scores = [key for key in numeric_keys(run.metrics) if not DETAIL.search(key) and key not in BESIDES | HOW.keys()]
-    stages, missing = sample_stages(run)
-    gaps = [gap(line) for line in run.log]
+    others = [key for key in numeric_keys(run.log) if key not in STANDARD_KEYS]
+    scores = [
+        key
+        for key in numeric_keys(run.metrics)
+        if not DETAIL.search(key) and key not in NOT_CURVES | SETTING_LABELS.keys()
+    ]
+    stages, missing = collect_samples(run)
+    gaps = [add_gap(line) for line in run.log]
     return {
         "name": run.directory.folder.resolve().name,
         "run": run,
         # the latest evaluation; before the first, the page has no tiles for metrics
-        "final": judged_rows(run)[-1] if run.metrics else None,
+        "final": select_evaluations(run)[-1] if run.metrics else None,
         "total": run.rows[-1].end if run.rows else None,
-        "seconds": seconds_text(run.log[-1].get("seconds")),
-        "plan": [plan_row(row, run) for row in run.rows],
-        "curves": present([*curves, *(chart(title(key), "", {key: label(key)}, run.log, axis) for key in others)]),
-        "scores": present(
-            chart(title(key), METRICS.get(key, ""), {key: label(key)}, run.metrics, axis, apart=True)
+        "seconds": format_seconds(run.log[-1].get("seconds")),
+        "plan": [build_plan_row(row, run) for row in run.rows],
+        "curves": drop_missing(
+            [*curves, *(build_chart(title(key), "", {key: format_label(key)}, run.log, axis) for key in others)]
+        ),
+        "scores": drop_missing(
+            build_chart(title(key), METRICS.get(key, ""), {key: format_label(key)}, run.metrics, axis, apart=True)
             for key in scores
             if key not in COVERAGE
         ),
-        "signals": present(
+        "signals": drop_missing(
             [
-                *(chart(name, note, names, gaps, axis) for name, note, names in SIGNALS),
+                *(build_chart(name, note, names, gaps, axis) for name, note, names in SIGNALS),
                 *(
-                    chart(title(key), COVERAGE[key], {key: label(key)}, run.metrics, axis, apart=True)
+                    build_chart(title(key), COVERAGE[key], {key: format_label(key)}, run.metrics, axis, apart=True)
                     for key in scores
                     if key in COVERAGE
                 ),
             ]
         ),
-        "turn": turning_point(run.metrics),
-        "health": health_rows(run.log),
+        "turn": find_turning_point(run.metrics),
+        "health": build_health_rows(run.log),
         # whether any metric of mode coverage was computed
         "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
-        "how": how_judged(run),
+        "how": describe_settings(run),
         "columns": metric_columns(run.metrics),
-        "judged": judged_rows(run),
+        "judged": select_evaluations(run),
         "stages": stages,
         "missing": missing,
-        "options": {key[:100]: option_text(value) for key, value in list(config.items())[:OPTIONS]},
+        "options": {key[:100]: format_option(value) for key, value in list(config.items())[:OPTIONS]},
         "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
-def present(charts: Iterable[Chart | None]) -> list[Chart]:
+def drop_missing(charts: Iterable[Chart | None]) -> list[Chart]:
     """Return the charts that have data."""
     return [c for c in charts if c]
 
 
 def numeric_keys(lines: Sequence[Line]) -> list[str]:
     """Return the keys that have a number in any line, in order of appearance, except for BOOKKEEPING."""
-    keys = dict.fromkeys(key for line in lines for key in line if number(line[key]) is not None)
+    keys = dict.fromkeys(key for line in lines for key in line if to_number(line[key]) is not None)
     return [key for key in keys if key not in BOOKKEEPING][:COLUMNS]
 
 
-def gap(line: Line) -> Line:
+def add_gap(line: Line) -> Line:
     """Return a log line with the real score minus the fake score added under "gap"."""
-    real, fake = number(line.get("real_score")), number(line.get("fake_score"))
+    real, fake = to_number(line.get("real_score")), to_number(line.get("fake_score"))
     return line if real is None or fake is None else {**line, "gap": real - fake}
 
 
-def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
+def find_turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
     """Return the best and the last FID at the last resolution, and when (in kimg) each was evaluated.
 
     None if there are fewer than two evaluations at alpha 1: during a fade-in, FID rises and falls for other reasons.
@@ -253,14 +265,14 @@ def turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
     last = metrics[-1].get("resolution")
     # alpha is exactly 1.0 once a fade-in has ended
     stable = [line for line in metrics if line.get("resolution") == last and line.get("alpha") == 1]
-    judged = [(fid, line["images"] / 1000) for line in stable if (fid := number(line.get("fid"))) is not None]
+    judged = [(fid, line["images"] / 1000) for line in stable if (fid := to_number(line.get("fid"))) is not None]
     if len(judged) < 2:
         return None
     (best, kimg), (final, end) = min(judged), judged[-1]
     return {"best": best, "kimg": kimg, "final": final, "end": end}
 
 
-def health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
+def build_health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
     """Return a table row for each problem that training checks for: at how many ticks it was detected, and when.
 
     [] for logs of versions without health checks.
@@ -273,26 +285,26 @@ def health_rows(log: Sequence[Line]) -> list[dict[str, Any]]:
     return rows
 
 
-def plan_row(row: Row, run: Run) -> dict[str, Any]:
+def build_plan_row(row: PlanRow, run: Run) -> dict[str, Any]:
     """Return a row of the training schedule with its progress, 0 to 1, training time and median speed."""
     ticks = [line for line in run.log if row.start < line["images"] <= row.end]
     # the median, since ticks with a restart or a busy machine are slower
-    speeds = sorted(v for line in ticks if (v := number(line.get("images_per_second"))) is not None)
+    speeds = sorted(v for line in ticks if (v := to_number(line.get("images_per_second"))) is not None)
     before = [line for line in run.log if line["images"] <= row.start]
     # "seconds" is the training time of the whole run so far
-    begun, now = (number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks))
+    begun, now = (to_number(lines[-1].get("seconds")) if lines else 0 for lines in (before, ticks))
     return {
         "row": row,
-        "done": min(max((run.seen - row.start) / (row.end - row.start), 0), 1),
-        "time": seconds_text(now - begun) if ticks and now is not None and begun is not None else "",
-        "speed": short(speeds[len(speeds) // 2]) if speeds else "",
+        "done": min(max((run.images_seen - row.start) / (row.end - row.start), 0), 1),
+        "time": format_seconds(now - begun) if ticks and now is not None and begun is not None else "",
+        "speed": format_short(speeds[len(speeds) // 2]) if speeds else "",
     }
 
 
-def seconds_text(value: Any) -> str:
+def format_seconds(value: Any) -> str:
     """Return a logged time such as "5h 12m", or "" if it is not a sensible number of seconds."""
-    seconds = number(value)
-    return duration(seconds) if seconds is not None and 0 <= seconds < 1e10 else ""  # 1e10 s: 300 years
+    seconds = to_number(value)
+    return format_duration(seconds) if seconds is not None and 0 <= seconds < 1e10 else ""  # 1e10 s: 300 years
 
 
 def metric_columns(metrics: Sequence[Line]) -> list[str]:
@@ -302,13 +314,13 @@ def metric_columns(metrics: Sequence[Line]) -> list[str]:
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
     spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}
-    shown = [key for key in keys if key not in BOOKKEEPING | HOW.keys() and key not in spreads]
+    shown = [key for key in keys if key not in BOOKKEEPING | SETTING_LABELS.keys() and key not in spreads]
     # The levels of SWD follow SWD itself, also those that only later stages have.
     order = list(dict.fromkeys(DETAIL.sub("", key) for key in shown))
-    return sorted(shown, key=lambda key: (key in BESIDES, order.index(DETAIL.sub("", key))))[:COLUMNS]
+    return sorted(shown, key=lambda key: (key in NOT_CURVES, order.index(DETAIL.sub("", key))))[:COLUMNS]
 
 
-def label(key: str) -> str:
+def format_label(key: str) -> str:
     """Return a key as text for legends and table headings, such as FID, SWD 16 or held out score."""
     if key in LABELS:
         return LABELS[key]
@@ -318,34 +330,34 @@ def label(key: str) -> str:
 
 def title(key: str) -> str:
     """Return a key as the title of its chart: its label, capitalized."""
-    return label(key)[:1].upper() + label(key)[1:]
+    return format_label(key)[:1].upper() + format_label(key)[1:]
 
 
-def judged_rows(run: Run) -> list[Line]:
+def select_evaluations(run: Run) -> list[Line]:
     """Return the metrics at the end of each stage, and the latest ones."""
     return [line for line in run.metrics if line.get("stage_end") or line is run.metrics[-1]][-ROWS:]
 
 
-def how_judged(run: Run) -> str:
+def describe_settings(run: Run) -> str:
     """Return how the metrics in the table were computed, as one line; values that differ are separated by slashes."""
-    rows = judged_rows(run)
+    rows = select_evaluations(run)
     parts = []
-    for key, name in HOW.items():
-        values = list(dict.fromkeys(text for line in rows if (text := cell(line, key))))
+    for key, name in SETTING_LABELS.items():
+        values = list(dict.fromkeys(text for line in rows if (text := format_cell(line, key))))
         parts += [f"{name}: {' / '.join(values)}"] if values else []
     return "; ".join(parts)
 
 
-def cell(line: Line, key: str) -> str:
+def format_cell(line: Line, key: str) -> str:
     """Return a value as the text of a table cell, with its standard deviation if there is one."""
     value = line.get(key)
-    deviation = next((d for s in ("_std", "_error") if (d := number(line.get(key + s))) is not None), None)
-    if (figure := number(value)) is None:
+    deviation = next((d for s in ("_std", "_error") if (d := to_number(line.get(key + s))) is not None), None)
+    if (figure := to_number(value)) is None:
         return "" if value is None or isinstance(value, (dict, list)) else str(value)[:40]
-    return short(figure) + ("" if deviation is None else f" ± {short(deviation)}")
+    return format_short(figure) + ("" if deviation is None else f" ± {format_short(deviation)}")
 
 
-def side(resolution: Any) -> str:
+def format_side(resolution: Any) -> str:
     """Return a resolution as text, such as 32x32, or ? if the log has none."""
     return f"{resolution}x{resolution}" if isinstance(resolution, int) else "?"
 
@@ -355,44 +367,44 @@ def code(text: str) -> Markup:
     return Markup(re.sub(r"--[a-z0-9-]+", r"<code>\g<0></code>", str(escape(text))))
 
 
-def option_text(value: Any) -> str:
+def format_option(value: Any) -> str:
     """Return an option's value as it is written on the command line, cut to 400 characters."""
     if isinstance(value, list):
         value = tuple(map(str, value))
     elif isinstance(value, dict):  # a value per resolution
-        value = {k: v for k, v in value.items() if number(v) is not None}
+        value = {k: v for k, v in value.items() if to_number(v) is not None}
     text = format_value(value)
     return text if len(text) <= 400 else text[:400] + "..."
 
 
-def sample_stages(run: Run) -> tuple[list[dict[str, Any]], int]:
+def collect_samples(run: Run) -> tuple[list[dict[str, Any]], int]:
     """Return the sample grids by resolution with real images of the same resolution, and how many were unreadable.
 
     At most GRIDS grids: the last of each resolution, and others evenly spaced.
     """
-    fakes, reals = (grids(run.directory.samples, kind) for kind in ("fakes", "reals"))
+    fakes, reals = (find_grids(run.directory.samples, kind) for kind in ("fakes", "reals"))
     ticks = [line["images"] for line in run.log]
     # A grid belongs to the first line at or after it: the last grid of a killed run may have no line of its own.
     lines = {images: run.log[min(bisect_left(ticks, images), len(ticks) - 1)] for images in fakes}
     ends = {lines[images].get("resolution"): images for images in fakes}
-    chosen = spread(list(fakes), set(ends.values()), GRIDS)
-    scores = {line["images"]: headline(line) for line in run.metrics}
+    chosen = thin_numbers(list(fakes), set(ends.values()), GRIDS)
+    scores = {line["images"]: format_headline(line) for line in run.metrics}
     stages: dict[Any, dict[str, Any]] = {}
     missing = 0
     for images in tqdm(chosen, desc="report", unit="grid", disable=None, leave=False):
         resolution = lines[images].get("resolution")
         if resolution not in stages:
             real = reals.get(resolution) if isinstance(resolution, int) else None
-            source = data_uri(real) if real else None
+            source = encode_data_uri(real) if real else None
             missing += bool(real and not source)
             stages[resolution] = {"resolution": resolution, "real": source, "grids": []}
-        if source := data_uri(fakes[images]):
+        if source := encode_data_uri(fakes[images]):
             stages[resolution]["grids"].append(Grid(source, images, lines[images], scores.get(images, "")))
         else:
             missing += 1
     return [stage for stage in stages.values() if stage["grids"]], missing
 
 
-def headline(line: Line) -> str:
+def format_headline(line: Line) -> str:
     """Return the main metrics of a line as text, such as "FID 88.5, SWD 18.4"."""
-    return ", ".join(f"{k.upper()} {short(line[k])}" for k in METRICS if number(line.get(k)) is not None)
+    return ", ".join(f"{k.upper()} {format_short(line[k])}" for k in METRICS if to_number(line.get(k)) is not None)

@@ -10,7 +10,7 @@ from checkpoints import CheckpointError, RunDirectory, load
 from checkpoints.run_directory import read_lines
 
 from ...config import ConfigError, TrainConfig
-from ...training.growth import GrowthController, Row
+from ...training.growth import GrowthController, PlanRow
 from .charts import Line
 
 RESOLUTIONS = [4 << level for level in range(9)]  # 4 to 1024, the largest of the paper
@@ -32,10 +32,10 @@ class Run:
     log: list[Line]
     metrics: list[Line]
     versions: dict[str, str]
-    rows: list[Row]
+    rows: list[PlanRow]
 
     @property
-    def seen(self) -> int:
+    def images_seen(self) -> int:
         """Real images seen so far."""
         return self.log[-1]["images"]
 
@@ -66,7 +66,7 @@ def read_run(folder: str | Path) -> Run:
     except (CheckpointError, KeyError, AttributeError):
         versions = {}
     metrics = read_log(directory.metrics)
-    return Run(directory, config, log, metrics, versions, plan_rows(config, metrics))
+    return Run(directory, config, log, metrics, versions, build_plan_rows(config, metrics))
 
 
 def read_log(path: Path) -> list[Line]:
@@ -78,7 +78,7 @@ def read_log(path: Path) -> list[Line]:
     return sorted(lines, key=lambda line: line["images"])
 
 
-def plan_rows(config: dict[str, Any], metrics: list[Line]) -> list[Row]:
+def build_plan_rows(config: dict[str, Any], metrics: list[Line]) -> list[PlanRow]:
     """Return the training schedule, or [] if this version cannot derive it from the options.
 
     With adaptive growth, stages that have ended have their actual length, and later ones their maximum.

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-def cache_folder() -> Path:
+def find_cache_folder() -> Path:
     """Return $PGGAN_CACHE, or pggan in $XDG_CACHE_HOME, in ~/.cache or, without a home folder, in the temporary one.
 
     metrics.cache.default_folder follows the same rule.
@@ -30,7 +30,7 @@ def temporary_folder() -> Path:
     return folder
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all, also after the power was lost."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:

@@ -14,8 +14,8 @@ from .tfjs import read_tfjs
 from .torch_files import read_torch
 from .weights import Weights
 
-LARGEST_PICKLE = 4 << 30  # bytes; it is read into memory, and the authors' 1024x1024 snapshots take 0.3 GB
-KNOWN = (
+MAX_PICKLE_BYTES = 4 << 30  # bytes; it is read into memory, and the authors' 1024x1024 snapshots take 0.3 GB
+KNOWN_FORMATS = (
     "the paper authors' .pkl, progan-128's model.json for TensorFlow.js, and checkpoints of pro_gan_pytorch and "
     "pytorch_GAN_zoo"
 )
@@ -43,7 +43,7 @@ def read_weights(path: Path) -> Weights:
             return read_torch(path)
         if start[:1] == b"\x80":  # the PROTO opcode, with which pickles of protocol 2 and above begin
             return read_snapshot(path)
-        raise WeightsError(f"unknown file format; supported are {KNOWN}")
+        raise WeightsError(f"unknown file format; supported are {KNOWN_FORMATS}")
     except (WeightsError, zipfile.BadZipFile) as error:
         # on one line: names in a file may contain line breaks
         raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None
@@ -55,8 +55,8 @@ def read_snapshot(path: Path) -> Weights:
     Raises:
         WeightsError: the pickle holds something else, or networks with unsupported arguments.
     """
-    if path.stat().st_size > LARGEST_PICKLE:
-        raise WeightsError(f"larger than {LARGEST_PICKLE >> 30} GiB, too large for a snapshot")
+    if path.stat().st_size > MAX_PICKLE_BYTES:
+        raise WeightsError(f"larger than {MAX_PICKLE_BYTES >> 30} GiB, too large for a snapshot")
     content = read_pickle(path.read_bytes(), records=("tfutil.Network",))
     # (G, D, Gs), or a single network
     found = content if isinstance(content, (tuple, list)) else [content]
@@ -74,15 +74,15 @@ def read_snapshot(path: Path) -> Weights:
                 variables, options = dict(records[name]["variables"]), records[name]["static_kwargs"]
                 network = from_official(variables, name, **options)
                 weights.state[ours] = network.state_dict()
-                weights.networks["discriminator" if name == "D" else "generator"] = arguments_of(network, options)
+                weights.networks["discriminator" if name == "D" else "generator"] = read_arguments(network, options)
         lod = float(dict(records["Gs"]["variables"]).get("lod", 0.0))
-        weights.resolution, weights.alpha = stage(weights.networks["generator"]["resolution"], lod)
+        weights.resolution, weights.alpha = lod_to_stage(weights.networks["generator"]["resolution"], lod)
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
         raise WeightsError(f"unsupported networks: {str(error).splitlines()[0] if str(error) else 'damaged'}") from None
     return weights
 
 
-def arguments_of(network: Any, options: dict[str, Any]) -> dict[str, Any]:
+def read_arguments(network: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments with which `type(network)` builds the network again."""
     known = inspect.signature(type(network)).parameters
     given = {ARGUMENTS[name]: value for name, value in options.items() if ARGUMENTS.get(name) in known}
@@ -90,7 +90,7 @@ def arguments_of(network: Any, options: dict[str, Any]) -> dict[str, Any]:
     return given | {name: getattr(network, name) for name in names if name in known}
 
 
-def stage(resolution: int, lod: float) -> tuple[int, float]:
+def lod_to_stage(resolution: int, lod: float) -> tuple[int, float]:
     """Return resolution and alpha at an official level of detail.
 
     A lod of 0 is the full resolution; 1.75 is one level below it, fading in at alpha 0.25.

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-SINGLE = (str, int, float, bool, type(None))
-MOST_PARTS, DEEPEST = 200_000, 32  # a run at 1024x1024 has 3,000 parts, 6 deep
+SCALAR_TYPES = (str, int, float, bool, type(None))
+MAX_PARTS, MAX_DEPTH = 200_000, 32  # a run at 1024x1024 has 3,000 parts, 6 deep
 
 
 def check_plain(content: Any, size: int) -> None:
@@ -25,31 +25,31 @@ def check_plain(content: Any, size: int) -> None:
     while left:
         part, depth = left.pop()
         parts += 1
-        if parts > MOST_PARTS or depth > DEEPEST:
+        if parts > MAX_PARTS or depth > MAX_DEPTH:
             raise ValueError("its parts are too many, or too deep in one another")
         if type(part) in (dict, OrderedDict):
             left += [(x, depth + 1) for pair in part.items() for x in pair]
         elif type(part) in (list, tuple):
             left += [(x, depth + 1) for x in part]
         elif type(part) is torch.Tensor:
-            tensors += tensor_bytes(part)
+            tensors += count_tensor_bytes(part)
             if tensors > 2 * size:  # twice: a tensor may be there under two names
                 raise ValueError("its tensors are larger than the file")
-        elif type(part) not in SINGLE:
+        elif type(part) not in SCALAR_TYPES:
             raise ValueError(f"it holds a {type(part).__name__}")
 
 
-def tensor_bytes(tensor: torch.Tensor) -> int:
+def count_tensor_bytes(tensor: torch.Tensor) -> int:
     """Bytes that a tensor's shape stands for. Raises ValueError for sparse ones and the like."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise ValueError("it holds a tensor of another kind")
     return tensor.numel() * tensor.element_size()
 
 
-def tensors_in(part: Any) -> Iterator[torch.Tensor]:
+def iterate_tensors(part: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested dicts, lists and tuples."""
     if isinstance(part, torch.Tensor):
         yield part
     elif isinstance(part, (dict, list, tuple)):
         for value in part.values() if isinstance(part, dict) else part:
-            yield from tensors_in(value)
+            yield from iterate_tensors(value)

@@ -7,14 +7,13 @@ import time
 import pytest
 import torch
 
-from metrics import processor
-from metrics.processor import has_bf16_units, run_apart
+from metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
 
 
 @pytest.fixture
 def machine(monkeypatch):
     """machine(architecture, oneDNN's answer, AVX512_BF16, AMX): a CPU with these flags; None: cannot be asked."""
-    for variable in processor.RESTRICTIONS:
+    for variable in RESTRICTIONS:
         monkeypatch.delenv(variable, raising=False)
 
     def become(architecture, onednn, avx512_bf16=None, amx=None):
