@@ -85,7 +85,7 @@ class Training:
         with ranks.in_turn():
             source = open_source(config.data, config.labels)
             if ranks.first:
-                say("\n".join(summarize(source)))
+                print("\n".join(summarize(source)), flush=True)  # standard error begins with what is wrong
             self.pyramid = open_pyramid(
                 source, config.resolution, config.channels, fit=config.fit,
                 background=config.background, allow_upscale=config.allow_upscale, max_bad=config.max_bad,
