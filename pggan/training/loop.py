@@ -141,7 +141,7 @@ class Training:
         with self.ranks.rank_by_rank():
             source = open_source(config.data, config.labels)
             if self.ranks.is_first:
-                log("\n".join(summarize(source)))
+                print("\n".join(summarize(source)), flush=True)  # standard error begins with what is wrong
             self.pyramid = open_pyramid(
                 source,
                 config.resolution,
