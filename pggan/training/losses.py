@@ -195,7 +195,7 @@ class Loss:
     def critic_outputs(self, critic: Critic, reals: Images, fakes: Images) -> tuple[Outputs, Outputs]:
         """Return the critic's outputs for real and for generated images, with the gradients that r1 and r2 need.
 
-        Both go through the critic in one pass, each as a batch of its own for minibatch stddev, unless only one of
+        Both go through the critic in one pass, each as a separate batch for minibatch stddev, unless only one of
         them needs gradients: in one pass they would be computed for both.
         """
         if bool(self.r1) != bool(self.r2):

@@ -121,7 +121,7 @@ class Stepper:
         if self.clip is not None:
             clip_weights(state.D, self.clip)
 
-        # G minimizes  L_G = -D(G(z)), z drawn anew
+        # G minimizes  L_G = -D(G(z)), with fresh latents z
         g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
         if self.is_generator_step(state.images, batch.share.size):
             with freeze_weights(state.D):
