@@ -11,7 +11,7 @@ from checkpoints import CheckpointError, load, resolve_checkpoint, save
 ROOT = Path(__file__).parents[2]
 
 
-def content(**other):
+def make_content(**other):
     g = torch.Generator().manual_seed(0)
     weights = {"a.weight": torch.randn(3, 4, generator=g), "a.bias": torch.tensor([0.0, -0.0, float("nan")])}
     moments = {"step": torch.tensor(7.0), "exp_avg": torch.randn(5, generator=g, dtype=torch.float64)}
@@ -26,53 +26,53 @@ def content(**other):
     }
 
 
-def bits(part):
-    """The same for two contents only if every tensor in them has the same type, shape and bits."""
+def to_bits(part):
+    """Replace each tensor by its type, shape and bytes, for comparing contents bit by bit."""
     if isinstance(part, torch.Tensor):
         return part.dtype, part.shape, part.numpy().tobytes()
-    return {key: bits(value) for key, value in part.items()} if isinstance(part, dict) else part
+    return {key: to_bits(value) for key, value in part.items()} if isinstance(part, dict) else part
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    save(tmp_path / "a.pt", content())
+    save(tmp_path / "a.pt", make_content())
     return tmp_path / "a.pt"
 
 
-def test_what_was_saved_comes_back_bit_by_bit(checkpoint):
+def test_a_checkpoint_round_trips_bit_by_bit(checkpoint):
     loaded = load(checkpoint)
     assert loaded.pop("format") and loaded.pop("version")
-    assert bits(loaded) == bits(content())
+    assert to_bits(loaded) == to_bits(make_content())
     assert [path.name for path in checkpoint.parent.iterdir()] == ["a.pt"]
 
 
-def test_a_later_save_takes_the_place_of_the_earlier(checkpoint):
-    save(checkpoint, content(images=5))
+def test_a_later_save_replaces_the_earlier_one(checkpoint):
+    save(checkpoint, make_content(images=5))
     assert load(str(checkpoint))["images"] == 5
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_save_that_breaks_off_leaves_the_old_file_whole(checkpoint, monkeypatch, error):
+def test_an_interrupted_save_leaves_the_old_file_intact(checkpoint, monkeypatch, error):
     before = checkpoint.read_bytes()
 
-    def half(value, file):
+    def write_half(value, file):
         file.write(before[: len(before) // 2])
         raise error
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
-        patch.setattr(torch, "save", half)
-        save(checkpoint, content(images=5))
+        patch.setattr(torch, "save", write_half)
+        save(checkpoint, make_content(images=5))
     assert checkpoint.read_bytes() == before
-    save(checkpoint, content(images=6))
+    save(checkpoint, make_content(images=6))
     assert load(checkpoint)["images"] == 6 and len(list(checkpoint.parent.iterdir())) == 1
 
 
-def test_the_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("fsync"))
-    monkeypatch.setattr(os, "replace", lambda a, b: done.append("replace"))
-    save(tmp_path / "a.pt", content())
-    assert done[:2] == ["fsync", "replace"]
+def test_the_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync"))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append("replace"))
+    save(tmp_path / "a.pt", make_content())
+    assert calls[:2] == ["fsync", "replace"]
 
 
 class Malicious:
@@ -84,15 +84,15 @@ class Malicious:
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
-    save(tmp_path / "evil.pt", content(extra=Malicious(tmp_path / "harm")))
+    save(tmp_path / "evil.pt", make_content(extra=Malicious(tmp_path / "harm")))
     with pytest.raises(CheckpointError, match="is damaged, or no checkpoint of this project"):
         load(tmp_path / "evil.pt")
     assert not (tmp_path / "harm").exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
-    assert (tmp_path / "harm").exists(), "the file was harmless, so the test above shows nothing"
+    assert (tmp_path / "harm").exists(), "the file was harmless, so the test above proves nothing"
 
 
-def cut(share):
+def truncate(share):
     return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
@@ -103,53 +103,53 @@ def flip(path):
     path.write_bytes(data)
 
 
-def saved(change):
-    def spoil(path):
-        value = {"format": "pggan-checkpoint", "version": 1, **content()}
+def resave(change):
+    def damage(path):
+        value = {"format": "pggan-checkpoint", "version": 1, **make_content()}
         changed = change(value)
         torch.save(value if changed is None else changed, path)
 
-    return spoil
+    return damage
 
 
-def without(key):
+def drop(key):
     return lambda value: {k: v for k, v in value.items() if k != key}
 
 
-def folder(path):
+def replace_by_folder(path):
     path.unlink()
     path.mkdir()
 
 
 BROKEN = {
-    "cut by a byte": (cut(0.9999), "is damaged"),
-    "cut in half": (cut(0.5), "is damaged"),
-    "empty": (cut(0), "is damaged"),
+    "cut by a byte": (truncate(0.9999), "is damaged"),
+    "cut in half": (truncate(0.5), "is damaged"),
+    "empty": (truncate(0), "is damaged"),
     "garbage": (lambda path: path.write_bytes(bytes(range(256)) * 99), "is damaged"),
     "text": (lambda path: path.write_text("hello\nthere\n"), "is damaged"),
     "one bit flipped": (flip, "is damaged"),
-    "another version": (saved(lambda value: value.update(version=2)), "is of version 2; this code reads version 1"),
-    "no version": (saved(without("version")), "is of version None"),
-    "another format": (saved(lambda value: value.update(format="stylegan")), "is no checkpoint of this project"),
-    "a state dict": (saved(lambda value: value["state"]["G"]), "is no checkpoint of this project"),
-    "a tensor": (saved(lambda value: torch.zeros(3)), "is no checkpoint of this project"),
-    "no state": (saved(without("state")), "is incomplete: it has no 'state'"),
-    "no images": (saved(without("images")), "is incomplete: it has no 'images'"),
-    "a folder": (folder, "is a folder, not a checkpoint"),
+    "another version": (resave(lambda value: value.update(version=2)), "is of version 2; this code reads version 1"),
+    "no version": (resave(drop("version")), "is of version None"),
+    "another format": (resave(lambda value: value.update(format="stylegan")), "is no checkpoint of this project"),
+    "a state dict": (resave(lambda value: value["state"]["G"]), "is no checkpoint of this project"),
+    "a tensor": (resave(lambda value: torch.zeros(3)), "is no checkpoint of this project"),
+    "no state": (resave(drop("state")), "is incomplete: it has no 'state'"),
+    "no images": (resave(drop("images")), "is incomplete: it has no 'images'"),
+    "a folder": (replace_by_folder, "is a folder, not a checkpoint"),
     "missing": (lambda path: path.unlink(), "does not exist"),
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(checkpoint, kind):
-    spoil, reason = BROKEN[kind]
-    spoil(checkpoint)
+@pytest.mark.parametrize("case", BROKEN)
+def test_unusable_files_are_rejected_with_one_sentence(checkpoint, case):
+    damage, reason = BROKEN[case]
+    damage(checkpoint)
     with pytest.raises(CheckpointError) as error:
         load(checkpoint)
     assert str(error.value).startswith(f"{checkpoint} {reason}") and "\n" not in str(error.value)
 
 
-def test_a_run_directory_stands_for_its_latest_checkpoint(checkpoint, tmp_path):
+def test_a_run_directory_resolves_to_its_latest_checkpoint(checkpoint, tmp_path):
     assert resolve_checkpoint(checkpoint) == checkpoint
     run = tmp_path / "run"
     with pytest.raises(CheckpointError, match="run does not exist; name a checkpoint or a run directory"):
@@ -157,7 +157,7 @@ def test_a_run_directory_stands_for_its_latest_checkpoint(checkpoint, tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"run holds no checkpoints/latest\.pt"):
         resolve_checkpoint(run)
-    save(run / "checkpoints" / "latest.pt", content())
+    save(run / "checkpoints" / "latest.pt", make_content())
     assert resolve_checkpoint(str(run)) == run / "checkpoints" / "latest.pt"
 
 
@@ -165,16 +165,16 @@ def describe(path):
     return subprocess.run([sys.executable, "-m", "checkpoints", path], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_command_says_what_a_checkpoint_holds(checkpoint):
-    ran = describe(checkpoint)
-    assert ran.returncode == 0 and ran.stderr == ""
-    for said in ("123.456 kimg", "16x16, fading in, alpha 0.300", "cat, dög", "latent_size 128", "data: photos"):
-        assert said in ran.stdout
-    assert "G                    2 tensors           15 numbers" in ran.stdout
+def test_command_describes_a_checkpoint(checkpoint):
+    process = describe(checkpoint)
+    assert process.returncode == 0 and process.stderr == ""
+    for text in ("123.456 kimg", "16x16, fading in, alpha 0.300", "cat, dög", "latent_size 128", "data: photos"):
+        assert text in process.stdout
+    assert "G                    2 tensors           15 numbers" in process.stdout
 
 
-def test_command_refuses_a_bad_file_in_one_line(checkpoint):
-    cut(0.5)(checkpoint)
-    ran = describe(checkpoint)
-    assert ran.returncode == 2 and ran.stdout == ""
-    assert ran.stderr == f"python -m checkpoints: {checkpoint} is damaged, or no checkpoint of this project\n"
+def test_command_rejects_a_bad_file_in_one_line(checkpoint):
+    truncate(0.5)(checkpoint)
+    process = describe(checkpoint)
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr == f"python -m checkpoints: {checkpoint} is damaged, or no checkpoint of this project\n"

@@ -4,20 +4,20 @@ from PIL import Image
 from datasets import Preparation
 
 
-def pixels(source, index, resolution, channels, **options):
-    """An image of a source, prepared: uint8 [channels, resolution, resolution]."""
-    with source.read_image(index, resolution, channels) as picture:
-        return Preparation(resolution, channels, **options)(picture)
+def read_pixels(source, index, resolution, channels, **options):
+    """Return a prepared image of a source, uint8 [channels, resolution, resolution]."""
+    with source.read_image(index, resolution, channels) as image:
+        return Preparation(resolution, channels, **options)(image)
 
 
-def fill(folder, *names, size=(8, 8), mode="RGB", colour=0):
+def save_blanks(folder, *names, size=(8, 8), mode="RGB", color=0):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new(mode, size, colour).save(folder / name)
+        Image.new(mode, size, color).save(folder / name)
 
 
-def noise(folder, count, size=(16, 16), suffix=".png", seed=0):
-    """Images of noise, each another; returns their paths."""
+def save_noise(folder, count, size=(16, 16), suffix=".png", seed=0):
+    """Save `count` different images of noise and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     paths = [folder / f"{i:04d}{suffix}" for i in range(count)]

@@ -19,8 +19,8 @@ def test_levels_are_box_means_of_the_full_image_rounded_half_to_even(channels):
         assert level.dtype == np.uint8 and (level == np.rint(exact)).all()
 
 
-def test_levels_are_those_of_the_official_tools_loop_down_from_1024():
-    """float32 sums of four, times 0.25, unrounded from level to level; each written as rint, clipped, uint8."""
+def test_levels_match_the_official_tools_loop_down_from_1024():
+    """The official loop averages in float32 without rounding between levels; only what it writes is rounded."""
     images = np.random.default_rng(1).integers(0, 256, (2, 3, 1024, 1024), dtype=np.uint8)
     exact = images.astype(np.float32)
     for level in pyramid_levels(images):
@@ -29,11 +29,11 @@ def test_levels_are_those_of_the_official_tools_loop_down_from_1024():
         exact = (a + b + c + d) * 0.25
 
 
-def test_resolutions_go_from_4_up():
+def test_level_resolutions_start_at_4():
     assert level_resolutions(32) == [4, 8, 16, 32] and level_resolutions(4) == [4]
 
 
-def test_sums_tell_images_apart_by_any_level_and_are_never_zero():
+def test_checksums_distinguish_images_by_any_level_and_are_never_zero():
     levels = [np.zeros((3, 1, r, r), np.uint8) for r in (8, 4)]
     levels[1][2, 0, 3, 3] = 1
     found = compute_checksums(levels)
@@ -45,5 +45,5 @@ def test_rows_are_written_in_any_order_and_make_an_npy_file(tmp_path):
     file = RowFile(tmp_path / "rows.npy", np.uint8, (5, 3, 2, 2))
     assert (file.read(0, 5) == 0).all()
     file.write(3, rows[3:])
-    RowFile(tmp_path / "rows.npy", np.uint8, (5, 3, 2, 2)).write(0, rows[:3])  # opened again: nothing is lost
+    RowFile(tmp_path / "rows.npy", np.uint8, (5, 3, 2, 2)).write(0, rows[:3])  # reopened: nothing is lost
     assert (np.load(tmp_path / "rows.npy", mmap_mode="r") == rows).all() and (file.read(2, 4) == rows[2:4]).all()

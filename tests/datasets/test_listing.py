@@ -1,4 +1,4 @@
-"""Which files are the images, and which class they have: the same for a folder, its zip and its tar."""
+"""Which files are images, and their classes: the same for a folder, its zip and its tar."""
 
 import json
 import os
@@ -9,19 +9,19 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import fill, noise
+from helpers import save_blanks, save_noise
 
 from datasets import DataError, open_pyramid, open_source
 
-KINDS = ("folder", "zip", "tar")
+LAYOUTS = ("folder", "zip", "tar")
 
 
-def packed(folder, kind):
-    """The folder as a folder, a zip or a tar; links stay links."""
-    if kind == "folder":
+def pack(folder, layout):
+    """Return the path of the folder itself, or of a zip or tar of it; links stay links."""
+    if layout == "folder":
         return str(folder)
-    path = folder.with_name(f"{folder.name}.{kind}")
-    if kind == "tar":
+    path = folder.with_name(f"{folder.name}.{layout}")
+    if layout == "tar":
         with tarfile.open(path, "w") as archive:
             archive.add(folder, ".")
         return str(path)
@@ -37,122 +37,122 @@ def packed(folder, kind):
     return str(path)
 
 
-def counted(source):
+def count_classes(source):
     return dict(zip(source.classes, np.bincount(source.labels, minlength=len(source.classes)).tolist(), strict=True))
 
 
 def make_run(folder, *parts):
-    fill(folder, "samples/fakes-00000608.png", "samples/reals-0016.png", "outputs/grid.png")
+    save_blanks(folder, "samples/fakes-00000608.png", "samples/reals-0016.png", "outputs/grid.png")
     for part in parts:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         (folder / part).write_text("{}")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "parts", [["config.json"], ["checkpoints/latest.pt"], ["config.json", "log.jsonl", "checkpoints/latest.pt"]]
 )
-def test_run_directories_among_the_images_are_skipped_and_noted(tmp_path, kind, parts):
-    noise(tmp_path / "set", 4)
-    usual = open_source(packed(tmp_path / "set", kind))
-    before = usual.stamp(), usual.content_digest()
+def test_run_directories_among_the_images_are_skipped_and_reported(tmp_path, layout, parts):
+    save_noise(tmp_path / "set", 4)
+    original = open_source(pack(tmp_path / "set", layout))
+    before = original.stamp(), original.content_digest()
     make_run(tmp_path / "set" / "runs" / "set-16", *parts)
-    source = open_source(packed(tmp_path / "set", kind))
+    source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 4 and source.notes == ["skipped 3 images in runs/set-16/: a run directory"]
-    if kind == "folder":
+    if layout == "folder":
         assert (source.stamp(), source.content_digest()) == before  # the run resumes
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_writes_into_the_images_own_folder_leaves_the_images_alone(tmp_path, kind):
-    noise(tmp_path / "set", 4)
-    noise(tmp_path / "set" / "samples", 2)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_a_runs_files_are_skipped_if_it_writes_into_the_image_folder(tmp_path, layout):
+    save_noise(tmp_path / "set", 4)
+    save_noise(tmp_path / "set" / "samples", 2)
     make_run(tmp_path / "set", "config.json", "log.jsonl")
-    source = open_source(packed(tmp_path / "set", kind))
+    source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 6 and "skipped 3 images in samples/ and outputs/" in source.notes[0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_that_only_resembles_a_run_is_data(tmp_path, kind):
-    noise(tmp_path / "set" / "samples", 4)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_that_only_resembles_a_run_is_not_skipped(tmp_path, layout):
+    save_noise(tmp_path / "set" / "samples", 4)
     (tmp_path / "set" / "config.json").write_text("{}")
     (tmp_path / "set" / "samples" / "config.json").write_text("{}")
-    assert len(open_source(packed(tmp_path / "set", kind))) == 4
+    assert len(open_source(pack(tmp_path / "set", layout))) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_generated_images_are_skipped_unless_they_are_named(tmp_path, kind):
-    noise(tmp_path / "set", 4)
-    noise(tmp_path / "set" / "more", 2, seed=1)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_generated_images_are_skipped_unless_their_folder_is_specified(tmp_path, layout):
+    save_noise(tmp_path / "set", 4)
+    save_noise(tmp_path / "set" / "more", 2, seed=1)
     (tmp_path / "set" / "more" / "dataset.json").write_text(json.dumps({"labels": None, "made_by": {}}))
-    source = open_source(packed(tmp_path / "set", kind))
+    source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 4 and source.notes == ["skipped 2 images in more/: generated images"]
-    assert len(open_source(packed(tmp_path / "set" / "more", kind))) == 2
+    assert len(open_source(pack(tmp_path / "set" / "more", layout))) == 2
 
 
-def test_a_folder_of_runs_alone_holds_no_images(tmp_path):
+def test_a_folder_with_only_runs_holds_no_images(tmp_path):
     make_run(tmp_path / "set-16", "config.json")
     with pytest.raises(DataError, match=r"holds no images .* skipped 3 images in set-16/: a run directory"):
         open_source(str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_an_archive_with_skipped_images_has_another_cache(tmp_path, kind):
-    """Its digest alone does not tell: an earlier version read the run's pictures as well."""
-    noise(tmp_path / "set", 4)
+@pytest.mark.parametrize("layout", ["zip", "tar"])
+def test_an_archive_with_skipped_images_gets_its_own_cache(tmp_path, layout):
+    """Its digest alone is not enough: an earlier version also read the run's images."""
+    save_noise(tmp_path / "set", 4)
     make_run(tmp_path / "set" / "run", "config.json")
-    source = open_source(packed(tmp_path / "set", kind))
+    source = open_source(pack(tmp_path / "set", layout))
     marked = source.stamp(), source.content_digest()
     source.is_usual = True
     assert source.stamp() != marked[0] and source.content_digest() != marked[1]
-    assert len(open_pyramid(open_source(packed(tmp_path / "set", kind)), 8, 3)) == 4
+    assert len(open_pyramid(open_source(pack(tmp_path / "set", layout)), 8, 3)) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("around", ["train/", "photos/train/"])
-def test_classes_below_single_folders_are_found(tmp_path, kind, around):
-    fill(tmp_path / "set", f"{around}cat/1.png", f"{around}cat/2.png", f"{around}dog/1.png")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("prefix", ["train/", "photos/train/"])
+def test_classes_below_single_folders_are_found(tmp_path, layout, prefix):
+    save_blanks(tmp_path / "set", f"{prefix}cat/1.png", f"{prefix}cat/2.png", f"{prefix}dog/1.png")
     (tmp_path / "set" / "README.txt").write_text("no image")
-    assert counted(open_source(packed(tmp_path / "set", kind), labels=True)) == {"cat": 2, "dog": 1}
+    assert count_classes(open_source(pack(tmp_path / "set", layout), labels=True)) == {"cat": 2, "dog": 1}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_dataset_json_below_a_single_folder_is_found(tmp_path, kind):
-    fill(tmp_path / "set", "train/00000/1.png", "train/00001/1.png")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_dataset_json_below_a_single_folder_is_found(tmp_path, layout):
+    save_blanks(tmp_path / "set", "train/00000/1.png", "train/00001/1.png")
     table = {"labels": [["00000/1.png", 1], ["00001/1.png", 0]]}
     (tmp_path / "set" / "train" / "dataset.json").write_text(json.dumps(table))
-    assert open_source(packed(tmp_path / "set", kind), labels=True).labels.tolist() == [1, 0]
+    assert open_source(pack(tmp_path / "set", layout), labels=True).labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "Validation"), ("test_set", "train2017", "val")])
-def test_splits_are_no_classes(tmp_path, kind, names):
-    fill(tmp_path / "set", *(f"{name}/{kind_of}/1.png" for name in names for kind_of in ("cat", "dog")))
-    path = packed(tmp_path / "set", kind)
+def test_splits_are_not_classes(tmp_path, layout, names):
+    save_blanks(tmp_path / "set", *(f"{name}/{label}/1.png" for name in names for label in ("cat", "dog")))
+    path = pack(tmp_path / "set", layout)
     train = next(name for name in names if name.lower().startswith("train"))
     with pytest.raises(DataError, match=rf"holds the splits .* and not classes; .*name .*{train}"):
         open_source(path, labels=True)
     source = open_source(path)
     assert len(source) == 2 * len(names) and "all splits are used" in source.notes[0]
-    if kind == "folder":
-        assert counted(open_source(f"{path}/{train}", labels=True)) == {"cat": 1, "dog": 1}
+    if layout == "folder":
+        assert count_classes(open_source(f"{path}/{train}", labels=True)) == {"cat": 1, "dog": 1}
 
 
-def test_images_right_in_splits_are_classes_with_a_note(tmp_path):
-    fill(tmp_path, "train/1.png", "test/1.png")
+def test_splits_that_hold_images_directly_are_classes_with_a_note(tmp_path):
+    save_blanks(tmp_path, "train/1.png", "test/1.png")
     source = open_source(str(tmp_path), labels=True)
     assert source.classes == ["test", "train"] and "look like splits" in source.notes[0]
 
 
 @pytest.mark.parametrize("labels", [False, True])
-def test_splits_in_the_class_folders_are_noted(tmp_path, labels):
-    fill(tmp_path, "cat/train/1.png", "cat/test/1.png", "dog/train/1.png")
+def test_splits_in_the_class_folders_are_reported(tmp_path, labels):
+    save_blanks(tmp_path, "cat/train/1.png", "cat/test/1.png", "dog/train/1.png")
     source = open_source(str(tmp_path), labels)
     assert len(source) == 3 and source.notes == ["all splits are used: test (1), train (2)"]
 
 
-def test_images_that_a_dataset_json_lists_and_nobody_has_are_noted(tmp_path):
-    fill(tmp_path, "1.png")
+def test_missing_images_listed_in_a_dataset_json_are_reported(tmp_path):
+    save_blanks(tmp_path, "1.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["2.png", 0], ["3.png", 1]]}))
     (note,) = open_source(str(tmp_path), labels=True).notes
     assert note.endswith("dataset.json lists 2 images more than there are")
@@ -160,7 +160,7 @@ def test_images_that_a_dataset_json_lists_and_nobody_has_are_noted(tmp_path):
 
 @pytest.mark.parametrize("with_json", [False, True])
 def test_windows_separators_in_zips_are_read(tmp_path, with_json):
-    fill(tmp_path, "cat/1.png", "dog/1.png", "dog/2.png")
+    save_blanks(tmp_path, "cat/1.png", "dog/1.png", "dog/2.png")
     table = {"labels": [["cat/1.png", 1], ["dog\\1.png", 0], ["dog/2.png", 0]]}
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         for name in ("cat/1.png", "dog/1.png", "dog/2.png"):
@@ -171,23 +171,25 @@ def test_windows_separators_in_zips_are_read(tmp_path, with_json):
             archive.writestr("photos\\dataset.json", json.dumps(table))
     assert len(open_source(str(tmp_path / "set.zip"))) == 3
     source = open_source(str(tmp_path / "set.zip"), labels=True)
-    assert counted(source) == ({"dog": 2, "cat": 1} if with_json else {"cat": 1, "dog": 2}) and source.others == []
+    assert (
+        count_classes(source) == ({"dog": 2, "cat": 1} if with_json else {"cat": 1, "dog": 2}) and source.others == []
+    )
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": table["labels"]}))
     (tmp_path / "set.zip").unlink()
-    assert counted(open_source(str(tmp_path), labels=True)) == {"dog": 2, "cat": 1}
+    assert count_classes(open_source(str(tmp_path), labels=True)) == {"dog": 2, "cat": 1}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
-def test_accents_written_another_way_are_the_same_name(tmp_path, kind, forms):
+def test_names_match_in_any_unicode_normalization(tmp_path, layout, forms):
     on_disk, in_json = (unicodedata.normalize(form, "été/é.png") for form in forms)
-    fill(tmp_path / "set", on_disk, "a/1.png")
+    save_blanks(tmp_path / "set", on_disk, "a/1.png")
     (tmp_path / "set" / "dataset.json").write_text(json.dumps({"labels": [[in_json, 1], ["a/1.png", 0]]}))
-    assert open_source(packed(tmp_path / "set", kind), labels=True).labels.tolist() == [0, 1]
+    assert open_source(pack(tmp_path / "set", layout), labels=True).labels.tolist() == [0, 1]
 
 
-def test_an_image_under_two_labels_is_refused(tmp_path):
-    fill(tmp_path, "1.png", "2.png")
+def test_an_image_with_two_labels_is_rejected(tmp_path):
+    save_blanks(tmp_path, "1.png", "2.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["1.png", 0], ["2.png", 0]]}))
     assert len(open_source(str(tmp_path), labels=True)) == 2
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["2.png", 0], ["1.png", 3]]}))
@@ -195,87 +197,89 @@ def test_an_image_under_two_labels_is_refused(tmp_path):
         open_source(str(tmp_path), labels=True)
 
 
-def test_a_json_error_names_line_and_column(tmp_path):
-    fill(tmp_path, "1.png")
+def test_a_json_error_reports_line_and_column(tmp_path):
+    save_blanks(tmp_path, "1.png")
     (tmp_path / "dataset.json").write_text('{"labels": [\n["1.png", 0],\n]}')
     with pytest.raises(DataError, match=r"dataset\.json is not JSON like .* line [23], column \d+"):
         open_source(str(tmp_path), labels=True)
 
 
-def test_empty_classes_keep_their_numbers_and_no_real_ones_name(tmp_path):
-    fill(tmp_path, "0/1.png", "1/1.png")
+def test_empty_classes_keep_their_numbers_but_not_the_name_of_a_real_class(tmp_path):
+    save_blanks(tmp_path, "0/1.png", "1/1.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["0/1.png", 1], ["1/1.png", 3]]}))
     source = open_source(str(tmp_path), labels=True)
     assert source.classes == ["0 (empty)", "0", "2", "1"] and source.labels.tolist() == [1, 3]
 
 
 def test_class_folders_that_are_links_keep_their_images(tmp_path):
-    fill(tmp_path, "set/all/cat/1.png", "set/all/dog/1.png", "elsewhere/2.png", "set/.store/owl/3.png")
+    save_blanks(tmp_path, "set/all/cat/1.png", "set/all/dog/1.png", "elsewhere/2.png", "set/.store/owl/3.png")
     for name, target in (("cat", "all/cat"), ("dog", "all/dog"), ("bird", "../elsewhere"), ("owl", ".store/owl")):
         (tmp_path / "set" / name).symlink_to(target)
     source = open_source(str(tmp_path / "set"), labels=True)
-    assert counted(source) == {"bird": 1, "cat": 1, "dog": 1, "owl": 1}
+    assert count_classes(source) == {"bird": 1, "cat": 1, "dog": 1, "owl": 1}
     assert "all/cat/ (used as cat/), all/dog/ (used as dog/)" in source.notes[0]
 
 
-def test_real_class_folders_come_before_links_to_them(tmp_path):
-    fill(tmp_path, "dog/1.png", "owl/1.png")
+def test_real_class_folders_take_precedence_over_links_to_them(tmp_path):
+    save_blanks(tmp_path, "dog/1.png", "owl/1.png")
     (tmp_path / "a").symlink_to("dog")
     (tmp_path / "owl" / "z").symlink_to("../dog")
     source = open_source(str(tmp_path), labels=True)
-    assert counted(source) == {"dog": 1, "owl": 1}
+    assert count_classes(source) == {"dog": 1, "owl": 1}
     assert source.notes == [
         "skipped 2 folders already used under another name: a/ (used as dog/), owl/z/ (used as dog/)"
     ]
 
 
-def test_links_in_circles_and_to_nothing_are_noted(tmp_path):
-    fill(tmp_path, "cat/1.png", "dog/1.png")
+def test_circular_and_broken_links_are_reported(tmp_path):
+    save_blanks(tmp_path, "cat/1.png", "dog/1.png")
     for name, target in (("cat/back", ".."), ("itself", "itself"), ("gone", "nowhere")):
         (tmp_path / name).symlink_to(target)
     source = open_source(str(tmp_path), labels=True)
-    assert counted(source) == {"cat": 1, "dog": 1} and source.others == []
+    assert count_classes(source) == {"cat": 1, "dog": 1} and source.others == []
     assert "cat/back/ (used as ./)" in source.notes[0] and source.notes[1] == "skipped 2 broken links: gone, itself"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_links_to_images_are_followed(tmp_path, kind):
-    noise(tmp_path / "set" / "cat", 2)
-    fill(tmp_path / "set", "dog/1.png")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_links_to_images_are_followed(tmp_path, layout):
+    save_noise(tmp_path / "set" / "cat", 2)
+    save_blanks(tmp_path / "set", "dog/1.png")
     (tmp_path / "set" / "dog" / "2.png").symlink_to("../cat/0000.png")
     (tmp_path / "set" / "dog" / "3.png").symlink_to("2.png")
-    source = open_source(packed(tmp_path / "set", kind), labels=True)
-    assert counted(source) == {"cat": 2, "dog": 3}
+    source = open_source(pack(tmp_path / "set", layout), labels=True)
+    assert count_classes(source) == {"cat": 2, "dog": 3}
     first, *copies = (source.read_image(i, 8, 3).tobytes() for i in (0, 3, 4))
     assert copies == [first, first]
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_links_out_of_an_archive_or_to_folders_are_noted(tmp_path, kind):
-    fill(tmp_path / "set", "cat/1.png", "all/dog/1.png")
+@pytest.mark.parametrize("layout", ["zip", "tar"])
+def test_links_out_of_an_archive_or_to_folders_are_reported(tmp_path, layout):
+    save_blanks(tmp_path / "set", "cat/1.png", "all/dog/1.png")
     (tmp_path / "set" / "dog").symlink_to("all/dog")
     (tmp_path / "set" / "cat" / "2.png").symlink_to("/elsewhere/2.png")
-    source = open_source(packed(tmp_path / "set", kind))
+    source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 2 and source.notes == [source.notes[0]]
     assert "skipped 2 links to folders or out of the archive: " in source.notes[0]
     assert "cat/2.png" in source.notes[0] and "dog" in source.notes[0]
 
 
-def test_hard_links_in_tars_are_found_by_any_spelling(tmp_path):
-    fill(tmp_path, "1.png")
+def test_hard_links_in_tars_are_resolved_in_any_spelling(tmp_path):
+    save_blanks(tmp_path, "1.png")
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         archive.add(tmp_path / "1.png", "cat/1.png")
         for name, target in (("dog/1.png", "./cat/1.png"), ("owl/1.png", "cat/../cat/1.png")):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.LNKTYPE, target
             archive.addfile(link)
-    assert counted(open_source(str(tmp_path / "set.tar"), labels=True)) == {"cat": 1, "dog": 1, "owl": 1}
+    assert count_classes(open_source(str(tmp_path / "set.tar"), labels=True)) == {"cat": 1, "dog": 1, "owl": 1}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_hidden_files_are_left_out_everywhere(tmp_path, kind):
-    fill(tmp_path / "set", "1.PNG", "a/2.jpeg", "._1.png", ".ipynb_checkpoints/1-checkpoint.png", "a/.thumbs/2.png")
-    fill(tmp_path / "set", "__MACOSX/a/x.png", "a/__MACOSX/x.png")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hidden_files_are_skipped_everywhere(tmp_path, layout):
+    save_blanks(
+        tmp_path / "set", "1.PNG", "a/2.jpeg", "._1.png", ".ipynb_checkpoints/1-checkpoint.png", "a/.thumbs/2.png"
+    )
+    save_blanks(tmp_path / "set", "__MACOSX/a/x.png", "a/__MACOSX/x.png")
     (tmp_path / "set" / "Thumbs.db").write_text("")
-    source = open_source(packed(tmp_path / "set", kind))
+    source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 2 and source.others == ["Thumbs.db"]

@@ -16,29 +16,29 @@ def fail(x):
     raise OSError(28, f"no room for {x}")
 
 
-def vanish(x):
+def kill_worker(x):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_every_item_is_worked_on_once(workers):
+def test_every_item_is_processed_once(workers):
     results = list(map_parallel(square, range(100), workers))
     assert sorted(value for value, _ in results) == [x * x for x in range(100)]
     assert (os.getpid() in {process for _, process in results}) == (workers < 2)
 
 
-def test_what_a_worker_raises_is_raised_here():
-    with pytest.raises(OSError, match="no room") as raised:
+def test_exceptions_in_workers_are_raised_in_the_caller():
+    with pytest.raises(OSError, match="no room") as error:
         list(map_parallel(fail, range(100), 2))
-    assert raised.value.errno == 28
+    assert error.value.errno == 28
 
 
-def test_a_killed_worker_is_said():
+def test_a_killed_worker_is_reported():
     with pytest.raises(DataError, match="a worker was killed"):
-        list(map_parallel(vanish, range(9), 2))
+        list(map_parallel(kill_worker, range(9), 2))
 
 
-def test_no_more_is_started_than_is_wanted():
+def test_only_a_few_items_are_started_ahead():
     started = []
     results = map_parallel(square, (started.append(i) or i for i in range(1000)), 2)
     next(results)
@@ -47,7 +47,7 @@ def test_no_more_is_started_than_is_wanted():
 
 
 def fail_above(limit, error, monkeypatch):
-    """Let no pool of more than so many workers start."""
+    """Make pools of more than `limit` workers fail to start."""
     pool = parallel.ProcessPoolExecutor
 
     def start(workers, *arguments, **options):
@@ -59,7 +59,7 @@ def fail_above(limit, error, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ImportError("no semaphores"), RuntimeError("no thread"), OSError(11, "no process")])
-def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, capsys, error):
+def test_the_main_process_does_the_work_if_no_other_can_start(monkeypatch, capsys, error):
     fail_above(0, error, monkeypatch)
     results = dict(map_parallel(square, range(20), 8))
     assert sorted(results) == [x * x for x in range(20)] and set(results.values()) == {os.getpid()}
@@ -67,7 +67,7 @@ def test_where_no_process_can_be_started_this_one_does_the_work(monkeypatch, cap
     assert err.startswith("decoding in one process: ") and err.count("\n") == 1 and str(error.args[-1]) in err
 
 
-def test_where_fewer_processes_can_be_started_they_do_the_work(monkeypatch, capsys):
+def test_fewer_processes_do_the_work_if_not_all_can_start(monkeypatch, capsys):
     fail_above(3, OSError(errno.EAGAIN, "no process"), monkeypatch)
     results = dict(map_parallel(square, range(200), 8))
     assert len(results) == 200 and os.getpid() not in results.values()

@@ -1,4 +1,4 @@
-"""Where caches are kept, by datasets and by metrics alike."""
+"""Where datasets and metrics keep their caches."""
 
 import os
 import tempfile
@@ -34,28 +34,28 @@ def test_both_packages_keep_their_caches_in_one_place(monkeypatch, chosen, xdg, 
         if value is not None:
             monkeypatch.setenv(name, value)
     if home is None:
-        monkeypatch.setattr(Path, "home", no_home)
+        monkeypatch.setattr(Path, "home", fail_without_home)
     assert find_cache_folder() == Path(expected) and default_folder() == Path(expected, "metrics")
 
 
-def no_home():
+def fail_without_home():
     raise RuntimeError("Could not determine home directory.")
 
 
-def test_the_temporary_folder_is_said_once(monkeypatch, capsys):
+def test_the_temporary_folder_is_warned_about_once(monkeypatch, capsys):
     temporary_folder.cache_clear()
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", fail_without_home)
     assert find_cache_folder() == find_cache_folder() == Path(TEMPORARY)
     assert capsys.readouterr().err.count("there is no home folder") == 1
 
 
-def test_downloads_without_a_home_folder_do_not_go_to_the_current_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: "~/.cache/torch/hub")  # as torch says then
+def test_downloads_without_a_home_folder_do_not_go_to_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "~/.cache/torch/hub")  # torch's answer without a home folder
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path))
     assert downloads_folder() == tmp_path / "metrics"
 
 
-def test_both_packages_do_without_locks_on_the_same_errors():
+def test_both_packages_work_without_locks_after_the_same_errors():
     assert pyramid.NO_LOCKS == lock.NO_LOCKS

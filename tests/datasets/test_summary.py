@@ -2,78 +2,78 @@ import json
 
 import numpy as np
 import pytest
-from helpers import fill, noise
+from helpers import save_blanks, save_noise
 from PIL import Image
 
 from datasets import open_source, read_native_format, summarize
 
 
-def lines(path, labels=False):
+def summarize_path(path, labels=False):
     return summarize(open_source(str(path), labels))
 
 
-def test_an_ordinary_folder_takes_one_line_and_its_classes_another(tmp_path):
-    noise(tmp_path / "set" / "cat", 3)
-    noise(tmp_path / "set" / "dog", 2)
-    assert lines(tmp_path / "set") == ["5 images in set, all 16x16"]
-    assert lines(tmp_path / "set", labels=True)[1:] == ["2 classes: cat (3), dog (2)"]
+def test_a_folder_is_summarized_in_one_line_and_its_classes_in_another(tmp_path):
+    save_noise(tmp_path / "set" / "cat", 3)
+    save_noise(tmp_path / "set" / "dog", 2)
+    assert summarize_path(tmp_path / "set") == ["5 images in set, all 16x16"]
+    assert summarize_path(tmp_path / "set", labels=True)[1:] == ["2 classes: cat (3), dog (2)"]
 
 
-def test_sizes_are_the_smallest_the_median_and_the_largest(tmp_path):
+def test_sizes_are_summarized_by_smallest_largest_and_median(tmp_path):
     for i, size in enumerate([(8, 8), (30, 20), (20, 16)]):
-        fill(tmp_path / "set", f"{i}.png", size=size)
-    assert lines(tmp_path / "set") == ["3 images in set, 8x8 to 30x20 pixels, median 20x16"]
+        save_blanks(tmp_path / "set", f"{i}.png", size=size)
+    assert summarize_path(tmp_path / "set") == ["3 images in set, 8x8 to 30x20 pixels, median 20x16"]
 
 
-def test_headers_are_read_once_and_of_many_images_only_some(tmp_path, monkeypatch):
-    noise(tmp_path / "set", 50)
+def test_headers_are_read_once_and_only_a_sample_of_many(tmp_path, monkeypatch):
+    save_noise(tmp_path / "set", 50)
     monkeypatch.setattr("datasets.summary.LOOKED_AT", 10)
-    assert lines(tmp_path / "set") == ["50 images in set, all 16x16 (by 10 of them)"]
+    assert summarize_path(tmp_path / "set") == ["50 images in set, all 16x16 (by 10 of them)"]
     source = open_source(str(tmp_path / "set"))
     read_native_format(source)
     monkeypatch.setattr(type(source), "header", None)
-    assert lines(tmp_path / "set") == ["50 images in set, all 16x16"]
+    assert summarize_path(tmp_path / "set") == ["50 images in set, all 16x16"]
 
 
-def test_skipped_files_are_reported_by_kind_with_what_to_do(tmp_path):
-    fill(tmp_path / "set", "1.JPG")
+def test_skipped_files_are_reported_by_extension_with_a_remedy(tmp_path):
+    save_blanks(tmp_path / "set", "1.JPG")
     for name in ("2.HEIC", "3.heic", "notes.txt", "Thumbs.db"):
         (tmp_path / "set" / name).write_text("no image")
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "x", "JPEG")
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "4.jpg_large", "JPEG")
-    (line,) = lines(tmp_path / "set")[1:]
+    (line,) = summarize_path(tmp_path / "set")[1:]
     rename = "(images by their content: rename them to end in .jpg or .png)"
     assert "skipped files: 2 .heic (not supported: convert them to .jpg or .png), " in line
     assert f"1 without an ending {rename}" in line and f"1 .jpg_large {rename}" in line
     assert "1 .txt" in line and "1 .db" in line and line.count("(") == 3
 
 
-def test_many_kinds_of_files_are_summed_up(tmp_path):
-    fill(tmp_path / "set", "1.png")
+def test_many_file_extensions_are_summed_up(tmp_path):
+    save_blanks(tmp_path / "set", "1.png")
     for i in range(9):
         (tmp_path / "set" / f"x.{i}").write_text("")
-    assert lines(tmp_path / "set")[1].endswith(", 4 of 4 other kinds")
+    assert summarize_path(tmp_path / "set")[1].endswith(", 4 of 4 other kinds")
 
 
-def test_classes_without_images_are_named(tmp_path):
-    fill(tmp_path, "1.png", "2.png")
+def test_classes_without_images_are_listed(tmp_path):
+    save_blanks(tmp_path, "1.png", "2.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 1], ["2.png", 4]]}))
-    found = lines(tmp_path, labels=True)
+    found = summarize_path(tmp_path, labels=True)
     assert found[1:3] == ["2 classes: 1 (1), 4 (1)", "no images in classes 0, 2, 3: never drawn"]
 
 
-def test_of_many_classes_the_smallest_and_the_largest_are_reported(tmp_path):
+def test_many_classes_are_summarized_by_smallest_and_largest(tmp_path):
     labels = np.repeat(np.arange(1000), 2)[1:]
     np.savez(tmp_path / "set.npz", images=np.zeros((1999, 8, 8, 3), np.uint8), labels=labels)
-    assert lines(tmp_path / "set.npz", labels=True)[1] == "1,000 classes: 1 (0) to 2 (1) images in each"
+    assert summarize_path(tmp_path / "set.npz", labels=True)[1] == "1,000 classes: 1 (0) to 2 (1) images in each"
 
 
-def test_a_single_class_is_warned_of(tmp_path):
-    fill(tmp_path, "cat/1.png")
-    assert "warning: all images are of one class, cat" in lines(tmp_path, labels=True)[-1]
+def test_a_single_class_triggers_a_warning(tmp_path):
+    save_blanks(tmp_path, "cat/1.png")
+    assert "warning: all images are of one class, cat" in summarize_path(tmp_path, labels=True)[-1]
 
 
 @pytest.mark.parametrize("labels", [False, True])
-def test_the_embedded_set_is_drawn_at_any_size(labels):
-    found = lines("synthetic", labels)
+def test_the_embedded_dataset_is_drawn_at_any_size(labels):
+    found = summarize_path("synthetic", labels)
     assert found[0] == "10,000 images in synthetic, drawn at the resolution of the run" and len(found) == 1 + labels

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
-from helpers import fill
+from helpers import save_blanks
 from PIL import Image
 
 from datasets import DataError, Format, open_source, read_native_format
 from datasets.survey import read_all_headers
 
 
-def native(folder, *options):
+def read_native(folder, *options):
     return read_native_format(open_source(str(folder)), *options)
 
 
@@ -23,40 +23,40 @@ def native(folder, *options):
 )
 def test_native_resolution_is_the_power_of_two_that_the_smallest_image_allows(tmp_path, sizes, fit, resolution):
     for i, size in enumerate(sizes):
-        fill(tmp_path, f"{i}.png", size=size)
-    assert native(tmp_path, fit) == Format(resolution, 3)
+        save_blanks(tmp_path, f"{i}.png", size=size)
+    assert read_native(tmp_path, fit) == Format(resolution, 3)
 
 
-def test_native_channels_are_one_only_where_every_image_is_gray(tmp_path):
-    fill(tmp_path, "1.png", mode="L")
-    fill(tmp_path, "2.png", mode="1")
+def test_native_channels_are_one_only_if_every_image_is_gray(tmp_path):
+    save_blanks(tmp_path, "1.png", mode="L")
+    save_blanks(tmp_path, "2.png", mode="1")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "3.png")
-    assert native(tmp_path) == Format(8, 1) and native(tmp_path).note == ""
-    fill(tmp_path, "la.png", mode="LA")
-    assert native(tmp_path) == Format(8, 1) and "1 of 4 images have transparency" in native(tmp_path).note
-    fill(tmp_path, "4.png", mode="RGB")
-    assert native(tmp_path) == Format(8, 3) and "4 of 5 images are gray" in native(tmp_path).note
+    assert read_native(tmp_path) == Format(8, 1) and read_native(tmp_path).note == ""
+    save_blanks(tmp_path, "la.png", mode="LA")
+    assert read_native(tmp_path) == Format(8, 1) and "1 of 4 images have transparency" in read_native(tmp_path).note
+    save_blanks(tmp_path, "4.png", mode="RGB")
+    assert read_native(tmp_path) == Format(8, 3) and "4 of 5 images are gray" in read_native(tmp_path).note
 
 
-def test_one_small_image_among_large_ones_is_named(tmp_path):
-    fill(tmp_path, *(f"{i}.png" for i in range(5)), size=(70, 70))
-    assert native(tmp_path).note == ""
-    fill(tmp_path, "small.png", size=(9, 30))
-    assert "small.png with 9x30 pixels limits the resolution; all but 1 images allow 64" in native(tmp_path).note
-    assert native(tmp_path).resolution == 8
+def test_one_small_image_among_large_ones_is_reported(tmp_path):
+    save_blanks(tmp_path, *(f"{i}.png" for i in range(5)), size=(70, 70))
+    assert read_native(tmp_path).note == ""
+    save_blanks(tmp_path, "small.png", size=(9, 30))
+    assert "small.png with 9x30 pixels limits the resolution; all but 1 images allow 64" in read_native(tmp_path).note
+    assert read_native(tmp_path).resolution == 8
 
 
-def test_broken_files_are_passed_over_but_one_must_be_usable(tmp_path):
+def test_broken_files_are_skipped_but_one_must_be_usable(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand then nothing")
     with pytest.raises(DataError, match=r"none of the 1 images in .* can be read"):
-        native(tmp_path)
-    fill(tmp_path, "good.png")
-    assert native(tmp_path) == Format(8, 3)
+        read_native(tmp_path)
+    save_blanks(tmp_path, "good.png")
+    assert read_native(tmp_path) == Format(8, 3)
     assert list(read_all_headers(open_source(str(tmp_path))).unreadable) == [0]
 
 
-def test_an_image_too_small_for_any_network_is_refused_unless_the_size_is_given(tmp_path):
-    fill(tmp_path, "tiny.png", size=(3, 9))
+def test_an_image_too_small_for_any_network_is_rejected_unless_the_size_is_specified(tmp_path):
+    save_blanks(tmp_path, "tiny.png", size=(3, 9))
     with pytest.raises(DataError, match=r"tiny\.png is smaller than 4x4"):
-        native(tmp_path)
-    assert native(tmp_path, "center-crop", False).channels == 3
+        read_native(tmp_path)
+    assert read_native(tmp_path, "center-crop", False).channels == 3

@@ -10,12 +10,12 @@ from metrics import ModeCoverage
 
 
 @lru_cache
-def drawn(count, resolution, seed=0):
+def draw(count, resolution, seed=0):
     source = SyntheticShapes(seed=seed)
     return np.stack([source.image(i, resolution) for i in range(count)])
 
 
-def averaged(images, size=2):
+def average(images, size=2):
     n, c, r, _ = images.shape
     return images.reshape(n, c, r // size, size, r // size, size).mean(axis=(3, 5))
 
@@ -36,7 +36,7 @@ def test_images_are_drawn_at_any_size_with_1_to_4_channels(resolution, channels)
     assert image.shape == (channels, resolution, resolution) and image.dtype == np.uint8
 
 
-def test_channels_are_luma_colour_and_coverage():
+def test_channels_are_luma_color_and_coverage():
     source = SyntheticShapes()
     rgba, luma = source.image(0, 32, 4), source.image(0, 32, 1)
     assert (rgba[:3] == source.image(0, 32, 3)).all() and (source.image(0, 32, 2) == [luma[0], rgba[3]]).all()
@@ -51,70 +51,70 @@ def test_labels_are_the_shapes():
     assert SyntheticShapes().labels is None and SyntheticShapes().classes == []
 
 
-def test_content_tells_sets_apart():
-    sets = (SyntheticShapes(), SyntheticShapes(9), SyntheticShapes(seed=1))
-    assert len({source.content_digest() for source in sets}) == 3
+def test_content_digests_differ_between_datasets():
+    sources = (SyntheticShapes(), SyntheticShapes(9), SyntheticShapes(seed=1))
+    assert len({source.content_digest() for source in sources}) == 3
     assert SyntheticShapes().content_digest() == SyntheticShapes().content_digest()
 
 
 @pytest.mark.parametrize("index", range(0, 32, 5))
-def test_an_image_shows_its_modes_colours(index):
-    _, colour, background = MODES[index]
+def test_an_image_shows_its_modes_colors(index):
+    _, color, background = MODES[index]
     image = SyntheticShapes().image(index, 64, 4).astype(int)
     shape, ground = image[:3, image[3] == 255].T, image[:3, image[3] == 0].T
-    assert np.abs(shape - COLORS[colour]).max() <= 17 and np.abs(ground - BACKGROUNDS[background]).max() <= 17
+    assert np.abs(shape - COLORS[color]).max() <= 17 and np.abs(ground - BACKGROUNDS[background]).max() <= 17
 
 
 def test_drawing_is_anti_aliased():
-    small, large = drawn(64, 32), averaged(drawn(64, 64))
+    small, large = draw(64, 32), average(draw(64, 64))
     assert np.abs(small - large).mean() < 0.4 and np.abs(small - large).max() < 64
     coverage = SyntheticShapes().image(0, 32, 4)[3]
     assert ((coverage > 0) & (coverage < 255)).sum() > 20
 
 
 @pytest.mark.parametrize("resolution", [16, 32, 64])
-def test_the_nearest_mode_is_the_right_one(resolution):
-    assert (classify(drawn(320, resolution)) == np.arange(320) % 32).mean() >= 0.99
+def test_images_are_classified_as_their_own_mode(resolution):
+    assert (classify(draw(320, resolution)) == np.arange(320) % 32).mean() >= 0.99
 
 
-def mode_coverage(images):
+def compute_coverage(images):
     coverage = ModeCoverage(classify, len(MODES), 8)
-    data, shown = coverage.accumulator_type(), coverage.accumulator_type()
-    data.update(torch.from_numpy(drawn(320, 32)))
-    shown.update(torch.from_numpy(np.ascontiguousarray(images)))
-    return coverage.compare(data, shown)
+    data, generated = coverage.accumulator_type(), coverage.accumulator_type()
+    data.update(torch.from_numpy(draw(320, 32)))
+    generated.update(torch.from_numpy(np.ascontiguousarray(images)))
+    return coverage.compare(data, generated)
 
 
-def test_the_data_cover_all_modes():
-    assert mode_coverage(drawn(320, 32, seed=5)) == pytest.approx({"modes": 32, "modes_kl": 0}, abs=0.01)
+def test_the_data_covers_all_modes():
+    assert compute_coverage(draw(320, 32, seed=5)) == pytest.approx({"modes": 32, "modes_kl": 0}, abs=0.01)
 
 
-def test_a_collapsed_set_covers_one_mode():
-    assert mode_coverage(drawn(32, 32)[[13] * 100]) == pytest.approx({"modes": 1, "modes_kl": np.log(32)})
+def test_collapsed_samples_cover_one_mode():
+    assert compute_coverage(draw(32, 32)[[13] * 100]) == pytest.approx({"modes": 1, "modes_kl": np.log(32)})
 
 
 def test_missing_and_rare_modes_are_counted():
     modes = np.arange(320) % 32
-    without_twelve = mode_coverage(drawn(320, 32)[modes < 20])
+    without_twelve = compute_coverage(draw(320, 32)[modes < 20])
     assert without_twelve == pytest.approx({"modes": 20, "modes_kl": np.log(32 / 20)}, abs=0.02)
-    rare = mode_coverage(np.concatenate([drawn(320, 32)[modes < 31]] * 4 + [drawn(32, 32)[31:]]))
+    rare = compute_coverage(np.concatenate([draw(320, 32)[modes < 31]] * 4 + [draw(32, 32)[31:]]))
     assert rare["modes"] == 31
 
 
-def noise():
+def make_noise():
     return np.random.default_rng(0).integers(0, 256, (320, 3, 32, 32), dtype=np.uint8)
 
 
-def mean_image():
-    return np.repeat(drawn(320, 32).mean(axis=0, keepdims=True), 320, axis=0).astype(np.uint8)
+def make_mean_images():
+    return np.repeat(draw(320, 32).mean(axis=0, keepdims=True), 320, axis=0).astype(np.uint8)
 
 
-def mixtures():
+def make_mixtures():
     chosen = np.random.default_rng(0).integers(0, 320, (320, 8))
-    return drawn(320, 32)[chosen].mean(axis=1).astype(np.uint8)
+    return draw(320, 32)[chosen].mean(axis=1).astype(np.uint8)
 
 
-@pytest.mark.parametrize("images", [noise, mean_image, mixtures])
-def test_noise_and_blur_do_not_pass_for_the_data(images):
-    coverage = mode_coverage(images())
+@pytest.mark.parametrize("images", [make_noise, make_mean_images, make_mixtures])
+def test_noise_and_blur_cover_fewer_modes_than_the_data(images):
+    coverage = compute_coverage(images())
     assert coverage["modes"] <= 24 and coverage["modes_kl"] > 0.5

@@ -13,11 +13,11 @@ from metrics.preprocess import inception_input
 from metrics.weights import find_package_file, read_package
 
 
-def images(*shape, seed=0):
+def draw_images(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
 
-def test_folded_layer_is_the_convolution_and_its_batch_norm():
+def test_a_folded_layer_equals_convolution_and_batch_norm():
     g = torch.Generator().manual_seed(0)
     weights = {"a.conv.weight": torch.randn(6, 4, 3, 3, generator=g)}
     parts = ("running_mean", "running_var", "weight", "bias")
@@ -28,17 +28,17 @@ def test_folded_layer_is_the_convolution_and_its_batch_norm():
     torch.testing.assert_close(F.conv2d(x, *fold_batch_norm(weights, "a")), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_average_pool_leaves_the_padding_out_of_the_count():
+def test_average_pool_excludes_the_padding():
     assert torch.equal(average_pool(torch.ones(1, 1, 4, 5)), torch.ones(1, 1, 4, 5))
 
 
-def test_incomplete_weights_are_refused():
+def test_incomplete_weights_are_rejected():
     with pytest.raises(MetricError, match=r"incomplete: 'a\.bn\.\w+' is missing"):
         Inception({"a.conv.weight": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("change", ["a kernel", "a name", "the classifier"])
-def test_weights_of_another_network_are_refused(package, change):
+def test_weights_of_another_network_are_rejected(package, change):
     weights = read_package(package)
     if change == "a kernel":
         weights["Mixed_6d.branch7x7_2.conv.weight"] = torch.zeros(160, 160, 1, 5)[:, 1:]
@@ -58,9 +58,11 @@ def package():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load")
-def test_features_agree_with_the_packages_own_network(package):
+def test_features_agree_with_the_packages_network(package):
     smooth = np.indices((32, 32)).sum(0)[None].repeat(3, 0) * 4
-    batch = torch.stack([*images(2, 3, 32, 32), torch.from_numpy(smooth).byte(), images(3, 1, 1).expand(3, 32, 32)])
+    batch = torch.stack(
+        [*draw_images(2, 3, 32, 32), torch.from_numpy(smooth).byte(), draw_images(3, 1, 1).expand(3, 32, 32)]
+    )
     features, logits = Inception(read_package(package))(batch)
     with torch.inference_mode():
         theirs = torch.jit.load(package)(inception_input(batch))
@@ -69,14 +71,14 @@ def test_features_agree_with_the_packages_own_network(package):
     assert (theirs[:, None] - theirs).norm(dim=2)[~torch.eye(4, dtype=torch.bool)].min() > 1e-2 * theirs.norm()
 
 
-def test_logits_are_the_classifiers_without_bias(package):
+def test_logits_are_computed_without_bias(package):
     weights = read_package(package) | {"fc.weight": torch.randn(1008, 2048, generator=torch.Generator().manual_seed(0))}
-    features, logits = Inception(weights)(images(2, 1, 16, 16))
+    features, logits = Inception(weights)(draw_images(2, 1, 16, 16))
     torch.testing.assert_close(logits, F.linear(features, weights["fc.weight"]))
 
 
-def test_bf16_features_are_close_and_come_as_float32(package):
-    weights, batch = read_package(package), images(8, 3, 32, 32)
+def test_bf16_features_are_close_to_fp32_and_returned_as_float32(package):
+    weights, batch = read_package(package), draw_images(8, 3, 32, 32)
     exact, _ = Inception(weights)(batch)
     try:
         rounded, _ = Inception(weights, precision="bf16")(batch)
@@ -86,13 +88,13 @@ def test_bf16_features_are_close_and_come_as_float32(package):
     assert rounded.dtype == torch.float32 and 1e-4 < difference < 0.03
 
 
-def test_a_processor_that_cannot_compute_in_bf16_is_refused_in_one_sentence(package, monkeypatch):
+def test_a_cpu_that_cannot_compute_in_bf16_is_rejected_with_one_sentence(package, monkeypatch):
     monkeypatch.setattr(inception, "convolve_in_bf16", lambda: os.kill(os.getpid(), signal.SIGILL))
     with pytest.raises(MetricError, match=r"--precision: .* cpu cannot compute in bf16; use --precision fp32"):
         Inception(read_package(package), precision="bf16")
 
 
-def test_the_checksum_is_that_of_the_trunks_numbers_alone(package):
+def test_the_checksum_covers_only_the_trunk(package):
     weights = read_package(package)
     with_classifier = weights | {"fc.weight": torch.zeros(1008, 2048)}
     changed = weights | {"Mixed_6d.branch_pool.conv.weight": weights["Mixed_6d.branch_pool.conv.weight"] * 1.001}

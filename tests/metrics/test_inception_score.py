@@ -5,7 +5,7 @@ import torch
 from metrics.inception_score import IS, inception_score
 
 
-def plain_score(logits, splits):
+def score_by_formula(logits, splits):
     """Return the mean and deviation by the paper's formula in NumPy, for the same shuffle."""
     logits = logits[np.random.RandomState(2020).permutation(len(logits))]
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -31,28 +31,30 @@ def test_confident_predictions_of_one_class_score_one():
     assert inception_score(logits) == pytest.approx((1, 0), abs=1e-9)
 
 
-def test_images_in_order_of_their_classes_score_as_any_others():
+def test_images_sorted_by_class_are_shuffled_before_scoring():
     mean, _ = inception_score(1000 * torch.eye(10).double().repeat_interleave(100, dim=0))
     assert mean > 9
 
 
 @pytest.mark.parametrize(("count", "splits"), [(200, 10), (103, 10), (60, 1)])
-def test_agrees_with_the_formula(count, splits):
+def test_score_agrees_with_the_formula(count, splits):
     logits = np.random.default_rng(1).normal(0, 2, (count, 50))
-    assert inception_score(torch.from_numpy(logits), splits) == pytest.approx(plain_score(logits, splits), rel=1e-9)
+    assert inception_score(torch.from_numpy(logits), splits) == pytest.approx(
+        score_by_formula(logits, splits), rel=1e-9
+    )
 
 
-def test_fewer_images_than_splits_give_a_number():
+def test_fewer_images_than_splits_give_a_finite_score():
     mean, deviation = inception_score(torch.randn(3, 10, generator=torch.Generator().manual_seed(0)).double())
     assert (mean, deviation) == pytest.approx((1, 0))
 
 
-def test_only_the_fakes_count_and_in_their_order():
+def test_only_generated_images_are_scored_in_their_order():
     logits = np.random.default_rng(2).normal(0, 2, (80, 20)).astype(np.float32)
     metric = IS()
     real, fake = metric.accumulator_type(), metric.accumulator_type()
     real.update(torch.zeros(7, 20))
     for start in (0, 30, 64):
         fake.update(torch.from_numpy(logits[start : {0: 30, 30: 64, 64: 80}[start]]))
-    mean, deviation = plain_score(logits.astype(np.float64), 10)
+    mean, deviation = score_by_formula(logits.astype(np.float64), 10)
     assert metric.compare(real, fake) == pytest.approx({"is": mean, "is_std": deviation}, rel=1e-9)

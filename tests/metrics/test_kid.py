@@ -6,8 +6,8 @@ from metrics.features import Features
 from metrics.kid import KID, polynomial_mmd
 
 
-def plain_mmd(x, y):
-    """Return the estimator of the paper's equation 4 in float64, by loops over all pairs."""
+def compute_mmd_by_formula(x, y):
+    """Return the estimator of the paper's equation 4 in float64, with loops over all pairs."""
     x, y = x.astype(np.float64), y.astype(np.float64)
 
     def k(a, b):
@@ -18,34 +18,34 @@ def plain_mmd(x, y):
     return within / (n * (n - 1)) - 2 * sum(k(a, b) for a in x for b in y) / n**2
 
 
-def features(array):
-    kept = Features()
-    kept.update(torch.from_numpy(array))
-    return kept
+def collect(array):
+    features = Features()
+    features.update(torch.from_numpy(array))
+    return features
 
 
 @pytest.mark.parametrize("shift", [0, 0.5])
-def test_agrees_with_the_formula(shift):
+def test_kid_agrees_with_the_formula(shift):
     rng = np.random.default_rng(0)
     x, y = rng.normal(0, 1, (30, 8)).astype(np.float32), rng.normal(shift, 1, (30, 8)).astype(np.float32)
     ours = polynomial_mmd(torch.from_numpy(x), torch.from_numpy(y))
-    assert ours == pytest.approx(plain_mmd(x, y), rel=1e-4, abs=1e-6)
+    assert ours == pytest.approx(compute_mmd_by_formula(x, y), rel=1e-4, abs=1e-6)
 
 
-def test_of_two_point_masses_it_is_the_difference_of_the_kernels():
+def test_kid_of_two_point_masses_is_the_difference_of_the_kernels():
     a, b = torch.zeros(10, 4), torch.full((10, 4), 2.0)
     assert polynomial_mmd(a, b) == pytest.approx(1 + 5**3 - 2 * 1)
 
 
-def test_it_is_unbiased_within_one_distribution():
+def test_kid_is_unbiased_for_equal_distributions():
     rng = np.random.default_rng(1)
     draws = [polynomial_mmd(*torch.from_numpy(rng.normal(0, 1, (2, 20, 6)))) for _ in range(400)]
     assert abs(np.mean(draws)) < 3 * np.std(draws) / 20 and min(draws) < 0
 
 
-def test_subsets_give_mean_and_deviation_and_see_a_difference():
+def test_subsets_give_mean_and_deviation_and_detect_a_difference():
     rng = np.random.default_rng(2)
-    real, same, other = (features(rng.normal(m, 1, (300, 16)).astype(np.float32)) for m in (0, 0, 0.3))
+    real, same, other = (collect(rng.normal(m, 1, (300, 16)).astype(np.float32)) for m in (0, 0, 0.3))
     metric = KID(subset_size=100)
     near, far = metric.compare(real, same), metric.compare(real, other)
     assert list(near) == ["kid", "kid_std"]

@@ -6,7 +6,7 @@ from metrics import prdc
 from metrics.prdc import precision_recall_density_coverage
 
 
-def plain(real, fake):
+def compute_by_definition(real, fake):
     """Return the metrics by their definitions in float64, with all distances in memory."""
 
     def distance(a, b):
@@ -25,16 +25,16 @@ def plain(real, fake):
 
 
 @pytest.mark.parametrize(("n", "m", "shift"), [(60, 60, 0), (80, 50, 1.0), (40, 90, 2.0)])
-@pytest.mark.parametrize("at_once", [1 << 25, 100])
-def test_agrees_with_the_definitions_whatever_the_slices(monkeypatch, n, m, shift, at_once):
-    monkeypatch.setattr(prdc, "MAX_DISTANCES", at_once)
+@pytest.mark.parametrize("max_distances", [1 << 25, 100])
+def test_metrics_agree_with_their_definitions_for_any_slice_size(monkeypatch, n, m, shift, max_distances):
+    monkeypatch.setattr(prdc, "MAX_DISTANCES", max_distances)
     rng = np.random.default_rng(n)
     real, fake = rng.normal(0, 1, (n, 5)), rng.normal(shift, 1, (m, 5))
     ours = precision_recall_density_coverage(torch.from_numpy(real).float(), torch.from_numpy(fake).float())
-    assert ours == pytest.approx(plain(real, fake))
+    assert ours == pytest.approx(compute_by_definition(real, fake))
 
 
-def test_the_same_set_is_perfect_and_a_far_one_worthless():
+def test_identical_samples_score_one_and_distant_ones_zero():
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     same = precision_recall_density_coverage(x, x)
     assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)

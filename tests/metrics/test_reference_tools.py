@@ -1,4 +1,4 @@
-"""The same images, weights and seeds through torch-fidelity, pytorch-fid and clean-fid."""
+"""Compare with torch-fidelity, pytorch-fid and clean-fid on the same images, weights and seeds."""
 
 import numpy as np
 import pytest
@@ -28,19 +28,19 @@ class Images(torch.utils.data.Dataset):
 
 
 @pytest.fixture(scope="module")
-def sets(some_cifar10):
+def samples(some_cifar10):
     """Return real images, and others that differ in distribution: every fourth is brighter and flatter."""
     fake = some_cifar10["test"][:32].clone()
     fake[::4] = fake[::4] // 2 + 100
     return some_cifar10["train"][:32], fake
 
 
-def test_fid_is_and_kid_are_those_of_torch_fidelity(sets, weights_file):
+def test_fid_is_and_kid_match_torch_fidelity(samples, weights_file):
     torch_fidelity = pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
     suite = Suite(["fid", "is", "kid"], weights_file, log=pytest.fail)
     suite.metrics["kid"].subset_size = SUBSET
-    ours = suite.compare(*(suite.compute_statistics(images.split(20)) for images in sets))
-    real, fake = map(Images, sets)
+    ours = suite.compare(*(suite.compute_statistics(images.split(20)) for images in samples))
+    real, fake = map(Images, samples)
     theirs = torch_fidelity.calculate_metrics(
         input1=fake,
         input2=real,
@@ -65,15 +65,15 @@ def test_fid_is_and_kid_are_those_of_torch_fidelity(sets, weights_file):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.4])
-def test_kid_and_precision_and_recall_of_the_same_features_are_those_of_torch_fidelity(shift):
+def test_kid_precision_and_recall_match_torch_fidelity_on_the_same_features(shift):
     kid = pytest.importorskip("torch_fidelity.metric_kid", reason="torch-fidelity is not installed")
     prc = pytest.importorskip("torch_fidelity.metric_prc")
     generator = torch.Generator().manual_seed(0)
     real, fake = torch.randn(300, 64, generator=generator), torch.randn(400, 64, generator=generator) + shift
-    kept = [Features(), Features()]
-    for features, x in zip(kept, (real, fake), strict=True):
+    accumulators = [Features(), Features()]
+    for features, x in zip(accumulators, (real, fake), strict=True):
         features.update(x)
-    ours = KID(subset_size=100).compare(*kept) | PRDC().compare(*kept)
+    ours = KID(subset_size=100).compare(*accumulators) | PRDC().compare(*accumulators)
     kid_options = {"kid_subsets": 100, "kid_subset_size": 100, "rng_seed": 2020, "verbose": False}
     prc_options = {"prc_neighborhood": 3, "prc_batch_size": 10000, "save_cpu_ram": False, "verbose": False}
     theirs = kid.kid_features_to_metric(fake, real, **kid_options)
@@ -93,20 +93,20 @@ def pytorch_fid(weights):
 
 
 @torch.no_grad()
-def test_features_and_fid_are_those_of_pytorch_fid_in_its_mode(sets, weights, pytorch_fid):
+def test_features_and_fid_match_pytorch_fid_in_its_mode(samples, weights, pytorch_fid):
     network = Inception(weights, resize="pytorch-fid")
     statistics = {"ours": [], "theirs": []}
-    for images in (images[:16] for images in sets):
+    for images in (images[:16] for images in samples):
         features = {"ours": network(images)[0], "theirs": pytorch_fid(images.float() / 255)[0][:, :, 0, 0]}
         torch.testing.assert_close(features["ours"], features["theirs"], rtol=0, atol=2e-4)
-        for who, x in features.items():
-            statistics[who].append(FeatureStatistics())
-            statistics[who][-1].update(x)
-    fids = {who: FID().compare(*both)["fid"] for who, both in statistics.items()}
+        for code, x in features.items():
+            statistics[code].append(FeatureStatistics())
+            statistics[code][-1].update(x)
+    fids = {code: FID().compare(*both)["fid"] for code, both in statistics.items()}
     assert fids["ours"] == pytest.approx(fids["theirs"], abs=1e-3)
 
 
-def test_the_clean_mode_is_what_clean_fid_feeds_its_network(some_cifar10):
+def test_the_clean_mode_matches_clean_fids_network_input(some_cifar10):
     resize = pytest.importorskip("cleanfid.resize", reason="clean-fid is not installed")
     func = resize.make_resizer("PIL", False, "bicubic", (299, 299))
     images = some_cifar10["train"][:4]
@@ -114,12 +114,12 @@ def test_the_clean_mode_is_what_clean_fid_feeds_its_network(some_cifar10):
     torch.testing.assert_close(inception_input(images, "clean"), torch.from_numpy(theirs) / 128 - 1, rtol=0, atol=2e-4)
 
 
-def test_inception_score_of_cifar10_is_the_published_one(cifar10):
+def test_inception_score_of_cifar10_matches_the_published_value(cifar10):
     full = load_weights()
     if "fc.weight" not in full:
         pytest.skip("the canonical Inception weights, with the classifier, are not available")
     chosen = np.sort(np.random.RandomState(2020).choice(50000, 5000, replace=False))
     suite = Suite(["is"], log=pytest.fail)
-    description = suite.compute_statistics(torch.from_numpy(cifar10["train"][chosen]).split(50))
+    statistics = suite.compute_statistics(torch.from_numpy(cifar10["train"][chosen]).split(50))
     # the value that torch-fidelity publishes for these 5,000 images
-    assert suite.compare(description, description)["is"] == pytest.approx(10.75051, rel=1e-4)
+    assert suite.compare(statistics, statistics)["is"] == pytest.approx(10.75051, rel=1e-4)

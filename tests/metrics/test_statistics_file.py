@@ -7,27 +7,27 @@ from metrics.features import FeatureStatistics
 from metrics.fid import FID
 from metrics.statistics_file import has_statistics, read_statistics, write_statistics
 
-HOW = {"metrics_version": 1, "resize": "tf1"}
+SETTINGS = {"metrics_version": 1, "resize": "tf1"}
 
 
 @pytest.fixture
 def statistics():
-    kept = FeatureStatistics()
-    kept.update(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
-    return kept
+    result = FeatureStatistics()
+    result.update(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
+    return result
 
 
-def test_what_is_written_is_read_and_serves_fid(statistics, tmp_path):
+def test_statistics_are_read_back_and_usable_for_fid(statistics, tmp_path):
     path = tmp_path / "made" / "a.npz"
-    write_statistics(path, statistics, HOW)
+    write_statistics(path, statistics, SETTINGS)
     stored = read_statistics(path)
-    assert has_statistics(path) and stored.count == 50 and stored.settings == HOW
+    assert has_statistics(path) and stored.count == 50 and stored.settings == SETTINGS
     assert all(torch.equal(a, b) for a, b in zip(stored.moments(), statistics.moments(), strict=True))
     assert FID().compare(stored, statistics)["fid"] == pytest.approx(0, abs=1e-9)
 
 
-def test_the_format_is_that_of_pytorch_fid(statistics, tmp_path):
-    write_statistics(tmp_path / "a.npz", statistics, HOW)
+def test_the_format_is_compatible_with_pytorch_fid(statistics, tmp_path):
+    write_statistics(tmp_path / "a.npz", statistics, SETTINGS)
     with np.load(tmp_path / "a.npz") as file:  # as pytorch-fid reads it
         mean, covariance = file["mu"][:], file["sigma"][:]
     assert mean.shape == (8,) and covariance.shape == (8, 8) and covariance.dtype == np.float64
@@ -36,7 +36,7 @@ def test_the_format_is_that_of_pytorch_fid(statistics, tmp_path):
     assert stored.count is None and stored.settings == {} and stored.mean.tolist() == mean.tolist()
 
 
-def test_images_are_no_statistics(tmp_path):
+def test_image_files_are_not_mistaken_for_statistics(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8))
     (tmp_path / "b.npz").write_text("hello")
     assert not any(has_statistics(tmp_path / name) for name in ("a.npz", "b.npz", "c.npz"))
@@ -58,20 +58,20 @@ def test_images_are_no_statistics(tmp_path):
         {"mu": np.zeros(2), "sigma": np.eye(2), "num_images": np.array("many")},
     ],
 )
-def test_a_file_of_something_else_is_refused_in_one_sentence(tmp_path, arrays):
+def test_invalid_statistics_are_rejected_with_one_sentence(tmp_path, arrays):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(MetricError, match=r"a\.npz") as error:
         read_statistics(tmp_path / "a.npz")
     assert "\n" not in str(error.value)
 
 
-def test_a_place_that_cannot_be_written_is_said(statistics, tmp_path):
+def test_an_unwritable_path_is_reported(statistics, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MetricError, match="cannot write"):
-        write_statistics(tmp_path / "file" / "a.npz", statistics, HOW)
+        write_statistics(tmp_path / "file" / "a.npz", statistics, SETTINGS)
 
 
-def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_unpacks_to_too_many_bytes_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics_file, "MAX_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.zeros((64, 64)))
     with pytest.raises(MetricError, match="unpacks to more than"):

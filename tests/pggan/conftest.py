@@ -21,5 +21,5 @@ def trained():
 
 
 @pytest.fixture
-def labelled():
+def labeled():
     return make_trained(classes=("cat", "dog", "owl"), channels=1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_steps import FADING, batch, new_state, stepper, weights
+from test_steps import FADING, copy_weights, make_batch, make_state, make_stepper
 
 from pggan.training.augment import Augmentation, compute_overfitting, jitter_color, square_mask, translate
 from pggan.training.ranks import SINGLE_PROCESS
@@ -12,47 +12,47 @@ from pggan.training.ranks import SINGLE_PROCESS
 P = {p: torch.tensor(float(p)) for p in (0, 0.5, 1)}
 
 
-def images(count=64, side=16, channels=3, seed=0):
+def make_images(count=64, side=16, channels=3, seed=0):
     return torch.rand(count, channels, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def applied(mode, x, p=1, seed=0):
+def augment(mode, x, p=1, seed=0):
     return Augmentation(mode)(x, P[p], np.random.default_rng(seed), SINGLE_PROCESS.share(len(x), 1))
 
 
-def changed(x, y):
+def differs(x, y):
     return (x != y).flatten(1).any(dim=1)
 
 
-def test_none_changes_nothing():
-    x = images()
-    assert applied("none", x) is x
+def test_mode_none_changes_nothing():
+    x = make_images()
+    assert augment("none", x) is x
 
 
-def test_ada_carries_out_each_transformation_with_probability_p():
-    x = images(2000, 8)
-    assert not changed(x, applied("ada", x, 0)).any()
-    assert changed(x, applied("ada", x, 1)).all()
-    share = changed(x, applied("ada", x, 0.5)).float().mean().item()
-    assert share == pytest.approx(1 - 0.5**3, abs=0.06)  # of three; a translation by nothing is none
-    assert torch.equal(applied("ada", x, 1), applied("diffaug", x, 0))
+def test_ada_applies_each_transformation_with_probability_p():
+    x = make_images(2000, 8)
+    assert not differs(x, augment("ada", x, 0)).any()
+    assert differs(x, augment("ada", x, 1)).all()
+    share = differs(x, augment("ada", x, 0.5)).float().mean().item()
+    assert share == pytest.approx(1 - 0.5**3, abs=0.06)  # of three; a zero translation changes nothing
+    assert torch.equal(augment("ada", x, 1), augment("diffaug", x, 0))
 
 
-def test_the_same_chance_gives_the_same_images_and_another_others():
-    x = images()
-    assert torch.equal(applied("diffaug", x, 1, 3), applied("diffaug", x, 1, 3))
-    assert changed(applied("diffaug", x, 1, 3), applied("diffaug", x, 1, 4)).all()
+def test_augmentation_is_determined_by_the_seed():
+    x = make_images()
+    assert torch.equal(augment("diffaug", x, 1, 3), augment("diffaug", x, 1, 3))
+    assert differs(augment("diffaug", x, 1, 3), augment("diffaug", x, 1, 4)).all()
 
 
 @pytest.mark.parametrize("side", [4, 8, 32])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_any_stage_and_channels_keep_their_shape(side, channels):
-    x = images(8, side, channels)
-    assert applied("diffaug", x).shape == x.shape and applied("diffaug", x).isfinite().all()
+def test_augmentation_keeps_the_shape_at_any_resolution_and_channel_count(side, channels):
+    x = make_images(8, side, channels)
+    assert augment("diffaug", x).shape == x.shape and augment("diffaug", x).isfinite().all()
 
 
-def test_colours_are_moved_as_the_paper_says():
-    x = images(2, 4)
+def test_color_jitter_follows_the_paper():
+    x = make_images(2, 4)
     one = torch.ones(2, 1, 1, 1)
     assert torch.allclose(jitter_color(x, one, 0.5 * one, 0.5 * one), x + 0.5, atol=1e-6)
     gray = jitter_color(x, 0.5 * one, 0 * one, 0.5 * one)
@@ -61,19 +61,19 @@ def test_colours_are_moved_as_the_paper_says():
     assert torch.allclose(jitter_color(x, 0.5 * one, 0.5 * one, one), mean + 1.5 * (x - mean), atol=1e-6)
 
 
-def test_translation_moves_whole_pixels_and_zeros_come_in():
-    x = images(3, 8)
-    by = torch.tensor([[1, 0, -1], [0, -1, 1]])
-    y = translate(x, by, 1)
+def test_translation_shifts_by_whole_pixels_and_pads_with_zeros():
+    x = make_images(3, 8)
+    shifts = torch.tensor([[1, 0, -1], [0, -1, 1]])
+    y = translate(x, shifts, 1)
     assert torch.equal(y[0, :, 1:], x[0, :, :-1]) and (y[0, :, 0] == 0).all()
     assert torch.equal(y[1, :, :, :-1], x[1, :, :, 1:]) and (y[1, :, :, -1] == 0).all()
     assert torch.equal(y[2, :, :-1, 1:], x[2, :, 1:, :-1])
 
 
-def test_translations_reach_an_eighth_of_the_side_each_way_equally_often():
+def test_translations_reach_an_eighth_of_the_side_in_each_direction():
     found = set()
-    x = images(400, 16)
-    y = applied("diffaug", torch.ones_like(x))
+    x = make_images(400, 16)
+    y = augment("diffaug", torch.ones_like(x))
     for image in y[:, 0]:
         rows, columns = (image == 0).all(1), (image == 0).all(0)
         found.add((int(rows[:2].sum()), int(rows[-2:].sum()), int(columns[:2].sum()), int(columns[-2:].sum())))
@@ -81,25 +81,25 @@ def test_translations_reach_an_eighth_of_the_side_each_way_equally_often():
         assert {f[side] for f in found} == {0, 1, 2}
 
 
-def test_the_square_cut_out_is_half_the_side_and_cut_off_at_the_edges():
-    centres = torch.tensor([[4, 0, 8], [4, 0, 8]])
-    mask = square_mask(centres, 8)[:, 0]
+def test_cutout_is_half_the_side_and_clipped_at_the_edges():
+    centers = torch.tensor([[4, 0, 8], [4, 0, 8]])
+    mask = square_mask(centers, 8)[:, 0]
     assert mask[0].sum() == 16 and mask[0, 2:6, 2:6].all()
     assert mask[1].sum() == 4 and mask[1, :2, :2].all() and mask[2].sum() == 4 and mask[2, 6:, 6:].all()
 
 
-def test_gradients_reach_what_is_seen_and_nothing_else():
-    x = images(8, 8).requires_grad_(True)
-    y = applied("diffaug", x)
+def test_gradients_flow_through_the_augmentation():
+    x = make_images(8, 8).requires_grad_(True)
+    y = augment("diffaug", x)
     assert torch.autograd.gradcheck(
-        lambda v: applied("diffaug", v),
-        images(2, 4).double().requires_grad_(True),
+        lambda v: augment("diffaug", v),
+        make_images(2, 4).double().requires_grad_(True),
     )
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert (gradient != 0).any(dim=1).flatten(1).any(dim=1).all()
 
 
-def test_the_signal_is_nothing_where_held_out_images_score_alike_and_one_where_they_score_as_fakes():
+def test_overfitting_is_zero_if_held_out_images_score_like_training_images_and_one_if_like_fakes():
     real, fake = torch.tensor(3.0), torch.tensor(-5.0)
     assert compute_overfitting(real, real, fake) == 0 and compute_overfitting(real, fake, fake) == 1
     assert compute_overfitting(real * 7 + 2, torch.tensor(1.0) * 7 + 2, fake * 7 + 2) == compute_overfitting(
@@ -107,7 +107,7 @@ def test_the_signal_is_nothing_where_held_out_images_score_alike_and_one_where_t
     )
 
 
-def test_p_moves_by_the_signs_of_the_signal_and_stays_within_its_range():
+def test_p_follows_the_sign_of_the_signal_and_stays_in_range():
     ada = Augmentation("ada", target=0.6, speed=1000)
     p = P[0.5]
     assert ada.update_p(p, torch.tensor(0.7), 100) == pytest.approx(0.6)
@@ -117,61 +117,61 @@ def test_p_moves_by_the_signs_of_the_signal_and_stays_within_its_range():
     assert Augmentation("diffaug").update_p(p, torch.tensor(9.0), 100) is p
 
 
-def trained(mode, steps=3, **options):
-    state = new_state(**options)
-    held_out = replace(batch(), images=batch().images.flip(0))
+def train_steps(mode, steps=3, **options):
+    state = make_state(**options)
+    held_out = replace(make_batch(), images=make_batch().images.flip(0))
     for _ in range(steps):
-        stepper(augment=Augmentation(mode, speed=100)).step(state, batch(), FADING, held_out)
+        make_stepper(augment=Augmentation(mode, speed=100)).step(state, make_batch(), FADING, held_out)
     return state
 
 
 @pytest.mark.parametrize("mode", ["diffaug", "ada"])
-def test_augmented_steps_train_both_networks_and_are_the_same_every_time(mode):
-    first, second, plain = trained(mode), trained(mode), trained("none")
+def test_augmented_steps_train_both_networks_and_are_deterministic(mode):
+    first, second, plain = train_steps(mode), train_steps(mode), train_steps("none")
     for name in ("G", "D"):
-        a, b, c = (weights(getattr(state, name)) for state in (first, second, plain))
+        a, b, c = (copy_weights(getattr(state, name)) for state in (first, second, plain))
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), name
         assert any(not torch.equal(x, y) for x, y in zip(a, c, strict=True)) == (
             mode == "diffaug" or first.augment_p > 0
         )
 
 
-def test_everything_the_critic_sees_is_augmented(monkeypatch):
-    state, seen = new_state(), []
+def test_all_critic_inputs_are_augmented(monkeypatch):
+    state, inputs = make_state(), []
     forward = state.D.forward
-    monkeypatch.setattr(state.D, "forward", lambda x, **stage: seen.append(x.detach()) or forward(x, **stage))
-    step = stepper(augment=Augmentation("diffaug"), seed=1)
-    step.step(state, batch(), FADING, batch())
-    held_out, both, mixed, g_fakes = seen
+    monkeypatch.setattr(state.D, "forward", lambda x, **stage: inputs.append(x.detach()) or forward(x, **stage))
+    step = make_stepper(augment=Augmentation("diffaug"), seed=1)
+    step.step(state, make_batch(), FADING, make_batch())
+    held_out, both, mixed, g_fakes = inputs
     reals, fakes = both.chunk(2)
     stage = {"resolution": 8, "alpha": torch.tensor(0.5)}
-    plain = stepper(seed=1).prepare_reals(new_state(), stage, batch(), "augmented reals")
+    plain = make_stepper(seed=1).prepare_reals(make_state(), stage, make_batch(), "augmented reals")
     for x in (held_out, reals):
-        assert changed(x, plain).all()
-    assert changed(held_out, reals).all() and changed(fakes, g_fakes).all()
+        assert differs(x, plain).all()
+    assert differs(held_out, reals).all() and differs(fakes, g_fakes).all()
     for x in (reals, fakes):
-        assert (x == 0).all(dim=1).flatten(1).sum(dim=1).min() >= 4  # what was cut out
+        assert (x == 0).all(dim=1).flatten(1).sum(dim=1).min() >= 4  # the cutout
     between = torch.minimum(reals, fakes) - 1e-5 <= mixed
     assert (between & (mixed <= torch.maximum(reals, fakes) + 1e-5)).all()
 
 
-def test_looking_at_held_out_images_changes_nothing_but_the_log():
-    looked, plain = new_state(), new_state()
-    stepper().step(looked, batch(), FADING, batch())
-    stepper().step(plain, batch(), FADING)
+def test_scoring_held_out_images_changes_only_the_log():
+    scored, plain = make_state(), make_state()
+    make_stepper().step(scored, make_batch(), FADING, make_batch())
+    make_stepper().step(plain, make_batch(), FADING)
     for name in ("G", "D"):
-        a, b = weights(getattr(looked, name)), weights(getattr(plain, name))
+        a, b = copy_weights(getattr(scored, name)), copy_weights(getattr(plain, name))
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert {"seen_score", "held_out_score", "faked_score"} == looked.sums.keys() - plain.sums.keys()
+    assert {"seen_score", "held_out_score", "faked_score"} == scored.sums.keys() - plain.sums.keys()
 
 
-def test_p_is_part_of_the_state():
-    state, twin = trained("ada", 4), new_state(seed=5)
+def test_p_is_saved_with_the_state():
+    state, twin = train_steps("ada", 4), make_state(seed=5)
     assert state.augment_p.shape == ()
     state.augment_p = torch.tensor(0.25)
     twin.load_state_dict(copy.deepcopy(state.state_dict()))
     assert twin.augment_p == 0.25
     older = {k: v for k, v in state.state_dict().items() if k != "augment_p"}
-    fresh = new_state()
+    fresh = make_state()
     fresh.load_state_dict(older)
     assert fresh.augment_p == 0

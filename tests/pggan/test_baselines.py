@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_steps import batch, weights
+from test_steps import copy_weights, make_batch
 from torch import nn
 
 from checkpoints import load as load_checkpoint
@@ -32,7 +32,7 @@ OPTIONS = {
 OLDER = [name for name in ARCHITECTURES if name != "pggan"]
 
 
-def new_state(arch, labels=0, **options):
+def make_state(arch, labels=0, **options):
     options = {"hidden": "16,8", "d_hidden": "8,8"} | options if arch in ("mlp", "hybrid") else options
     config = resolve_config(OPTIONS | options | {"arch": arch})
     return config, TrainState(config, labels, torch.device("cpu"))
@@ -40,8 +40,8 @@ def new_state(arch, labels=0, **options):
 
 @pytest.mark.parametrize("channels, labels", [(3, 0), (1, 5)])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_latents_become_images_and_images_scores(arch, channels, labels):
-    _, state = new_state(arch, labels, channels=channels)
+def test_networks_map_latents_to_images_and_images_to_scores(arch, channels, labels):
+    _, state = make_state(arch, labels, channels=channels)
     hot = to_one_hot(torch.arange(4) % labels, labels) if labels else None
     images = state.G(torch.randn(4, 8), hot, resolution=8, alpha=1.0)
     scores, logits = state.D(images, resolution=8, alpha=1.0)
@@ -54,8 +54,8 @@ def test_latents_become_images_and_images_scores(arch, channels, labels):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_two_batches_in_one_pass_are_judged_as_if_alone(arch):
-    _, state = new_state(arch, 3, resolution=16)
+def test_two_batches_in_one_pass_score_as_they_do_separately(arch):
+    _, state = make_state(arch, 3, resolution=16)
     batches = torch.randn(2, 8, 3, 16, 16)
     joint = [x.chunk(2) for x in state.D(batches.flatten(0, 1), batches=2)]
     for i, images in enumerate(batches):
@@ -64,25 +64,25 @@ def test_two_batches_in_one_pass_are_judged_as_if_alone(arch):
 
 
 @pytest.mark.parametrize("arch", ["mlp", "dcgan", "hybrid"])
-def test_networks_of_one_stage_refuse_another(arch):
-    _, state = new_state(arch)
+def test_single_stage_networks_reject_other_resolutions(arch):
+    _, state = make_state(arch)
     with pytest.raises(ValueError, match="only the stage 8x8, not 4x4"):
         state.G(torch.randn(4, 8), resolution=4)
     with pytest.raises(ValueError, match=r"shape \[4, 3, 4, 4\], expected \[N, 3, 8, 8\]"):
         state.D(torch.randn(4, 3, 4, 4))
 
 
-def test_layers_are_those_of_the_options():
-    _, mlp = new_state("mlp", hidden="24,12", d_hidden="10")
+def test_layers_match_the_options():
+    _, mlp = make_state("mlp", hidden="24,12", d_hidden="10")
     assert [m.out_features for m in mlp.G.modules() if isinstance(m, nn.Linear)] == [24, 12, 192]
     assert [m.out_features for m in mlp.D.modules() if isinstance(m, nn.Linear)] == [10, 1]
-    _, hybrid = new_state("hybrid", d_hidden="6,7")
+    _, hybrid = make_state("hybrid", d_hidden="6,7")
     convolutions = [m for m in hybrid.D.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.out_channels, m.kernel_size, m.stride) for m in convolutions] == [
         (6, (3, 3), (2, 2)),
         (7, (3, 3), (2, 2)),
     ]
-    _, dcgan = new_state("dcgan", resolution=32, fmap_base=128, fmap_max=16)
+    _, dcgan = make_state("dcgan", resolution=32, fmap_base=128, fmap_max=16)
     ups = [m for m in dcgan.G.modules() if isinstance(m, nn.ConvTranspose2d)]
     assert [(m.in_channels, m.out_channels) for m in ups] == [(16, 16), (16, 16), (16, 3)]
     downs = [m for m in dcgan.D.modules() if isinstance(m, nn.Conv2d)]
@@ -92,21 +92,21 @@ def test_layers_are_those_of_the_options():
 
 @pytest.mark.parametrize("loss, penalty", [("nonsaturating", "none"), ("relativistic", "r1+r2"), ("wgan-gp", "gp")])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_each_trains_under_other_losses_with_labels_too(arch, loss, penalty):
-    config, state = new_state(arch, labels=4, loss=loss, penalty=penalty)
-    before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
+def test_every_architecture_trains_with_labels_under_several_losses(arch, loss, penalty):
+    config, state = make_state(arch, labels=4, loss=loss, penalty=penalty)
+    before = {name: copy_weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
     phase = GrowthController(config).phase(10**9)
-    Stepper.from_config(config, bf16=False).step(state, batch(labels=4), phase)
+    Stepper.from_config(config, bf16=False).step(state, make_batch(labels=4), phase)
     for name, old in before.items():
-        changed = [not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)]
+        changed = [not torch.equal(a, b) for a, b in zip(old, copy_weights(getattr(state, name)), strict=True)]
         if arch != "pggan":  # pggan runs only the current stage's RGB layers
             assert all(changed), f"{name}: {changed}"
         assert any(changed)
     assert state.average_sums()["skipped"] == 0
 
 
-def test_averages_hold_running_statistics_and_draw_by_them():
-    _, state = new_state("dcgan")
+def test_ema_averages_running_statistics_and_generates_with_them():
+    _, state = make_state("dcgan")
     state.G(torch.randn(64, 8) + 1)
     old = {name: b.clone() for name, b in state.G_ema.named_buffers()}
     update_ema(state.G_ema, state.G, 0.75)
@@ -119,8 +119,8 @@ def test_averages_hold_running_statistics_and_draw_by_them():
     assert torch.equal(generate(state.G_ema, z, None, 8)[:2], generate(state.G_ema, z[:2], None, 8))
 
 
-def test_every_scale_gives_gradients_to_the_generator():
-    _, state = new_state("msg", resolution=16)
+def test_generator_receives_gradients_from_every_scale():
+    _, state = make_state("msg", resolution=16)
     z = torch.randn(4, 8)
     images = state.G.pyramid(z)
     assert [x.shape[-1] for x in images] == [4, 8, 16]
@@ -131,21 +131,21 @@ def test_every_scale_gives_gradients_to_the_generator():
     assert all(x.grad.abs().sum() > 0 for x in images)
 
 
-def test_real_images_are_shown_at_every_scale_by_averaging():
+def test_real_images_are_averaged_down_to_every_scale():
     x = torch.rand(2, 3, 16, 16)
     scales = pyramid(x)
     assert torch.equal(scales[1], downscale(x)) and torch.equal(scales[0], downscale(downscale(x)))
-    _, state = new_state("msg", resolution=16)
+    _, state = make_state("msg", resolution=16)
     assert torch.equal(state.D(x)[0], state.D(scales)[0])
     with pytest.raises(ValueError, match=r"sizes \[4, 8\] in pixels, expected \[4, 8, 16\]"):
         state.D(scales[:2])
 
 
-def test_the_papers_switches():
-    _, paper = new_state("pggan", resolution=16)
-    _, plain = new_state("pggan", resolution=16, equalized_lr=False, pixel_norm=False, minibatch_stddev=False)
+def test_switches_turn_off_the_papers_components():
+    _, paper = make_state("pggan", resolution=16)
+    _, plain = make_state("pggan", resolution=16, equalized_lr=False, pixel_norm=False, minibatch_stddev=False)
     z = torch.randn(4, 8)
-    _, unscaled = new_state("pggan", resolution=16, equalized_lr=False)
+    _, unscaled = make_state("pggan", resolution=16, equalized_lr=False)
     assert torch.allclose(paper.G(z), unscaled.G(z), atol=1e-4)  # the same function until the first update
     assert all(m.scale == 1 for m in plain.G.modules() if isinstance(m, EqualizedConv2d))
     assert sum(isinstance(m, PixelNorm) for m in plain.G.modules()) == 1  # the one on the latents
@@ -156,8 +156,8 @@ def test_the_papers_switches():
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_the_plan_knows_what_each_costs(arch):
-    config, state = new_state(arch, growing=False, optimizer="rmsprop")
+def test_plan_estimates_cost_and_memory_of_every_architecture(arch):
+    config, state = make_state(arch, growing=False, optimizer="rmsprop")
     (row,) = GrowthController(config).rows()
     costs = compute_costs_per_image(state.arguments)
     assert row.resolution == 8 and costs[8] > 0
@@ -165,7 +165,7 @@ def test_the_plan_knows_what_each_costs(arch):
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    "options, message",
     [
         ({"arch": "dcgan", "resolution": 4}, "--arch dcgan begins with images of 8x8"),
         ({"hidden": "16"}, "--hidden is for --arch mlp and hybrid"),
@@ -178,19 +178,19 @@ def test_the_plan_knows_what_each_costs(arch):
         ({"arch": "vae"}, "--arch: 'vae' is not one of"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_a_sentence(options, says):
-    with pytest.raises(ConfigError) as refusal:
+def test_incompatible_options_are_rejected_with_one_sentence(options, message):
+    with pytest.raises(ConfigError) as error:
         TrainConfig(**options)
-    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_penalty_through_batch_norm_is_warned_of():
+def test_a_penalty_through_batch_norm_triggers_a_warning():
     (sentence,) = find_cautions(TrainConfig(arch="dcgan"))
     assert "batch norm" in sentence
     assert find_cautions(TrainConfig(arch="dcgan", loss="nonsaturating")) == []
 
 
-def test_unknown_architectures_are_not_built():
+def test_unknown_architectures_are_rejected():
     with pytest.raises(ValueError, match="unknown architecture 'vae'"):
         build("generator", {"arch": "vae"})
 
@@ -212,7 +212,7 @@ RUN = {
 
 
 @pytest.mark.parametrize("arch", OLDER)
-def test_a_run_is_trained_saved_and_drawn_from(arch, tmp_path, monkeypatch):
+def test_a_run_trains_saves_and_samples(arch, tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     train(resolve_config(RUN | {"arch": arch, "out": str(tmp_path / "run")}))
     trained = load(tmp_path / "run")
@@ -228,7 +228,7 @@ def test_a_run_is_trained_saved_and_drawn_from(arch, tmp_path, monkeypatch):
     assert end["stage_end"] and end["resolution"] == 8
 
 
-def test_lower_stages_of_a_network_that_never_grew_are_refused(tmp_path, monkeypatch):
+def test_lower_stages_of_a_non_growing_network_are_rejected(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     train(resolve_config(RUN | {"growing": False, "out": str(tmp_path / "run")}))
     with pytest.raises(ValueError, match="4x4 is not trained: this network has one stage"):

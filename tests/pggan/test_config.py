@@ -5,18 +5,18 @@ import pytest
 
 from pggan.config import COMMON_OPTIONS, ConfigError, TrainConfig, format_help, resolve_config
 
-GIVEN = {"data": "synthetic", "resolution": 32, "channels": 3}
+BASE = {"data": "synthetic", "resolution": 32, "channels": 3}
 
 
 def test_command_line_beats_file_beats_preset_beats_default(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"preset": "cifar10", "fade_kimg": 5, "seed": 7}))
-    config = resolve_config(GIVEN | {"seed": 8}, str(file))
+    config = resolve_config(BASE | {"seed": 8}, str(file))
     assert (config.seed, config.fade_kimg, config.gp_target, config.repeats) == (8, 5, 750, 4)
 
 
-def test_a_resolved_config_loads_again_as_it_is(tmp_path):
-    config = resolve_config(GIVEN | {"preset": "paper-v2", "batch_size": "4:32,16:8", "metrics": "none"})
+def test_a_resolved_config_round_trips_through_its_file(tmp_path):
+    config = resolve_config(BASE | {"preset": "paper-v2", "batch_size": "4:32,16:8", "metrics": "none"})
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config.to_dict()))
     assert resolve_config({}, str(file)) == config
@@ -67,32 +67,32 @@ def test_resolution_and_channels_come_from_the_data():
         ("preset", ["demo"]),
     ],
 )
-def test_values_out_of_range_are_refused_in_one_sentence_that_names_the_option(option, value):
-    with pytest.raises(ConfigError) as refusal:
-        resolve_config(GIVEN | {option: value})
-    text = str(refusal.value)
+def test_invalid_values_are_rejected_with_one_sentence_that_names_the_option(option, value):
+    with pytest.raises(ConfigError) as error:
+        resolve_config(BASE | {option: value})
+    text = str(error.value)
     assert text.startswith(("--" + option.replace("_", "-"), "DATA")) and "\n" not in text
 
 
 @pytest.mark.parametrize("option", ["seed", "batch_size", "mirror", "loss", "metrics"])
-def test_null_in_a_config_file_is_refused_where_a_value_is_needed(tmp_path, option):
+def test_null_in_a_config_file_is_rejected_if_a_value_is_required(tmp_path, option):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({option: None}))
     with pytest.raises(ConfigError, match=option.replace("_", "-")):
-        resolve_config(GIVEN, str(file))
+        resolve_config(BASE, str(file))
 
 
 @pytest.mark.parametrize("text", ["not json", "[1]", '{"learning_rate": 1}'])
-def test_a_bad_config_file_is_refused(tmp_path, text):
+def test_a_bad_config_file_is_rejected(tmp_path, text):
     file = tmp_path / "config.json"
     file.write_text(text)
     with pytest.raises(ConfigError, match="--config"):
-        resolve_config(GIVEN, str(file))
+        resolve_config(BASE, str(file))
     with pytest.raises(ConfigError, match="--config"):
-        resolve_config(GIVEN, str(tmp_path / "missing.json"))
+        resolve_config(BASE, str(tmp_path / "missing.json"))
 
 
-def test_every_option_says_its_default():
+def test_every_options_help_states_its_default():
     assert all("default: " in format_help(f) for f in fields(TrainConfig))
 
 

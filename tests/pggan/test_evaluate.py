@@ -8,7 +8,7 @@ from datasets import DataError
 from pggan.use.evaluate import open_real_images
 
 
-def test_reals_are_prepared_as_they_were_for_training(tmp_path, monkeypatch):
+def test_real_images_are_prepared_as_in_training(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -19,7 +19,7 @@ def test_reals_are_prepared_as_they_were_for_training(tmp_path, monkeypatch):
     trained = SimpleNamespace(
         classes=[], generator=SimpleNamespace(resolution=16, channels=3), config=config, digest=""
     )
-    for _ in range(2):  # without a cache, and with one
+    for _ in range(2):  # without a cache, then with one
         assert len(open_real_images(trained, None)[1]) == 9
     trained.config["allow_upscale"] = False
     with pytest.raises(DataError, match="9 of 10 images are smaller than 16x16"):

@@ -1,4 +1,4 @@
-"""The schedule against the official code's table-driven one, written out here the plain way."""
+"""Compare the schedule with the official code's, which is written out here in its plain form."""
 
 import itertools
 import json
@@ -21,8 +21,8 @@ def plan(**options):
     return GrowthController(resolve_config(SMALL | options))
 
 
-def official(config, images):
-    """Level of detail as the official schedule computes it: (resolution, weight of the new block)."""
+def compute_official_phase(config, images):
+    """Return (resolution, weight of the new block) as the official schedule computes them."""
     levels = int(math.log2(config.resolution)) - 2
     length = config.stabilize_kimg + config.fade_kimg
     index = math.floor(images / 1000 / length)
@@ -36,25 +36,25 @@ def official(config, images):
 
 
 @pytest.mark.parametrize("preset", ["paper-v1", "paper-v2", "cifar10", "lsun"])
-def test_phases_are_the_official_ones(preset):
+def test_phases_match_the_official_schedule(preset):
     config = resolve_config({"data": "synthetic", "channels": 3, "resolution": 32, "preset": preset})
     controller = GrowthController(config)
     for images in range(0, controller.total_images, 7919):
-        phase, (resolution, alpha) = controller.phase(images), official(config, images)
+        phase, (resolution, alpha) = controller.phase(images), compute_official_phase(config, images)
         assert phase.resolution == resolution
         assert phase.alpha == pytest.approx(alpha, abs=1e-9)
 
 
-def test_preset_numbers_are_the_papers():
-    def at(preset, resolution):
+def test_preset_numbers_match_the_papers():
+    def resolve(preset, resolution):
         config = resolve_config({"data": "synthetic", "channels": 3, "resolution": 1024, "preset": preset})
         controller = GrowthController(config)
         phase = controller.phase(controller.stage_end(resolution) - 1)
         return phase.batch_size, phase.lr
 
-    assert [at("paper-v1", r)[0] for r in (4, 128, 256, 512, 1024)] == [16, 16, 14, 6, 3]
-    assert [at("paper-v2", r)[0] for r in (4, 16, 32, 64, 128, 256, 512, 1024)] == [128, 128, 64, 32, 16, 8, 4, 4]
-    assert at("paper-v2", 512)[1] == 0.001 and at("paper-v2", 1024)[1] == 0.0015
+    assert [resolve("paper-v1", r)[0] for r in (4, 128, 256, 512, 1024)] == [16, 16, 14, 6, 3]
+    assert [resolve("paper-v2", r)[0] for r in (4, 16, 32, 64, 128, 256, 512, 1024)] == [128, 128, 64, 32, 16, 8, 4, 4]
+    assert resolve("paper-v2", 512)[1] == 0.001 and resolve("paper-v2", 1024)[1] == 0.0015
     assert PRESETS["paper-v2"]["total_kimg"] == 12000 and PRESETS["paper-v1"]["total_kimg"] == 19000
 
 
@@ -72,7 +72,7 @@ def test_optimizers_reset_at_the_start_and_end_of_every_fade():
         assert border < reset + 1 and reset - border <= 4 * 16
 
 
-def test_every_stage_ends_once_and_last():
+def test_every_stage_ends_exactly_once():
     controller = plan(fade_kimg=1.1, stabilize_kimg=0.7)
     ended, images = [], 0
     while images < controller.total_images:
@@ -83,31 +83,31 @@ def test_every_stage_ends_once_and_last():
     assert [(p.resolution, p.alpha) for p in ended] == [(4, 1), (8, 1), (16, 1)]
 
 
-def test_rows_cover_the_whole_run_without_gap():
+def test_rows_cover_the_whole_run_without_gaps():
     rows = list(plan(fade_kimg=1, stabilize_kimg=2, total_kimg=20).rows())
     assert [row.start for row in rows] == [0, *(row.end for row in rows[:-1])]
     assert rows[-1].end == 20_000 and [row.resolution for row in rows] == [4, 8, 8, 16, 16]
 
 
-def test_no_fade_doubles_at_once():
+def test_resolution_doubles_immediately_without_a_fade():
     controller = plan(fade_kimg=0, stabilize_kimg=1)
     assert {controller.phase(i).alpha for i in range(0, 3000, 50)} == {1.0}
     assert controller.phase(999).resolution == 4 and controller.phase(1000).resolution == 8
 
 
 @pytest.mark.parametrize("resolution, alpha", [(4, 1.0), (8, 0.25), (8, 1.0), (16, 0.5), (16, 1.0)])
-def test_position_finds_a_stage_again(resolution, alpha):
+def test_find_position_locates_a_stage(resolution, alpha):
     controller = plan(fade_kimg=1, stabilize_kimg=2)
     phase = controller.phase(controller.find_position(resolution, alpha))
     assert (phase.resolution, phase.alpha) == (resolution, alpha)
 
 
-def test_crosses():
+def test_is_due_when_a_multiple_is_crossed():
     assert is_due(0, 100, 100) and not is_due(100, 199, 100) and is_due(199, 401, 100)
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    "options, message",
     [
         ({"resolution": 48}, "--resolution: resolution 48 is not a power of two"),
         ({"resolution": 2}, "--resolution"),
@@ -120,17 +120,17 @@ def test_crosses():
         ({"fade_kimg": 10, "stabilize_kimg": 10, "total_kimg": 40}, "--total-kimg: 40 is too short to reach 16x16"),
     ],
 )
-def test_plans_that_cannot_be_carried_out_are_refused(options, says):
-    with pytest.raises(ConfigError) as refusal:
+def test_infeasible_schedules_are_rejected(options, message):
+    with pytest.raises(ConfigError) as error:
         plan(**options)
-    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_batch_smaller_than_the_group_is_one_group():
     assert plan(batch_size=3, mbstd_group=16).phase(0).batch_size == 3
 
 
-def test_presets_tables_are_cut_at_the_target_resolution():
+def test_preset_tables_are_cut_at_the_target_resolution():
     assert resolve_config({"data": "synthetic", "resolution": 16, "channels": 3}).batch_size == {4: 128}
     assert TrainConfig(data="x").batch_size[512] == 4
 
@@ -147,7 +147,7 @@ ADAPTIVE = {
 }
 
 
-def test_stages_that_ended_early_move_the_later_ones_up_and_leave_the_last_more():
+def test_early_stage_ends_move_later_stages_forward_and_lengthen_the_last():
     early, fixed = GrowthController(resolve_config(SMALL | ADAPTIVE), {4: 1500, 8: 4000}), plan(**ADAPTIVE)
     assert [(row.resolution, row.start, row.end) for row in early.rows()] == [
         (4, 0, 1500),
@@ -162,7 +162,7 @@ def test_stages_that_ended_early_move_the_later_ones_up_and_leave_the_last_more(
 
 
 @pytest.mark.parametrize(
-    "scores, moves_on",
+    "scores, should_end",
     [
         ([(500, 100.0), (1000, 95.0), (1500, 91.0)], True),  # by 9% since 500
         ([(500, 100.0), (1000, 95.0), (1500, 89.0)], False),  # by 11%
@@ -172,11 +172,11 @@ def test_stages_that_ended_early_move_the_later_ones_up_and_leave_the_last_more(
         ([], False),
     ],
 )
-def test_a_stage_ends_when_its_score_has_stopped_improving(scores, moves_on):
-    assert plan(**ADAPTIVE).should_end_stage(1500, scores) == moves_on
+def test_a_stage_ends_when_its_score_stops_improving(scores, should_end):
+    assert plan(**ADAPTIVE).should_end_stage(1500, scores) == should_end
 
 
-def test_a_stage_stays_its_least_time_and_the_last_one_to_the_end():
+def test_a_stage_lasts_its_minimum_time_and_the_last_stage_runs_to_the_end():
     flat = [(100, 1.0), (3000, 1.0)]
     assert not plan(**ADAPTIVE | {"min_stabilize_kimg": 2, "growth_window": 0.5}).should_end_stage(1999, flat)
     last = plan(**ADAPTIVE)
@@ -184,7 +184,7 @@ def test_a_stage_stays_its_least_time_and_the_last_one_to_the_end():
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    "options, message",
     [
         ({"growing": False}, "--growth adaptive is for networks that grow"),
         ({"arch": "dcgan"}, "--growth adaptive is for networks that grow"),
@@ -193,13 +193,13 @@ def test_a_stage_stays_its_least_time_and_the_last_one_to_the_end():
         ({"min_stabilize_kimg": 5}, "--min-stabilize-kimg is above --stabilize-kimg"),
     ],
 )
-def test_adaptive_growth_without_what_it_needs_is_refused(options, says):
-    with pytest.raises(ConfigError) as refusal:
+def test_adaptive_growth_with_missing_options_is_rejected(options, message):
+    with pytest.raises(ConfigError) as error:
         plan(**ADAPTIVE | options)
-    assert says in str(refusal.value) and "\n" not in str(refusal.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_networks_that_do_not_grow_have_one_stage():
+def test_non_growing_networks_have_one_stage():
     for options in ({"arch": "dcgan"}, {"growing": False}, {"arch": "msg"}):
         controller = plan(stabilize_kimg=3, **options)
         (row,) = controller.rows()
@@ -235,44 +235,44 @@ TIMES = {
 }
 
 
-def logged(run, name):
+def read_log_lines(run, name):
     lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
-def test_a_run_that_decides_for_itself_ends_bit_identical_wherever_it_was_broken_off(tmp_path, monkeypatch):
+def test_an_adaptive_run_ends_bit_identical_wherever_it_was_interrupted(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     train(resolve_config(RUN | {"out": str(tmp_path / "whole")}))
     whole = torch.load(tmp_path / "whole/checkpoints/latest.pt", weights_only=True)["state"]
-    assert set(whole["stage_ends"]) == {4} and whole["stage_ends"][4] < 800  # before its time
-    lines = logged(tmp_path / "whole", "metrics.jsonl")
+    assert set(whole["stage_ends"]) == {4} and whole["stage_ends"][4] < 800  # ended early
+    lines = read_log_lines(tmp_path / "whole", "metrics.jsonl")
     ends = {line["resolution"]: line["images"] for line in lines if line["stage_end"]}
     assert ends == {**whole["stage_ends"], 8: whole["images"]}
 
-    def after(count, method):
-        """The method, breaking off at so many calls of it."""
+    def fail_at_call(count, method):
+        """Wrap the method so that call number `count` raises Interrupted."""
         calls = itertools.count(1)
 
-        def broken(*args, **kwargs):
+        def wrapped(*args, **kwargs):
             if next(calls) == count:
-                raise Broken
+                raise Interrupted
             return method(*args, **kwargs)
 
-        return broken
+        return wrapped
 
-    for owner, name, moment in ((Stepper, "step", 31), (Evaluator, "__call__", 2), (Training, "save", 3)):
-        with monkeypatch.context() as context, pytest.raises(Broken):
-            context.setattr(owner, name, after(moment, getattr(owner, name)))
+    for owner, name, count in ((Stepper, "step", 31), (Evaluator, "__call__", 2), (Training, "save", 3)):
+        with monkeypatch.context() as context, pytest.raises(Interrupted):
+            context.setattr(owner, name, fail_at_call(count, getattr(owner, name)))
             train(resolve_config(RUN | {"out": str(tmp_path / "run")}))
     train(resolve_config(RUN | {"out": str(tmp_path / "run")}))
     ours = torch.load(tmp_path / "run/checkpoints/latest.pt", weights_only=True)["state"]
     assert_equal_bits(ours | {"seconds": 0}, whole | {"seconds": 0})
     for name in ("log.jsonl", "metrics.jsonl"):
-        assert logged(tmp_path / "run", name) == logged(tmp_path / "whole", name)
+        assert read_log_lines(tmp_path / "run", name) == read_log_lines(tmp_path / "whole", name)
 
 
-class Broken(Exception):
-    """Stands for a process that was killed."""
+class Interrupted(Exception):
+    """The interruption of a run, which stands in for a killed process."""
 
 
 def assert_equal_bits(a, b, where="state"):

@@ -1,4 +1,4 @@
-"""Signs of ill health: each shows on numbers that have it, and none on those of a healthy run."""
+"""Warning signs: each is found in a run that has it, and none in a healthy run."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from datasets import open_source
 from pggan.training.health import MIN_TICKS, SIGNS, describe_sign, find_signs, measure_variety
 
 
-def lines(count=12, **fields):
-    """Ticks of a healthy run, where a field is not given: by tick, or the same at all."""
+def make_log_lines(count=12, **fields):
+    """Return a healthy run's log lines; `fields` replace values by a constant or by a function of the tick."""
     rng = np.random.default_rng(0)
     run = []
     for i in range(count):
@@ -31,8 +31,8 @@ def lines(count=12, **fields):
     return run
 
 
-def test_a_healthy_run_shows_no_sign():
-    assert all(find_signs(lines()[: i + 1]) == [] for i in range(12))
+def test_a_healthy_run_shows_no_signs():
+    assert all(find_signs(make_log_lines()[: i + 1]) == [] for i in range(12))
 
 
 @pytest.mark.parametrize(
@@ -47,47 +47,51 @@ def test_a_healthy_run_shows_no_sign():
         ("oscillation", {"fake_score": lambda i: 9.0 * (-1) ** i, "real_score": lambda i: 9.0 * (-1) ** i + 1}),
     ],
 )
-def test_each_sign_shows_on_what_it_is_for(name, fields):
-    assert find_signs(lines(**fields)) == [name]
+def test_each_sign_is_found_in_its_symptoms(name, fields):
+    assert find_signs(make_log_lines(**fields)) == [name]
 
 
-def test_one_bad_tick_is_no_collapse_and_another_stage_does_not_count():
-    assert find_signs(lines(variety=lambda i: 0.1 if i == 11 else 0.9)) == []
-    later = lines(count=MIN_TICKS - 1, variety=0.1)
-    assert find_signs([*lines(variety=0.1), *({**line, "resolution": 32} for line in later)]) == []
+def test_one_bad_tick_is_not_collapse_and_other_stages_do_not_count():
+    assert find_signs(make_log_lines(variety=lambda i: 0.1 if i == 11 else 0.9)) == []
+    later = make_log_lines(count=MIN_TICKS - 1, variety=0.1)
+    assert find_signs([*make_log_lines(variety=0.1), *({**line, "resolution": 32} for line in later)]) == []
 
 
-def test_a_young_generator_that_shows_a_third_of_the_modes_in_varied_images_has_not_collapsed():
-    assert find_signs(lines(modes_shown=10)) == []
+def test_an_early_generator_with_varied_images_and_a_third_of_the_modes_has_not_collapsed():
+    assert find_signs(make_log_lines(modes_shown=10)) == []
 
 
-def test_a_slope_of_the_scores_is_no_oscillation():
-    assert find_signs(lines(fake_score=lambda i: 9.0 * i, real_score=lambda i: 9.0 * i + 1)) == []
+def test_drifting_scores_are_not_oscillation():
+    assert find_signs(make_log_lines(fake_score=lambda i: 9.0 * i, real_score=lambda i: 9.0 * i + 1)) == []
 
 
-def test_lines_of_earlier_versions_and_numbers_that_are_missing_show_nothing():
+def test_log_lines_with_missing_fields_show_no_signs():
     bare = [{"images": i, "resolution": 16, "alpha": 1.0, "g_gradient": None} for i in range(20)]
     assert find_signs(bare) == []
 
 
-def test_variety_is_low_for_images_that_are_alike_and_near_one_for_real_ones():
+def test_variety_is_low_for_similar_images_and_near_one_for_real_ones():
     source = open_source("synthetic")
     images = torch.from_numpy(np.stack([source.image(i, 16) for i in range(128)]))
-    alike = measure_variety(images[:64], images[64:], modes=True)
-    assert 0.8 < alike["variety"] < 1.25 and alike["modes_shown"] > 0.8 * alike["modes_shown_real"]
+    varied = measure_variety(images[:64], images[64:], modes=True)
+    assert 0.8 < varied["variety"] < 1.25 and varied["modes_shown"] > 0.8 * varied["modes_shown_real"]
     noise = torch.randint(0, 3, (64, 3, 16, 16), dtype=torch.uint8)
-    few = measure_variety(images[:1] + noise, images[64:], modes=True)
-    assert few["variety"] < 0.1 and few["likeness"] > 0.9 > few["likeness_real"] and few["modes_shown"] <= 2
+    similar = measure_variety(images[:1] + noise, images[64:], modes=True)
+    assert (
+        similar["variety"] < 0.1
+        and similar["likeness"] > 0.9 > similar["likeness_real"]
+        and similar["modes_shown"] <= 2
+    )
     assert measure_variety(images[:2], images[:2], modes=False) == {}
 
 
 @pytest.mark.parametrize("side", [4, 8, 256])
-def test_variety_is_known_at_every_size(side):
+def test_variety_is_measured_at_every_resolution(side):
     reals, fakes = (torch.randint(0, 256, (8, 1, side, side), dtype=torch.uint8) for _ in range(2))
     found = measure_variety(fakes, reals, modes=False)
     assert found["variety"] == pytest.approx(1, abs=0.2) and found.keys() == {"variety", "likeness", "likeness_real"}
 
 
 @pytest.mark.parametrize("name", SIGNS)
-def test_every_sign_has_a_sentence_with_something_to_try(name):
+def test_every_sign_is_described_in_one_line_with_advice(name):
     assert "try" in describe_sign(name) and "\n" not in describe_sign(name)

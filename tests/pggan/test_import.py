@@ -1,4 +1,4 @@
-"""Imported weights generate the same images as in the codebase that they come from; other files are rejected."""
+"""Imported weights generate the same images as the codebase they come from; other files are rejected."""
 
 import json
 import math
@@ -20,7 +20,7 @@ GOLDEN = Path(os.environ.get("PGGAN_GOLDEN", Path(__file__).parents[1] / "golden
 PROGAN128 = Path(__file__).parents[2] / ".assets" / "progan128"
 
 
-def built(weights, name="generator", state="G_ema"):
+def build(weights, name="generator", state="G_ema"):
     network = {"generator": Generator, "discriminator": Discriminator}[name](**weights.networks[name])
     network.load_state_dict(weights.state[state], strict=name == "discriminator")
     return network.double().requires_grad_(False)
@@ -29,23 +29,23 @@ def built(weights, name="generator", state="G_ema"):
 # The paper authors' snapshots
 
 
-def test_official_snapshot_draws_the_official_images():
+def test_official_snapshot_generates_the_official_images():
     weights = read_weights(GOLDEN / "official_gray16_labels.pkl")
     with np.load(GOLDEN / "official_gray16_labels_Gs.npz") as expected:
         latents, labels, images = (torch.tensor(expected[name]).double() for name in ("latents", "labels", "images"))
     assert (weights.resolution, weights.alpha) == (4, 1.0)  # its lod is 2: two levels below its 16x16
     for state, equal in (("G_ema", True), ("G", False)):
-        drawn = built(weights, state=state)(latents, labels, resolution=weights.resolution)
+        drawn = build(weights, state=state)(latents, labels, resolution=weights.resolution)
         assert torch.allclose(F.interpolate(drawn, scale_factor=4), images, atol=1e-5) is equal
 
 
-def test_official_generator_and_discriminator_compute_the_golden_numbers():
+def test_official_generator_and_discriminator_match_the_golden_arrays():
     weights = read_weights(GOLDEN / "official_gray16_labels.pkl")
     with np.load(GOLDEN / "official_gray16_labels.npz") as expected:
         index = list(expected["lods"]).index(0)
         latents, labels = torch.tensor(expected["latents"]).double(), torch.tensor(expected["labels"]).double()
-        assert np.allclose(built(weights, state="G")(latents, labels), expected[f"lod{index}/fake"], atol=1e-5)
-        scores, logits = built(weights, "discriminator", "D")(torch.tensor(expected["reals"]).double())
+        assert np.allclose(build(weights, state="G")(latents, labels), expected[f"lod{index}/fake"], atol=1e-5)
+        scores, logits = build(weights, "discriminator", "D")(torch.tensor(expected["reals"]).double())
         assert np.allclose(scores, expected[f"lod{index}/real_scores"].ravel(), atol=1e-5)
         assert np.allclose(logits, expected[f"lod{index}/real_label_logits"], atol=1e-5)
 
@@ -61,23 +61,23 @@ def test_official_generator_and_discriminator_compute_the_golden_numbers():
         {"invented": 1},
     ],
 )
-def test_absurd_or_unknown_arguments_are_refused(changes, tmp_path, monkeypatch):
-    import pggan.interop.recognize as recognise
+def test_invalid_or_unknown_arguments_are_rejected(changes, tmp_path, monkeypatch):
+    import pggan.interop.recognize as recognize
 
-    networks = recognise.read_pickle((GOLDEN / "official_gray16_labels.pkl").read_bytes(), ("tfutil.Network",))
+    networks = recognize.read_pickle((GOLDEN / "official_gray16_labels.pkl").read_bytes(), ("tfutil.Network",))
     for network in networks:
         network.state["static_kwargs"] |= changes
-    monkeypatch.setattr(recognise, "read_pickle", lambda *_, **__: networks)
-    with pytest.raises(WeightsError, match=r"official_gray16_labels\.pkl: unsupported networks: ") as refused:
+    monkeypatch.setattr(recognize, "read_pickle", lambda *_, **__: networks)
+    with pytest.raises(WeightsError, match=r"official_gray16_labels\.pkl: unsupported networks: ") as error:
         read_weights(GOLDEN / "official_gray16_labels.pkl")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
 # TensorFlow Hub's progan-128
 
 
 @pytest.mark.skipif(not PROGAN128.exists(), reason="progan-128 (92 MB) is not at .assets/progan128")
-def test_progan_128_draws_the_published_images():
+def test_progan_128_generates_the_published_images():
     weights = read_weights(PROGAN128)
     generator = Generator(**weights.networks["generator"])
     generator.load_state_dict(weights.state["G_ema"], strict=False)
@@ -125,11 +125,11 @@ def small():
     return generator
 
 
-def test_a_generator_comes_back_from_tensorflow_js(small, tmp_path):
+def test_a_generator_round_trips_through_tensorflow_js(small, tmp_path):
     weights = read_weights(write_tfjs(tmp_path / "model", small) / "model.json")
     latents = torch.randn(3, 16)
     with torch.no_grad():
-        assert torch.allclose(built(weights)(latents.double()), small(latents).double(), atol=1e-5)
+        assert torch.allclose(build(weights)(latents.double()), small(latents).double(), atol=1e-5)
     assert weights.networks["generator"]["fmap_base"] == 64 and "to_rgb.1.weight" not in weights.state["G_ema"]
 
 
@@ -144,18 +144,18 @@ def test_a_generator_comes_back_from_tensorflow_js(small, tmp_path):
         {"weightsManifest": [{"paths": [], "weights": [{"name": "k", "shape": [1], "dtype": "object"}]}]},
     ],
 )
-def test_other_or_hostile_graphs_are_refused(small, tmp_path, changes):
-    with pytest.raises(WeightsError, match=r"model\.json: ") as refused:
+def test_unsupported_or_hostile_graphs_are_rejected(small, tmp_path, changes):
+    with pytest.raises(WeightsError, match=r"model\.json: ") as error:
         read_weights(write_tfjs(tmp_path / "model", small, **changes))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-def test_huge_and_truncated_json_is_refused(small, tmp_path):
+def test_huge_and_truncated_json_is_rejected(small, tmp_path):
     folder = write_tfjs(tmp_path / "model", small)
     whole = (folder / "model.json").read_bytes()
-    for content, said in ((whole[:-9], "damaged"), (b"[" * 10**6, "damaged")):
+    for content, message in ((whole[:-9], "damaged"), (b"[" * 10**6, "damaged")):
         (folder / "model.json").write_bytes(content)
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=message):
             read_weights(folder)
     with (folder / "model.json").open("wb") as file:
         file.truncate(2**40)  # sparse: takes no disk space
@@ -167,7 +167,7 @@ def test_huge_and_truncated_json_is_refused(small, tmp_path):
         read_weights(folder)
 
 
-# pro_gan_pytorch 3.4, by the package itself
+# pro_gan_pytorch 3.4, compared with the package itself
 
 
 @pytest.fixture(scope="module")
@@ -195,20 +195,20 @@ def save_theirs(path, generator, discriminator):
     return path
 
 
-def test_pro_gan_pytorch(theirs, tmp_path, monkeypatch):
+def test_pro_gan_pytorch_networks_compute_the_same(theirs, tmp_path, monkeypatch):
     from pro_gan_pytorch.custom_layers import EqualizedConvTranspose2d
 
     # pro_gan_pytorch calls a private torch function with arguments from before 2.0. It would compute no padding here.
     monkeypatch.setattr(EqualizedConvTranspose2d, "_output_padding", lambda *_: [0, 0])
     generator, discriminator = theirs
     weights = read_weights(save_theirs(tmp_path / "depth_3_epoch_7.bin", generator, discriminator))
-    ours, latents = built(weights), torch.randn(3, 512)
+    ours, latents = build(weights), torch.randn(3, 512)
     assert weights.resolution == 8 and weights.networks["generator"]["resolution"] == 16
     for depth, alpha in ((4, 1.0), (4, 0.25), (3, 1.0), (2, 1.0)):
         expected = generator(latents, depth=depth, alpha=alpha).detach().double()
         assert torch.allclose(ours(latents.double(), None, 2**depth, alpha), expected, atol=2e-4)
     images = torch.randn(8, 3, 16, 16)
-    scores = built(weights, "discriminator", "D")(images.double(), alpha=0.25)[0]
+    scores = build(weights, "discriminator", "D")(images.double(), alpha=0.25)[0]
     assert torch.allclose(scores, discriminator(images, 4, 0.25).detach().double(), atol=2e-4)
 
 
@@ -218,11 +218,11 @@ def test_pro_gan_pytorch_without_equalized_learning_rate_or_with_other_discrimin
     conditional = networks.Discriminator(depth=3, num_classes=5, use_eql=False)
     weights = read_weights(save_theirs(tmp_path / "a.bin", plain, conditional))
     latents = torch.randn(2, 512)
-    assert torch.allclose(built(weights)(latents.double()), plain(latents).detach().double(), atol=2e-4)
+    assert torch.allclose(build(weights)(latents.double()), plain(latents).detach().double(), atol=2e-4)
     assert weights.resolution == 8 and "D" not in weights.state and "projection" in weights.notes[0]
 
 
-def test_pro_gan_pytorch_damaged(theirs, tmp_path):
+def test_damaged_pro_gan_pytorch_files_are_rejected(theirs, tmp_path):
     path = save_theirs(tmp_path / "a.bin", *theirs)
     content = torch.load(path, weights_only=True)
     del content["shadow_generator"]["state_dict"]["layers.1.conv_2.bias"]
@@ -239,10 +239,10 @@ def test_pro_gan_pytorch_damaged(theirs, tmp_path):
         read_weights(path)
 
 
-# pytorch_GAN_zoo, by what its code computes (it is not on the package index)
+# pytorch_GAN_zoo, compared with its computations written out here (it is not on the package index)
 
 
-def zoo_state(maps, latent, seed):
+def make_zoo_state(maps, latent, seed):
     """Return random state dicts of a generator and a discriminator, with pytorch_GAN_zoo's names."""
     rng = torch.Generator().manual_seed(seed)
     shapes_g = {"formatLayer": (16 * maps[0], latent), "groupScale0.0": (maps[0], maps[0], 3, 3)}
@@ -279,29 +279,29 @@ class Zoo:
         )
         return product * math.sqrt(2 / weight[0].numel())
 
-    def active(self, name, x):
+    def activate(self, name, x):
         return F.leaky_relu(self.layer(name, x), 0.2)
 
-    def normed(self, x):
+    def normalize(self, x):
         return x / (x.square().mean(1, keepdim=True) + 1e-8).sqrt()
 
     def generate(self, x, scales, theirs_alpha):
-        x = self.active("formatLayer", self.normed(x))
-        x = y = self.normed(self.active("groupScale0.0", self.normed(x.view(len(x), -1, 4, 4))))
+        x = self.activate("formatLayer", self.normalize(x))
+        x = y = self.normalize(self.activate("groupScale0.0", self.normalize(x.view(len(x), -1, 4, 4))))
         for i in range(scales):
             y, x = x, F.interpolate(x, scale_factor=2)
             for j in (0, 1):
-                x = self.normed(self.active(f"scaleLayers.{i}.{j}", x))
+                x = self.normalize(self.activate(f"scaleLayers.{i}.{j}", x))
         lower = F.interpolate(self.layer(f"toRGBLayers.{scales - 1}", y), scale_factor=2)
         return theirs_alpha * lower + (1 - theirs_alpha) * self.layer(f"toRGBLayers.{scales}", x)
 
     def score(self, images, scales):
-        x = self.active(f"fromRGBLayers.{scales}", images)
+        x = self.activate(f"fromRGBLayers.{scales}", images)
         for i in reversed(range(scales)):
-            x = F.avg_pool2d(self.active(f"scaleLayers.{i}.1", self.active(f"scaleLayers.{i}.0", x)), 2)
+            x = F.avg_pool2d(self.activate(f"scaleLayers.{i}.1", self.activate(f"scaleLayers.{i}.0", x)), 2)
         deviation = (x.var(0) + 1e-8).sqrt().mean()
         x = torch.cat([x, deviation.expand(len(x), 1, 4, 4)], 1)
-        x = self.active("groupScaleZero.1", self.active("groupScaleZero.0", x).flatten(1))
+        x = self.activate("groupScaleZero.1", self.activate("groupScaleZero.0", x).flatten(1))
         return self.layer("decisionLayer", x)[:, 0]
 
 
@@ -309,7 +309,7 @@ class BaseConfig:
     pass
 
 
-def zoo_file(path, monkeypatch, legacy=False, **options):
+def write_zoo_file(path, monkeypatch, legacy=False, **options):
     import sys
     import types
 
@@ -320,46 +320,46 @@ def zoo_file(path, monkeypatch, legacy=False, **options):
     monkeypatch.setitem(sys.modules, "models.utils.config", module)
     config = BaseConfig()
     vars(config).update({"perChannelNormalization": True, "leakyReluLeak": 0.2, "alpha": 0.0} | options)
-    (netG, netD), (avgG, _) = (zoo_state([16, 16, 8], 24, seed) for seed in (1, 2))
+    (netG, netD), (avgG, _) = (make_zoo_state([16, 16, 8], 24, seed) for seed in (1, 2))
     content = {"config": config, "netG": netG, "netD": netD, "avgG": avgG}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return Zoo(avgG), Zoo(netD)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pytorch_gan_zoo(tmp_path, monkeypatch, legacy):
-    generator, discriminator = zoo_file(tmp_path / "zoo_s2_i100.pt", monkeypatch, legacy, alpha=0.25)
+def test_pytorch_gan_zoo_networks_compute_the_same(tmp_path, monkeypatch, legacy):
+    generator, discriminator = write_zoo_file(tmp_path / "zoo_s2_i100.pt", monkeypatch, legacy, alpha=0.25)
     weights = read_weights(tmp_path / "zoo_s2_i100.pt")
     assert (weights.resolution, weights.alpha) == (16, 0.75)
     latents = torch.randn(3, 24).double()
     expected = generator.generate(latents, 2, 0.25)
-    assert torch.allclose(built(weights)(latents, alpha=weights.alpha), expected, atol=1e-5)
+    assert torch.allclose(build(weights)(latents, alpha=weights.alpha), expected, atol=1e-5)
     images = torch.randn(4, 3, 16, 16).double()
-    assert torch.allclose(built(weights, "discriminator", "D")(images)[0], discriminator.score(images, 2), atol=1e-5)
+    assert torch.allclose(build(weights, "discriminator", "D")(images)[0], discriminator.score(images, 2), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "options", [{"leakyReluLeak": 0.1}, {"perChannelNormalization": False}, {"categoryVectorDim": 3}]
 )
-def test_pytorch_gan_zoo_networks_that_differ_are_refused(tmp_path, monkeypatch, options):
-    zoo_file(tmp_path / "zoo.pt", monkeypatch, **options)
+def test_unsupported_pytorch_gan_zoo_networks_are_rejected(tmp_path, monkeypatch, options):
+    write_zoo_file(tmp_path / "zoo.pt", monkeypatch, **options)
     with pytest.raises(WeightsError, match=r"only .* is supported|attributes, which is not supported"):
         read_weights(tmp_path / "zoo.pt")
 
 
-# Anything else
+# Hostile and unsupported files
 
 
-class Runs:
+class RunsOnLoad:
     def __reduce__(self):
         return os.system, ("touch pwned",)
 
 
-def test_hostile_and_other_files(tmp_path, monkeypatch):
+def test_hostile_and_unsupported_files_are_rejected(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"generator": Runs()}, "torch.bin")
-    torch.save({"generator": Runs()}, "old.bin", _use_new_zipfile_serialization=False)
-    Path("official.pkl").write_bytes(pickle.dumps((Runs(), Runs(), Runs())))
+    torch.save({"generator": RunsOnLoad()}, "torch.bin")
+    torch.save({"generator": RunsOnLoad()}, "old.bin", _use_new_zipfile_serialization=False)
+    Path("official.pkl").write_bytes(pickle.dumps((RunsOnLoad(), RunsOnLoad(), RunsOnLoad())))
     torch.save({"generator": {"conf": {}}}, "empty.bin")
     torch.save([1], "list.bin")
     Path("three.pkl").write_bytes(pickle.dumps((1, 2, 3)))
@@ -369,9 +369,9 @@ def test_hostile_and_other_files(tmp_path, monkeypatch):
         archive.writestr("bomb/data.pkl", bytes(10**7))
     before = sorted(os.listdir())
     for name in before:
-        with pytest.raises(WeightsError, match=rf"^{name}: \w") as refused:
+        with pytest.raises(WeightsError, match=rf"^{name}: \w") as error:
             read_weights(Path(name))
-        assert "\n" not in str(refused.value), refused.value
+        assert "\n" not in str(error.value), error.value
     assert sorted(os.listdir()) == before
     with pytest.raises(OSError):
         read_weights(Path("not-there.pkl"))

@@ -1,4 +1,4 @@
-"""Every loss and penalty against its formula, on critics whose gradient is known."""
+"""Compare every loss and penalty with its formula, on critics with known gradients."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from pggan.config import ConfigError, TrainConfig, resolve_config
 from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, build_loss, find_cautions
 
 
-def linear_critic(weight, labels=0):
-    """D(x) = <w, x>: its gradient is w everywhere."""
+def make_linear_critic(weight, labels=0):
+    """Return the critic D(x) = <w, x>, with gradient w everywhere."""
 
     def critic(images, batches=1):
         scores = images.flatten(1) @ weight
@@ -19,18 +19,18 @@ def linear_critic(weight, labels=0):
     return critic
 
 
-def inputs(resolution=4):
+def draw_inputs(resolution=4):
     torch.manual_seed(0)
     shape = (8, 3, resolution, resolution)
     return torch.randn(shape), torch.randn(shape), torch.rand(8, 1, 1, 1)
 
 
 @pytest.mark.parametrize("full_resolution, target", [(4, 1.0), (16, 1.0), (4, 750.0)])
-def test_discriminator_loss_is_the_formula(full_resolution, target):
-    reals, fakes, mixing = inputs()
+def test_discriminator_loss_matches_the_formula(full_resolution, target):
+    reals, fakes, mixing = draw_inputs()
     weight = torch.randn(48)
     loss = WGANGP(full_resolution, penalty=10, target=target, drift=0.001)
-    terms = loss.discriminator_loss(linear_critic(weight), reals, fakes, mixing)
+    terms = loss.discriminator_loss(make_linear_critic(weight), reals, fakes, mixing)
     real, fake = reals.flatten(1) @ weight, fakes.flatten(1) @ weight
     norm = weight.norm() * 4 / full_resolution
     expected = fake.mean() - real.mean() + 10 * (norm - target) ** 2 / target**2 + 0.001 * real.square().mean()
@@ -39,16 +39,16 @@ def test_discriminator_loss_is_the_formula(full_resolution, target):
     assert terms["real_score"].item() == pytest.approx(real.mean().item(), rel=1e-5)
 
 
-def test_generator_loss_is_minus_the_score():
-    _, fakes, _ = inputs()
+def test_generator_loss_is_the_negative_score():
+    _, fakes, _ = draw_inputs()
     weight = torch.randn(48)
-    terms = WGANGP(4).generator_loss(linear_critic(weight), fakes)
+    terms = WGANGP(4).generator_loss(make_linear_critic(weight), fakes)
     assert terms["g_loss"].item() == pytest.approx(-(fakes.flatten(1) @ weight).mean().item(), rel=1e-5)
 
 
-def test_label_terms_are_cross_entropies_with_their_weight():
-    reals, fakes, mixing = inputs()
-    critic, labels = linear_critic(torch.randn(48), labels=5), torch.arange(8) % 5
+def test_label_terms_are_weighted_cross_entropies():
+    reals, fakes, mixing = draw_inputs()
+    critic, labels = make_linear_critic(torch.randn(48), labels=5), torch.arange(8) % 5
     with_labels, without = WGANGP(4, label_weight=2.0), WGANGP(4)
     difference = (
         with_labels.discriminator_loss(critic, reals, fakes, mixing, labels)["d_loss"]
@@ -64,12 +64,12 @@ def test_label_terms_are_cross_entropies_with_their_weight():
 
 def test_the_penalty_trains_the_critic():
     weight = torch.randn(48, requires_grad=True)
-    norms = WGANGP(8).gradient_norms(linear_critic(weight), torch.randn(2, 3, 4, 4))
+    norms = WGANGP(8).gradient_norms(make_linear_critic(weight), torch.randn(2, 3, 4, 4))
     norms.sum().backward()
     assert torch.allclose(weight.grad, 2 * 0.5 * weight.detach() / weight.detach().norm())
 
 
-def probability(score):
+def sigmoid(score):
     return 1 / (1 + np.exp(-score))
 
 
@@ -77,28 +77,28 @@ FORMULAS = {  # loss: (discriminator's, generator's), of numpy scores, written a
     "wgan-gp": (lambda r, f: f - r, lambda f, r: -f),
     "wgan": (lambda r, f: f - r, lambda f, r: -f),
     "minimax": (
-        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)),
-        lambda f, r: np.log(1 - probability(f)),
+        lambda r, f: -np.log(sigmoid(r)) - np.log(1 - sigmoid(f)),
+        lambda f, r: np.log(1 - sigmoid(f)),
     ),
     "nonsaturating": (
-        lambda r, f: -np.log(probability(r)) - np.log(1 - probability(f)),
-        lambda f, r: -np.log(probability(f)),
+        lambda r, f: -np.log(sigmoid(r)) - np.log(1 - sigmoid(f)),
+        lambda f, r: -np.log(sigmoid(f)),
     ),
     "lsgan": (lambda r, f: 0.5 * (r - 1) ** 2 + 0.5 * f**2, lambda f, r: 0.5 * (f - 1) ** 2),
     "hinge": (lambda r, f: -np.minimum(0, r - 1) - np.minimum(0, -f - 1), lambda f, r: -f),
-    "relativistic": (lambda r, f: -np.log(probability(r - f)), lambda f, r: -np.log(probability(f - r))),
+    "relativistic": (lambda r, f: -np.log(sigmoid(r - f)), lambda f, r: -np.log(sigmoid(f - r))),
 }
 
 
-def doubles(resolution=4):
-    reals, fakes, mixing = (x.double() for x in inputs(resolution))
+def draw_double_inputs(resolution=4):
+    reals, fakes, mixing = (x.double() for x in draw_inputs(resolution))
     return reals, fakes, mixing, torch.randn(48, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_both_networks_losses_are_the_formulas(name):
-    reals, fakes, mixing, weight = doubles()
-    loss, critic = Loss(ADVERSARIAL[name]), linear_critic(weight / 3)
+def test_both_losses_match_the_papers_formulas(name):
+    reals, fakes, mixing, weight = draw_double_inputs()
+    loss, critic = Loss(ADVERSARIAL[name]), make_linear_critic(weight / 3)
     real, fake = (critic(x)[0].numpy() for x in (reals, fakes))
     d_formula, g_formula = FORMULAS[name]
     terms = loss.discriminator_loss(critic, reals, fakes, mixing)
@@ -110,14 +110,14 @@ def test_both_networks_losses_are_the_formulas(name):
 
 
 def quadratic_critic(images, batches=1):
-    """D(x) = |x|^2 / 2: its gradient is x."""
+    """Score images by D(x) = |x|^2 / 2, with gradient x."""
     scores = images.square().sum(dim=(1, 2, 3)) / 2
     return scores, scores[:, None][:, :0]
 
 
 @pytest.mark.parametrize("name", ADVERSARIAL)
-def test_penalties_add_up_under_every_loss(name):
-    reals, fakes, mixing, _ = doubles()
+def test_penalties_are_added_to_every_loss(name):
+    reals, fakes, mixing, _ = draw_double_inputs()
     plain = Loss(ADVERSARIAL[name]).discriminator_loss(quadratic_critic, reals, fakes, mixing)["d_loss"].item()
     mixed = reals + mixing * (fakes - reals)
     norms = [x.square().sum(dim=(1, 2, 3)).sqrt().numpy() for x in (reals, fakes, mixed)]
@@ -136,25 +136,27 @@ def test_penalties_add_up_under_every_loss(name):
     assert terms["grad_norm"].item() == pytest.approx(norms[1].mean(), rel=1e-12)
 
 
-def test_r1_of_a_flat_critic_has_a_gradient():
+def test_r1_of_a_flat_critic_has_a_finite_gradient():
     weight = torch.zeros(48, requires_grad=True)
-    reals, fakes, mixing = inputs()
-    terms = Loss(ADVERSARIAL["hinge"], r1=1.0, r2=1.0).discriminator_loss(linear_critic(weight), reals, fakes, mixing)
+    reals, fakes, mixing = draw_inputs()
+    terms = Loss(ADVERSARIAL["hinge"], r1=1.0, r2=1.0).discriminator_loss(
+        make_linear_critic(weight), reals, fakes, mixing
+    )
     terms["d_loss"].backward()
     assert weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["minimax", "nonsaturating"])
-def test_smoothing_is_of_the_real_target_only(name):
-    reals, fakes, mixing, weight = doubles()
-    critic = linear_critic(weight / 3)
+def test_only_the_real_target_is_smoothed(name):
+    reals, fakes, mixing, weight = draw_double_inputs()
+    critic = make_linear_critic(weight / 3)
     real, fake = (critic(x)[0].numpy() for x in (reals, fakes))
     smoothed = Loss(ADVERSARIAL[name], smoothing=0.1).discriminator_loss(critic, reals, fakes, mixing)
-    expected = -0.9 * np.log(probability(real)) - 0.1 * np.log(1 - probability(real)) - np.log(1 - probability(fake))
+    expected = -0.9 * np.log(sigmoid(real)) - 0.1 * np.log(1 - sigmoid(real)) - np.log(1 - sigmoid(fake))
     assert smoothed["d_loss"].item() == pytest.approx(expected.mean(), rel=1e-12)
 
 
-def test_of_several_scales_the_gradient_is_of_all():
+def test_gradient_penalty_covers_all_scales():
     torch.manual_seed(0)
     reals, fakes = ([torch.randn(8, 3, r, r, dtype=torch.float64) for r in (4, 8)] for _ in range(2))
     mixing = torch.rand(8, 1, 1, 1, dtype=torch.float64)
@@ -169,27 +171,27 @@ def test_of_several_scales_the_gradient_is_of_all():
     assert terms["grad_norm"].item() == pytest.approx(norms.mean().item(), rel=1e-12)
 
 
-def test_only_generated_images_train_the_generator():
-    reals, fakes, _ = inputs()
+def test_generator_gets_gradients_through_generated_images_only():
+    reals, fakes, _ = draw_inputs()
     fakes.requires_grad_(True)
     reals.requires_grad_(True)
     loss = Loss(ADVERSARIAL["relativistic"])
-    loss.generator_loss(linear_critic(torch.randn(48)), fakes, reals=reals)["g_loss"].backward()
+    loss.generator_loss(make_linear_critic(torch.randn(48)), fakes, reals=reals)["g_loss"].backward()
     assert loss.needs_reals and fakes.grad.abs().sum() > 0 and reals.grad is None
 
 
-def test_options_without_a_penalty_get_that_of_their_loss():
-    given = {"data": "synthetic", "resolution": 16, "channels": 3}
-    paper = build_loss(resolve_config(given))
+def test_each_loss_has_a_default_penalty():
+    options = {"data": "synthetic", "resolution": 16, "channels": 3}
+    paper = build_loss(resolve_config(options))
     assert paper == WGANGP(16)
-    r3gan = build_loss(resolve_config(given | {"loss": "relativistic"}))
+    r3gan = build_loss(resolve_config(options | {"loss": "relativistic"}))
     assert (r3gan.r1, r3gan.r2, r3gan.penalty, r3gan.drift) == (10, 10, 0, 0)
-    native = build_loss(resolve_config(given | {"penalty_pixels": "native", "loss": "lsgan", "penalty": "gp"}))
+    native = build_loss(resolve_config(options | {"penalty_pixels": "native", "loss": "lsgan", "penalty": "gp"}))
     assert (native.full_resolution, native.penalty) == (None, 10)
-    assert build_loss(resolve_config(given | {"loss": "wgan"})).penalty == 0
+    assert build_loss(resolve_config(options | {"loss": "wgan"})).penalty == 0
 
 
-def test_smoothing_of_a_loss_without_a_probability_is_refused():
+def test_smoothing_a_loss_without_probabilities_is_rejected():
     with pytest.raises(ConfigError, match="--label-smoothing is for the losses minimax and nonsaturating"):
         TrainConfig(label_smoothing=0.1)
 
@@ -205,10 +207,10 @@ def test_smoothing_of_a_loss_without_a_probability_is_refused():
         ({"loss": "wgan"}, "RMSprop"),
     ],
 )
-def test_unstable_combinations_are_said_to_be(options, word):
+def test_unstable_combinations_trigger_a_warning(options, word):
     (sentence,) = find_cautions(TrainConfig(**options))
     assert word in sentence and "\n" not in sentence
 
 
-def test_the_papers_own_options_need_no_caution():
+def test_the_papers_options_trigger_no_warning():
     assert find_cautions(TrainConfig()) == []

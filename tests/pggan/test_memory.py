@@ -24,26 +24,26 @@ OPTIONS = {
 }
 
 
-def advice(path, ranks=SINGLE_PROCESS, **options):
+def suggest(path, ranks=SINGLE_PROCESS, **options):
     config = resolve_config(OPTIONS | options)
     return suggest_less_memory(config, GrowthController(config).phase(1000), ranks, path)
 
 
-def test_what_is_computed_at_once_is_halved_until_a_group_is_left(tmp_path):
-    assert " --micro-batch 4:16,8:4," in advice(tmp_path)
-    assert " --micro-batch 4:32,8:8," in advice(tmp_path, batch_size="4:32,8:16")
-    assert " --micro-batch 4:8,8:4," in advice(tmp_path, batch_size=16, micro_batch=8)
-    assert " --micro-batch 4:16,8:4," in advice(tmp_path, ranks=Ranks(0, 2), batch_size=16)
-    assert "--micro-batch" not in advice(tmp_path, batch_size=4)
+def test_micro_batch_is_halved_down_to_one_group(tmp_path):
+    assert " --micro-batch 4:16,8:4," in suggest(tmp_path)
+    assert " --micro-batch 4:32,8:8," in suggest(tmp_path, batch_size="4:32,8:16")
+    assert " --micro-batch 4:8,8:4," in suggest(tmp_path, batch_size=16, micro_batch=8)
+    assert " --micro-batch 4:16,8:4," in suggest(tmp_path, ranks=Ranks(0, 2), batch_size=16)
+    assert "--micro-batch" not in suggest(tmp_path, batch_size=4)
 
 
-def test_where_a_group_is_left_only_a_smaller_batch_helps(tmp_path):
-    assert "--batch-size 4:16,8:4 --out ANOTHER" in advice(tmp_path / "none", micro_batch=4)
+def test_with_one_group_left_a_smaller_batch_is_suggested(tmp_path):
+    assert "--batch-size 4:16,8:4 --out ANOTHER" in suggest(tmp_path / "none", micro_batch=4)
     (tmp_path / "latest.pt").touch()
-    assert advice(tmp_path / "latest.pt", micro_batch=4).endswith(f"--out ANOTHER --resume {tmp_path / 'latest.pt'}")
+    assert suggest(tmp_path / "latest.pt", micro_batch=4).endswith(f"--out ANOTHER --resume {tmp_path / 'latest.pt'}")
 
 
-def test_the_errors_of_gpus_and_cpus_are_known():
+def test_out_of_memory_errors_of_gpus_and_cpus_are_recognized():
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60)
     assert is_out_of_memory(error.value) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
@@ -51,7 +51,7 @@ def test_the_errors_of_gpus_and_cpus_are_known():
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
-def test_a_growth_step_out_of_memory_says_what_to_do_and_that_command_goes_on(tmp_path, monkeypatch, error):
+def test_out_of_memory_at_a_growth_step_suggests_an_option_that_resumes(tmp_path, monkeypatch, error):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     options = OPTIONS | {"out": str(tmp_path / "run")}
     d_terms = Stepper.compute_d_terms

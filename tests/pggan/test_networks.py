@@ -28,14 +28,14 @@ SMALL = {"resolution": 16, "fmap_base": 64, "fmap_max": 16}
         ({"resolution": 128, "fmap_base": 2048}, 13_629_810, 13_636_897),
     ],
 )
-def test_parameter_counts_are_the_published_ones(options, generator, discriminator):
+def test_parameter_counts_match_the_published_ones(options, generator, discriminator):
     with torch.device("meta"):
         assert sum(p.numel() for p in Generator(**options).parameters()) == generator
         assert sum(p.numel() for p in Discriminator(**options).parameters()) == discriminator
 
 
 @pytest.mark.parametrize("fused, plain", [(FusedUpConv2d, upscale), (FusedDownConv2d, downscale)])
-def test_fused_scaling_is_the_same_function(fused, plain):
+def test_fused_scaling_matches_separate_scaling(fused, plain):
     x = torch.randn(2, 5, 8, 8, dtype=torch.float64)
     layer, reference = fused(5, 7).double(), EqualizedConv2d(5, 7).double()
     reference.load_state_dict(layer.state_dict())
@@ -71,7 +71,7 @@ def test_minibatch_stddev_groups_are_strided_and_biased():
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("fused", [True, False])
-def test_every_stage_has_its_size_and_channels(channels, fused):
+def test_every_stage_has_the_right_shapes(channels, fused):
     generator = Generator(**SMALL, channels=channels, fused_scale=fused)
     discriminator = Discriminator(**SMALL, channels=channels, fused_scale=fused)
     for resolution in (4, 8, 16):
@@ -82,7 +82,7 @@ def test_every_stage_has_its_size_and_channels(channels, fused):
             assert scores.shape == (4,) and logits.shape == (4, 0)
 
 
-def test_alpha_goes_from_the_lower_stage_to_the_new_one():
+def test_alpha_blends_from_the_lower_stage_to_the_new_one():
     generator, discriminator = Generator(**SMALL), Discriminator(**SMALL)
     z = torch.randn(4, 16)
     new, old = generator(z), generator(z, resolution=8)
@@ -94,7 +94,7 @@ def test_alpha_goes_from_the_lower_stage_to_the_new_one():
     assert torch.allclose(discriminator(x, alpha=torch.tensor(1.0))[0], discriminator(x)[0], atol=1e-6)
 
 
-def test_blocks_above_the_stage_and_heads_out_of_use_get_no_gradient():
+def test_blocks_above_the_stage_and_unused_heads_get_no_gradient():
     generator = Generator(**SMALL)
     generator(torch.randn(4, 16), resolution=8).sum().backward()
     used = {name for name, p in generator.named_parameters() if p.grad is not None}
@@ -113,12 +113,12 @@ def test_labels_condition_the_generator_and_give_logits():
 
 
 @pytest.mark.parametrize("resolution", [0, 2, 3, 12, 2048, -4])
-def test_resolutions_that_do_not_exist_are_refused(resolution):
+def test_invalid_resolutions_are_rejected(resolution):
     with pytest.raises(ValueError, match="power of two"):
         Generator(resolution)
 
 
-def test_a_stage_above_the_network_and_images_of_another_size_are_refused():
+def test_stages_above_the_network_and_images_of_another_size_are_rejected():
     with pytest.raises(ValueError, match="from 4 to 16"):
         Generator(**SMALL)(torch.randn(1, 16), resolution=32)
     with pytest.raises(ValueError, match=r"shape \[4, 1, 16, 16\], expected \[N, 3, 16, 16\]"):
@@ -138,7 +138,7 @@ def test_generate_rounds_and_clips():
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_folded_generator_draws_the_same(fused):
+def test_a_folded_generator_generates_the_same_images(fused):
     generator = Generator(**SMALL, label_size=2, fused_scale=fused)
     latents, labels = torch.randn(3, generator.latent_size), torch.eye(2)[[0, 1, 1]]
     for resolution, alpha in ((4, 1.0), (16, 1.0), (16, 0.25)):

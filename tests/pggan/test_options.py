@@ -13,12 +13,12 @@ from pggan.use.options import find_class, format_seeds, int_parser, parse_fracti
     "text, seeds",
     [("0-3", [0, 1, 2, 3]), ("7", [7]), ("3,8,20-22", [3, 8, 20, 21, 22]), ("5-5", [5]), ("9,2", [9, 2])],
 )
-def test_seeds(text, seeds):
+def test_seeds_are_parsed(text, seeds):
     assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize(
-    "text, says",
+    "text, message",
     [
         ("9-3", "3-9"),
         ("1,2,1", "twice"),
@@ -33,17 +33,17 @@ def test_seeds(text, seeds):
         (",".join(f"{i}000000-{i}999998" for i in range(2)), "more than"),
     ],
 )
-def test_seeds_that_cannot_be_meant(text, says):
-    with pytest.raises(argparse.ArgumentTypeError, match=says):
+def test_invalid_seeds_are_rejected(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         parse_seeds(text)
 
 
-def test_seeds_in_file_names():
+def test_seeds_are_abbreviated_in_file_names():
     assert [format_seeds(parse_seeds(text)) for text in ("4", "0-63", "3,8,9")] == ["4", "0-63", "3,8,9"]
     assert format_seeds(list(range(0, 200, 2))) == "100-from-0"
 
 
-def test_numbers_have_ranges():
+def test_numbers_out_of_range_are_rejected():
     assert int_parser(2, 9)("9") == 9 and parse_fraction("0.5") == 0.5
     for parse, text in (
         (int_parser(2, 9), "1"),
@@ -55,16 +55,16 @@ def test_numbers_have_ranges():
             parse(text)
 
 
-def test_classes_without_training_images_are_refused(labelled):
-    model = replace(labelled, class_counts=(4, 0, 2))
+def test_classes_without_training_images_are_rejected(labeled):
+    model = replace(labeled, class_counts=(4, 0, 2))
     assert [find_class(model, text) for text in ("cat", "2")] == [0, 2]
     for text in ("dog", "1"):
         with pytest.raises(ConfigError, match="class 'dog' had no training images; use one of cat, owl"):
             find_class(model, text)
 
 
-def test_classes_by_name_or_number(labelled, trained):
-    assert [find_class(labelled, text) for text in ("dog", "2")] == [1, 2]
-    for model, text, says in ((labelled, "cow", "cat, dog, owl"), (labelled, "3", "3"), (trained, "cat", "without")):
-        with pytest.raises(ConfigError, match=says):
+def test_classes_are_found_by_name_or_number(labeled, trained):
+    assert [find_class(labeled, text) for text in ("dog", "2")] == [1, 2]
+    for model, text, message in ((labeled, "cow", "cat, dog, owl"), (labeled, "3", "3"), (trained, "cat", "without")):
+        with pytest.raises(ConfigError, match=message):
             find_class(model, text)

@@ -1,4 +1,4 @@
-"""The reader for untrusted pickles, with real and hostile ones."""
+"""The reader for untrusted pickles, with benign and hostile ones."""
 
 import io
 import os
@@ -30,7 +30,7 @@ ARRAYS = [
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_data_and_arrays_come_back_as_pickle_reads_them(protocol):
+def test_plain_data_and_arrays_are_read_as_pickle_reads_them(protocol):
     assert read_pickle(pickle.dumps(PLAIN, protocol)) == PLAIN
     for array in ARRAYS:
         read = read_pickle(pickle.dumps([array, array], protocol))
@@ -39,7 +39,7 @@ def test_plain_data_and_arrays_come_back_as_pickle_reads_them(protocol):
     assert read_pickle(pickle.dumps(np.float32(0.25), protocol)) == 0.25
 
 
-def test_pickles_of_python_2():
+def test_python_2_pickles_are_read():
     """Read protocol 2 as Python 2 wrote it: byte strings, NumPy's old module names, numeric type flags."""
     string = lambda text: b"U" + bytes([len(text)]) + text  # noqa: E731
     pickled = (
@@ -57,7 +57,7 @@ class Network:
         self.weight = np.ones(3, np.float32)
 
 
-def test_named_classes_become_records_of_their_state():
+def test_listed_classes_become_records_of_their_state():
     name = f"{__name__}.Network"
     for protocol in (2, 4):
         record = read_pickle(pickle.dumps([Network()], protocol), records=(name,))[0]
@@ -65,14 +65,14 @@ def test_named_classes_become_records_of_their_state():
         assert record.state["weight"].tolist() == [1, 1, 1]
 
 
-def test_a_list_within_itself():
+def test_a_self_referencing_list_is_read():
     loop = [1]
     loop.append(loop)
     read = read_pickle(pickle.dumps(loop))
     assert read[0] == 1 and read[1] is read
 
 
-class Runs:
+class RunsOnLoad:
     def __init__(self, function, *arguments):
         self.call = function, arguments
 
@@ -80,11 +80,11 @@ class Runs:
         return self.call
 
 
-def hostile():
-    yield "posix.system", pickle.dumps(Runs(os.system, "touch pwned"))
-    yield "eval", pickle.dumps({"G": Runs(eval, "open('pwned', 'w')")}, 2)
-    yield "exec", pickle.dumps([Runs(exec, "open('pwned', 'w')")], 0)
-    yield "io.open", pickle.dumps(Runs(io.open, "pwned", "w"), 4)
+def make_hostile_pickles():
+    yield "posix.system", pickle.dumps(RunsOnLoad(os.system, "touch pwned"))
+    yield "eval", pickle.dumps({"G": RunsOnLoad(eval, "open('pwned', 'w')")}, 2)
+    yield "exec", pickle.dumps([RunsOnLoad(exec, "open('pwned', 'w')")], 0)
+    yield "io.open", pickle.dumps(RunsOnLoad(io.open, "pwned", "w"), 4)
     yield "os.system", b"cos\nsystem\n(S'touch pwned'\ntR."
     yield "os.system", b"(S'touch pwned'\nios\nsystem\n."  # INST
     yield "os.system", b"(cos\nsystem\nS'touch pwned'\no."  # OBJ
@@ -93,7 +93,7 @@ def hostile():
     yield "numpy.ndarray", b"cnumpy\nndarray\n(tR."
     yield "numpy.load", b"cnumpy\nload\n(S'pwned'\ntR."
     yield "not numbers", b"cnumpy\ndtype\n(S'O'\ntR."
-    yield "builtins.getattr", pickle.dumps(Runs(getattr, "", "__class__"))
+    yield "builtins.getattr", pickle.dumps(RunsOnLoad(getattr, "", "__class__"))
     yield "builtins.dict", b"cbuiltins\ndict\n."  # referred to, but not called
     yield "damaged", b"(lp0\n(dp1\nb."  # BUILD on a list
     yield "damaged", pickle.dumps(PLAIN)[:-20]
@@ -101,32 +101,32 @@ def hostile():
     yield "damaged", b"K\x01" + b"\x85" * 100_000 + b"."  # nested tuples
 
 
-@pytest.mark.parametrize("said, pickled", list(hostile()))
-def test_nothing_in_a_hostile_pickle_runs(said, pickled, tmp_path, monkeypatch):
+@pytest.mark.parametrize("message, pickled", list(make_hostile_pickles()))
+def test_nothing_in_a_hostile_pickle_runs(message, pickled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsError, match=said) as refused:
+    with pytest.raises(WeightsError, match=message) as error:
         read_pickle(pickled)
-    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
-def array_claiming(shape, kind="f4", content=b"1234"):
+def make_array_claiming(shape, dtype="f4", content=b"1234"):
     """Return a pickled array with a shape that needs more bytes than it has."""
-    good = pickle.dumps(np.zeros(1, kind), 2)
+    good = pickle.dumps(np.zeros(1, dtype), 2)
     assert b"K\x01\x85" in good
     shapes = b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in shape) + b"t"
     return good.replace(b"K\x01\x85", shapes, 1)
 
 
-def bombs():
-    yield array_claiming([2**40])
-    yield array_claiming([2**31, 2**31])
+def make_bombs():
+    yield make_array_claiming([2**40])
+    yield make_array_claiming([2**31, 2**31])
     yield b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc."  # BINBYTES8 of a terabyte
     yield b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"abc."  # BYTEARRAY8
     yield b"K\x01r\xff\xff\xff\x7f" + b"."  # a memo entry of number 2^31: gigabytes in C's unpickler
     yield b"K\x01" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"."  # 2^60 leaves if shared tuples were copied
 
 
-@pytest.mark.parametrize("pickled", list(bombs()))
+@pytest.mark.parametrize("pickled", list(make_bombs()))
 def test_memory_is_bounded_by_the_file(pickled):
     tracemalloc.start()
     try:

@@ -11,7 +11,7 @@ from pggan.training.profile import FlopCount, matrix_rate, profile_step
 OPTIONS = {"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8, "precision": "fp32"}
 
 
-def test_a_report_has_every_part_of_a_step():
+def test_profile_lists_every_part_of_a_step():
     config = resolve_config(OPTIONS)
     text = profile_step(
         config, torch.device("cpu"), GrowthController(config).phase(round(config.stabilize_kimg * 1000) + 1), 1
@@ -21,7 +21,7 @@ def test_a_report_has_every_part_of_a_step():
         assert part in text
 
 
-def test_operations_are_counted_as_torch_counts_them():
+def test_operation_count_matches_torchs():
     network, images = Discriminator(16, fmap_max=8), torch.randn(4, 3, 16, 16)
     with FlopCount() as ours:
         network(images)
@@ -30,11 +30,11 @@ def test_operations_are_counted_as_torch_counts_them():
     assert ours.total == theirs.get_total_flops() > 0
 
 
-def test_the_matrix_rate_is_found_in_time_however_slow_a_product_is(monkeypatch):
-    """As in bf16 on a CPU that emulates it, where a product of the largest size takes minutes."""
+def test_matrix_rate_is_measured_in_bounded_time_on_a_slow_device(monkeypatch):
+    """Simulate a CPU that emulates bf16, where a product of the largest size takes minutes."""
     sizes, product = [], torch.mm
 
-    def slow(x, y, out):
+    def multiply_slowly(x, y, out):
         sizes.append(len(x))
         time.sleep(0.1 * (len(x) / 128) ** 3)
         return product(x, y, out=out)
@@ -42,7 +42,7 @@ def test_the_matrix_rate_is_found_in_time_however_slow_a_product_is(monkeypatch)
     start = time.monotonic()
     rate = matrix_rate(torch.device("cpu"), torch.float32)
     assert time.monotonic() - start < 6
-    monkeypatch.setattr(torch, "mm", slow)
+    monkeypatch.setattr(torch, "mm", multiply_slowly)
     start = time.monotonic()
     assert 0 < matrix_rate(torch.device("cpu"), torch.bfloat16, 0.5) < rate
     assert time.monotonic() - start < 2 and max(sizes) <= 256

@@ -1,4 +1,4 @@
-"""Where a run begins, without training: its end, the networks that it can begin with, what it says if it cannot."""
+"""How a run starts, without training: its end, the networks it can start from, and its errors."""
 
 from dataclasses import replace
 
@@ -23,74 +23,74 @@ SMALL = {
 }
 
 
-def config(**options):
+def make_config(**options):
     return resolve_config(SMALL | options)
 
 
-def end(images, is_last_stage=True, **options):
-    chosen = config(**options)
+def find_end(images, is_last_stage=True, **options):
+    chosen = make_config(**options)
     plan = GrowthController(replace(chosen, total_kimg=None))
     return settle_end(chosen, plan, images, is_last_stage).total_kimg
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "demo"}, {"preset": "demo", "total_kimg": 40}])
 def test_a_run_from_a_finished_one_trains_one_more_stage(options):
-    assert end(40_000, **options) == 44 and end(39_968, **options) == 43.968
-    assert end(40_000, stabilize_kimg=1.5, **options) == 41.5
-    assert end(1_000_000, **options) == 1004
+    assert find_end(40_000, **options) == 44 and find_end(39_968, **options) == 43.968
+    assert find_end(40_000, stabilize_kimg=1.5, **options) == 41.5
+    assert find_end(1_000_000, **options) == 1004
 
 
-def test_a_run_from_an_earlier_stage_trains_to_the_plans_end():
-    assert end(4_000, is_last_stage=False) == 20  # 4, then twice 4 of fading and 4 of stabilizing
-    assert end(4_000, is_last_stage=False, preset="demo") == 40
-    assert end(17_000, preset="demo") == 40 and end(17_000) == 21
+def test_a_run_from_an_earlier_stage_trains_to_the_end_of_the_schedule():
+    assert find_end(4_000, is_last_stage=False) == 20  # 4, then twice 4 of fading and 4 of stabilizing
+    assert find_end(4_000, is_last_stage=False, preset="demo") == 40
+    assert find_end(17_000, preset="demo") == 40 and find_end(17_000) == 21
 
 
-def test_an_end_that_is_specified_counts_if_it_leaves_something_to_train():
-    assert end(40_000, total_kimg=40.5) == 40.5 and end(4_000, is_last_stage=False, total_kimg=19) == 19
+def test_a_specified_end_is_used_if_it_leaves_something_to_train():
+    assert find_end(40_000, total_kimg=40.5) == 40.5 and find_end(4_000, is_last_stage=False, total_kimg=19) == 19
     for total in (40, 20):
         with pytest.raises(ConfigError, match=r"--total-kimg.* use --total-kimg 44 to train 4 kimg more"):
-            end(40_000, total_kimg=total)
+            find_end(40_000, total_kimg=total)
 
 
-def test_the_same_command_finds_the_end_that_was_settled(tmp_path):
+def test_the_same_command_resumes_with_the_settled_end(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    begun = config(out=str(run.folder), resume=str(tmp_path / "other.pt"))
-    run.create(replace(begun, total_kimg=44.0).to_dict())
-    assert resolve_resumed_config(run, begun).total_kimg == 44
-    assert resolve_resumed_config(run, replace(begun, resume=None)) == replace(begun, total_kimg=44.0)
-    assert resolve_resumed_config(run, replace(begun, total_kimg=50.0)).total_kimg == 50
-    assert "--total-kimg 48 trains longer" in finished(begun, GrowthController(begun), 44_000)
+    original = make_config(out=str(run.folder), resume=str(tmp_path / "other.pt"))
+    run.create(replace(original, total_kimg=44.0).to_dict())
+    assert resolve_resumed_config(run, original).total_kimg == 44
+    assert resolve_resumed_config(run, replace(original, resume=None)) == replace(original, total_kimg=44.0)
+    assert resolve_resumed_config(run, replace(original, total_kimg=50.0)).total_kimg == 50
+    assert "--total-kimg 48 trains longer" in finished(original, GrowthController(original), 44_000)
 
 
 def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    run.create(config(resume=None, total_kimg=30).to_dict())
-    assert resolve_resumed_config(run, config(resume=None)).total_kimg is None
+    run.create(make_config(resume=None, total_kimg=30).to_dict())
+    assert resolve_resumed_config(run, make_config(resume=None)).total_kimg is None
 
 
 @pytest.mark.parametrize("spelling", ["", "/", "/checkpoints", "/checkpoints/latest.pt", "/checkpoints/stage-0008.pt"])
-def test_a_runs_own_checkpoint_is_no_start_of_it(tmp_path, monkeypatch, spelling):
+def test_a_run_cannot_start_from_its_own_checkpoint(tmp_path, monkeypatch, spelling):
     monkeypatch.chdir(tmp_path)
     run = RunDirectory(tmp_path / "run")
-    run.create(config(resume=None).to_dict())
+    run.create(make_config(resume=None).to_dict())
     (tmp_path / "link").symlink_to("run")
     for folder in ("run", "./run", "link", tmp_path / "run"):
-        with pytest.raises(ConfigError) as refusal:
-            resolve_resumed_config(run, config(resume=f"{folder}{spelling}"))
-        assert "leave out --resume" in str(refusal.value) and "None" not in str(refusal.value)
+        with pytest.raises(ConfigError) as error:
+            resolve_resumed_config(run, make_config(resume=f"{folder}{spelling}"))
+        assert "leave out --resume" in str(error.value) and "None" not in str(error.value)
 
 
-def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
+def test_the_path_a_run_started_from_may_be_spelled_differently(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunDirectory("runs/new")
     run.create(
-        config(resume="runs/old/checkpoints/latest.pt", out="runs/new").to_dict()
-    )  # relative, as earlier versions
+        make_config(resume="runs/old/checkpoints/latest.pt", out="runs/new").to_dict()
+    )  # relative, as earlier versions wrote it
     for spelling in (tmp_path / "runs/old/checkpoints/latest.pt", "./runs/old", "runs/../runs/old/"):
-        assert resolve_resumed_config(run, config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
+        assert resolve_resumed_config(run, make_config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
     with pytest.raises(ConfigError, match=r"began from runs/old/checkpoints/latest.pt, not from runs/older"):
-        resolve_resumed_config(run, config(resume="runs/older"))
+        resolve_resumed_config(run, make_config(resume="runs/older"))
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
         ({"arch": "dcgan"}, {"arch": "dcgan", "resolution": 32}, "--resolution 16"),
     ],
 )
-def test_networks_that_do_not_fit_are_refused_with_the_options_that_do(before, now, remedy):
-    saved = network_arguments(config(**before), 0)
-    with pytest.raises(CheckpointError) as refusal:
-        check_networks("x.pt", saved, network_arguments(config(**now), 2))
-    assert str(refusal.value).endswith(f"; use {remedy}")
+def test_incompatible_networks_are_rejected_with_the_options_to_use(before, now, remedy):
+    saved = network_arguments(make_config(**before), 0)
+    with pytest.raises(CheckpointError) as error:
+        check_networks("x.pt", saved, network_arguments(make_config(**now), 2))
+    assert str(error.value).endswith(f"; use {remedy}")
 
 
-def test_networks_that_fit():
-    wanted = network_arguments(config(resolution=32, mbstd_group=8), 2)
-    check_networks("x.pt", network_arguments(config(), 0), wanted)
-    check_networks("x.pt", {"generator": network_arguments(config(), 0)["generator"]}, wanted)
+def test_compatible_networks_are_accepted():
+    expected = network_arguments(make_config(resolution=32, mbstd_group=8), 2)
+    check_networks("x.pt", network_arguments(make_config(), 0), expected)
+    check_networks("x.pt", {"generator": network_arguments(make_config(), 0)["generator"]}, expected)

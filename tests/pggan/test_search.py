@@ -15,7 +15,7 @@ from pggan.use.upscale import compute_small_errors, distance_of_small_versions, 
 OPTIONS = argparse.Namespace(searches=2, steps=120, seed=100, label=None)
 
 
-def test_an_image_of_the_generator_is_found_again(trained):
+def test_search_recovers_a_generated_image(trained):
     target = trained.sample(1, seed=7)[0]
     found = search(trained, distance_at_every_scale(target), OPTIONS)
     start = (trained.sample(128, seed=100).float() - target.float()).square().mean(dim=(1, 2, 3)).min().sqrt()
@@ -24,27 +24,27 @@ def test_an_image_of_the_generator_is_found_again(trained):
     assert torch.equal(trained.draw(found.latents), found.images)
 
 
-def test_a_label_is_kept_or_chosen(labelled):
-    target = labelled.draw(labelled.latents([7]), torch.tensor([1]))[0]
-    found = search(labelled, distance_at_every_scale(target), argparse.Namespace(**vars(OPTIONS) | {"label": "owl"}))
+def test_a_label_is_fixed_or_searched_for(labeled):
+    target = labeled.draw(labeled.latents([7]), torch.tensor([1]))[0]
+    found = search(labeled, distance_at_every_scale(target), argparse.Namespace(**vars(OPTIONS) | {"label": "owl"}))
     assert found.labels.tolist() == [2, 2]
-    free = search(labelled, distance_at_every_scale(target), argparse.Namespace(**vars(OPTIONS) | {"steps": 1}))
+    free = search(labeled, distance_at_every_scale(target), argparse.Namespace(**vars(OPTIONS) | {"steps": 1}))
     assert set(free.labels.tolist()) <= {0, 1, 2}
 
 
-def test_large_images_of_a_small_one(trained):
+def test_search_finds_large_images_of_a_small_one(trained):
     small = downsample_images(trained.sample(1, seed=7).float(), 4)[0].round().byte()
     found = search(trained, distance_of_small_versions(small), OPTIONS)
     errors = compute_small_errors(found.images, small)
     assert errors.max() < 8 and not torch.equal(found.images[0], found.images[1])
-    by_hand = np.asarray(found.images[0], float).reshape(3, 4, 4, 4, 4).mean(axis=(2, 4)) - small.numpy()
-    assert np.isclose(np.sqrt((by_hand**2).mean()), errors[0], atol=1e-4)
+    difference = np.asarray(found.images[0], float).reshape(3, 4, 4, 4, 4).mean(axis=(2, 4)) - small.numpy()
+    assert np.isclose(np.sqrt((difference**2).mean()), errors[0], atol=1e-4)
 
 
-def test_searches_are_the_same_again_and_end_on_the_sphere(trained):
+def test_searches_are_reproducible_and_end_on_the_sphere(trained):
     target = trained.sample(1, seed=7)[0]
-    few = argparse.Namespace(**vars(OPTIONS) | {"steps": 5})
-    one, two = (search(trained, distance_at_every_scale(target), few) for _ in range(2))
+    options = argparse.Namespace(**vars(OPTIONS) | {"steps": 5})
+    one, two = (search(trained, distance_at_every_scale(target), options) for _ in range(2))
     assert torch.equal(one.latents, two.latents)
     assert torch.allclose(project_to_sphere(one.latents), one.latents, atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_the_loss_is_zero_at_the_target_and_counts_every_scale():
     assert torch.isclose(loss(checkerboard), torch.tensor(0.005 / 3), atol=1e-5)
 
 
-def test_images_are_read_as_they_are_meant(tmp_path):
+def test_images_are_read_with_the_requested_channels(tmp_path):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 3).getpixel((0, 0)) == (255, 0, 0)
     assert read_image(tmp_path / "a.png", 1).mode == "L"

@@ -1,4 +1,4 @@
-"""What stops a run, without a run."""
+"""Signals that stop a run, without a run."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 from pggan.training.signals import REPEAT_WINDOW, StopRequested, StopSignals
 
 
-def test_sigterm_from_several_places_stops_once_and_another_one_later_ends_at_once():
+def test_simultaneous_sigterms_stop_once_and_a_later_one_exits_immediately():
     with StopSignals() as signals:
         signals.check()
         for _ in range(2):
@@ -22,7 +22,7 @@ def test_sigterm_from_several_places_stops_once_and_another_one_later_ends_at_on
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_in_another_thread_signals_are_left_alone():
+def test_signal_handlers_are_unchanged_in_other_threads():
     def enter():
         with StopSignals() as signals:
             return signal.getsignal(signal.SIGTERM), signals.check()

@@ -19,78 +19,78 @@ OPTIONS = {"data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32,
 FADING = Phase(resolution=8, alpha=0.5, batch_size=8, lr=0.001, tick_images=1)
 
 
-def new_state(labels=0, **options):
+def make_state(labels=0, **options):
     return TrainState(resolve_config(OPTIONS | options), labels, torch.device("cpu"))
 
 
-def stepper(**options):
+def make_stepper(**options):
     return Stepper(**{"loss": WGANGP(8), "seed": 0, "mirror": False, "ema_decay": 0.9} | options)
 
 
-def batch(labels=0, resolution=8, count=8):
+def make_batch(labels=0, resolution=8, count=8):
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (count, 3, resolution, resolution), dtype=np.uint8))
     return Batch(images, torch.arange(count) % labels if labels else None, SINGLE_PROCESS.share(count, 4))
 
 
-def weights(network):
+def copy_weights(network):
     return [p.detach().clone() for p in network.parameters()]
 
 
-def test_a_step_trains_both_networks_moves_the_ema_and_counts_the_images():
-    state = new_state()
-    before = {name: weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
-    stepper().step(state, batch(), FADING)
+def test_a_step_trains_both_networks_updates_the_ema_and_counts_the_images():
+    state = make_state()
+    before = {name: copy_weights(getattr(state, name)) for name in ("G", "D", "G_ema")}
+    make_stepper().step(state, make_batch(), FADING)
     assert (state.images, state.counts["g_loss"]) == (8, 1)
     for name, old in before.items():
-        assert any(not torch.equal(a, b) for a, b in zip(old, weights(getattr(state, name)), strict=True)), name
-    moved = zip(weights(state.G_ema), before["G_ema"], weights(state.G), strict=True)
-    assert all(torch.allclose(ema, 0.9 * old + 0.1 * new, atol=1e-6) for ema, old, new in moved)
+        assert any(not torch.equal(a, b) for a, b in zip(old, copy_weights(getattr(state, name)), strict=True)), name
+    changed = zip(copy_weights(state.G_ema), before["G_ema"], copy_weights(state.G), strict=True)
+    assert all(torch.allclose(ema, 0.9 * old + 0.1 * new, atol=1e-6) for ema, old, new in changed)
     assert {
         *("d_loss", "g_loss", "real_score", "fake_score", "grad_norm", "skipped", "d_gradient", "g_gradient")
     } == state.sums.keys()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_steps_with_gradients_that_are_not_finite_are_left_out_and_counted(bad):
-    state = new_state()
+def test_steps_with_non_finite_gradients_are_skipped_and_counted(bad):
+    state = make_state()
     with torch.no_grad():
         state.D.output.bias.fill_(bad)
-    before, old = weights(state.D), weights(state.G)
+    before, old = copy_weights(state.D), copy_weights(state.G)
     for _ in range(3):
-        stepper().step(state, batch(), FADING)
+        make_stepper().step(state, make_batch(), FADING)
     assert state.skipped_in_a_row.tolist() == [3, 3] and state.sums["skipped"] == 6
-    assert all(torch.equal(a, b) or not b.isfinite().all() for a, b in zip(before, weights(state.D), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(old, weights(state.G), strict=True))
+    assert all(torch.equal(a, b) or not b.isfinite().all() for a, b in zip(before, copy_weights(state.D), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(old, copy_weights(state.G), strict=True))
     assert all(p.isfinite().all() for p in state.G_ema.parameters())
     with torch.no_grad():
         state.D.output.bias.zero_()
-    stepper().step(state, batch(), FADING)
+    make_stepper().step(state, make_batch(), FADING)
     assert state.skipped_in_a_row.tolist() == [0, 0]
 
 
-def test_a_step_depends_on_the_seed_and_the_images_seen_only():
-    first, second, other = new_state(), new_state(), new_state()
+def test_a_step_depends_only_on_the_seed_and_the_images_seen():
+    first, second, other = make_state(), make_state(), make_state()
     torch.manual_seed(1)
-    stepper().step(first, batch(), FADING)
+    make_stepper().step(first, make_batch(), FADING)
     torch.manual_seed(2)
-    stepper().step(second, batch(), FADING)
-    stepper(seed=1).step(other, batch(), FADING)
-    assert all(torch.equal(a, b) for a, b in zip(weights(first.G), weights(second.G), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(weights(first.G), weights(other.G), strict=True))
+    make_stepper().step(second, make_batch(), FADING)
+    make_stepper(seed=1).step(other, make_batch(), FADING)
+    assert all(torch.equal(a, b) for a, b in zip(copy_weights(first.G), copy_weights(second.G), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(copy_weights(first.G), copy_weights(other.G), strict=True))
 
 
 def test_labels_train_the_classifier():
-    state = new_state(labels=4)
-    stepper().step(state, batch(labels=4), FADING)
+    state = make_state(labels=4)
+    make_stepper().step(state, make_batch(labels=4), FADING)
     assert state.D.output.weight.grad[1:].abs().sum() > 0
 
 
 @pytest.mark.skipif(not run_apart(compute_in_bf16), reason="this machine's cpu cannot compute in bf16")
 def test_bf16_stays_close_to_fp32():
-    fp32, bf16 = new_state(), new_state()
-    stepper().step(fp32, batch(), FADING)
-    stepper(bf16=True).step(bf16, batch(), FADING)
+    fp32, bf16 = make_state(), make_state()
+    make_stepper().step(fp32, make_batch(), FADING)
+    make_stepper(bf16=True).step(bf16, make_batch(), FADING)
     for name in ("d_loss", "g_loss", "real_score", "grad_norm"):
         assert bf16.sums[name].item() == pytest.approx(fp32.sums[name].item(), rel=0.05, abs=0.05)
 
@@ -104,92 +104,95 @@ def test_reals_are_faded_like_the_fakes():
 def test_reals_are_in_range_and_half_of_them_mirrored():
     images = torch.arange(256, dtype=torch.uint8).view(64, 1, 2, 2)
     reals = Batch(images, None, SINGLE_PROCESS.share(64, 4))
-    state, stage = new_state(), {"resolution": 2, "alpha": 1.0}
-    plain = stepper().prepare_reals(state, stage, reals, "augmented reals")
+    state, stage = make_state(), {"resolution": 2, "alpha": 1.0}
+    plain = make_stepper().prepare_reals(state, stage, reals, "augmented reals")
     assert plain.min() == -1 and plain.max() == 1
-    mirrored = stepper(mirror=True).prepare_reals(state, stage, reals, "augmented reals")
+    mirrored = make_stepper(mirror=True).prepare_reals(state, stage, reals, "augmented reals")
     flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
     assert 16 < sum(flipped) < 48
     assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))
 
 
-def test_ema_forgets_by_its_decay():
+def test_ema_follows_its_decay():
     a, b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     expected = 0.75 * a.weight.detach() + 0.25 * b.weight.detach()
     update_ema(a, b, 0.75)
     assert torch.allclose(a.weight, expected)
 
 
-def test_draws_differ_by_seed_images_and_purpose():
-    seen = {
+def test_random_draws_differ_by_seed_images_and_purpose():
+    draws = {
         random_generator(s, i, p).random() for s in (0, 1) for i in (0, 8) for p in ("d latents", "g latents", "mixing")
     }
-    assert len(seen) == 12
+    assert len(draws) == 12
     assert torch.equal(draw_latents(0, 8, "d latents", 4, 3), draw_latents(0, 8, "d latents", 4, 3))
 
 
-def test_state_goes_through_state_dict_unchanged():
-    state, twin = new_state(), new_state(seed=5)
+def test_state_round_trips_through_state_dict():
+    state, twin = make_state(), make_state(seed=5)
     for _ in range(3):
-        stepper().step(state, batch(), FADING)
+        make_stepper().step(state, make_batch(), FADING)
     twin.load_state_dict(copy.deepcopy(state.state_dict()))
     for s in (state, twin):
-        stepper().step(s, batch(), FADING)
+        make_stepper().step(s, make_batch(), FADING)
     for name in ("G", "D", "G_ema"):
         assert all(
-            torch.equal(a, b) for a, b in zip(weights(getattr(state, name)), weights(getattr(twin, name)), strict=True)
+            torch.equal(a, b)
+            for a, b in zip(copy_weights(getattr(state, name)), copy_weights(getattr(twin, name)), strict=True)
         )
     assert state.images == twin.images and state.sums["d_loss"] == twin.sums["d_loss"]
 
 
-def test_the_generator_takes_every_nth_step_by_the_images_seen():
+def test_the_generator_trains_at_every_nth_step():
     trained = []
-    state, one_in_three = new_state(), stepper(n_critic=3)
+    state, one_in_three = make_state(), make_stepper(n_critic=3)
     for _ in range(7):
-        old = weights(state.G), weights(state.G_ema)
-        one_in_three.step(state, batch(), FADING)
-        new = weights(state.G), weights(state.G_ema)
-        moved = [any(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(old, new, strict=True)]
-        assert moved[0] == moved[1]
-        trained.append(moved[0])
+        old = copy_weights(state.G), copy_weights(state.G_ema)
+        one_in_three.step(state, make_batch(), FADING)
+        new = copy_weights(state.G), copy_weights(state.G_ema)
+        changed = [
+            any(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(old, new, strict=True)
+        ]
+        assert changed[0] == changed[1]
+        trained.append(changed[0])
     assert trained == [False, False, True, False, False, True, False]
     assert state.counts["g_loss"] == 2 and state.counts["d_loss"] == 7
     assert state.average_sums()["g_loss"] == pytest.approx(state.sums["g_loss"].item() / 2)
 
 
 @pytest.mark.parametrize("n_critic", [1, 2])
-def test_a_generator_that_stays_broken_is_noticed_also_when_it_steps_seldom(n_critic):
-    state = new_state()
+def test_a_failing_generator_is_counted_even_if_it_trains_rarely(n_critic):
+    state = make_state()
     for _ in range(4):
         with torch.no_grad():
             state.D.output.bias.fill_(float("nan"))
-        stepper(n_critic=n_critic).step(state, batch(), FADING)
+        make_stepper(n_critic=n_critic).step(state, make_batch(), FADING)
     assert state.skipped_in_a_row.tolist() == [4, 4 / n_critic]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
-def test_each_optimizer_takes_its_networks_learning_rate_and_leaves_bad_steps_out(optimizer):
-    state = new_state(optimizer=optimizer)
-    stepper().step(state, batch(), replace(FADING, d_lr=0.002))
+def test_each_optimizer_uses_its_learning_rate_and_skips_bad_steps(optimizer):
+    state = make_state(optimizer=optimizer)
+    make_stepper().step(state, make_batch(), replace(FADING, d_lr=0.002))
     assert state.g_optimizer.param_groups[0]["lr"] == 0.001 and state.d_optimizer.param_groups[0]["lr"] == 0.002
     with torch.no_grad():
         state.D.output.bias.fill_(float("nan"))
-    before = weights(state.G)
-    stepper().step(state, batch(), FADING)
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(state.G), strict=True))
+    before = copy_weights(state.G)
+    make_stepper().step(state, make_batch(), FADING)
+    assert all(torch.equal(a, b) for a, b in zip(before, copy_weights(state.G), strict=True))
 
 
-def test_clipping_bounds_the_weights_that_the_discriminator_computes_with():
-    state = new_state(loss="wgan")
-    stepper(loss=Loss(ADVERSARIAL["wgan"]), clip=0.01).step(state, batch(), FADING)
+def test_clipping_bounds_the_discriminators_scaled_weights():
+    state = make_state(loss="wgan")
+    make_stepper(loss=Loss(ADVERSARIAL["wgan"]), clip=0.01).step(state, make_batch(), FADING)
     used = [m.scaled_weight().detach().abs().max().item() for m in state.D.modules() if isinstance(m, Equalized)]
     assert max(used) == pytest.approx(0.01, rel=1e-4)
     assert all(m.bias.abs().max() <= 0.01 for m in state.D.modules() if isinstance(m, Equalized))
 
 
-def test_checkpoints_from_before_counts_go_on():
-    state, twin = new_state(), new_state()
-    stepper().step(state, batch(), FADING)
+def test_checkpoints_without_counts_still_resume():
+    state, twin = make_state(), make_state()
+    make_stepper().step(state, make_batch(), FADING)
     old = state.state_dict()
     del old["counts"]
     twin.load_state_dict(old | {"steps": 1})

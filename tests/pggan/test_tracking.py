@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases show the run that log.jsonl and metrics.jsonl hold, also after a resume."""
+"""TensorBoard and Weights & Biases show what log.jsonl and metrics.jsonl hold, even after a resume."""
 
 import json
 import os
@@ -20,19 +20,19 @@ from pggan.training.tracking import Tracker, wandb_id
 GRID = np.full((4, 3, 8, 8), 200, np.uint8)
 
 
-def track(folder, kind, moments, resumed_at=0):
-    """A run's tracking, from its start or from a resume on: log, grid, and at 200 and 300 images a stage's end."""
-    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "track": kind, "lr": 0.25})
+def track(folder, service, image_counts, resumed_at=0):
+    """Track a run from its start or from a resume: log lines, grids, and stage ends at 200 and 300 images."""
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "track": service, "lr": 0.25})
     run = RunDirectory(folder / "faces")
     run.create(config.to_dict())
     run.cut_logs(resumed_at)
-    keeper, tracker = RunWriter(run, keep_last=2), Tracker(run, config, resumed_at)
+    writer, tracker = RunWriter(run, keep_last=2), Tracker(run, config, resumed_at)
 
     def record(path, line):
-        keeper.write_line(path, line)
+        writer.write_line(path, line)
         tracker.log_scalars(path.stem, line)
 
-    for images in moments:
+    for images in image_counts:
         record(run.log, {"images": images, "d_loss": images / 8, "g_loss": None})
         tracker.log_grid("fakes", make_grid(GRID), images)
         if images in (200, 300):
@@ -45,7 +45,7 @@ def track(folder, kind, moments, resumed_at=0):
 def test_tensorboard_shows_one_run_against_images_seen(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     track(tmp_path, "tensorboard", (100, 200))
-    track(tmp_path, "tensorboard", (300, 400), resumed_at=200)  # then killed, its latest checkpoint still that of 200
+    track(tmp_path, "tensorboard", (300, 400), resumed_at=200)  # then killed; the latest checkpoint is still at 200
     run = track(tmp_path, "tensorboard", (300, 400, 500), resumed_at=200)
     events = accumulator.EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0})
     events.Reload()
@@ -59,29 +59,29 @@ def test_tensorboard_shows_one_run_against_images_seen(tmp_path):
     assert table == ["| images | resolution | fid |", "| --- | --- | --- |", "| 200 | 4 | 50.0 |", "| 300 | 6 | 75.0 |"]
 
 
-def whole_records(path):
-    """All messages of a run that has ended; W&B's own process may still be writing the last ones."""
+def wait_for_records(path):
+    """Return all messages of a finished run; W&B's own process may still be writing the last ones."""
     for _ in range(100):
-        found = list(records(path))
+        found = list(read_records(path))
         if found and found[-1].HasField("exit"):
             return found
         time.sleep(0.1)
-    pytest.fail(f"{path} does not come to its end")
+    pytest.fail(f"{path} was never completed")
 
 
-def records(path):
-    """The protocol messages of an offline W&B run (a LevelDB log: blocks of 32 KiB, records in one or more parts)."""
+def read_records(path):
+    """Yield the protocol messages of an offline W&B run (a LevelDB log: 32 KiB blocks, records in parts)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, at, message = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
+    data, offset, message = path.read_bytes(), 7, b""
+    while offset + 7 <= len(data):
+        if (left := 32768 - offset % 32768) < 7:
+            offset += left
             continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        message += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        _, length, part_type = struct.unpack("<IHB", data[offset : offset + 7])
+        message += data[offset + 7 : offset + 7 + length]
+        offset += 7 + length
+        if part_type in (1, 4):  # whole, or the last part
             yield Record.FromString(message)
             message = b""
 
@@ -91,10 +91,10 @@ def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     track(tmp_path, "wandb", (100, 200))
-    time.sleep(1)  # W&B names the parts of a run by the second they began in
+    time.sleep(1)  # W&B names the parts of a run by the second they started in
     run = track(tmp_path, "wandb", (300,), resumed_at=200)
     segments = sorted((run.folder / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
-    messages = [whole_records(path) for path in segments]
+    messages = [wait_for_records(path) for path in segments]
     runs = [message.run for part in messages for message in part if message.HasField("run")]
     assert [(r.run_id, r.display_name) for r in runs] == [((run.folder / "wandb-id").read_text(), "faces")] * 2
     options = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
@@ -115,7 +115,7 @@ def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("environment", "expected"),
     [
         ({}, {"project": "pggan", "name": "faces", "mode": "offline"}),
         (
@@ -124,11 +124,11 @@ def test_wandb_shows_one_run_against_images_seen(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_wandbs_own_variables_come_first(tmp_path, monkeypatch, given, expected):
+def test_wandb_environment_variables_take_precedence(tmp_path, monkeypatch, environment, expected):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in given.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     passed = {}
     writer = SimpleNamespace(define_metric=lambda *_, **__: None, finish=lambda: None)
@@ -140,21 +140,21 @@ def test_wandbs_own_variables_come_first(tmp_path, monkeypatch, given, expected)
     assert passed.items() >= expected.items() and not {"entity", "group"} & passed.keys()  # wandb reads these itself
 
 
-def test_a_copied_run_directory_is_a_run_of_its_own_and_a_moved_one_is_not(tmp_path, capsys):
+def test_a_copied_run_directory_gets_a_new_id_and_a_moved_one_keeps_its_id(tmp_path, capsys):
     first, copy, moved = (tmp_path / name for name in ("first", "copy", "moved \udce9"))
     first.mkdir()
-    number = wandb_id(first)
-    assert number == wandb_id(first) == (first / "wandb-id").read_text()
+    first_id = wandb_id(first)
+    assert first_id == wandb_id(first) == (first / "wandb-id").read_text()
     shutil.copytree(first, copy)
-    other = wandb_id(copy)
-    assert other not in ("", number) and f"{copy} is a copy of {first}" in capsys.readouterr().err
-    assert (wandb_id(first), wandb_id(copy)) == (number, other)
+    copy_id = wandb_id(copy)
+    assert copy_id not in ("", first_id) and f"{copy} is a copy of {first}" in capsys.readouterr().err
+    assert (wandb_id(first), wandb_id(copy)) == (first_id, copy_id)
     first.rename(moved)
-    assert (wandb_id(moved), wandb_id(moved)) == (number, number)
+    assert (wandb_id(moved), wandb_id(moved)) == (first_id, first_id)
     first.symlink_to(moved)
-    assert wandb_id(first) == number and capsys.readouterr().err == ""
+    assert wandb_id(first) == first_id and capsys.readouterr().err == ""
 
 
-def test_a_run_directory_from_before_folders_were_noted_keeps_its_id(tmp_path):
+def test_a_run_directory_without_a_recorded_path_keeps_its_id(tmp_path):
     (tmp_path / "wandb-id").write_text("0123abcd")
     assert wandb_id(tmp_path) == "0123abcd"

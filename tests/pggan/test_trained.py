@@ -11,41 +11,41 @@ from pggan.networks import generate
 from pggan.networks.sampling import to_one_hot, to_uint8
 
 
-def test_a_seed_is_the_same_image_alone_and_in_any_list(trained, labelled):
-    for model in (trained, labelled):
-        everything = model.sample(20)
-        assert torch.equal(model.sample(1, seed=13), everything[13:14])
-        assert torch.equal(model.sample(5, seed=7), everything[7:12])
-        assert len({image.numpy().tobytes() for image in everything}) == 20
+def test_a_seed_gives_the_same_image_alone_and_in_any_batch(trained, labeled):
+    for model in (trained, labeled):
+        images = model.sample(20)
+        assert torch.equal(model.sample(1, seed=13), images[13:14])
+        assert torch.equal(model.sample(5, seed=7), images[7:12])
+        assert len({image.numpy().tobytes() for image in images}) == 20
 
 
-def test_latents_are_standard_normal_and_unlike_for_neighbouring_seeds(trained):
+def test_latents_are_standard_normal_and_uncorrelated_between_neighboring_seeds(trained):
     z = trained.latents(range(4000))
     assert abs(z.mean()) < 0.02 and abs(z.std() - 1) < 0.02
-    alike = torch.nn.functional.cosine_similarity(z[:-1], z[1:])
-    assert abs(alike.mean()) < 0.02
+    similarities = torch.nn.functional.cosine_similarity(z[:-1], z[1:])
+    assert abs(similarities.mean()) < 0.02
 
 
-def test_labels_come_from_the_seed_and_evenly(labelled, trained):
-    labels = labelled.labels(range(3000))
-    assert torch.equal(labelled.labels([5, 2999]), labels[[5, 2999]])
+def test_labels_are_drawn_evenly_from_the_seeds(labeled, trained):
+    labels = labeled.labels(range(3000))
+    assert torch.equal(labeled.labels([5, 2999]), labels[[5, 2999]])
     assert torch.bincount(labels).min() > 900
     assert trained.labels([1]) is None
 
 
-def test_classes_without_training_images_are_never_drawn(labelled):
-    gaps = replace(labelled, classes=["a", "b", "c"], class_counts=(4, 0, 2))
+def test_classes_without_training_images_are_never_drawn(labeled):
+    gaps = replace(labeled, classes=["a", "b", "c"], class_counts=(4, 0, 2))
     assert gaps.drawable == [0, 2] and set(gaps.labels(range(40)).tolist()) == {0, 2}
     full = replace(gaps, class_counts=(1, 1, 1))
     assert full.labels(range(40)).tolist() == replace(gaps, class_counts=()).labels(range(40)).tolist()
 
 
-def test_images_are_the_generators_own(labelled):
-    z, y = labelled.latents(range(6)), torch.tensor([0, 1, 2, 0, 1, 2])
-    drawn = labelled.draw(z, y)
+def test_drawn_images_match_the_generators_output(labeled):
+    z, y = labeled.latents(range(6)), torch.tensor([0, 1, 2, 0, 1, 2])
+    drawn = labeled.draw(z, y)
     assert drawn.shape == (6, 1, 16, 16) and drawn.dtype == torch.uint8
-    assert (drawn.int() - generate(labelled.generator, z, y, 16).int()).abs().max() <= 1
-    assert not torch.equal(labelled.draw(z[:1], y[:1]), labelled.draw(z[:1], y[1:2]))
+    assert (drawn.int() - generate(labeled.generator, z, y, 16).int()).abs().max() <= 1
+    assert not torch.equal(labeled.draw(z[:1], y[:1]), labeled.draw(z[:1], y[1:2]))
 
 
 def test_truncation_moves_the_first_features_to_their_mean(trained):
@@ -60,16 +60,16 @@ def test_truncation_moves_the_first_features_to_their_mean(trained):
     assert (half - expected.float()).abs().max() <= 1
 
 
-def test_truncation_keeps_the_class(labelled):
-    z = labelled.latents([0, 1])
-    cats, dogs = (labelled.draw(z, torch.tensor([k, k]), truncation=0.0) for k in (0, 1))
+def test_truncation_keeps_the_class(labeled):
+    z = labeled.latents([0, 1])
+    cats, dogs = (labeled.draw(z, torch.tensor([k, k]), truncation=0.0) for k in (0, 1))
     assert torch.equal(cats[0], cats[1]) and not torch.equal(cats, dogs)
     hot = to_one_hot(torch.zeros(2000, dtype=torch.long), 3)
-    mean = labelled.generator.features(labelled.latents(range(2000)), hot).mean(dim=0, keepdim=True)
-    assert torch.allclose(labelled.compute_mean_features(0), mean, atol=1e-6)
+    mean = labeled.generator.features(labeled.latents(range(2000)), hot).mean(dim=0, keepdim=True)
+    assert torch.allclose(labeled.compute_mean_features(0), mean, atol=1e-6)
 
 
-def test_another_stage(trained):
+def test_another_stage_can_be_selected(trained):
     lower = trained.at(8)
     assert (lower.resolution, lower.alpha) == (8, 1.0) and lower.sample(2).shape == (2, 3, 8, 8)
     assert trained.at(alpha=0.25).alpha == 0.25 and trained.at(16).alpha == 1
@@ -78,7 +78,7 @@ def test_another_stage(trained):
 
 
 @pytest.mark.parametrize("stage", [(32, None), (12, None), (2, None), (8, 1.5), (8, float("nan"))])
-def test_stages_that_do_not_exist_are_refused(trained, stage):
+def test_invalid_stages_are_rejected(trained, stage):
     with pytest.raises(ValueError):
         trained.at(*stage)
 
@@ -95,13 +95,13 @@ def save(trained, path, **changes):
     checkpoints.save(path, content | changes)
 
 
-def test_three_lines(trained, tmp_path):
+def test_a_loaded_checkpoint_gives_the_same_samples(trained, tmp_path):
     save(trained, tmp_path / "a.pt")
     loaded = pggan.load(tmp_path / "a.pt")
     assert torch.equal(loaded.sample(4, seed=2), trained.sample(4, seed=2))
 
 
-def test_torch_hub(trained, tmp_path, request):
+def test_torch_hub_loads_a_checkpoint(trained, tmp_path, request):
     save(trained, tmp_path / "a.pt")
     loaded = torch.hub.load(str(request.config.rootpath), "trained", str(tmp_path / "a.pt"), source="local")
     assert torch.equal(loaded.sample(1), trained.sample(1))
@@ -116,12 +116,12 @@ def test_torch_hub(trained, tmp_path, request):
         {"stage": 3},
         {"images": None},
         {"classes": ["cat"]},
-        {"networks": {"generator": {"resolution": 16, "fmap_base": 2**40, "fmap_max": 2**30}}},  # terabytes, if made
+        {"networks": {"generator": {"resolution": 16, "fmap_base": 2**40, "fmap_max": 2**30}}},  # terabytes if built
         {"networks": {"generator": {"resolution": 16, "channels": 3, "fmap_base": 64, "fmap_max": 8}}},
         {"state": {"G_ema": {}}},
     ],
 )
-def test_checkpoints_that_contradict_themselves_are_refused(trained, tmp_path, changes):
+def test_inconsistent_checkpoints_are_rejected(trained, tmp_path, changes):
     save(trained, tmp_path / "a.pt", **changes)
     with pytest.raises(checkpoints.CheckpointError, match=r"a\.pt (does not fit|is damaged)"):
         pggan.load(tmp_path / "a.pt")

@@ -1,4 +1,4 @@
-"""Weights for other classes: those of classes that stay mean what they meant."""
+"""Transfer of weights to other classes: the classes that remain keep theirs."""
 
 import pytest
 import torch
@@ -24,15 +24,15 @@ def make(arch, network, classes, seed):
     return build(network, arguments).eval(), arguments
 
 
-def transferred(arch, network, old, new):
-    """A network and one of other classes with its weights, both in float64."""
+def transfer(arch, network, old, new):
+    """Return a network and its transfer to other classes, both in float64."""
     before, _ = make(arch, network, old, 0)
     after, arguments = make(arch, network, new, 1)
     after.load_state_dict(move_classes(before.state_dict(), after.state_dict(), network, arguments, old, new))
     return before.double(), after.double()
 
 
-def logits(network, classes, name):
+def compute_logits(network, classes, name):
     _, labels = network(torch.linspace(-1, 1, 4 * 3 * 16 * 16, dtype=torch.float64).view(4, 3, 16, 16))
     return labels[:, classes.index(name)]
 
@@ -41,17 +41,17 @@ def logits(network, classes, name):
 @pytest.mark.parametrize(
     "old, new", [("ab", "abc"), ("abc", "ac"), ("ab", "bc"), ("ba", "ab"), ("", "ab"), ("ab", ""), ("ab", "cde")]
 )
-def test_scores_and_the_logits_of_classes_that_stay_are_kept(arch, old, new):
-    before, after = transferred(arch, "discriminator", list(old), list(new))
+def test_scores_and_the_logits_of_remaining_classes_are_kept(arch, old, new):
+    before, after = transfer(arch, "discriminator", list(old), list(new))
     images = torch.linspace(-1, 1, 4 * 3 * 16 * 16, dtype=torch.float64).view(4, 3, 16, 16)
     assert torch.allclose(before(images)[0], after(images)[0])
     for name in set(old) & set(new):
-        assert torch.allclose(logits(before, old, name), logits(after, new, name))
+        assert torch.allclose(compute_logits(before, old, name), compute_logits(after, new, name))
 
 
 @pytest.mark.parametrize("old, new", [("ab", "abc"), ("abc", "ac"), ("ab", "bc"), ("ba", "ab")])
-def test_images_of_classes_that_stay_are_kept(old, new):
-    before, after = transferred("pggan", "generator", list(old), list(new))
+def test_images_of_remaining_classes_are_kept(old, new):
+    before, after = transfer("pggan", "generator", list(old), list(new))
     z = torch.randn(4, 16, dtype=torch.float64)
     for name in set(old) & set(new):
         images = [
@@ -61,22 +61,22 @@ def test_images_of_classes_that_stay_are_kept(old, new):
         assert torch.allclose(*images, atol=1e-6)
 
 
-def test_latents_mean_the_same_without_classes_and_with_them():
-    before, after = transferred("pggan", "generator", [], ["a", "b"])
+def test_latents_give_the_same_images_with_and_without_classes():
+    before, after = transfer("pggan", "generator", [], ["a", "b"])
     after.dense.weight.data[16:] = 0
-    z = torch.randn(4, 16, dtype=torch.float64) * 100  # beside which the 1 of the label counts for nothing
+    z = torch.randn(4, 16, dtype=torch.float64) * 100  # so large that the label's 1 is negligible
     assert torch.allclose(before(z), after(z, torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1]]), atol=1e-3)
 
 
-def test_classes_that_are_new_begin_as_in_a_new_network():
+def test_new_classes_start_as_in_a_new_network():
     fresh, _ = make("pggan", "generator", list("abc"), 1)
-    _, after = transferred("pggan", "generator", list("ab"), list("abc"))
+    _, after = transfer("pggan", "generator", list("ab"), list("abc"))
     assert torch.equal(after.dense.weight[-1].float(), fresh.dense.weight[-1])
 
 
-def test_as_many_classes_under_other_names_stay_in_their_order():
+def test_renamed_classes_keep_their_order():
     assert kept_classes(["0", "1"], ["cat", "dog"]) is None and kept_classes(["a", "b"], ["b", "c"]) == ["b"]
-    before, after = transferred("pggan", "discriminator", ["0", "1"], ["cat", "dog"])
+    before, after = transfer("pggan", "discriminator", ["0", "1"], ["cat", "dog"])
     assert torch.equal(before.output.weight, after.output.weight)
 
 
