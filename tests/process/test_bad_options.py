@@ -1,4 +1,4 @@
-"""Values that no option can have: one sentence that names the option, exit code 2, nothing written."""
+"""Invalid option values: each is rejected with one sentence naming the option and exit code 2; nothing is written."""
 
 import re
 import sys
@@ -22,6 +22,7 @@ MAINS = {
     "checkpoints": checkpoints.__main__.main,
 }
 TRAIN = "train.py synthetic --resolution 8 --channels 3 --fmap-base 32 --fmap-max 8 --batch-size 4 --device cpu"
+# A tiny run; the options of a case come later and override these.
 LAST = f"{TRAIN} --precision fp32 --metrics none --track none --fade-kimg 0.1 --stabilize-kimg 0.1"
 RUN = "RUN"  # stands for a finished run's directory
 PICTURE = "RUN/samples/reals-0016.png"  # larger than the run's images; ICON: smaller
@@ -377,13 +378,13 @@ def icon(tmp_path_factory):
     return str(path)
 
 
-def files(folder):
+def read_modification_times(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("case", [case.strip() for case in CASES])
-def test_what_no_option_can_be_is_refused(case, finished_run, icon, cache, tmp_path, monkeypatch, capsys, count_fault):
-    command, options, named = (part.strip() for part in case.split("|"))
+def test_invalid_option_value_is_rejected(case, finished_run, icon, cache, tmp_path, monkeypatch, capsys, count_fault):
+    command, options, expected = (part.strip() for part in case.split("|"))
     for word, path in {"PICTURE": PICTURE, "ICON": icon, RUN: str(finished_run)}.items():
         command, options = command.replace(word, path), options.replace(word, path)
     program, *arguments = command.split()
@@ -391,14 +392,14 @@ def test_what_no_option_can_be_is_refused(case, finished_run, icon, cache, tmp_p
     monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [program, *arguments, *options.split()])
-    before = files(finished_run)
-    with pytest.raises(SystemExit) as end:
+    before = read_modification_times(finished_run)
+    with pytest.raises(SystemExit) as system_exit:
         MAINS[program]()
-    said = capsys.readouterr().err
-    assert end.value.code == 2, said
-    sentence = said.split("\nusage: ")[0] if not said.startswith("usage: ") else said.strip().splitlines()[-1]
-    assert named in sentence and "Traceback" not in said
-    assert list(tmp_path.iterdir()) == [] and files(finished_run) == before
+    output = capsys.readouterr().err
+    assert system_exit.value.code == 2, output
+    message = output.split("\nusage: ")[0] if not output.startswith("usage: ") else output.strip().splitlines()[-1]
+    assert expected in message and "Traceback" not in output
+    assert list(tmp_path.iterdir()) == [] and read_modification_times(finished_run) == before
     count_fault("bad options")
 
 
@@ -407,8 +408,8 @@ def test_every_option_that_takes_a_value_has_a_case():
     sections = re.findall(r"^##+ (?:python -m )?(.+?)\n(.+?)(?=^##|\Z)", page, re.M | re.S)
     options = {command: set(re.findall(r"^  (--[\w-]+) \S", text, re.M)) for command, text in sections}
     options["pggan profile"] -= options["train.py"]
-    for command, those in options.items():
-        tried = {
+    for command, names in options.items():
+        tested = {
             word for case in CASES if case.split()[: len(command.split())] == command.split() for word in case.split()
         }
-        assert those <= tried, (command, those - tried)
+        assert names <= tested, (command, names - tested)
