@@ -1,4 +1,4 @@
-"""Out of memory: recognize it, and suggest options that need less."""
+"""Recognize out-of-memory errors, and suggest options that need less memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def explain_out_of_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(
-            "--fmap-max: out of memory while building networks of this size; lower --fmap-max or --fmap-base"
+            "--fmap-max: out of memory while building networks of this size; use a lower --fmap-max or --fmap-base"
         ) from None
 
 

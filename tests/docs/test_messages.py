@@ -13,6 +13,7 @@ from pggan.config import TrainConfig, option_name
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"(?<![\w-])--(no-)?([a-z][a-z0-9-]*[a-z0-9]|[a-z])(?![\w-]*=[\"'])")
 OF_OTHERS = {  # programs of others, named in messages or run
+    "--create-dirs": "curl",
     "--help": "argparse",
     "--no-deps": "pip",
     "--nproc-per-node": "torchrun",

@@ -7,7 +7,7 @@ import pytest
 from checkpoints import CheckpointError, RunDirectory
 from pggan.config import ConfigError, resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.resume import check_networks, finished, resolve_resumed_config, settle_end
+from pggan.training.resume import check_networks, describe_finished_run, resolve_resumed_config, resolve_total_kimg
 from pggan.training.state import network_arguments
 
 SMALL = {
@@ -30,7 +30,7 @@ def config(**options):
 def end(images, is_last_stage=True, **options):
     chosen = config(**options)
     plan = GrowthController(replace(chosen, total_kimg=None))
-    return settle_end(chosen, plan, images, is_last_stage).total_kimg
+    return resolve_total_kimg(chosen, plan, images, is_last_stage).total_kimg
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "demo"}, {"preset": "demo", "total_kimg": 40}])
@@ -60,7 +60,7 @@ def test_the_same_command_finds_the_end_that_was_settled(tmp_path):
     assert resolve_resumed_config(run, begun).total_kimg == 44
     assert resolve_resumed_config(run, replace(begun, resume=None)) == replace(begun, total_kimg=44.0)
     assert resolve_resumed_config(run, replace(begun, total_kimg=50.0)).total_kimg == 50
-    assert "--total-kimg 48 trains longer" in finished(begun, GrowthController(begun), 44_000)
+    assert "use --total-kimg 48 to train longer" in describe_finished_run(begun, GrowthController(begun), 44_000)
 
 
 def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
@@ -78,7 +78,7 @@ def test_a_runs_own_checkpoint_is_no_start_of_it(tmp_path, monkeypatch, spelling
     for folder in ("run", "./run", "link", tmp_path / "run"):
         with pytest.raises(ConfigError) as refusal:
             resolve_resumed_config(run, config(resume=f"{folder}{spelling}"))
-        assert "leave out --resume" in str(refusal.value) and "None" not in str(refusal.value)
+        assert "without --resume" in str(refusal.value) and "None" not in str(refusal.value)
 
 
 def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
@@ -89,7 +89,7 @@ def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
     )  # relative, as earlier versions
     for spelling in (tmp_path / "runs/old/checkpoints/latest.pt", "./runs/old", "runs/../runs/old/"):
         assert resolve_resumed_config(run, config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
-    with pytest.raises(ConfigError, match=r"began from runs/old/checkpoints/latest.pt, not from runs/older"):
+    with pytest.raises(ConfigError, match=r"was started from runs/old/checkpoints/latest.pt, not from runs/older"):
         resolve_resumed_config(run, config(resume="runs/older"))
 
 

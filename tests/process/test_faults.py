@@ -151,26 +151,26 @@ def test_what_is_not_finite_is_left_out_and_then_rolled_back(commands, fault, co
     process = commands.run(*command, "--out", "run")
     assert process.returncode == 0, process.err
     run = commands.folder / "run"
-    assert "going back to 0.1" in process.err
+    assert "rolling back to 0.1" in process.err
     log = lines(run / "log.jsonl")
     assert log[-1]["rollbacks"] >= 1 and log[-1]["g_lr"] < log[0]["g_lr"] == 0.001
     assert all(w.isfinite().all() for w in weights(run).values())
     count_fault(f"{fault.replace('-', ' ')}: rolled back")
-    assert_stopped(commands.run(*command[:-2], "--out", "stopped"), "not finite", "--on-nan rollback")
+    assert_stopped(commands.run(*command[:-2], "--out", "stopped"), "non-finite", "--on-nan rollback")
     count_fault(f"{fault.replace('-', ' ')}: stopped with the reason")
 
 
 def test_a_rollback_is_part_of_the_run_that_a_kill_does_not_undo(commands, count_fault, tries):
     command = [FAULTY, "nan-gradients:160", *SHORT, "--max-skipped", "8", "--on-nan", "rollback"]
     whole = commands.run(*command, "--out", "whole")
-    assert whole.returncode == 0 and "going back to 0.1" in whole.err, whole.err
+    assert whole.returncode == 0 and "rolling back to 0.1" in whole.err, whole.err
     log = lines(commands.folder / "whole" / "log.jsonl")
     assert (log[0]["g_lr"], log[-1]["g_lr"], log[-1]["rollbacks"]) == (0.001, 0.0005, 1)
     for number in range(tries(1, 5)):
         run = commands.folder / f"run-{number}"
         process = commands.start(*command, "--out", run)
         for line in process.stderr:
-            if "going back" in line:
+            if "rolling back" in line:
                 time.sleep(random.uniform(0, 0.4))
                 process.kill()
         process.communicate()

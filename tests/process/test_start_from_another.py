@@ -99,7 +99,7 @@ def test_the_checkpoints_resolution_is_the_default(cats, tmp_path):
 def test_a_run_goes_on_without_resume(cats):
     for spelling in ("runs/train-8", os.path.abspath("runs/train-8/checkpoints/stage-0004.pt")):
         said = cats("cats/train", *SMALL, "--resume", spelling)
-        assert said.code == 2 and "leave out --resume" in said.err and "None" not in said.err
+        assert said.code == 2 and "without --resume" in said.err and "None" not in said.err
     said = cats("./cats/train/", *SMALL)
     assert said.code == 0 and "runs/train-8 has finished" in said.err and "--total-kimg 0." in said.err
 
@@ -107,12 +107,12 @@ def test_a_run_goes_on_without_resume(cats):
 def test_folders_of_one_name_do_not_meet(cats):
     for _ in range(2):
         said = cats("dogs/train", *SMALL)
-        assert said.code == 0 and "runs/train-8 is a run on" in said.err
+        assert said.code == 0 and "runs/train-8 has a run on" in said.err
     assert images("runs/dogs-train-8") == images("runs/train-8")
     said = cats("dogs/train", "--config", "runs/train-8/config.json")
     assert said.code == 0 and "runs/dogs-train-8 has finished" in said.err
     said = cats("dogs/train", *SMALL, "--out", "runs/train-8")
-    assert said.code == 2 and "is a run on" in said.err and "cats/train" in said.err
+    assert said.code == 2 and "was trained on" in said.err and "cats/train" in said.err
     assert said.err.index("--out ANOTHER") < said.err.index("--resume")
 
 
@@ -133,7 +133,7 @@ def test_other_classes_are_no_obstacle(train, tmp_path, before, after, kept):
         assert said.code == 0, said.err
     assert f"classes: {', '.join(before) or 'none'} -> {', '.join(after) or 'none'}" in said.err
     if added := [name for name in after if name not in before]:
-        assert f"label weights: {kept}freshly initialised for {', '.join(added)}" in said.err
+        assert f"label weights: {kept}freshly initialized for {', '.join(added)}" in said.err
 
 
 def test_evaluate_says_which_images_it_used(cats, pggan, tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_evaluate_says_which_images_it_used(cats, pggan, tmp_path, monkeypatch):
     assert report["data"] == str(tmp_path / "cats" / "train") and report["data_images"] == 8
     assert report["training_images"] is True
     said = pggan(*command, "--data", "cats/train")
-    assert json.loads(said.out)["training_images"] is False and "warning: cats/train holds other images" in said.err
+    assert json.loads(said.out)["training_images"] is False and "warning: cats/train has other images" in said.err
     assert "training_images     no" in pggan(*command[:-1], "--data", "cats/train").out
     (tmp_path / "cats" / "train" / "0.png").unlink()
     said = pggan(*command)

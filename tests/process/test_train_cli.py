@@ -77,11 +77,11 @@ def test_a_run_leaves_what_it_promises(finished_run):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(commands):
     process = commands.train(*TINY, "--dry-run")
     assert process.returncode == 0, process.err
-    assert "fade in" in process.out and "stabilise" in process.out and "16x16" in process.out
+    assert "fade in" in process.out and "stabilize" in process.out and "16x16" in process.out
     plan, _, estimates = process.out.partition("estimates for CPU")
     assert "G + D, million" in plan and "memory" not in plan
     assert [line.split()[0] for line in estimates.splitlines()[2:5]] == ["4x4", "8x8", "16x16"]
-    assert "of training, evaluations not counted" in estimates
+    assert "of training in total, evaluations not included" in estimates
     assert list(commands.folder.iterdir()) == []
 
 
@@ -106,12 +106,12 @@ def test_a_dry_run_says_what_is_left(commands, finished_run):
     assert process.returncode == 0, process.err
     images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
     assert f"has finished: it has seen {images / 1000:g} kimg" in process.out
-    assert "about 0s of it are left" in process.out
+    assert "about 0s left" in process.out
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
     assert process.returncode == 0, process.err
     assert f"starting from {stage} at" in process.out and "--fade-kimg" in process.out
-    assert "about 0s of it" not in process.out
+    assert "about 0s left" not in process.out
     refused(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
     copy = shutil.copytree(finished_run, commands.folder / "copy")
     (copy / "checkpoints" / "latest.pt").write_bytes(b"damaged")
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_other_networks_is_refused(commands, finished_run):
     last = finished_run / "checkpoints" / "latest.pt"
     refused(
         commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"),
-        "has other networks",
+        "has networks of other shapes",
         "use --fmap-max 8",
     )
     assert not (commands.folder / "other").exists()
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_other_networks_is_refused(commands, finished_run):
 def test_a_run_that_began_cannot_be_given_another_start(commands, finished_run):
     assert commands.train(*SHORT, "--out", "run").returncode == 0
     last = finished_run / "checkpoints" / "latest.pt"
-    refused(commands.train(*SHORT, "--out", "run", "--resume", last), "began from scratch", "--out ANOTHER")
+    refused(commands.train(*SHORT, "--out", "run", "--resume", last), "was started from scratch", "--out ANOTHER")
 
 
 def test_an_end_that_is_past_is_refused(commands):
@@ -216,7 +216,7 @@ def test_a_copy_of_the_images_is_the_same_set(commands):
 
 def test_gradients_that_stay_non_finite_end_the_run_with_the_reason(commands):
     process = commands.train(*SHORT, "--out", "run", "--lr", "1e12", "--max-skipped", "6")
-    refused(process, "not finite", "--lr", code=1)
+    refused(process, "non-finite", "--lr", code=1)
 
 
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGBA", 3)])
