@@ -1,4 +1,4 @@
-"""How the networks are trained and judged."""
+"""Training: the growth schedule, losses, steps, the loop, evaluation, logging and processes."""
 
 from .loop import train
 from .plan import print_plan

@@ -49,7 +49,7 @@ class Augmentation:
         if self.mode == "none":
             return images
         count, side = len(images), images.shape[-1]
-        chance = share.select(torch.from_numpy(rng.random((8, share.size), dtype=np.float32)).T).T
+        chance = share.select(torch.from_numpy(rng.random((8, share.global_size), dtype=np.float32)).T).T
         chance = chance.to(images.device, non_blocking=True)
         color, translation, cutout = (
             (chance[:3] < (p if self.mode == "ada" else 1.0)).reshape(3, count, 1, 1, 1).unbind(0)
@@ -57,7 +57,7 @@ class Augmentation:
         x = torch.where(color, jitter_color(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0)), images)
         reach = int(side / 8 + 0.5)
         x = translate(x, (sample_offsets(chance[6:8], reach) * translation.view(1, count)).long(), reach)
-        places = share.select(torch.from_numpy(rng.integers(0, side + 1, (2, share.size))).T).T.to(x.device)
+        places = share.select(torch.from_numpy(rng.integers(0, side + 1, (2, share.global_size))).T).T.to(x.device)
         return torch.where(cutout & square_mask(places, side), torch.zeros((), device=x.device), x)
 
     def update_p(self, p: Tensor, signal: Tensor, batch_size: int) -> Tensor:

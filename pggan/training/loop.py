@@ -148,7 +148,7 @@ class Training:
         with self.ranks.rank_by_rank():
             source = open_source(config.data, config.labels)
             if self.ranks.is_first:
-                log("\n".join(summarize(source)))
+                print("\n".join(summarize(source)), flush=True)  # standard error begins with what is wrong
             self.pyramid = open_pyramid(
                 source,
                 config.resolution,
@@ -392,9 +392,9 @@ class Training:
 
     def save_grid(self, name: str, images: np.ndarray) -> None:
         """Save uint8 images [N, C, r, r] as one grid in samples/, and send it to the tracker."""
-        sheet = make_grid(images)
-        self.writer.write_image(name, sheet)
-        self.tracker.log_grid(name.split("-")[0], sheet, self.state.images)
+        grid = make_grid(images)
+        self.writer.write_image(name, grid)
+        self.tracker.log_grid(name.split("-")[0], grid, self.state.images)
 
     def start_tick(self) -> None:
         self.tick_start, self.feeder.wait_seconds = (time.perf_counter(), self.state.images), 0.0

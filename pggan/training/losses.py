@@ -1,16 +1,15 @@
 """Adversarial losses, gradient penalties and label terms: what both networks minimize.
 
-The default is WGAN-GP as in the paper. With x a real image, G(z) a generated one, D(x) a score without bounds and
+The default is WGAN-GP as in the paper. Let x be a real image, G(z) a generated one, D(x) the discriminator's unbounded
+score, and x_hat = (1 - epsilon) x + epsilon G(z) a random point between them, epsilon uniform in [0, 1). Averaged over
+a batch of r x r images on the way to R x R, the networks minimize
 
-    x_hat = (1 - epsilon) x + epsilon G(z), epsilon uniform in [0, 1]      a random point on the line between the two
-
-the discriminator ("critic") and the generator minimize, averaged over a batch,
-
-    L_D = D(G(z)) - D(x) + lambda (|grad D(x_hat)| - gamma)^2 / gamma^2 + epsilon_drift D(x)^2
+    L_D = D(G(z)) - D(x) + lambda (r/R |grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
     L_G = -D(G(z))
 
-(Gulrajani et al. 2017, arXiv 1704.00028, equation 3; drift term: Karras et al. 2018, arXiv 1710.10196, appendix A.1;
-gamma: their CIFAR-10 experiments). `Loss.discriminator` and `Loss.generator` compute them term by term.
+plus, with classes, the cross-entropy of D's class logits. Gulrajani et al. 2017, arXiv 1704.00028, equation 3 (they
+weight x by epsilon, which has the same distribution); drift: Karras et al. 2018, arXiv 1710.10196, appendix A.1; gamma
+and r/R: their released code. `Loss.discriminator_loss` and `Loss.generator_loss` compute them term by term.
 """
 
 from __future__ import annotations
@@ -27,7 +26,9 @@ from ..config import TrainConfig
 from ..networks.operations import compute_input_gradients
 
 Images = Tensor | list[Tensor]  # [N, C, r, r] in [-1, 1]; for --arch msg a list of them, one for each scale
-Critic = Callable[..., tuple[Tensor, Tensor]]  # images, batches=1 -> (scores [N], label logits [N, L])
+# D at one resolution and alpha: images -> (scores [N], class logits [N, classes]). With batches=2, two batches that are
+# concatenated go through D at once, and minibatch stddev treats them separately.
+Critic = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,22 @@ class Adversarial:
         discriminator: (real scores, fake scores) -> the discriminator's loss [N].
         generator: (fake scores, real scores) -> the generator's loss [N].
         needs_reals: whether the generator's loss depends on the real scores too.
-        smooth: whether the discriminator estimates a probability, so that label smoothing applies.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
     needs_reals: bool = False
-    smooth: bool = False
 
 
 WASSERSTEIN = Adversarial(lambda real, fake: fake - real, lambda fake, real: -fake)
 """D(fake) - D(real); -D(fake) (Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1)."""
 
 # softplus(-x) = -log s(x) and softplus(x) = -log(1 - s(x)), s the sigmoid: the logarithms without overflow
-MINIMAX = Adversarial(
-    lambda real, fake: F.softplus(-real) + F.softplus(fake), lambda fake, real: -F.softplus(fake), smooth=True
-)
+MINIMAX = Adversarial(lambda real, fake: F.softplus(-real) + F.softplus(fake), lambda fake, real: -F.softplus(fake))
 """-log s(D(real)) - log(1 - s(D(fake))); log(1 - s(D(fake))), s the sigmoid (Goodfellow et al. 2014, arXiv 1406.2661,
 equation 1)."""
 
-NONSATURATING = Adversarial(MINIMAX.discriminator, lambda fake, real: F.softplus(-fake), smooth=True)
+NONSATURATING = Adversarial(MINIMAX.discriminator, lambda fake, real: F.softplus(-fake))
 """Like minimax for D; -log s(D(fake)) for G, whose gradient does not vanish while D is confident (Goodfellow et al.
 2014, section 3)."""
 
@@ -88,15 +85,16 @@ ADVERSARIAL = {
 
 
 class Outputs(NamedTuple):
-    """What the critic says of N images.
+    """The critic's outputs for N images.
 
     Attributes:
-        scores: D(x) [N]. logits: of the classes [N, L]. squares: |grad D(x)|^2 [N], or None if no penalty needs it.
+        scores: D(x) [N]. logits: class logits [N, classes].
+        squared_norms: (r/R |grad D(x)|)^2 [N], or None if no penalty needs it.
     """
 
     scores: Tensor
     logits: Tensor
-    squares: Tensor | None
+    squared_norms: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,12 @@ class Loss:
     1610.09585). A weight of 0 turns a term off.
 
     Args:
-        full_resolution: resolution whose pixels the gradient is taken with respect to. The official code always feeds
-            its discriminator full-size images: an r x r image is repeated R/r times in each direction, which makes the
-            gradient norm r/R times the norm by the image's own pixels. None: the image's own pixels.
+        full_resolution: R; gradients are taken with respect to the pixels of R x R images. The official code always
+            feeds its discriminator full-size images: an r x r image is repeated R/r times in each direction, which
+            multiplies the gradient norm by r/R. None: with respect to the image's own pixels.
         penalty: lambda. target: gamma, 750 for CIFAR-10. label_weight: weight of the label terms.
         smoothing: subtracted from the real images' target probability of 1 (one-sided label smoothing: Salimans et
-            al. 2016, arXiv 1606.03498, section 3.4), for losses that have one.
+            al. 2016, arXiv 1606.03498, section 3.4); for minimax and nonsaturating.
     """
 
     adversarial: Adversarial
@@ -134,21 +132,21 @@ class Loss:
 
     @property
     def needs_reals(self) -> bool:
-        """Whether `generator` needs the real images."""
+        """Whether `generator_loss` needs the real images."""
         return self.adversarial.needs_reals
 
-    def discriminator(
-        self, critic: Critic, reals: Images, fakes: Images, mixing: Tensor, labels: Tensor | None = None
+    def discriminator_loss(
+        self, critic: Critic, reals: Images, fakes: Images, epsilon: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the discriminator's loss L_D and the terms worth logging.
 
         Args:
             reals, fakes: [N, C, r, r] in [-1, 1], or a list of them by scale.
-            mixing: epsilon of each pair, [N, 1, 1, 1] in [0, 1]. labels: class indices [N].
+            epsilon: position of x_hat between each pair, [N, 1, 1, 1] in [0, 1). labels: class indices [N].
 
         Returns:
             "d_loss", a differentiable scalar, and the detached scalars "real_score", "fake_score" and, with a penalty,
-            "grad_norm" (of gp at x_hat, of r1 at the real images, of r2 alone at the generated ones).
+            "grad_norm": at x_hat with gp, otherwise at the real images with r1, otherwise at the generated ones.
         """
         real, fake = self.critic_outputs(critic, reals, fakes)
         logged = {"real_score": real.scores, "fake_score": fake.scores}
@@ -156,12 +154,14 @@ class Loss:
         loss = self.adversarial.discriminator(real.scores, fake.scores)  # WGAN: D(G(z)) - D(x)
         if self.smoothing:
             loss = loss + self.smoothing * real.scores  # softplus(x) - softplus(-x) = x
-        if fake.squares is not None:
-            loss, logged["grad_norm"] = loss + (self.r2 / 2) * fake.squares, fake.squares.detach().sqrt()
-        if real.squares is not None:
-            loss, logged["grad_norm"] = loss + (self.r1 / 2) * real.squares, real.squares.detach().sqrt()
+        if fake.squared_norms is not None:
+            loss = loss + (self.r2 / 2) * fake.squared_norms
+            logged["grad_norm"] = fake.squared_norms.detach().sqrt()
+        if real.squared_norms is not None:
+            loss = loss + (self.r1 / 2) * real.squared_norms
+            logged["grad_norm"] = real.squared_norms.detach().sqrt()
         if self.penalty:
-            mixed = map_scales(lambda x, x_fake: torch.lerp(x, x_fake, mixing), reals, fakes)  # x_hat
+            mixed = map_scales(lambda x, x_fake: torch.lerp(x, x_fake, epsilon), reals, fakes)  # x_hat
             logged["grad_norm"] = norms = self.gradient_norms(critic, mixed)
             loss = loss + (norms - self.target).square() * (self.penalty / self.target**2)
         if self.drift:
@@ -172,19 +172,19 @@ class Loss:
             loss = loss + self.label_weight * entropy
         return {"d_loss": loss} | {name: value.detach().mean() for name, value in logged.items()}
 
-    def generator(
+    def generator_loss(
         self, critic: Critic, fakes: Images, labels: Tensor | None = None, reals: Images | None = None
     ) -> dict[str, Tensor]:
         """Return the generator's loss L_G as "g_loss", a differentiable scalar.
 
         Args:
             fakes: [N, C, r, r] in [-1, 1], or a list of them by scale. labels: class indices [N].
-            reals: as many real images, for a loss that is `needs_reals`.
+            reals: as many real images, if `needs_reals`.
         """
         scores, logits = critic(fakes)
         real_scores = scores
         if self.needs_reals:
-            assert reals is not None, "a paired loss needs real images"
+            assert reals is not None, "this loss needs real images"
             with torch.no_grad():
                 real_scores, _ = critic(reals)
         loss = self.adversarial.generator(scores, real_scores).mean()  # WGAN: -D(G(z))
@@ -195,35 +195,39 @@ class Loss:
     def critic_outputs(self, critic: Critic, reals: Images, fakes: Images) -> tuple[Outputs, Outputs]:
         """Return the critic's outputs for real and for generated images, with the gradients that r1 and r2 need.
 
-        Both go through the critic in one pass, each as a batch of its own for minibatch stddev, unless only one of
-        them needs gradients: in one pass they would be computed for both.
+        Both go through the critic in one pass, unless only one of them needs gradients: one pass would compute the
+        gradients of both.
         """
         if bool(self.r1) != bool(self.r2):
             return self.outputs(critic, reals, bool(self.r1)), self.outputs(critic, fakes, bool(self.r2))
         both = map_scales(lambda *pair: torch.cat(pair), reals, fakes)
-        scores, logits, squares = self.outputs(critic, both, bool(self.r1), batches=2)
-        real_squares, fake_squares = (None, None) if squares is None else squares.chunk(2)
+        scores, logits, squared_norms = self.outputs(critic, both, bool(self.r1), batches=2)
+        real_norms, fake_norms = (None, None) if squared_norms is None else squared_norms.chunk(2)
         (real_scores, fake_scores), (real_logits, fake_logits) = scores.chunk(2), logits.chunk(2)
-        return Outputs(real_scores, real_logits, real_squares), Outputs(fake_scores, fake_logits, fake_squares)
+        return Outputs(real_scores, real_logits, real_norms), Outputs(fake_scores, fake_logits, fake_norms)
 
     def outputs(self, critic: Critic, images: Images, with_gradients: bool, batches: int = 1) -> Outputs:
-        """Return the critic's outputs for one batch, or for `batches` of equal size in a row."""
+        """Return the critic's outputs for one batch, or for `batches` concatenated batches of equal size."""
         images = detach_with_grad(images) if with_gradients else images
         scores, logits = critic(images, batches=batches)
         return Outputs(scores, logits, self.squared_gradient_norms(scores, images) if with_gradients else None)
 
     def gradient_norms(self, critic: Critic, images: Images) -> Tensor:
-        """Return |grad D(x)| of each image [N], over all scales, differentiable by the critic's weights."""
+        """Return r/R |grad D(x)| of each image [N], over all scales, differentiable with respect to D's weights.
+
+        The square root has an infinite derivative at 0: a gradient of exactly zero makes the step non-finite, so it is
+        skipped.
+        """
         images = detach_with_grad(images)
         scores, _ = critic(images)
         return self.squared_gradient_norms(scores, images).sqrt()
 
     def squared_gradient_norms(self, scores: Tensor, images: Images) -> Tensor:
-        """Return |grad scores|^2 [N] with respect to the images; pixels of every scale count alike."""
+        """Return (r/R |grad scores|)^2 [N] with respect to the images, summed over scales with equal weight."""
         scales = images if isinstance(images, list) else [images]
         first, *others = [g.square().sum(dim=(1, 2, 3)) for g in compute_input_gradients(scores, scales)]
-        total = sum(others, first)
-        return total * (1 if self.full_resolution is None else (scales[-1].shape[-1] / self.full_resolution) ** 2)
+        total, side = sum(others, first), scales[-1].shape[-1]  # the last scale is the largest
+        return total * (1 if self.full_resolution is None else (side / self.full_resolution) ** 2)
 
 
 def map_scales(function: Callable[..., Tensor], *images: Images) -> Images:
@@ -241,7 +245,7 @@ def detach_with_grad(images: Images) -> Images:
 def WGANGP(
     full_resolution: int, penalty: float = 10.0, target: float = 1.0, drift: float = 0.001, label_weight: float = 1.0
 ) -> Loss:
-    """Return the paper's loss (Karras et al. 2018, section 4 and appendix A.1); for the arguments see `Loss`."""
+    """Return the paper's loss without a TrainConfig (Karras et al. 2018, appendix A.1); arguments: see `Loss`."""
     return Loss(WASSERSTEIN, full_resolution, penalty, target, drift=drift, label_weight=label_weight)
 
 

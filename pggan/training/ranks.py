@@ -25,14 +25,14 @@ from .signals import TrainingStopped
 
 @dataclass(frozen=True)
 class Share:
-    """Some of a batch's minibatch-stddev groups; samples i, i + size/group, i + 2 size/group, ... form group i.
+    """Some of a batch's minibatch-stddev groups; samples i, i + N/group, i + 2 N/group, ... form group i.
 
     Args:
-        size: samples in the batch. group: samples per group. first_group, end_group: the groups held.
+        global_size: samples in the global batch. group: samples per group. first_group, end_group: the groups held.
         weight: the share's fraction of the global batch, by which a mean over the share is multiplied.
     """
 
-    size: int
+    global_size: int
     group: int
     first_group: int
     end_group: int
@@ -43,11 +43,11 @@ class Share:
         return self.group * (self.end_group - self.first_group)
 
     def select(self, batch: Tensor) -> Tensor:
-        """Return the share's samples [len, ...] of a batch [size, ...], ordered as a batch of whole groups."""
+        """Return the share's samples [len, ...] of a batch [global_size, ...], ordered as a batch of whole groups."""
         return batch.unflatten(0, (self.group, -1))[:, self.first_group : self.end_group].flatten(0, 1)
 
     def micro_batches(self, max_samples: int | None) -> list[Share]:
-        """Split the share into parts of at most `at_once` samples, but at least one group."""
+        """Split the share into parts of at most `max_samples` samples, but at least one group."""
         step = max((max_samples or len(self)) // self.group, 1)
         return [
             self._part(first, min(first + step, self.end_group))
@@ -56,7 +56,7 @@ class Share:
 
     def _part(self, first: int, last: int) -> Share:
         weight = self.weight * (last - first) / (self.end_group - self.first_group)
-        return Share(self.size, self.group, first, last, weight)
+        return Share(self.global_size, self.group, first, last, weight)
 
     def relative_to(self, whole: Share) -> Share:
         """Return the same samples, numbered within a larger share that holds them."""

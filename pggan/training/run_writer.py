@@ -47,13 +47,13 @@ class RunWriter:
             append_line(*self.lines[0])
             del self.lines[0]
 
-    def write_image(self, name: str, sheet: Image.Image) -> None:
+    def write_image(self, name: str, image: Image.Image) -> None:
         """Write a PNG to samples/; if that fails, warn and skip it."""
         path = self.directory.samples / f"{name}.png"
         temporary = path.with_name(f".{path.name}")
         try:
             try:
-                sheet.save(temporary, format="PNG")
+                image.save(temporary, format="PNG")
                 temporary.replace(path)
             except OSError:
                 temporary.unlink(missing_ok=True)

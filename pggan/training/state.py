@@ -157,7 +157,7 @@ class TrainState:
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return Adam (Karras et al. 2018, appendix A.1), RMSprop (Arjovsky et al. 2017) or plain SGD.
 
-    `Stepper.update` sets the learning rate before every step.
+    `Stepper.apply_gradients` sets the learning rate before every step.
     """
     parameters = network.parameters()
     if config.optimizer == "rmsprop":

@@ -1,8 +1,8 @@
 """One training step: update the discriminator D, update the generator G, average G's weights.
 
-`Stepper.step` is the paper's algorithm, one update after the other; `compute_d_terms` and `compute_g_terms` return what
-each network minimizes, and losses.py has the formulas. Nothing is read back from the device: alpha, losses and the
-decision to skip a step with non-finite gradients stay in tensors, so that a GPU never waits for the host.
+`Stepper.step` is the paper's algorithm in order; `compute_d_terms` and `compute_g_terms` return what each network
+minimizes, and losses.py has the formulas. With a fused optimizer (Adam), nothing is read back from the device: alpha,
+losses and the decision to skip a step with non-finite gradients stay in tensors, so that the host runs ahead of a GPU.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ from .ranks import SINGLE_PROCESS, Ranks, Share
 from .state import TrainState, draw_latents, random_generator
 
 Terms = dict[str, Tensor]  # scalars by name: a loss and the terms to log beside it
-Stage = dict[str, Any]  # the networks' keywords: resolution, and alpha as a tensor while the stage fades in
+Stage = dict[str, Any]  # keyword arguments of G and D: resolution and alpha
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Real images from the dataset, uint8 [N, C, r, r], with class indices [N] if there are classes.
+    """A share of the global batch: real images, uint8 [N, C, r, r], and class indices [N] if there are classes.
 
     Args:
-        share: the samples of the global batch that these are; the random numbers of a step belong to the global batch.
+        share: which samples of the global batch these are. Random numbers are drawn for the global batch, and each
+            process selects those of its share, so that any number of processes computes the same step.
     """
 
     images: Tensor
@@ -44,28 +45,30 @@ class Batch:
     share: Share
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; from pinned memory the copy does not hold up the host."""
+        """Return the batch on a device; copying from pinned memory does not block."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return Batch(self.images.to(device, non_blocking=True), labels, self.share)
 
     def micro_batches(self, max_samples: int | None) -> Iterator[Batch]:
-        """Yield micro-batches of at most `at_once` images, made of whole minibatch-stddev groups."""
+        """Yield micro-batches of at most `max_samples` images, made of whole minibatch-stddev groups."""
         for share in self.share.micro_batches(max_samples):
             selection = share.relative_to(self.share)
             yield Batch(
-                selection.select(self.images), None if self.labels is None else selection.select(self.labels), share
+                selection.select(self.images),
+                None if self.labels is None else selection.select(self.labels),
+                share,
             )
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """Trains a state one step at a time.
+    """Takes training steps.
 
     Args:
-        loss: what both networks minimize. seed: of latents, mixing factors and mirroring.
-        mirror: flip half of the real images. ema_decay: of G's moving average, per step.
+        loss: the losses of both networks. seed: seeds latents, epsilon, mirroring and augmentation.
+        mirror: flip each real image with probability 1/2. ema_decay: decay of the moving average of G, per step.
         bf16: compute convolutions and matrix products in bfloat16.
-        augment: applied to everything the discriminator sees.
+        augment: applied to everything the discriminator sees; by default the identity.
         n_critic: updates of D per update of G. clip: bound on D's weights, or None.
         ranks: the processes that share each batch.
     """
@@ -86,15 +89,15 @@ class Stepper:
     ) -> Stepper:
         """Return the stepper that the options describe."""
         return cls(
-            build_loss(config),
-            config.seed,
-            config.mirror,
-            config.ema_decay,
-            bf16,
-            augment or Augmentation(),
-            config.n_critic,
-            config.clip if config.penalty == "clip" else None,
-            ranks,
+            loss=build_loss(config),
+            seed=config.seed,
+            mirror=config.mirror,
+            ema_decay=config.ema_decay,
+            bf16=bf16,
+            augment=augment or Augmentation(),
+            n_critic=config.n_critic,
+            clip=config.clip if config.penalty == "clip" else None,
+            ranks=ranks,
         )
 
     def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> None:
@@ -107,35 +110,32 @@ class Stepper:
             batch: this process's share; losses and gradients are those of the global batch in every process.
             held_out: real images that are never trained on, scored to measure overfitting.
         """
+        # alpha is a tensor only while a block fades in: its value changes every step and must not cause recompilation
         alpha = torch.tensor(phase.alpha, device=state.device) if phase.is_fading else 1.0
         stage = {"resolution": phase.resolution, "alpha": alpha}
         micro_batches = list(batch.to(state.device).micro_batches(phase.micro_batch))
         held_out_terms = self.score_held_out(state, stage, held_out, phase)  # before D learns from this batch
         d_lr, g_lr = phase.d_and_g_lr
 
-        # D minimizes  L_D = D(G(z)) - D(x) + lambda (|grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
-        d_terms = accumulate_gradients(
-            state.d_optimizer, micro_batches, partial(self.compute_d_terms, state, stage), "d_loss"
-        )
-        d_terms, d_skipped, d_norm = self.update(state.D, state.d_optimizer, d_terms | held_out_terms, "d_loss", d_lr)
+        # D minimizes  L_D = D(G(z)) - D(x) + lambda (r/R |grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
+        compute_terms = partial(self.compute_d_terms, state, stage)
+        d_terms = accumulate_gradients(state.d_optimizer, micro_batches, compute_terms, "d_loss") | held_out_terms
+        d_skipped, d_norm = self.apply_gradients(state.D, state.d_optimizer, d_terms, "d_loss", d_lr)
         if self.clip is not None:
             clip_weights(state.D, self.clip)
 
-        # G minimizes  L_G = -D(G(z)), z drawn anew
-        g_terms, g_skipped = {}, torch.zeros_like(d_skipped)
-        if self.is_generator_step(state.images, batch.share.size):
+        # G minimizes  L_G = -D(G(z)), with fresh latents z
+        g_terms: Terms = {}
+        g_skipped, g_norm = torch.zeros_like(d_skipped), None
+        if self.is_generator_step(state.images, batch.share.global_size):
+            compute_terms = partial(self.compute_g_terms, state, stage)
             with freeze_weights(state.D):
-                loss_terms = partial(self.compute_g_terms, state, stage)
-                g_terms = accumulate_gradients(state.g_optimizer, micro_batches, loss_terms, "g_loss")
-            g_terms, g_skipped, g_norm = self.update(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
-            g_terms["g_gradient"] = g_norm
-            update_ema(state.G_ema, state.G, self.ema_decay)
+                g_terms = accumulate_gradients(state.g_optimizer, micro_batches, compute_terms, "g_loss")
+            g_skipped, g_norm = self.apply_gradients(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
+            update_ema(state.G_ema, state.G, self.ema_decay)  # G is unchanged if its update was skipped
 
-        self.note(state, d_terms | {"d_gradient": d_norm}, g_terms, torch.stack([d_skipped, g_skipped]))
-        if held_out is not None:
-            scores = [d_terms["real_score"], d_terms["held_out_score"], d_terms["fake_score"]]
-            state.augment_p = self.augment.update_p(state.augment_p, compute_overfitting(*scores), batch.share.size)
-        state.images += batch.share.size
+        state.images += batch.share.global_size
+        self.record_step(state, d_terms | g_terms, (d_norm, g_norm), (d_skipped, g_skipped), batch.share.global_size)
 
     def is_generator_step(self, images: int, batch_size: int) -> bool:
         """Return whether the step after `images` real images updates G: every `n_critic`-th does."""
@@ -143,141 +143,157 @@ class Stepper:
 
     def compute_d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
         """Return L_D on real images x and as many generated images G(z) of the same classes."""
-        mixing = random_generator(self.seed, state.images, "mixing").random(
-            (batch.share.size, 1, 1, 1), dtype=np.float32
-        )
-        epsilon = batch.share.select(torch.from_numpy(mixing)).to(state.device, non_blocking=True)
+        rng = random_generator(self.seed, state.images, "mixing")
+        epsilon = torch.from_numpy(rng.random((batch.share.global_size, 1, 1, 1), dtype=np.float32))
+        epsilon = batch.share.select(epsilon).to(state.device, non_blocking=True)
         with self.autocast(state):
             x = self.prepare_reals(state, stage, batch, "augmented reals")
-            with torch.no_grad():  # D's update does not reach G
-                x_fake = self.apply_augmentation(
-                    state, self.generate_fakes(state, stage, batch, "d latents"), batch, "augmented fakes"
-                )
-            return self.loss.discriminator(partial(state.D, **stage), x, x_fake, epsilon, batch.labels)
+            with torch.no_grad():  # D's loss needs no gradients of G's weights
+                x_fake = self.generate_fakes(state, stage, batch, "d latents", "augmented fakes")
+            return self.loss.discriminator_loss(partial(state.D, **stage), x, x_fake, epsilon, batch.labels)
 
     def compute_g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
-        """Return L_G on fresh generated images, as many as the batch has real ones and of the same classes."""
+        """Return L_G on freshly generated images, one per real image of the batch and of the same class."""
         with self.autocast(state):
-            x_fake = self.apply_augmentation(
-                state, self.generate_fakes(state, stage, batch, "g latents"), batch, "augmented g fakes"
-            )
+            x_fake = self.generate_fakes(state, stage, batch, "g latents", "augmented g fakes")
             x = self.prepare_reals(state, stage, batch, "augmented reals") if self.loss.needs_reals else None
-            return self.loss.generator(partial(state.D, **stage), x_fake, batch.labels, x)
+            return self.loss.generator_loss(partial(state.D, **stage), x_fake, batch.labels, x)
 
     def score_held_out(self, state: TrainState, stage: Stage, held_out: Batch | None, phase: Phase) -> Terms:
         """Return D's mean score of held-out real images as "held_out_score", {} if there are none."""
+        sums: Terms = {}
         if held_out is None:
-            return {}
-
-        def score(batch: Batch) -> Terms:
-            x = self.prepare_reals(state, stage, batch, "augmented held out")
-            return {"held_out_score": state.D(x, **stage)[0].mean()}
-
-        with torch.no_grad(), self.autocast(state):
-            return mean_terms(held_out.to(state.device).micro_batches(phase.micro_batch), score)
+            return sums
+        for batch in held_out.to(state.device).micro_batches(phase.micro_batch):
+            with torch.no_grad(), self.autocast(state):
+                scores, _ = state.D(self.prepare_reals(state, stage, batch, "augmented held out"), **stage)
+            add_terms(sums, {"held_out_score": scores.mean()}, batch.share.weight)
+        return sums
 
     def prepare_reals(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
-        """Return real images as D sees them: float [N, C, r, r] in [-1, 1], mirrored, faded, augmented."""
-        x = self.preprocess(batch, state.images, stage["alpha"])
-        return self.apply_augmentation(state, pyramid(x) if state.D.multiscale else x, batch, purpose)
+        """Turn uint8 images [N, C, r, r] into what D sees: floats in [-1, 1], mirrored, faded and augmented.
 
-    def preprocess(self, batch: Batch, images_seen: int, alpha: float | Tensor) -> Tensor:
-        """Return uint8 images [N, C, r, r] as floats in [-1, 1], half of them mirrored, and faded as G's output is."""
+        While a stage fades in, real images are blended with their own half resolution, as generated ones are
+        (Karras et al. 2018, figure 2). For --arch msg, returns the images of every scale.
+        """
         x = batch.images
         if self.mirror:  # on bytes: a quarter of the memory traffic of floats
-            flips = torch.from_numpy(random_generator(self.seed, images_seen, "mirror").random(batch.share.size) < 0.5)
-            flips = batch.share.select(flips).to(x.device)
+            flips = random_generator(self.seed, state.images, "mirror").random(batch.share.global_size) < 0.5
+            flips = batch.share.select(torch.from_numpy(flips)).to(x.device, non_blocking=True)
             x = torch.where(flips.view(-1, 1, 1, 1), x.flip(3), x)
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
-        return fade(x, alpha)
+        x = fade(x, stage["alpha"])
+        return self.apply_augmentation(state, pyramid(x) if state.D.multiscale else x, batch, purpose)
 
-    def generate_fakes(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
-        """Return G(z), [N, C, r, r] or a list by scale; z depends on the seed, the images seen and the purpose."""
-        z = batch.share.select(draw_latents(self.seed, state.images, purpose, batch.share.size, state.G.latent_size))
-        z, labels = z.to(state.device, non_blocking=True), to_one_hot(batch.labels, state.G.label_size)
-        return state.G.pyramid(z, labels) if state.G.multiscale else state.G(z, labels, **stage)
+    def generate_fakes(self, state: TrainState, stage: Stage, batch: Batch, purpose: str, augmented: str) -> Images:
+        """Return augmented images G(z), [N, C, r, r] or a list by scale, with z from the standard normal distribution.
+
+        purpose, augmented: select the random streams of the latents and of the augmentation.
+        """
+        z = draw_latents(self.seed, state.images, purpose, batch.share.global_size, state.G.latent_size)
+        z = batch.share.select(z).to(state.device, non_blocking=True)
+        labels = to_one_hot(batch.labels, state.G.label_size)  # None without classes
+        images = state.G.pyramid(z, labels) if state.G.multiscale else state.G(z, labels, **stage)
+        return self.apply_augmentation(state, images, batch, augmented)
 
     def apply_augmentation(self, state: TrainState, images: Images, batch: Batch, purpose: str) -> Images:
         if isinstance(images, list):  # --arch msg, for which there is no augmentation
             return images
-        return self.augment(images, state.augment_p, random_generator(self.seed, state.images, purpose), batch.share)
+        rng = random_generator(self.seed, state.images, purpose)
+        return self.augment(images, state.augment_p, rng, batch.share)
 
     def autocast(self, state: TrainState) -> torch.autocast:
         return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def update(
+    def apply_gradients(
         self, network: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms, loss: str, lr: float
-    ) -> tuple[Terms, Tensor, Tensor]:
-        """Sum gradients and terms over all processes and take one optimizer step, unless a gradient is not finite.
+    ) -> tuple[Tensor, Tensor]:
+        """Sum gradients and terms over all processes, in place, and take one optimizer step.
+
+        The step is skipped as a whole if a gradient or the term `loss` is not finite.
 
         Returns:
-            The terms of the global batch; 1.0 if the step was skipped, else 0.0; the gradient's norm over all weights.
+            1.0 if the step was skipped, else 0.0; the norm of the gradient over all weights.
         """
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        self.ranks.all_reduce([*gradients, *terms.values()])  # in place
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]  # blocks above the stage have none
+        self.ranks.all_reduce([*gradients, *terms.values()])
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = 1 - (norm.isfinite() & terms[loss].isfinite()).float()
         for group in optimizer.param_groups:
             group["lr"] = lr
-        if optimizer.defaults.get("fused"):  # the fused kernel reads found_inf on the device, as for a GradScaler
+        if optimizer.defaults.get(
+            "fused"
+        ):  # torch's contract with GradScaler: fused kernels do nothing if found_inf is 1
             optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
             optimizer.step()
-        elif not skipped:
+        elif not skipped:  # RMSprop has no fused kernel, so this reads the tensor back
             optimizer.step()
-        return terms, skipped, norm
+        return skipped, norm
 
-    def note(self, state: TrainState, d_terms: Terms, g_terms: Terms, skipped: Tensor) -> None:
-        """Add a step's terms to the sums of the next log line, and count the steps skipped in a row.
+    def record_step(
+        self,
+        state: TrainState,
+        terms: Terms,
+        norms: tuple[Tensor, Tensor | None],
+        skipped: tuple[Tensor, Tensor],
+        batch_size: int,
+    ) -> None:
+        """Add a step's terms to the sums of the next log line; count skipped updates; adapt the augmentation.
 
-        skipped: 1.0 for each of [D, G] whose update was skipped. Steps that do not train G leave its count as it is.
+        norms, skipped: of (D, G); the norm is None if this step did not update G, whose count then stays as it is.
         """
-        in_a_row = (state.skipped_in_a_row + skipped) * skipped
-        state.skipped_in_a_row = in_a_row if g_terms else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
-        terms = d_terms | g_terms | {"skipped": skipped.sum()}
-        if "held_out_score" in terms:  # for a log line's overfitting, over the same steps
-            terms |= {"seen_score": terms["real_score"], "faked_score": terms["fake_score"]}
-        state.accumulate(terms)
+        (d_norm, g_norm), trained_g = norms, norms[1] is not None
+        in_a_row = (state.skipped_in_a_row + torch.stack(skipped)) * torch.stack(skipped)
+        state.skipped_in_a_row = in_a_row if trained_g else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
+        state.accumulate(terms | {"d_gradient": d_norm, "skipped": skipped[0] + skipped[1]})
+        if g_norm is not None:
+            state.accumulate({"g_gradient": g_norm})
+        if "held_out_score" in terms:
+            seen, held_out, faked = (terms[f"{name}_score"] for name in ("real", "held_out", "fake"))
+            state.accumulate({"seen_score": seen, "faked_score": faked})
+            signal = compute_overfitting(seen, held_out, faked)
+            state.augment_p = self.augment.update_p(state.augment_p, signal, batch_size)
 
 
 def accumulate_gradients(
-    optimizer: torch.optim.Optimizer, micro_batches: Iterable[Batch], loss_terms: Callable[[Batch], Terms], loss: str
+    optimizer: torch.optim.Optimizer, micro_batches: Iterable[Batch], compute_terms: Callable[[Batch], Terms], loss: str
 ) -> Terms:
     """Set the gradients of the optimizer's parameters to those of the term `loss`, summed over micro-batches.
 
     Returns:
-        This process's contribution to the global batch's mean of each term.
+        This process's contribution to the global batch's mean of each term, detached.
     """
     optimizer.zero_grad()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-    def backward(batch: Batch) -> Terms:
-        terms = loss_terms(batch)
-        (terms[loss] * batch.share.weight).backward(inputs=parameters)
-        return terms
-
-    return mean_terms(micro_batches, backward)
-
-
-def mean_terms(micro_batches: Iterable[Batch], terms_of: Callable[[Batch], Terms]) -> Terms:
-    """Return this process's contribution to the global batch's mean of each term, detached."""
     sums: Terms = {}
     for batch in micro_batches:
-        terms = {name: term.detach() * batch.share.weight for name, term in terms_of(batch).items()}
-        sums = {name: sums[name] + term if name in sums else term for name, term in terms.items()}
+        terms = compute_terms(batch)
+        (terms[loss] * batch.share.weight).backward(inputs=parameters)
+        add_terms(sums, terms, batch.share.weight)
     return sums
 
 
-def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
-    """Return real images [N, C, r, r] blended with their own half resolution, as G's output is while a stage fades in.
+def add_terms(sums: Terms, terms: Terms, weight: float) -> None:
+    """Add a micro-batch's terms to `sums`; weight: the micro-batch's fraction of the global batch."""
+    for name, term in terms.items():
+        term = term.detach() * weight
+        sums[name] = sums[name] + term if name in sums else term
 
-    Karras et al. 2018, figure 2: real images are interpolated between the two resolutions as well.
+
+def fade(reals: Tensor, alpha: float | Tensor) -> Tensor:
+    """Return (1 - alpha) up(down(x)) + alpha x for real images x [N, C, r, r]; x itself unless alpha is a tensor.
+
+    down averages 2x2 boxes, up repeats pixels.
     """
     return torch.lerp(upscale(downscale(reals)), reals, alpha) if isinstance(alpha, Tensor) else reals
 
 
 @contextmanager
 def freeze_weights(network: nn.Module) -> Iterator[None]:
-    """Compute no gradients for the network's weights in this block; gradients still pass through it to its input."""
+    """Compute no gradients for the network's weights in this block; they still pass through it to its input.
+
+    backward(inputs=...) alone would not save that work: the convolutions here are custom Functions, which cannot know.
+    """
     network.requires_grad_(False)
     try:
         yield

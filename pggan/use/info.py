@@ -41,20 +41,20 @@ def run(arguments: argparse.Namespace) -> None:
     directory = None if folder is None else RunDirectory(folder)
     lines = [] if directory is None else read_lines(directory.metrics)
     # Up to this checkpoint: a run's file also has the metrics of later ones.
-    judged = [line for line in lines if line["images"] <= trained.images]
+    evaluations = [line for line in lines if line["images"] <= trained.images]
     if arguments.json:
         # everything but the weights
         plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
-        print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": judged}))
+        print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": evaluations}))
         return
     print("\n".join(checkpoints.describe(path, content)))
     if whole := count_planned_images(trained.config):
         print(f"planned {whole / 1000:g} kimg, {trained.images / whole:.0%} done")
     if directory is not None:
         print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
-        if any(line["stage_end"] for line in judged):
+        if any(line["stage_end"] for line in evaluations):
             print("\nmetrics at the end of each stage")
-            print_stages(judged, directory, content["state"].get("start", 0))
+            print_stages(evaluations, directory, content["state"].get("start", 0))
 
 
 def count_planned_images(config: dict[str, Any]) -> int | None:

@@ -111,10 +111,10 @@ def describe_metrics(checkpoint: Path, trained: Trained) -> list[str]:
     except CheckpointError:  # a damaged metrics.jsonl is no reason to refuse the export
         lines = []
     # Lines are matched by images seen: a checkpoint between two evaluations has no metrics of its own.
-    judged = [line for line in lines if line.get("images") == trained.images]
-    if not judged:
+    evaluations = [line for line in lines if line.get("images") == trained.images]
+    if not evaluations:
         return ["No metrics were computed for this checkpoint."]
-    line = judged[-1]  # the last, in case a resumed run evaluated again
+    line = evaluations[-1]  # the last, in case a resumed run evaluated again
     values = {key: value for key, value in line.items() if key not in NOT_METRICS and isinstance(value, float)}
     how = [f"{text}: {escape_markup(str(line[key]))}" for key, text in SETTING_LABELS.items() if key in line]
     table = [

@@ -106,10 +106,10 @@ def run(arguments: argparse.Namespace) -> None:
     distances, places = torch.cdist(fakes, reals).topk(arguments.neighbours, largest=False)
     indices = chosen[places.numpy()]
     print_nearest(seeds, distances[:, 0], indices[:, 0], typical_distance(reals), pyramid, source)
-    neighbours = torch.from_numpy(pyramid.read_images(trained.resolution, indices.ravel())).unflatten(0, places.shape)
+    neighbors = torch.from_numpy(pyramid.read_images(trained.resolution, indices.ravel())).unflatten(0, places.shape)
     # a white cell separates the sample from its neighbors
     gap = torch.full_like(samples, 255)
-    rows = torch.cat([torch.stack([samples, gap], dim=1), neighbours], dim=1)
+    rows = torch.cat([torch.stack([samples, gap], dim=1), neighbors], dim=1)
     with output.write_atomically() as temporary:
         make_grid(rows.flatten(0, 1).numpy(), side=1024, columns=rows.shape[1]).save(temporary)
 

@@ -79,6 +79,7 @@ def folder(tmp_path_factory):
                     path = Path(name, str(i % 4), f"{i:02d}.png")
                     path.parent.mkdir(parents=True, exist_ok=True)
                     Image.fromarray(image).save(path)
+        shutil.copytree("photos", "new_photos")
         Image.open("photos/0/00.png").resize((16, 16)).save("ship.png")
         Image.open("photos/0/00.png").resize((4, 4)).save("ship-4x4.png")
         shutil.copy("ship-4x4.png", "small.png")
@@ -195,7 +196,8 @@ def shortened(whole, rest, place):
     rest = [re.sub(r"^(64|128|256|512|1024)$", "16", word) if i else word for i, word in enumerate(rest)]
     if whole == "train.py":
         out = [] if "--out" in rest or "--dry-run" in rest else ["--out", f"runs/{place}".replace(":", "-")]
-        options = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+        tiny = {key: value for key, value in TINY.items() if key != "total_kimg" or "--resume" not in rest}
+        options = [f"--{key.replace('_', '-')}={value}" for key, value in tiny.items()]
         return [*rest, *options, "--channels=3", *out]
     more = SHORTENED.get(lookup(SHORTENED, whole)) or ""
     if whole == "python -m pggan sample" and "--seeds" in rest:

@@ -144,7 +144,8 @@ def test_everything_the_critic_sees_is_augmented(monkeypatch):
     step.step(state, batch(), FADING, batch())
     held_out, both, mixed, g_fakes = seen
     reals, fakes = both.chunk(2)
-    plain = step.preprocess(batch(), 0, torch.tensor(0.5))
+    stage = {"resolution": 8, "alpha": torch.tensor(0.5)}
+    plain = stepper(seed=1).prepare_reals(new_state(), stage, batch(), "augmented reals")
     for x in (held_out, reals):
         assert changed(x, plain).all()
     assert changed(held_out, reals).all() and changed(fakes, g_fakes).all()

@@ -127,7 +127,7 @@ def test_every_scale_gives_gradients_to_the_generator():
     assert torch.equal(images[-1], state.G(z)) and torch.equal(images[0], state.G(z, resolution=4))
     for x in images:
         x.retain_grad()
-    Loss(ADVERSARIAL["wgan"]).generator(state.D, images)["g_loss"].backward()
+    Loss(ADVERSARIAL["wgan"]).generator_loss(state.D, images)["g_loss"].backward()
     assert all(x.grad.abs().sum() > 0 for x in images)
 
 

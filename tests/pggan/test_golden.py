@@ -76,10 +76,10 @@ class Stage:
         return self.D(images, resolution=self.resolution, alpha=self.alpha, batches=batches)
 
     def discriminator_loss(self):
-        return self.loss.discriminator(self.critic, self.reals, self.generate().detach(), self.mixing, self.labels)
+        return self.loss.discriminator_loss(self.critic, self.reals, self.generate().detach(), self.mixing, self.labels)
 
     def generator_loss(self):
-        return self.loss.generator(self.critic, self.generate(), self.labels)
+        return self.loss.generator_loss(self.critic, self.generate(), self.labels)
 
 
 @pytest.fixture(

@@ -30,7 +30,7 @@ def test_discriminator_loss_is_the_formula(full_resolution, target):
     reals, fakes, mixing = inputs()
     weight = torch.randn(48)
     loss = WGANGP(full_resolution, penalty=10, target=target, drift=0.001)
-    terms = loss.discriminator(linear_critic(weight), reals, fakes, mixing)
+    terms = loss.discriminator_loss(linear_critic(weight), reals, fakes, mixing)
     real, fake = reals.flatten(1) @ weight, fakes.flatten(1) @ weight
     norm = weight.norm() * 4 / full_resolution
     expected = fake.mean() - real.mean() + 10 * (norm - target) ** 2 / target**2 + 0.001 * real.square().mean()
@@ -42,7 +42,7 @@ def test_discriminator_loss_is_the_formula(full_resolution, target):
 def test_generator_loss_is_minus_the_score():
     _, fakes, _ = inputs()
     weight = torch.randn(48)
-    terms = WGANGP(4).generator(linear_critic(weight), fakes)
+    terms = WGANGP(4).generator_loss(linear_critic(weight), fakes)
     assert terms["g_loss"].item() == pytest.approx(-(fakes.flatten(1) @ weight).mean().item(), rel=1e-5)
 
 
@@ -51,12 +51,14 @@ def test_label_terms_are_cross_entropies_with_their_weight():
     critic, labels = linear_critic(torch.randn(48), labels=5), torch.arange(8) % 5
     with_labels, without = WGANGP(4, label_weight=2.0), WGANGP(4)
     difference = (
-        with_labels.discriminator(critic, reals, fakes, mixing, labels)["d_loss"]
-        - without.discriminator(critic, reals, fakes, mixing)["d_loss"]
+        with_labels.discriminator_loss(critic, reals, fakes, mixing, labels)["d_loss"]
+        - without.discriminator_loss(critic, reals, fakes, mixing)["d_loss"]
     )
     entropy = F.cross_entropy(critic(reals)[1], labels) + F.cross_entropy(critic(fakes)[1], labels)
     assert difference.item() == pytest.approx(2 * entropy.item(), rel=1e-4)
-    difference = with_labels.generator(critic, fakes, labels)["g_loss"] - without.generator(critic, fakes)["g_loss"]
+    difference = (
+        with_labels.generator_loss(critic, fakes, labels)["g_loss"] - without.generator_loss(critic, fakes)["g_loss"]
+    )
     assert difference.item() == pytest.approx(2 * F.cross_entropy(critic(fakes)[1], labels).item(), rel=1e-4)
 
 
@@ -99,10 +101,10 @@ def test_both_networks_losses_are_the_formulas(name):
     loss, critic = Loss(ADVERSARIAL[name]), linear_critic(weight / 3)
     real, fake = (critic(x)[0].numpy() for x in (reals, fakes))
     d_formula, g_formula = FORMULAS[name]
-    terms = loss.discriminator(critic, reals, fakes, mixing)
+    terms = loss.discriminator_loss(critic, reals, fakes, mixing)
     assert terms["d_loss"].item() == pytest.approx(d_formula(real, fake).mean(), rel=1e-12)
     assert terms.keys() == {"d_loss", "real_score", "fake_score"}
-    assert loss.generator(critic, fakes, reals=reals)["g_loss"].item() == pytest.approx(
+    assert loss.generator_loss(critic, fakes, reals=reals)["g_loss"].item() == pytest.approx(
         g_formula(fake, real).mean(), rel=1e-12
     )
 
@@ -116,20 +118,20 @@ def quadratic_critic(images, batches=1):
 @pytest.mark.parametrize("name", ADVERSARIAL)
 def test_penalties_add_up_under_every_loss(name):
     reals, fakes, mixing, _ = doubles()
-    plain = Loss(ADVERSARIAL[name]).discriminator(quadratic_critic, reals, fakes, mixing)["d_loss"].item()
+    plain = Loss(ADVERSARIAL[name]).discriminator_loss(quadratic_critic, reals, fakes, mixing)["d_loss"].item()
     mixed = reals + mixing * (fakes - reals)
     norms = [x.square().sum(dim=(1, 2, 3)).sqrt().numpy() for x in (reals, fakes, mixed)]
     loss = Loss(ADVERSARIAL[name], penalty=3.0, target=2.0, r1=5.0, r2=7.0, drift=0.1)
     expected = plain + np.mean(5 / 2 * norms[0] ** 2 + 7 / 2 * norms[1] ** 2 + 3 * (norms[2] - 2) ** 2 / 2**2)
     expected += 0.1 * quadratic_critic(reals)[0].square().mean().item()
-    terms = loss.discriminator(quadratic_critic, reals, fakes, mixing)
+    terms = loss.discriminator_loss(quadratic_critic, reals, fakes, mixing)
     assert terms["d_loss"].item() == pytest.approx(expected, rel=1e-12)
     assert terms["grad_norm"].item() == pytest.approx(norms[2].mean(), rel=1e-12)
     halved = Loss(ADVERSARIAL[name], full_resolution=8, r1=5.0)
-    terms = halved.discriminator(quadratic_critic, reals, fakes, mixing)
+    terms = halved.discriminator_loss(quadratic_critic, reals, fakes, mixing)
     assert terms["d_loss"].item() == pytest.approx(plain + np.mean(5 / 2 * (norms[0] / 2) ** 2), rel=1e-12)
     assert terms["grad_norm"].item() == pytest.approx(norms[0].mean() / 2, rel=1e-12)
-    terms = Loss(ADVERSARIAL[name], r2=7.0).discriminator(quadratic_critic, reals, fakes, mixing)
+    terms = Loss(ADVERSARIAL[name], r2=7.0).discriminator_loss(quadratic_critic, reals, fakes, mixing)
     assert terms["d_loss"].item() == pytest.approx(plain + np.mean(7 / 2 * norms[1] ** 2), rel=1e-12)
     assert terms["grad_norm"].item() == pytest.approx(norms[1].mean(), rel=1e-12)
 
@@ -137,7 +139,7 @@ def test_penalties_add_up_under_every_loss(name):
 def test_r1_of_a_flat_critic_has_a_gradient():
     weight = torch.zeros(48, requires_grad=True)
     reals, fakes, mixing = inputs()
-    terms = Loss(ADVERSARIAL["hinge"], r1=1.0, r2=1.0).discriminator(linear_critic(weight), reals, fakes, mixing)
+    terms = Loss(ADVERSARIAL["hinge"], r1=1.0, r2=1.0).discriminator_loss(linear_critic(weight), reals, fakes, mixing)
     terms["d_loss"].backward()
     assert weight.grad.isfinite().all()
 
@@ -147,7 +149,7 @@ def test_smoothing_is_of_the_real_target_only(name):
     reals, fakes, mixing, weight = doubles()
     critic = linear_critic(weight / 3)
     real, fake = (critic(x)[0].numpy() for x in (reals, fakes))
-    smoothed = Loss(ADVERSARIAL[name], smoothing=0.1).discriminator(critic, reals, fakes, mixing)
+    smoothed = Loss(ADVERSARIAL[name], smoothing=0.1).discriminator_loss(critic, reals, fakes, mixing)
     expected = -0.9 * np.log(probability(real)) - 0.1 * np.log(1 - probability(real)) - np.log(1 - probability(fake))
     assert smoothed["d_loss"].item() == pytest.approx(expected.mean(), rel=1e-12)
 
@@ -163,7 +165,7 @@ def test_of_several_scales_the_gradient_is_of_all():
 
     mixed = [r + mixing * (f - r) for r, f in zip(reals, fakes, strict=True)]
     norms = sum(x.square().sum(dim=(1, 2, 3)) for x in mixed).sqrt()
-    terms = Loss(ADVERSARIAL["wgan"], full_resolution=8, penalty=1.0).discriminator(critic, reals, fakes, mixing)
+    terms = Loss(ADVERSARIAL["wgan"], full_resolution=8, penalty=1.0).discriminator_loss(critic, reals, fakes, mixing)
     assert terms["grad_norm"].item() == pytest.approx(norms.mean().item(), rel=1e-12)
 
 
@@ -172,7 +174,7 @@ def test_only_generated_images_train_the_generator():
     fakes.requires_grad_(True)
     reals.requires_grad_(True)
     loss = Loss(ADVERSARIAL["relativistic"])
-    loss.generator(linear_critic(torch.randn(48)), fakes, reals=reals)["g_loss"].backward()
+    loss.generator_loss(linear_critic(torch.randn(48)), fakes, reals=reals)["g_loss"].backward()
     assert loss.needs_reals and fakes.grad.abs().sum() > 0 and reals.grad is None
 
 

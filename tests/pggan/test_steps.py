@@ -104,9 +104,10 @@ def test_reals_are_faded_like_the_fakes():
 def test_reals_are_in_range_and_half_of_them_mirrored():
     images = torch.arange(256, dtype=torch.uint8).view(64, 1, 2, 2)
     reals = Batch(images, None, SINGLE_PROCESS.share(64, 4))
-    plain = stepper().preprocess(reals, 0, 1.0)
+    state, stage = new_state(), {"resolution": 2, "alpha": 1.0}
+    plain = stepper().prepare_reals(state, stage, reals, "augmented reals")
     assert plain.min() == -1 and plain.max() == 1
-    mirrored = stepper(mirror=True).preprocess(reals, 0, 1.0)
+    mirrored = stepper(mirror=True).prepare_reals(state, stage, reals, "augmented reals")
     flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
     assert 16 < sum(flipped) < 48
     assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))

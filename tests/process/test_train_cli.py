@@ -255,7 +255,7 @@ def test_the_first_lines_tell_which_images_are_used(commands):
     planned = commands.train("art", *SHORT[1:], "--labels", "--dry-run")
     assert planned.out.splitlines()[:3] == says, planned.err
     process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
-    assert process.err.splitlines()[:3] == says, process.err
+    assert process.out.splitlines()[:3] == says, process.err
     saved = torch.load(commands.folder / "run" / "checkpoints" / "latest.pt", weights_only=True)
     assert saved["class_counts"] == [12, 12]
 
@@ -271,9 +271,9 @@ def test_a_run_among_its_own_images_resumes_and_is_no_data(commands):
     first.communicate()
     again = commands.train(".", *SHORT[1:])
     assert again.returncode == 0 or "already seen" in again.err, again.err
-    assert "24 images in art" in again.err and "runs/art-8/: a run directory" in again.err
+    assert "24 images in art" in again.out and "runs/art-8/: a run directory" in again.out
     second = commands.train(".", *SHORT[1:], "--seed", "1", "--out", "runs/second")
-    assert second.returncode == 0 and "24 images in art" in second.err, second.err
+    assert second.returncode == 0 and "24 images in art" in second.out, second.err
 
 
 def test_classes_without_images_are_never_drawn(commands):
@@ -282,7 +282,7 @@ def test_classes_without_images_are_never_drawn(commands):
     table = {"labels": [[name, 4 if "class0" in name else 1] for name in names]}
     (commands.folder / "art" / "dataset.json").write_text(json.dumps(table))
     process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
-    assert process.returncode == 0 and "no images in classes 0, 2, 3: " in process.err, process.err
+    assert process.returncode == 0 and "no images in classes 0, 2, 3: " in process.out, process.err
     assert commands.run("-m", "pggan", "sample", "run", "--count", "30", "--out", "set").returncode == 0
     drawn = json.loads((commands.folder / "set" / "dataset.json").read_text())["labels"]
     assert {label for _, label in drawn} == {1, 4}

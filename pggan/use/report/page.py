@@ -265,10 +265,10 @@ def find_turning_point(metrics: Sequence[Line]) -> dict[str, float] | None:
     last = metrics[-1].get("resolution")
     # alpha is exactly 1.0 once a fade-in has ended
     stable = [line for line in metrics if line.get("resolution") == last and line.get("alpha") == 1]
-    judged = [(fid, line["images"] / 1000) for line in stable if (fid := to_number(line.get("fid"))) is not None]
-    if len(judged) < 2:
+    scored = [(fid, line["images"] / 1000) for line in stable if (fid := to_number(line.get("fid"))) is not None]
+    if len(scored) < 2:
         return None
-    (best, kimg), (final, end) = min(judged), judged[-1]
+    (best, kimg), (final, end) = min(scored), scored[-1]
     return {"best": best, "kimg": kimg, "final": final, "end": end}
 
 
