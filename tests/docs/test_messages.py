@@ -15,7 +15,6 @@ OPTION = re.compile(r"(?<![\w-])--(no-)?([a-z][a-z0-9-]*[a-z0-9]|[a-z])(?![\w-]*
 OF_OTHERS = {  # programs of others, named in messages or run
     "--create-dirs": "curl",
     "--help": "argparse",
-    "--create-dirs": "curl",
     "--no-deps": "pip",
     "--nproc-per-node": "torchrun",
     "--measure": "benchmarks/overheads.py, which starts itself with it",
