@@ -9,7 +9,7 @@ import torch
 
 from checkpoints import lock
 from datasets import find_cache_folder, pyramid
-from datasets.cache_files import temporary_folder
+from datasets.cache_files import find_temporary_folder
 from metrics import default_folder
 from metrics.weights import downloads_folder
 
@@ -42,8 +42,8 @@ def no_home():
     raise RuntimeError("Could not determine home directory.")
 
 
-def test_the_temporary_folder_is_said_once(monkeypatch, capsys):
-    temporary_folder.cache_clear()
+def test_the_temporary_folder_is_reported_once(monkeypatch, capsys):
+    find_temporary_folder.cache_clear()
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", no_home)

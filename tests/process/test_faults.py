@@ -269,7 +269,7 @@ def test_a_full_disk_under_the_cache_is_said_and_nothing_stays(commands, count_f
     commands.environment["PGGAN_CACHE"] = str(disk / "cache")
     try:
         command = ["art", *SHORT[1:], "--resolution", "16", "--out", "run"]
-        assert_stopped(commands.train(*command), "the pyramid cache needs", "free", code=2)
+        assert_stopped(commands.train(*command), "the image cache needs", "free", code=2)
         assert not (commands.folder / "run").exists()
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         assert commands.train(*command).returncode == 0
