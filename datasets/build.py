@@ -53,7 +53,7 @@ def build_cache(
     try:
         job = BuildJob(source, prepare, building)
         progress = decode_all(job, allow_upscale, workers)
-        if read_stamp(source) != stamp:
+        if read_stamp(source) != stamp:  # the cache's name, from the old content, would be wrong for the new images
             shutil.rmtree(building, ignore_errors=True)
             raise DataError(f"the images in {source.name} changed while they were read; run the same command again")
         finish_cache(job, progress, max_bad)
@@ -63,7 +63,7 @@ def build_cache(
         shutil.rmtree(building, ignore_errors=True)
         message = describe_full_disk(building, len(source), prepare)
         raise DataError(f"{message}; the partial cache was removed") from None
-    building.rename(folder)
+    building.rename(folder)  # atomic: a folder with the final name is always complete
 
 
 @contextmanager
@@ -179,7 +179,7 @@ class BuildJob:
                 bad[index] = first_line(error)
         levels = list(pyramid_levels(images))
         checks = compute_checksums(levels)
-        checks[[index - start for index in bad]] = 0
+        checks[[index - start for index in bad]] = 0  # marks unreadable images, see `Pyramid.rows`
         for file, rows in zip((*self.levels, self.sums), (*levels, checks), strict=True):
             file.write(start, rows)
         return {"start": start, "stop": stop, "bad": bad, "enlarged": enlarged}
@@ -224,6 +224,7 @@ def decode_all(job: BuildJob, allow_upscale: bool, workers: int | None) -> Build
     )
     with bar, open(job.journal, "a") as journal:
         for span in map_parallel(job, spans, workers):
+            # after the worker has written the rows: a process that dies in between decodes this span again
             journal.write(json.dumps(span) + "\n")
             journal.flush()
             progress.add(span)
@@ -263,6 +264,7 @@ def finish_cache(job: BuildJob, progress: BuildProgress, max_bad: float) -> None
     bad = [(source.describe(i), why) for i, why in sorted(progress.bad.items())]
     copies = find_duplicates(job.sums.read(0, count))
     report = job.folder / "report.txt"
+    # before the check, whose error message refers to it
     write_atomically(report, format_report(job, bad, copies, sorted(progress.enlarged)))
     check_bad(bad, count, max_bad, report)
     if source.labels is not None:
@@ -278,7 +280,7 @@ def finish_cache(job: BuildJob, progress: BuildProgress, max_bad: float) -> None
     for file in (*job.levels, job.sums):
         file.sync()
     write_atomically(job.folder / "meta.json", json.dumps(meta))
-    job.journal.unlink()
+    job.journal.unlink()  # complete; nothing is left to resume
 
 
 def find_duplicates(checks: np.ndarray) -> dict[int, int]:

@@ -157,6 +157,7 @@ class Decoder:
         try:
             with self.source.read_image(index, 0, 3) as picture:
                 image = apply_orientation(picture)
+                # palettes and transparency can store the same pixels in different ways
                 if image.mode == "P" or image.has_transparency_data:
                     image = image.convert("RGBA")
                 digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
@@ -269,6 +270,7 @@ def verify(arguments: Namespace) -> int:
             f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first at index {wrong[0]}; remove the "
             f"cache with python -m datasets clean {folder.name}, then build it again"
         )
+    # without a fixed seed, so that repeated calls check other images
     chosen = np.random.default_rng().permutation(len(pyramid))[: arguments.decode]
     for index in tqdm(chosen, "decoding", unit="image", disable=None, leave=False):
         row = int(pyramid.rows[index])

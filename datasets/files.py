@@ -300,6 +300,7 @@ class Folder(ImageFiles):
 
     def content_digest(self) -> str:
         paths = list(self.list_paths())
+        # 64 files per task, our choice: fewer messages between the processes than single paths
         spans = [(start, paths[start : start + 64]) for start in range(0, len(paths), 64)]
         found = sorted(map_parallel(hash_files, spans, min(count_cores(), len(spans))))
         return combine_digests(chain.from_iterable(digests for _, digests in found))
@@ -320,6 +321,7 @@ class Archive(ImageFiles):
         classes = labels and f"{around}{LABEL_FILE}" not in members
         if LABEL_FILE in members or (classes and any("/" not in name[len(around) :] for name in images)):
             around = ""
+        # The folder's name is stripped so that an archive and its unpacked folder have the same names and classes.
         self.members = {name.removeprefix(around): member for name, member in members.items()}
         lost = [name for name in links if not is_hidden(name)]
         note = f"skipped {format_count(len(lost), 'link')} to folders or outside the archive: {format_names(lost)}"
@@ -357,6 +359,7 @@ class Zip(Archive):
             targets = {
                 name: posixpath.join(posixpath.dirname(name), os.fsdecode(self.open_archive().read(info)))
                 for name, info in found.items()
+                # the upper 16 bits of external_attr are the Unix mode; a link's content is its target
                 if stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= MAX_LINK_BYTES
             }
         except DAMAGED as error:
@@ -374,7 +377,7 @@ class Zip(Archive):
         return self.opened[1]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"opened": None}
+        return self.__dict__ | {"opened": None}  # open files cannot be pickled; each worker opens its own
 
     def open(self, name: str) -> io.BytesIO:
         member = self.members[name]
@@ -400,6 +403,7 @@ class Tar(Archive):
             ) from None
         found = {name.removeprefix("./"): m for name, m in by_name.items()}
         targets = {
+            # hard links are relative to the archive's top, symbolic links to their own folder
             name: m.linkname if m.islnk() else posixpath.join(posixpath.dirname(name), m.linkname)
             for name, m in found.items()
             if m.islnk() or m.issym()
@@ -415,7 +419,7 @@ class Tar(Archive):
             raise ValueError(f"{size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
         with open(self.path, "rb") as file:
             file.seek(offset)
-            return io.BytesIO(file.read(size))
+            return io.BytesIO(file.read(size))  # without tarfile, whose position in the file processes would share
 
 
 def is_plain_file(member: tarfile.TarInfo) -> bool:
@@ -464,10 +468,10 @@ def list_files(folder: Path, shallow_first: bool = False) -> tuple[list[str], li
     names: list[str] = []
     read: dict[str, str] = {}  # path relative to `folder`, by real path
     again, broken = [], []
-    waiting = deque([""])
+    waiting = deque([""])  # a queue for breadth-first order, a stack for depth-first
     while waiting:
         inside = waiting.popleft()
-        real = os.path.realpath(folder / inside)
+        real = os.path.realpath(folder / inside)  # the same for all links to a folder, so circles end
         if real in read:
             again.append(f"{escape_for_terminal(inside)} (used as {escape_for_terminal(read[real])})")
             continue

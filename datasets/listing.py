@@ -85,7 +85,7 @@ def find_splits(names: list[str]) -> list[str]:
 def find_run_folders(names: Iterable[str]) -> set[str]:
     """Return the folders with at least two of a run's files and folders, as in "runs/photos-16/"; "" for the top."""
     marks: dict[str, set[str]] = defaultdict(set)
-    for name in names:
+    for name in names:  # two marks, because other projects have a config.json or a folder checkpoints/, too
         folder, slash, file = name.rpartition("/")
         if file in RUN_FILES:
             marks[folder + slash].add(file)

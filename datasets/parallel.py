@@ -51,7 +51,7 @@ def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int)
     Raises:
         DataError: a worker was killed, most likely because memory ran out.
     """
-    others = set(multiprocessing.active_children())
+    others = set(multiprocessing.active_children())  # not this pool's, such as a DataLoader's
     pool, workers = start_pool(work, workers)
     if pool is None:
         yield from map(work, items)

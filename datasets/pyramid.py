@@ -60,7 +60,7 @@ class Pyramid:
                 r: np.load(folder / level_file_name(r), mmap_mode="r") for r in level_resolutions(self.resolution)
             }
             self.sums = np.load(folder / "sums.npy")
-            self.rows = np.flatnonzero(self.sums)
+            self.rows = np.flatnonzero(self.sums)  # the checksum 0 marks unreadable images
             self.labels = np.load(folder / "labels.npy") if self.classes else None
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
@@ -78,6 +78,7 @@ class Pyramid:
 
     def compute_digest(self) -> str:
         """Return a digest of the 4x4 level and the labels, in hexadecimal; the same for a copy of the dataset."""
+        # the 4x4 level tells datasets apart and is small; 12 bytes rule out collisions
         digest = hashlib.blake2b(self.levels[4][self.rows].tobytes(), digest_size=12)
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
@@ -148,9 +149,10 @@ def open_pyramid(
         folder = cache / "datasets" / compute_cache_key(source, prepare, cache, stamp)
         if not folder.exists():
             with hold_build_lock(folder, cache):
-                if not folder.exists():
+                if not folder.exists():  # again: another process may have built it while this one waited
                     build_cache(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
         pyramid = Pyramid(folder)
+    # A cache may have been built with looser limits than this call's.
     check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
     if pyramid.meta["enlarged"] and not allow_upscale:
         raise DataError(describe_small_images(source, prepare))

@@ -34,7 +34,7 @@ def test_what_a_worker_raises_is_raised_here():
 
 
 def test_a_killed_worker_is_said():
-    with pytest.raises(DataError, match="a worker process was killed, .* free some memory"):
+    with pytest.raises(DataError, match=r"a worker process was killed, .* free some memory"):
         list(map_parallel(vanish, range(9), 2))
 
 

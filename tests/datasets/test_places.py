@@ -11,7 +11,7 @@ from checkpoints import lock
 from datasets import find_cache_folder, pyramid
 from datasets.cache_files import find_temporary_folder
 from metrics import default_folder
-from metrics.weights import downloads_folder
+from metrics.weights import find_download_folder
 
 NAMES = ("PGGAN_CACHE", "XDG_CACHE_HOME", "HOME")
 TEMPORARY = f"{tempfile.gettempdir()}/pggan-{os.getuid()}"
@@ -54,7 +54,7 @@ def test_the_temporary_folder_is_reported_once(monkeypatch, capsys):
 def test_downloads_without_a_home_folder_do_not_go_to_the_current_one(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "~/.cache/torch/hub")  # as torch says then
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path))
-    assert downloads_folder() == tmp_path / "metrics"
+    assert find_download_folder() == tmp_path / "metrics"
 
 
 def test_both_packages_do_without_locks_on_the_same_errors():

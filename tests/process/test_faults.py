@@ -291,7 +291,7 @@ def test_a_killed_data_worker_is_said_and_the_same_command_goes_on(commands, cou
     time.sleep(0.3)
     os.kill(int(workers()[0]), signal.SIGKILL)
     err = process.communicate(timeout=300)[1]
-    assert process.returncode == 2 and "a worker was killed" in err and "Traceback" not in err
+    assert process.returncode == 2 and "a worker process was killed" in err and "Traceback" not in err
     assert commands.run("-m", "datasets", "build", "many", "--resolution", "16", "--workers", "2").returncode == 0
     count_fault("data worker killed")
 
