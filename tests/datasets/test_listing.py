@@ -92,7 +92,7 @@ def test_generated_images_are_skipped_unless_they_are_named(tmp_path, kind):
 
 def test_a_folder_of_runs_alone_holds_no_images(tmp_path):
     make_run(tmp_path / "set-16", "config.json")
-    with pytest.raises(DataError, match=r"holds no images .* skipped 3 images in set-16/: a run directory"):
+    with pytest.raises(DataError, match=r"contain no images .* skipped 3 images in set-16/: a run directory"):
         open_source(str(tmp_path))
 
 
@@ -130,7 +130,7 @@ def test_splits_are_no_classes(tmp_path, kind, names):
     fill(tmp_path / "set", *(f"{name}/{kind_of}/1.png" for name in names for kind_of in ("cat", "dog")))
     path = packed(tmp_path / "set", kind)
     train = next(name for name in names if name.lower().startswith("train"))
-    with pytest.raises(DataError, match=rf"holds the splits .* and not classes; .*name .*{train}"):
+    with pytest.raises(DataError, match=rf"contains the splits .*, not classes; .*pass .*{train}"):
         open_source(path, labels=True)
     source = open_source(path)
     assert len(source) == 2 * len(names) and "all splits are used" in source.notes[0]
@@ -155,7 +155,7 @@ def test_images_that_a_dataset_json_lists_and_nobody_has_are_noted(tmp_path):
     fill(tmp_path, "1.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["2.png", 0], ["3.png", 1]]}))
     (note,) = open_source(str(tmp_path), labels=True).notes
-    assert note.endswith("dataset.json lists 2 images more than there are")
+    assert note.endswith("dataset.json lists 2 images more than exist")
 
 
 @pytest.mark.parametrize("with_json", [False, True])
@@ -257,7 +257,7 @@ def test_links_out_of_an_archive_or_to_folders_are_noted(tmp_path, kind):
     (tmp_path / "set" / "cat" / "2.png").symlink_to("/elsewhere/2.png")
     source = open_source(packed(tmp_path / "set", kind))
     assert len(source) == 2 and source.notes == [source.notes[0]]
-    assert "skipped 2 links to folders or out of the archive: " in source.notes[0]
+    assert "skipped 2 links to folders or outside the archive: " in source.notes[0]
     assert "cat/2.png" in source.notes[0] and "dog" in source.notes[0]
 
 

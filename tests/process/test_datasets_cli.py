@@ -1,4 +1,4 @@
-"""python -m datasets as a user meets it: killed, two at once, on a full disk, with files of every defect."""
+"""python -m datasets as a process: killed, run twice in parallel, on a full disk, with defective files."""
 
 import random
 import shutil
@@ -15,7 +15,7 @@ from PIL import Image
 
 @pytest.fixture
 def commands(tmp_path):
-    """With a cache of its own."""
+    """Commands with an empty cache folder."""
     (tmp_path / "home").mkdir()
     return Commands(tmp_path, tmp_path / "home")
 
@@ -29,10 +29,10 @@ def done(process):
     return process.out
 
 
-def refused(process, *says):
+def refused(process, *texts):
     assert process.returncode == 2, process.out + process.err
     assert "Traceback" not in process.err
-    assert all(text in process.out + process.err for text in says), process.out + process.err
+    assert all(text in process.out + process.err for text in texts), process.out + process.err
 
 
 def draw(folder, count, size=(40, 30), seed=0):
@@ -55,22 +55,22 @@ def test_plan_build_verify_grid_clean(commands):
     draw(commands.folder / "art" / "cat", 30)
     draw(commands.folder / "art" / "dog", 20, seed=1)
     planned = done(datasets(commands, "plan", "art", "--resolution", "16", "--labels"))
-    assert "50 in art, 2 classes" in planned and "40x30 pixels, all of them" in planned
-    assert "0.1 MB; " in planned and "to be built" in planned and caches(commands) == []
-    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now")
+    assert "50 in art, 2 classes" in planned and "all 40x30 pixels" in planned
+    assert "0.1 MB; " in planned and "not built yet" in planned and caches(commands) == []
+    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art in its present state")
     assert "50 images in " in done(datasets(commands, "build", "art", "--resolution", "16"))
-    assert "built already" in done(datasets(commands, "plan", "art", "--resolution", "16"))
-    assert "is whole: 50 images, 50 of them decoded again" in done(
+    assert "already built" in done(datasets(commands, "plan", "art", "--resolution", "16"))
+    assert "is intact: 50 images, 50 of them decoded again" in done(
         datasets(commands, "verify", "art", "--resolution", "16")
     )
-    assert "9 images at 16x16 in sheet.png\n" in done(
-        datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "sheet.png")
+    assert "9 images at 16x16 in grid.png\n" in done(
+        datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "grid.png")
     )
     assert "9 images at 64x64 in large.png, 9 of them enlarged" in done(
         datasets(commands, "grid", "art", "--resolution", "64", "--count", "9", "--out", "large.png")
     )
-    with Image.open(commands.folder / "sheet.png") as sheet:
-        assert sheet.size == (1008, 1008)
+    with Image.open(commands.folder / "grid.png") as grid:
+        assert grid.size == (1008, 1008)
     listing = done(datasets(commands, "clean"))
     assert "art, 50 images" in listing and len(caches(commands)) == 1
     assert "art, 50 images  removed" in done(datasets(commands, "clean", listing.split()[0]))
@@ -78,7 +78,7 @@ def test_plan_build_verify_grid_clean(commands):
     refused(datasets(commands, "clean", "nothing"), "there is no cache nothing")
 
 
-def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
+def test_inspect_reports_the_files_of_a_folder_with_defects(commands):
     art = commands.folder / "art"
     draw(art / "cat", 6)
     draw(art / "dog", 3, (100, 50), seed=1)
@@ -97,13 +97,13 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
         "11 RGB, 1 F, 1 L",
         "2 of 13 images are gray",
         "duplicates  1",
-        "dog/copy.png: as art/cat/00002.png",
+        "dog/copy.png: same as art/cat/00002.png",
         "unreadable  4",
         "empty.jpg: empty file",
-        "float.tif: 32-bit grayscale has no range",
+        "float.tif: 32-bit grayscale has no defined range",
         "cut.png: image file is truncated",
         "song.jpg: not an image",
-        "not taken   1",
+        "other files 1",
         "notes.txt",
     ):
         assert text in out, (text, out)
@@ -111,7 +111,7 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
     assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "9"]]
 
 
-def test_the_embedded_set_is_inspected(commands):
+def test_inspect_accepts_the_synthetic_dataset(commands):
     out = done(datasets(commands, "inspect", "synthetic"))
     assert "unreadable  0" in out and "duplicates  0" in out
 
@@ -121,40 +121,40 @@ def test_dark_16_bit_images_are_noted(commands):
     for i in range(3):
         values = np.full((8, 8), 4095 - i, np.uint16)
         Image.fromarray(values).save(commands.folder / "scans" / f"{i}.png")
-    assert "16-bit images reach 4095 of 65535 at most" in done(datasets(commands, "inspect", "scans"))
+    assert "16-bit images reach at most 4095 of 65535" in done(datasets(commands, "inspect", "scans"))
 
 
-def test_files_that_cannot_be_read_are_refused_then_left_out_where_allowed(commands):
+def test_unreadable_files_are_refused_and_with_max_bad_skipped(commands):
     draw(commands.folder / "art", 20)
     (commands.folder / "art" / "bad.png").write_bytes(b"no")
     build = ["build", "art", "--resolution", "16"]
     refused(datasets(commands, *build), "1 of 21 images cannot be read", "--max-bad 4.8%", "bad.png: not an image")
     process = datasets(commands, *build, "--max-bad", "4.8%")
-    assert "20 images in " in done(process) and "1 cannot be read and are left out" in process.err
+    assert "20 images in " in done(process) and "1 cannot be read and are skipped" in process.err
     (report,) = (commands.folder / "home" / "datasets").glob("*/report.txt")
     assert "bad.png: not an image" in report.read_text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "text"),
     [
-        (["plan", "nowhere"], "nowhere does not exist; name a folder"),
+        (["plan", "nowhere"], "nowhere does not exist; pass a folder"),
         (["build", "art", "--resolution", "30"], "30 is not a power of two"),
         (["build", "art", "--resolution", "64"], "20 of 20 images are smaller than 64x64"),
-        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: --allow-upscale"),
+        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: pass --allow-upscale"),
         (["build", "art", "--background", "blurple"], "--background: 'blurple'"),
         (["build", "art", "--max-bad", "200%"], "max-bad"),
         (["grid", "art", "--out", "nowhere/x.png"], "cannot be written"),
         (["grid", "art", "--count", "0"], "--count"),
-        (["inspect", "art", "--labels"], "--labels needs every image in a class subfolder"),
+        (["inspect", "art", "--labels"], "--labels: 00000.png is not in a class folder"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(commands, arguments, says):
+def test_errors_are_one_sentence(commands, arguments, text):
     draw(commands.folder / "art", 20)
-    refused(datasets(commands, *arguments), says)
+    refused(datasets(commands, *arguments), text)
 
 
-def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_path):
+def test_a_build_killed_repeatedly_equals_an_uninterrupted_one(commands, tmp_path):
     draw(commands.folder / "art", 1500, (64, 64))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     kills, rng = 0, random.Random(time.time_ns())
@@ -162,7 +162,7 @@ def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_p
         process = commands.start(*arguments)
         journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
         before = journal.stat().st_size if journal else 0
-        while process.poll() is None:  # until it has done something more
+        while process.poll() is None:  # until it has written more
             journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
             if journal and journal.stat().st_size > before:
                 break
@@ -182,10 +182,10 @@ def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_p
     assert levels(commands) == killed and len(killed) == 6
 
 
-def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(commands):
+def test_ctrl_c_ends_a_build_quietly_and_the_next_build_resumes(commands):
     draw(commands.folder / "art", 4000, (160, 160))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
-    for _ in range(5):  # on a busy machine a build may be whole before it is noticed that it began
+    for _ in range(5):  # on a busy machine a build may finish before this test notices that it began
         process = commands.start(*arguments)
         while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
             time.sleep(0.005)
@@ -201,32 +201,32 @@ def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(comman
     assert "4000 images" in done(commands.run(*arguments))
 
 
-def test_two_builders_at_once_do_not_collide(commands):
+def test_two_simultaneous_builds_share_one_cache(commands):
     draw(commands.folder / "art", 600, (64, 64))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     processes = [commands.start(*arguments) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("600 images in " in out for out, _ in outputs) and len(caches(commands)) == 1
-    assert "is whole" in done(datasets(commands, "verify", "art", "--resolution", "64"))
+    assert "is intact" in done(datasets(commands, "verify", "art", "--resolution", "64"))
 
 
-def test_a_folder_that_changed_is_noticed(commands):
+def test_verify_detects_a_changed_folder(commands):
     draw(commands.folder / "art", 20)
     done(datasets(commands, "build", "art", "--resolution", "16"))
     draw(commands.folder / "art", 1, seed=5)
-    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now")
+    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art in its present state")
     done(datasets(commands, "build", "art", "--resolution", "16"))
     assert len(caches(commands)) == 2
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
-    reason="needs Linux and the right to mount a small disk of its own; a full disk is simulated in test_pyramid.py",
+    reason="needs Linux and permission to mount a small disk; test_pyramid.py simulates a full disk",
 )
 @pytest.mark.parametrize("count", [60, 15])
 def test_a_full_disk_leaves_nothing_half_written(commands, count):
-    draw(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 do, but for what else is on the disk
+    draw(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 would, if the disk were empty
     filled = "" if count == 60 else "head -c 150k /dev/zero > home/other; "
     script = f"mount -t tmpfs -o size=300k none home; {filled}{sys.executable} -m datasets build art --resolution 64"
     script += ' --workers 2; echo "exit $?"; find home -type f'
@@ -239,12 +239,12 @@ def test_a_full_disk_leaves_nothing_half_written(commands, count):
         timeout=300,
     )
     assert "exit 2" in out.stdout and "Traceback" not in out.stderr, out.stdout + out.stderr
-    assert "the pyramid cache needs" in out.stderr and "make room, or set PGGAN_CACHE" in out.stderr
+    assert "the image cache needs" in out.stderr and "free some space, or set PGGAN_CACHE" in out.stderr
     left = out.stdout.split("exit 2")[1].split()
     assert not [path for path in left if "datasets" in path]
 
 
-def test_training_starts_from_a_zip_and_knows_the_same_images_in_a_folder(commands):
+def test_training_from_a_zip_resumes_from_a_folder_of_the_same_images(commands):
     draw(commands.folder / "art" / "cat", 12)
     draw(commands.folder / "art" / "dog", 12, seed=1)
     shutil.make_archive(str(commands.folder / "packed"), "zip", commands.folder / "art")

@@ -269,7 +269,7 @@ def test_a_full_disk_under_the_cache_is_said_and_nothing_stays(commands, count_f
     commands.environment["PGGAN_CACHE"] = str(disk / "cache")
     try:
         command = ["art", *SHORT[1:], "--resolution", "16", "--out", "run"]
-        assert_stopped(commands.train(*command), "the pyramid cache needs", "free", code=2)
+        assert_stopped(commands.train(*command), "the image cache needs", "free", code=2)
         assert not (commands.folder / "run").exists()
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         assert commands.train(*command).returncode == 0
@@ -291,7 +291,7 @@ def test_a_killed_data_worker_is_said_and_the_same_command_goes_on(commands, cou
     time.sleep(0.3)
     os.kill(int(workers()[0]), signal.SIGKILL)
     err = process.communicate(timeout=300)[1]
-    assert process.returncode == 2 and "a worker was killed" in err and "Traceback" not in err
+    assert process.returncode == 2 and "a worker process was killed" in err and "Traceback" not in err
     assert commands.run("-m", "datasets", "build", "many", "--resolution", "16", "--workers", "2").returncode == 0
     count_fault("data worker killed")
 

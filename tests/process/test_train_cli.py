@@ -148,7 +148,7 @@ def test_bad_options_are_refused_in_one_sentence_and_nothing_is_written(commands
 def test_data_that_is_not_there_is_refused(commands):
     refused(commands.train("nowhere", "--resolution", "8"), "nowhere does not exist")
     (commands.folder / "empty").mkdir()
-    refused(commands.train("empty", "--resolution", "8"), "holds no images")
+    refused(commands.train("empty", "--resolution", "8"), "contain no images")
 
 
 def test_another_config_is_refused_with_what_differs(commands):
