@@ -270,7 +270,7 @@ def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: 
         twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))
         twin.clear_sums()
         weights = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-        live.now = live.peak = 0
+        live.current = live.peak = 0
         images = torch.empty(batch, config.channels, side, side, dtype=torch.uint8, device=state.device)
         labels = torch.zeros(batch, dtype=torch.long, device=state.device) if state.G.label_size else None
         reals = Batch(images, labels, SINGLE_PROCESS.share(batch, config.mbstd_group))
