@@ -215,7 +215,7 @@ def read_peak_memory(device: torch.device) -> int:
     if sys.platform == "win32":
         return 0
     if (status := Path("/proc/self/status")).exists():  # getrusage counts the process that started this one, too
-        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
