@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -92,7 +93,8 @@ def choose_precision(
     """
     if config.precision == "bf16" and device.type == "cpu":
         if not run_apart(compute_in_bf16):
-            instead = f" in a new run from this one: --precision fp32 --out ANOTHER --resume {latest}" if latest else ""
+            start = f"--precision fp32 --out ANOTHER --resume {quote(str(latest))}"
+            instead = f" in a new run from this one: {start}" if latest else ""
             raise ConfigError(f"--precision: this machine's cpu cannot compute in bf16; use fp32{instead}")
         if not has_bf16_units():
             warn(EMULATED)

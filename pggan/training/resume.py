@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfi
     if lines := diff_options(old, config, identity_only=True):
         raise ConfigError(
             f"{run.folder} is a run with other options:\n" + "\n".join(lines) + "\n"
-            f"use the same options to resume it, or --out ANOTHER --resume {run.latest} to start a new run from it"
+            f"use the same options to resume it, or --out ANOTHER --resume {quote(str(run.latest))} to start a new run "
+            "from it"
         )
     if recorded is None:
         return replace(config, resume=None)
@@ -106,7 +108,7 @@ def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, pl
     check_not_past_end(saved, config, plan)
     if saved["data"] == content:
         return
-    recorded, latest = saved["config"].get("data"), f"{config.out}/checkpoints/latest.pt"
+    recorded, latest = saved["config"].get("data"), quote(f"{config.out}/checkpoints/latest.pt")
     if isinstance(recorded, str):
         recorded = find_recorded(recorded, saved["config"].get("out"), RunDirectory(config.out).folder)
     if isinstance(recorded, str) and not is_same_path(recorded, config.data):
@@ -292,7 +294,7 @@ def class_changes(old: list[str], new: list[str]) -> list[str]:
         return []
     lines, kept = [f"  classes: {listed(old)} -> {listed(new)}"], kept_classes(old, new)
     if kept is None:
-        lines.append("  label weights: kept, one class for another in this order")
+        lines.append("  label weights: kept, matched by position")
     elif added := [name for name in new if name not in kept]:
         of_others = f"kept for {listed(kept)}, " if kept else ""
         lines.append(f"  label weights: {of_others}freshly initialised for {listed(added)}")
