@@ -73,7 +73,7 @@ class TorchvisionSet(Source):
         except ModuleNotFoundError as error:
             raise DataError(f"{self.name} needs {error.name}: pip install {error.name}") from None
         except Exception as error:  # torchvision raises RuntimeError, URLError, OSError, lmdb.Error and others
-            reason = (str(error) or type(error).__name__).split("\n")[0]
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"{self.name} is not in {root} and could not be downloaded ({reason}); without network access, put "
                 f"the files there as torchvision.datasets.{kind.__name__} expects them"
