@@ -480,6 +480,8 @@ def validate_field(f: Field, value: Any) -> Any:
         value = parse_number(parse, value) if parse in (int, float) else parse(value)
         if f.type.startswith("str") and not isinstance(value, str):
             raise ValueError(f"{value!r} is not text")
+        if value == "" and f.default != "":  # as by --out "$RUN" when RUN is not set
+            raise ValueError("the value is empty")
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
     low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)
