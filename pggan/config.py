@@ -482,6 +482,8 @@ def validate_field(f: Field, value: Any) -> Any:
             raise ValueError(f"{value!r} is not text")
         if value == "" and f.default != "":  # as by --out "$RUN" when RUN is not set
             raise ValueError("the value is empty")
+        if isinstance(value, str) and "\0" in value:  # from a JSON file: no path can have it
+            raise ValueError(f"{value!r} contains a NUL character")
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
     low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)

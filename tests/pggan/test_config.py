@@ -65,6 +65,8 @@ def test_resolution_and_channels_come_from_the_data():
         ("data", 3),
         ("lr", []),
         ("preset", ["demo"]),
+        ("resume", ""),
+        ("out", "a\0b"),
     ],
 )
 def test_values_out_of_range_are_refused_in_one_sentence_that_names_the_option(option, value):
