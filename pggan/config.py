@@ -803,10 +803,10 @@ def read_config_file(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it cannot be read, or has other keys.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a BOM
     except OSError as error:
         raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config: {path} is not JSON: {error}") from None
     known = {f.name for f in fields(TrainConfig)}
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
