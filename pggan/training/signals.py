@@ -22,7 +22,7 @@ class StopRequested(Exception):
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once.
+    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process.
 
     SIGTERM soon after it is no second one: schedulers send it to every process, and torchrun passes it on to its own.
 
@@ -49,7 +49,8 @@ class StopSignals:
                 return
             raise KeyboardInterrupt
         self.received, self.received_at = number, time.monotonic()
-        log(f"{signal.Signals(number).name}: saving, then stopping (once more: at once)")
+        name = signal.Signals(number).name
+        log(f"{name} received: saving a checkpoint, then exiting (send it again to exit immediately)")
 
     def check(self) -> None:
         if number := self.agree(self.received):
