@@ -10,11 +10,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoints import load, resolve_checkpoint
+from checkpoints import CheckpointError, load, resolve_checkpoint
 from datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
 from metrics import METRICS
 
-from .paths import RECORDED, choose_out, is_same_path, make_absolute, read_options, with_found_paths
+from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute, read_options, with_found_paths
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
@@ -783,7 +783,12 @@ def with_format_of_start(config: TrainConfig) -> TrainConfig:
     if not missing:
         return config
     known = read_options(Path(config.out)) if config.out else {}
-    known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+    try:
+        known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+    except CheckpointError:
+        known = find_begun(config.data, config.resume or "", config.resolution)
+        if not known:
+            raise
     found: dict[str, Any] = {name: known.get(name) for name in missing}
     return replace(config, **found)
 
