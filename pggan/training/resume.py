@@ -70,9 +70,10 @@ def other_start(run: RunDirectory, wanted: str, recorded: str | None) -> str:
             f"its latest checkpoint (the rest of the command as it is), or add --out ANOTHER to start a new run from it"
         )
     began = "from scratch" if recorded is None else f"from {recorded}"
+    has_saved = any(run.checkpoints.glob("*.pt"))  # else it cannot resume if its start has been moved
     return (
-        f"--resume: the run in {run.folder} began {began}, not from {wanted}; leave out --resume to continue that run, "
-        f"or add --out ANOTHER to start a new one"
+        f"--resume: the run in {run.folder} began {began}, not from {wanted}; "
+        f"{'leave out --resume to continue that run, or ' if has_saved else ''}add --out ANOTHER to start a new one"
     )
 
 

@@ -100,7 +100,7 @@ def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyrami
         if data is None:
             raise ConfigError(
                 f"--data: the images in {recorded} are not those that the checkpoint was trained on; bring those back, "
-                f"or use --data {quote(recorded)} to compare with the present ones"
+                f"or use --data {quote(str(recorded))} to compare with the present ones"
             )
         print(f"warning: {data} holds other images than the checkpoint was trained on", file=sys.stderr)
     return source, pyramid

@@ -131,3 +131,13 @@ def test_a_remedy_can_be_pasted_whatever_the_folder_is_called(tmp_path):
         resolve_resumed_config(run, replace(begun, batch_size={4: 16}))
     remedy = str(refused.value).splitlines()[-1].split(", or ")[1].split(" to start")[0]
     assert shlex.split(remedy) == ["--out", "ANOTHER", "--resume", str(run.latest)]
+
+
+def test_a_run_that_saved_nothing_is_not_advised_to_continue(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create(config(out=str(run.folder), resume="moved.pt").to_dict())
+    with pytest.raises(ConfigError, match=r"not from here\.pt; add --out ANOTHER"):
+        resolve_resumed_config(run, config(out=str(run.folder), resume="here.pt"))
+    run.latest.touch()
+    with pytest.raises(ConfigError, match=r"leave out --resume to continue that run, or add --out ANOTHER"):
+        resolve_resumed_config(run, config(out=str(run.folder), resume="here.pt"))
