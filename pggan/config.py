@@ -10,11 +10,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoints import load, resolve_checkpoint
+from checkpoints import CheckpointError, load, resolve_checkpoint
 from datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
 from metrics import METRICS
 
-from .paths import RECORDED, choose_out, is_same_path, make_absolute, read_options, relocate_paths
+from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute, read_options, relocate_paths
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
@@ -497,6 +497,10 @@ def validate_field(f: Field, value: Any) -> Any:
         value = parse_number(parse, value) if parse in (int, float) else parse(value)
         if f.type.startswith("str") and not isinstance(value, str):
             raise ValueError(f"{value!r} is not text")
+        if value == "" and f.default != "":  # as by --out "$RUN" when RUN is not set
+            raise ValueError("the value is empty")
+        if isinstance(value, str) and "\0" in value:  # from a JSON file: no path can have it
+            raise ValueError(f"{value!r} contains a NUL character")
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
     low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)
@@ -822,7 +826,12 @@ def fill_image_format(config: TrainConfig) -> TrainConfig:
     if not missing:
         return config
     known = read_options(Path(config.out)) if config.out else {}
-    known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+    try:
+        known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+    except CheckpointError:
+        known = find_begun(config.data, config.resume or "", config.resolution)
+        if not known:
+            raise
     found: dict[str, Any] = {name: known.get(name) for name in missing}
     return replace(config, **found)
 
@@ -842,10 +851,10 @@ def read_config_file(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the file cannot be read, or has unknown keys.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a BOM
     except OSError as error:
         raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config: {path} is not JSON: {error}") from None
     known = {f.name for f in fields(TrainConfig)}
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):

@@ -93,6 +93,26 @@ def choose_out(data: str, resolution: int) -> tuple[str, str]:
     return out, "" if out == usual else note
 
 
+def find_begun(data: str, checkpoint: str, resolution: int | None) -> dict[str, Any]:
+    """Return the options of the run in runs/ on these images that began from this checkpoint; {} if not exactly one.
+
+    resolution: the run's, or None for any.
+    """
+    found = []
+    for file in sorted(Path("runs").glob("*/config.json")):
+        options = read_options(file.parent)
+        begun, images = options.get("resume"), options.get("data")
+        if (
+            not isinstance(begun, str)
+            or not isinstance(images, str)
+            or resolution not in (None, options.get("resolution"))
+        ):
+            continue
+        if is_same_path(images, data) and is_same_checkpoint(begun, checkpoint):
+            found.append(options)
+    return found[0] if len(found) == 1 else {}
+
+
 def is_same_checkpoint(a: str, b: str) -> bool:
     """Return whether two paths are the same checkpoint; a run directory stands for its latest one."""
     return resolve_checkpoint_file(a) == resolve_checkpoint_file(b)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -100,8 +101,10 @@ def choose_precision(
     """
     if config.precision == "bf16" and device.type == "cpu":
         if not run_apart(compute_in_bf16):
-            restart = f" --out ANOTHER --resume {latest}, which starts a new run from this one" if latest else ""
-            raise ConfigError(f"--precision: this machine's CPU cannot compute in bf16; use --precision fp32{restart}")
+            start = (
+                f" --out ANOTHER --resume {quote(str(latest))}, which starts a new run from this one" if latest else ""
+            )
+            raise ConfigError(f"--precision: this machine's CPU cannot compute in bf16; use --precision fp32{start}")
         if not has_bf16_units():
             warn(EMULATED)
     if config.precision != "auto":
@@ -229,7 +232,7 @@ def read_peak_memory(device: torch.device) -> int:
     if sys.platform == "win32":
         return 0
     if (status := Path("/proc/self/status")).exists():  # getrusage includes the process that started this one
-        return next(int(line.split()[1]) * 1024 for line in status.open() if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (

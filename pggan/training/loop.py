@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -309,7 +310,7 @@ class Training:
         problem = f"{count} consecutive steps had non-finite gradients (at {kimg})"
         if self.config.on_nan == "stop":
             latest = self.directory.latest
-            start = f" --resume {latest}" if latest.exists() else ""
+            start = f" --resume {quote(str(latest))}" if latest.exists() else ""
             raise TrainingStopped(
                 f"{problem}; rerun with --on-nan rollback, or start a new run with a lower --lr or --precision fp32: "
                 f"--out ANOTHER{start}"

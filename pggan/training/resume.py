@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -56,7 +57,8 @@ def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfi
     if lines := diff_options(old, config, identity_only=True):
         raise ConfigError(
             f"the run in {run.folder} was started with other options:\n" + "\n".join(lines) + "\n"
-            f"use its options to resume it, or --out ANOTHER --resume {run.latest} to start a new run from it"
+            f"use its options to resume it, or --out ANOTHER to start a new run (with --resume {quote(str(run.latest))} "
+            "to start from its weights)"
         )
     if recorded is None:
         return replace(config, resume=None)
@@ -73,9 +75,11 @@ def explain_other_start(run: RunDirectory, wanted: str, recorded: str | None) ->
             f"resume that run from its latest checkpoint, or add --out ANOTHER to start a new run from it"
         )
     began = "from scratch" if recorded is None else f"from {recorded}"
+    has_saved = any(run.checkpoints.glob("*.pt"))  # else it cannot resume if its start has been moved
     return (
-        f"--resume: the run in {run.folder} was started {began}, not from {wanted}; run the same command without "
-        f"--resume to resume that run, or add --out ANOTHER to start a new one"
+        f"--resume: the run in {run.folder} was started {began}, not from {wanted}; "
+        f"{'run the same command without --resume to resume that run, or ' if has_saved else ''}"
+        "add --out ANOTHER to start a new one"
     )
 
 
@@ -118,7 +122,7 @@ def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, pl
     check_not_past_end(saved, config, plan)
     if saved["data"] == content:
         return
-    recorded, latest = saved["config"].get("data"), f"{config.out}/checkpoints/latest.pt"
+    recorded, latest = saved["config"].get("data"), quote(f"{config.out}/checkpoints/latest.pt")
     if isinstance(recorded, str):
         recorded = find_recorded(recorded, saved["config"].get("out"), RunDirectory(config.out).folder)
     if isinstance(recorded, str) and not is_same_path(recorded, config.data):
@@ -327,7 +331,7 @@ def describe_class_changes(old: list[str], new: list[str]) -> list[str]:
         return []
     lines, kept = [f"  classes: {join_names(old)} -> {join_names(new)}"], find_kept_classes(old, new)
     if kept is None:
-        lines.append("  label weights: kept; each new class takes over those of the old one in its place")
+        lines.append("  label weights: kept, matched by position")
     elif added := [name for name in new if name not in kept]:
         of_others = f"kept for {join_names(kept)}, " if kept else ""
         lines.append(f"  label weights: {of_others}freshly initialized for {join_names(added)}")

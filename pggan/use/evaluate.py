@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from checkpoints import resolve_checkpoint
@@ -105,7 +106,7 @@ def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyrami
         if data is None:
             raise ConfigError(
                 f"--data: the images in {recorded} are not those that the checkpoint was trained on; restore those, or "
-                f"use --data {recorded} to compare with the present ones"
+                f"use --data {quote(str(recorded))} to compare with the present ones"
             )
         print(f"warning: {data} has other images than the checkpoint was trained on", file=sys.stderr)
     return source, pyramid

@@ -1,5 +1,6 @@
 """Where a run begins, without training: its end, the networks that it can begin with, what it says if it cannot."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -120,3 +121,23 @@ def test_networks_that_fit():
     wanted = network_arguments(config(resolution=32, mbstd_group=8), 2)
     check_networks("x.pt", network_arguments(config(), 0), wanted)
     check_networks("x.pt", {"generator": network_arguments(config(), 0)["generator"]}, wanted)
+
+
+def test_a_remedy_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    run = RunDirectory(tmp_path / "Ann's run")
+    begun = config(out=str(run.folder))
+    run.create(begun.to_dict())
+    with pytest.raises(ConfigError, match="other options") as refused:
+        resolve_resumed_config(run, replace(begun, batch_size={4: 16}))
+    remedy = str(refused.value).splitlines()[-1].split(", or ")[1].split(" to start")[0]
+    assert shlex.split(remedy) == ["--out", "ANOTHER", "--resume", str(run.latest)]
+
+
+def test_a_run_that_saved_nothing_is_not_advised_to_continue(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create(config(out=str(run.folder), resume="moved.pt").to_dict())
+    with pytest.raises(ConfigError, match=r"not from here\.pt; add --out ANOTHER"):
+        resolve_resumed_config(run, config(out=str(run.folder), resume="here.pt"))
+    run.latest.touch()
+    with pytest.raises(ConfigError, match=r"leave out --resume to continue that run, or add --out ANOTHER"):
+        resolve_resumed_config(run, config(out=str(run.folder), resume="here.pt"))

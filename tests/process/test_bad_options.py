@@ -119,6 +119,8 @@ CASES = f"""
     {LAST} | --track everywhere | --track
     {LAST} | --preset mine | --preset
     {LAST} | --resume nowhere.pt | nowhere.pt
+    {LAST} | --resume= | --resume: the value is empty
+    {LAST} | --out= | --out: the value is empty
     {LAST} | --config nowhere.json | --config
     {LAST} | --allow-upscale=1 | --allow-upscale
     {LAST} | --mirror=both | --mirror

@@ -96,6 +96,17 @@ def test_the_checkpoints_resolution_is_the_default(cats, tmp_path):
     assert json.loads((tmp_path / "new" / "config.json").read_text())["resolution"] == 8
 
 
+def test_a_run_resumes_without_the_checkpoint_that_it_began_from(cats):
+    os.rename("runs/train-8/checkpoints/stage-0004.pt", "start.pt")
+    command = ["dogs/train", *SMALL[2:], "--resume", "start.pt", "--total-kimg"]
+    assert cats(*command, "0.15").code == 0
+    os.remove("start.pt")
+    said = cats(*command, "0.3")
+    assert said.code == 0 and "resuming runs/dogs-train-8 at" in said.err
+    said = cats("cats/train", *SMALL[2:], "--resume", "start.pt")
+    assert said.code == 2 and "start.pt does not exist" in said.err
+
+
 def test_a_run_goes_on_without_resume(cats):
     for spelling in ("runs/train-8", os.path.abspath("runs/train-8/checkpoints/stage-0004.pt")):
         said = cats("cats/train", *SMALL, "--resume", spelling)

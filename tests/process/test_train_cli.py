@@ -134,7 +134,7 @@ def test_a_dry_run_says_what_is_left(commands, finished_run):
         (["--config", "missing.json"], "--config"),
         (["--inception-weights", "missing.pth", "--metrics", "fid"], "missing.pth"),
         (["--loss", "hope"], "--loss"),
-        (["--augment", "ada"], "--augment ada watches images that are held out, here none; give --holdout"),
+        (["--augment", "ada"], "--augment ada needs held-out images to measure overfitting; set --holdout"),
         (["--holdout", "100%"], "--holdout"),
         (["--fit", "zoom"], "--fit"),
         (["--background", "blurple"], "--background: 'blurple'"),
