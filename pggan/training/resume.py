@@ -57,8 +57,8 @@ def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfi
     if lines := diff_options(old, config, identity_only=True):
         raise ConfigError(
             f"the run in {run.folder} was started with other options:\n" + "\n".join(lines) + "\n"
-            f"use its options to resume it, or --out ANOTHER to start a new run (with --resume {quote(str(run.latest))} "
-            "to start from its weights)"
+            "use its options to resume it, or --out ANOTHER to start a new run (from its weights with "
+            f"--resume {quote(str(run.latest))})"
         )
     if recorded is None:
         return replace(config, resume=None)
