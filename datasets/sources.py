@@ -31,6 +31,8 @@ def open_source(data: str, labels: bool = False) -> Source:
     Raises:
         DataError: no such set or path, no images in it, or no classes where labels are asked for.
     """
+    if not data:
+        raise DataError(f"an empty name was given for the images; name {SOURCE_TYPES}")
     if data == "synthetic":
         return SyntheticShapes(labelled=labels)
     path = Path(data)
