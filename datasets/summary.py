@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .base import Source, escape_for_terminal
@@ -37,6 +39,17 @@ def sizes(source: Source) -> str:
     return text if looked == len(source) else f"{text} (by {looked:,} of them)"
 
 
+def numbering(names: Sequence[str]) -> list[str]:
+    """A line if classes are called by numbers that are not their indices: sorted as text, with gaps, or from 1."""
+    other = next((i for i, name in enumerate(names) if name.isdecimal() and int(name) != i), None)
+    if other is None or not all(name.isdecimal() for name in names):
+        return []
+    return [
+        f"class indices follow the order of the names, {listed(names, MOST_CLASSES)}: class {names[other]} has index "
+        f"{other} in Python; commands take the names"
+    ]
+
+
 def classes(source: Source) -> list[str]:
     """Lines on the classes and the number of images in each; [] without labels."""
     if source.labels is None:
@@ -50,8 +63,9 @@ def classes(source: Source) -> list[str]:
         text += list_counts(full)
     else:
         (least, few), (most, many) = (choose(full, key=lambda pair: pair[1]) for choose in (min, max))
-        text += f"{few:,} ({escape_for_terminal(least)}) to {many:,} ({escape_for_terminal(most)}) images in each"
-    lines = [text]
+        ends = f"{few:,} ({escape_for_terminal(least)}) to {many:,} ({escape_for_terminal(most)})"
+        text += f"{few:,} image{'s' if few > 1 else ''} in each" if few == many else f"{ends} images in each"
+    lines = [text, *numbering(source.classes)]
     if empty:
         which = f"class{'es' if len(empty) > 1 else ''} {listed(empty, MOST_CLASSES)}"
         lines.append(f"no images in {which}: never drawn")
