@@ -10,8 +10,8 @@ import posixpath
 import stat
 import tarfile
 import zipfile
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from .base import DAMAGED, DataError, Header, Source, escape_for_terminal
 from .images import MAX_FILE_BYTES, SUFFIXES, open_image
 from .listing import (
     LABEL_FILE,
+    SPLIT,
     class_root,
     composed,
     ending,
@@ -148,7 +149,11 @@ class ImageFiles(Source):
         places = [place(name)[len(root) :] for name in self.names]
         if root:
             self.notes.append(f"the classes are in {escape_for_terminal(root)}")
-        index = files.get(root + LABEL_FILE)
+        index = files.pop(root + LABEL_FILE, None)
+        if files:
+            where = "the class folders" if index is None else escape_for_terminal(index)
+            unused = [escape_for_terminal(name) for name in sorted(files)]
+            self.notes.append(f"classes are those of {where}; skipped {listed(unused)}")
         classes, labels = (
             self.read_folder_labels(places, root) if index is None else self.read_json_labels(places, index)
         )
@@ -176,8 +181,35 @@ class ImageFiles(Source):
             )
         else:
             self.note_splits(places, "")
+            self.note_doubtful_classes(places, root)
         number = {name: i for i, name in enumerate(classes)}
         return classes, [number[name] for name in first]
+
+    def note_doubtful_classes(self, places: list[str], root: str) -> None:
+        """Note class folders that may be splits or hold the classes, and folders without images.
+
+        places: of the images, relative to the folder `root`.
+        """
+        inner: dict[str, set[str]] = defaultdict(set)
+        for name in places:
+            folder, *within = name.split("/")[:-1]
+            inner[folder].update(within[:1] or [""])
+        alike: dict[frozenset[str], list[str]] = defaultdict(list)
+        for folder, found in inner.items():
+            alike[frozenset(found)].append(folder)
+            if SPLIT.fullmatch(folder):
+                name = escape_for_terminal(folder)
+                self.notes.append(f"the class {name} looks like a split; if so, move its folder away")
+        for found, folders in alike.items():
+            if len(folders) > 1 and len(found) > 1 and "" not in found and not splits([f"{name}/" for name in found]):
+                one = self.name_folder(root + training_split(folders))
+                self.notes.append(
+                    f"warning: the classes {list_names(folders)} have the same subfolders "
+                    f"({list_names(sorted(found))}); if those are the classes, {one}"
+                )
+        unread = [place(name)[len(root) :] for name in self.unread if place(name).startswith(root)]
+        if empty := sorted({name.split("/", 1)[0] for name in unread if "/" in name} - inner.keys()):
+            self.notes.append(f"folders without images are not classes: {list_names(empty)}")
 
     def read_json_labels(self, places: list[str], index: str) -> tuple[list[str], list[int]]:
         """Return classes and labels from the file named `index`; places: of the images, relative to its folder."""
@@ -187,8 +219,12 @@ class ImageFiles(Source):
         labels: list[Any] = [table.get(name, by_composed.get(composed(name))) for name in places]
         if None in labels:
             raise DataError(f"{where} has no label for {escape_for_terminal(places[labels.index(None)])}")
-        if not all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
-            raise DataError(f"{where}: labels must be class numbers from 0 to {MAX_CLASSES - 1}")
+        odd = (i for i, label in enumerate(labels) if not (type(label) is int and 0 <= label < MAX_CLASSES))
+        if (first := next(odd, None)) is not None:
+            raise DataError(
+                f"{where}: the label of {escape_for_terminal(places[first])} is {json.dumps(labels[first])}, but "
+                f"labels must be class numbers from 0 to {MAX_CLASSES - 1}"
+            )
         if (absent := len(table) - len(places)) > 0:
             self.notes.append(f"{where} lists {plural(absent, 'image')} more than there are")
         return class_names(places, labels), labels
@@ -228,6 +264,11 @@ def class_names(places: list[str], labels: list[int]) -> list[str]:
         return [str(i) for i in range(max(labels) + 1)]
     taken = set(folders)
     return [of_class.get(i, f"{i} (empty)" if str(i) in taken else str(i)) for i in range(max(labels) + 1)]
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return names as text, of a long list the first ones."""
+    return listed([escape_for_terminal(name) for name in names])
 
 
 def training_split(parts: list[str]) -> str:

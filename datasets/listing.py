@@ -15,8 +15,12 @@ RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}  # of a run directory,
 RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")  # in a run directory's samples/
 RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
 SIGNED_FILES = (LABEL_FILE, "found.json", "config.json")  # pggan's output folders hold one of them, with "made_by"
-SPLIT = re.compile(
-    r"(train|training|val|valid|validation|dev|eval|evaluation|test|testing)([-_ ]?(set|split|data|images|\d+))?", re.I
+# Folders that systems add: macOS to zips, Synology (thumbnails, bin), QNAP and Windows (bins), ext4 to its top
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found"}
+SPLIT = re.compile(  # trainA and testB are CycleGAN's, unlabeled STL-10's, extra SVHN's
+    r"(train|training|val|valid|validation|dev|eval|evaluation|test|testing|holdout|held[-_ ]?out|unlabell?ed|extra)"
+    r"([-_ ]?(set|split|data|images|[ab]|\d+))?",
+    re.I,
 )
 
 
@@ -41,9 +45,8 @@ def ending(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether it is a dot file, in a dot folder, or in what macOS adds to zips."""
-    where = f"/{place(name)}"
-    return "/." in where or "/__MACOSX/" in where
+    """Whether it is a dot file, or in a dot folder or a folder that a system added."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in place(name).split("/"))
 
 
 def path_order(name: str) -> list[str]:
@@ -78,17 +81,25 @@ def splits(names: list[str]) -> list[str]:
 
 
 def run_folders(names: Iterable[str]) -> set[str]:
-    """Return the run directories, as in "runs/photos-16/", or "" for the top: with two of a run's files or folders."""
+    """Return the run directories, as in "runs/photos-16/", or "" for the top: with two of a run's files or folders.
+
+    A folder below the top that holds grids of fakes and of reals alone is a copy of a run's samples/.
+    """
     marks: dict[str, set[str]] = defaultdict(set)
+    grids: dict[str, set[str]] = defaultdict(set)
     for name in names:
         folder, slash, file = name.rpartition("/")
+        is_grid = RUN_GRID.fullmatch(file)
+        if slash:
+            grids[folder + slash].add(file[:5] if is_grid else "another file")
         if file in RUN_FILES:
             marks[folder + slash].add(file)
             continue
         parent, slash, last = folder.rpartition("/")
-        if last == "checkpoints" or (last == "samples" and RUN_GRID.fullmatch(file)):
+        if (last == "checkpoints" and file.endswith(".pt")) or (last == "samples" and is_grid):
             marks[parent + slash].add(last)
-    return {folder for folder, found in marks.items() if len(found) > 1}
+    copies = {folder for folder, found in grids.items() if found == {"fakes", "reals"}}
+    return copies | {folder for folder, found in marks.items() if len(found) > 1}
 
 
 def output_folders(names: list[str], is_signed: Callable[[str], bool]) -> dict[str, str]:
