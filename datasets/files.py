@@ -23,13 +23,13 @@ from .base import DAMAGED, DataError, Header, Source, escape_for_terminal
 from .images import MAX_FILE_BYTES, SUFFIXES, open_image
 from .listing import (
     LABEL_FILE,
-    SPLIT,
     class_root,
     composed,
     ending,
     folder_around,
     is_hidden,
     is_image,
+    looks_like_split,
     output_folder_of,
     output_folders,
     path_order,
@@ -194,22 +194,31 @@ class ImageFiles(Source):
         for name in places:
             folder, *within = name.split("/")[:-1]
             inner[folder].update(within[:1] or [""])
-        alike: dict[frozenset[str], list[str]] = defaultdict(list)
-        for folder, found in inner.items():
-            alike[frozenset(found)].append(folder)
-            if SPLIT.fullmatch(folder):
-                name = escape_for_terminal(folder)
-                self.notes.append(f"the class {name} looks like a split; if so, move its folder away")
-        for found, folders in alike.items():
-            if len(folders) > 1 and len(found) > 1 and "" not in found and not splits([f"{name}/" for name in found]):
-                one = self.name_folder(root + training_split(folders))
-                self.notes.append(
-                    f"warning: the classes {list_names(folders)} have the same subfolders "
-                    f"({list_names(sorted(found))}); if those are the classes, {one}"
-                )
+        parts = list(filter(looks_like_split, inner))
+        if nested := [folder for folder in parts if "" not in inner[folder]]:
+            one = self.name_folder(root + training_split(nested))
+            self.notes.append(f"warning: {list_names(parts)} may be splits that contain the classes; if so, {one}")
+        elif parts:
+            self.notes.append(
+                f"{list_names(parts)} may be a split, not a class; if so, move it out of the images"
+            )
+        else:
+            self.note_shared_subfolders(inner, root)
         unread = [place(name)[len(root) :] for name in self.unread if place(name).startswith(root)]
         if empty := sorted({name.split("/", 1)[0] for name in unread if "/" in name} - inner.keys()):
             self.notes.append(f"folders without images are not classes: {list_names(empty)}")
+
+    def note_shared_subfolders(self, inner: dict[str, set[str]], root: str) -> None:
+        """Note class folders that contain the same subfolders. inner: subfolders of each, "" for images outside any."""
+        alike: dict[frozenset[str], list[str]] = defaultdict(list)
+        for folder, found in inner.items():
+            alike[frozenset(found)].append(folder)
+        for found, folders in alike.items():
+            if len(folders) > 1 and len(found) > 1 and "" not in found and not splits([f"{name}/" for name in found]):
+                self.notes.append(
+                    f"warning: the classes {list_names(folders)} have the same subfolders "
+                    f"({list_names(sorted(found))}); if those are the classes, {self.name_folder(root + folders[0])}"
+                )
 
     def read_json_labels(self, places: list[str], index: str) -> tuple[list[str], list[int]]:
         """Return classes and labels from the file named `index`; places: of the images, relative to its folder."""
@@ -273,7 +282,7 @@ def list_names(names: Sequence[str]) -> str:
 
 def training_split(parts: list[str]) -> str:
     """Return the one of several splits to train on."""
-    return next((part for part in parts if part.lower().startswith("train")), parts[0])
+    return next((part for part in parts if "train" in part.lower()), parts[0])
 
 
 def plural(count: int, noun: str) -> str:

@@ -80,6 +80,11 @@ def splits(names: list[str]) -> list[str]:
     return first if len(first) > 1 and all(map(SPLIT.fullmatch, first)) else []
 
 
+def looks_like_split(name: str) -> bool:
+    """Whether a folder is called like a split, or ends so, as in "seg_train"."""
+    return any(map(SPLIT.fullmatch, (name, re.split("[-_ ]", name)[-1])))
+
+
 def run_folders(names: Iterable[str]) -> set[str]:
     """Return the run directories, as in "runs/photos-16/", or "" for the top: with two of a run's files or folders.
 

@@ -303,14 +303,22 @@ def class_notes(folder, *names):
 
 def test_a_class_that_looks_like_a_split_is_noted(tmp_path):
     (note,) = class_notes(tmp_path, "cat/1.png", "dog/1.png", "test/1.png")
-    assert note == "the class test looks like a split; if so, move its folder away"
+    assert note == "test may be a split, not a class; if so, move it out of the images"
+
+
+@pytest.mark.parametrize(
+    "names", ["Train/0/1 Train/1/1 Test/1 Meta/1", "seg_train/seg_train/sea/1 seg_test/seg_test/sea/1 seg_pred/1"]
+)
+def test_splits_beside_other_folders_are_warned_of(tmp_path, names):
+    (note,) = class_notes(tmp_path, *(f"{name}.png" for name in names.split()))
+    assert note.startswith("warning: ") and note.endswith(f"; if so, name {tmp_path}/{names.split('/')[0]}")
 
 
 def test_classes_with_the_same_subfolders_are_warned_of(tmp_path):
-    names = [f"{part}/{name}/1.png" for part in ("pets_train", "pets_val") for name in ("cat", "dog")]
+    names = [f"{part}/{name}/1.png" for part in ("photos", "scans") for name in ("cat", "dog")]
     (note,) = class_notes(tmp_path, *names)
-    assert "the classes pets_train, pets_val have the same subfolders (cat, dog)" in note
-    assert f"name {tmp_path}/pets_train" in note
+    assert "the classes photos, scans have the same subfolders (cat, dog)" in note
+    assert f"name {tmp_path}/photos" in note
 
 
 def test_subfolders_of_classes_that_differ_are_not_warned_of(tmp_path):
