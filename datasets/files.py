@@ -195,13 +195,14 @@ class ImageFiles(Source):
             folder, *within = name.split("/")[:-1]
             inner[folder].update(within[:1] or [""])
         parts = list(filter(looks_like_split, inner))
-        if nested := [folder for folder in parts if "" not in inner[folder]]:
+        if nested := [folder for folder in parts if "train" in folder.lower() and "" not in inner[folder]]:
             one = self.name_folder(root + training_split(nested))
-            self.notes.append(f"warning: {list_names(parts)} may be splits that contain the classes; if so, {one}")
-        elif parts:
             self.notes.append(
-                f"{list_names(parts)} may be a split, not a class; if so, move it out of the images"
+                f"warning: folders that may be splits containing the classes: {list_names(parts)}; if so, {one}"
             )
+        elif parts:
+            where = escape_for_terminal(str(self.path))
+            self.notes.append(f"classes that may be splits: {list_names(parts)}; if so, move them out of {where}")
         else:
             self.note_shared_subfolders(inner, root)
         unread = [place(name)[len(root) :] for name in self.unread if place(name).startswith(root)]

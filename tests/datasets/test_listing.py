@@ -303,7 +303,7 @@ def class_notes(folder, *names):
 
 def test_a_class_that_looks_like_a_split_is_noted(tmp_path):
     (note,) = class_notes(tmp_path, "cat/1.png", "dog/1.png", "test/1.png")
-    assert note == "test may be a split, not a class; if so, move it out of the images"
+    assert note == f"classes that may be splits: test; if so, move them out of {tmp_path}"
 
 
 @pytest.mark.parametrize(
