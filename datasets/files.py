@@ -11,8 +11,8 @@ import shlex
 import stat
 import tarfile
 import zipfile
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +33,7 @@ from .listing import (
     get_suffix,
     is_hidden,
     is_image,
+    looks_like_split,
     normalize_path,
     normalize_unicode,
 )
@@ -174,7 +175,11 @@ class ImageFiles(Source):
         places = [normalize_path(name)[len(root) :] for name in self.names]
         if root:
             self.notes.append(f"the classes are in {escape_for_terminal(root)}")
-        index = files.get(root + LABEL_FILE)
+        index = files.pop(root + LABEL_FILE, None)
+        if files:
+            where = "the class folders" if index is None else escape_for_terminal(index)
+            unused = [escape_for_terminal(name) for name in sorted(files)]
+            self.notes.append(f"classes are those of {where}; skipped {format_names(unused)}")
         classes, labels = (
             self.read_folder_labels(places, root) if index is None else self.read_json_labels(places, index)
         )
@@ -201,8 +206,50 @@ class ImageFiles(Source):
             self.notes.append(f"the classes {names} look like splits; if they are, omit --labels")
         else:
             self.note_splits(places, "")
+            self.note_doubtful_classes(places, root)
         number = {name: i for i, name in enumerate(classes)}
         return classes, [number[name] for name in first]
+
+    def note_doubtful_classes(self, places: list[str], root: str) -> None:
+        """Note class folders that may be splits or hold the classes, and folders without images.
+
+        places: of the images, relative to the folder `root`.
+        """
+        inner: dict[str, set[str]] = defaultdict(set)
+        for name in places:
+            folder, *within = name.split("/")[:-1]
+            inner[folder].update(within[:1] or [""])
+        parts = list(filter(looks_like_split, inner))
+        if nested := [folder for folder in parts if "train" in folder.lower() and "" not in inner[folder]]:
+            one = self.suggest_folder(root + choose_training_split(nested))
+            self.notes.append(
+                f"warning: folders that may be splits containing the classes: {join_names(parts)}; if so, {one}"
+            )
+        elif parts:
+            where = escape_for_terminal(str(self.path))
+            self.notes.append(f"classes that may be splits: {join_names(parts)}; if so, move them out of {where}")
+        else:
+            self.note_shared_subfolders(inner, root)
+        unread = [normalize_path(name)[len(root) :] for name in self.unread if normalize_path(name).startswith(root)]
+        if empty := sorted({name.split("/", 1)[0] for name in unread if "/" in name} - inner.keys()):
+            self.notes.append(f"folders without images are not classes: {join_names(empty)}")
+
+    def note_shared_subfolders(self, inner: dict[str, set[str]], root: str) -> None:
+        """Note class folders that contain the same subfolders. inner: subfolders of each, "" for images outside any."""
+        alike: dict[frozenset[str], list[str]] = defaultdict(list)
+        for folder, found in inner.items():
+            alike[frozenset(found)].append(folder)
+        for found, folders in alike.items():
+            if (
+                len(folders) > 1
+                and len(found) > 1
+                and "" not in found
+                and not find_splits([f"{name}/" for name in found])
+            ):
+                self.notes.append(
+                    f"warning: the classes {join_names(folders)} have the same subfolders "
+                    f"({join_names(sorted(found))}); if those are the classes, {self.suggest_folder(root + folders[0])}"
+                )
 
     def read_json_labels(self, places: list[str], index: str) -> tuple[list[str], list[int]]:
         """Return classes and labels from a label file.
@@ -221,8 +268,12 @@ class ImageFiles(Source):
         if None in labels:
             image = escape_for_terminal(places[labels.index(None)])
             raise DataError(f"{file} has no label for {image}; add one, remove the image, or omit --labels")
-        if not all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels):
-            raise DataError(f"{file}: labels must be class numbers from 0 to {MAX_CLASSES - 1}; correct the file")
+        odd = (i for i, label in enumerate(labels) if not (type(label) is int and 0 <= label < MAX_CLASSES))
+        if (first := next(odd, None)) is not None:
+            raise DataError(
+                f"{file}: the label of {escape_for_terminal(places[first])} is {json.dumps(labels[first])}, but labels "
+                f"must be class numbers from 0 to {MAX_CLASSES - 1}; correct the file"
+            )
         if (absent := len(table) - len(places)) > 0:
             self.notes.append(f"{file} lists {format_count(absent, 'image')} more than exist")
         return derive_class_names(places, labels), labels
@@ -272,9 +323,14 @@ def derive_class_names(places: list[str], labels: list[int]) -> list[str]:
     return [of_class.get(i, f"{i} (empty)" if str(i) in used else str(i)) for i in range(max(labels) + 1)]
 
 
-def choose_training_split(splits: list[str]) -> str:
-    """Return the split to train on: the first whose name starts with "train", else the first."""
-    return next((split for split in splits if split.lower().startswith("train")), splits[0])
+def choose_training_split(splits: Sequence[str]) -> str:
+    """Return the split to train on: the first whose name contains "train", else the first."""
+    return next((split for split in splits if "train" in split.lower()), splits[0])
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Return names as text, of a long list the first ones."""
+    return format_names([escape_for_terminal(name) for name in names])
 
 
 def format_count(count: int, noun: str) -> str:

@@ -16,8 +16,14 @@ RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")  # sample grids in a r
 # Files that a run writes when its directory is also the images' folder
 RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
 SIGNED_FILES = (LABEL_FILE, "found.json", "config.json")  # pggan's output folders contain one of them, with "made_by"
-SPLIT = re.compile(  # common folder names for the parts of a dataset, as in "train", "val", "test_images", "training-1"
-    r"(train|training|val|valid|validation|dev|eval|evaluation|test|testing)([-_ ]?(set|split|data|images|\d+))?", re.I
+# Folders that systems add: macOS to zips, Synology (thumbnails, bin), QNAP and Windows (bins), ext4 to its top
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found"}
+# Common folder names for the parts of a dataset: "train", "val", "test_images", "training-1"; trainA and testB are
+# CycleGAN's, unlabeled STL-10's, extra SVHN's
+SPLIT = re.compile(
+    r"(train|training|val|valid|validation|dev|eval|evaluation|test|testing|holdout|held[-_ ]?out|unlabell?ed|extra)"
+    r"([-_ ]?(set|split|data|images|[ab]|\d+))?",
+    re.I,
 )
 
 
@@ -42,9 +48,8 @@ def get_suffix(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a file is a dot file, in a dot folder, or in the __MACOSX folder that macOS adds to zips."""
-    path = f"/{normalize_path(name)}"
-    return "/." in path or "/__MACOSX/" in path
+    """Return whether a file is a dot file, or in a dot folder or a folder that a system added."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in normalize_path(name).split("/"))
 
 
 def get_folder_order(name: str) -> list[str]:
@@ -82,18 +87,31 @@ def find_splits(names: list[str]) -> list[str]:
     return first if len(first) > 1 and all(map(SPLIT.fullmatch, first)) else []
 
 
+def looks_like_split(name: str) -> bool:
+    """Return whether a folder is named like a split, or its name ends like one, as in "seg_train"."""
+    return any(map(SPLIT.fullmatch, (name, re.split("[-_ ]", name)[-1])))
+
+
 def find_run_folders(names: Iterable[str]) -> set[str]:
-    """Return the folders with at least two of a run's files and folders, as in "runs/photos-16/"; "" for the top."""
+    """Return the folders with at least two of a run's files and folders, as in "runs/photos-16/"; "" for the top.
+
+    A folder below the top that contains only grids of fakes and of reals is a copy of a run's samples/.
+    """
     marks: dict[str, set[str]] = defaultdict(set)
+    grids: dict[str, set[str]] = defaultdict(set)
     for name in names:  # two marks, because other projects have a config.json or a folder checkpoints/, too
         folder, slash, file = name.rpartition("/")
+        is_grid = RUN_GRID.fullmatch(file)
+        if slash:
+            grids[folder + slash].add(file[:5] if is_grid else "another file")
         if file in RUN_FILES:
             marks[folder + slash].add(file)
             continue
         parent, slash, last = folder.rpartition("/")
-        if last == "checkpoints" or (last == "samples" and RUN_GRID.fullmatch(file)):
+        if (last == "checkpoints" and file.endswith(".pt")) or (last == "samples" and is_grid):
             marks[parent + slash].add(last)
-    return {folder for folder, found in marks.items() if len(found) > 1}
+    copies = {folder for folder, found in grids.items() if found == {"fakes", "reals"}}
+    return copies | {folder for folder, found in marks.items() if len(found) > 1}
 
 
 def find_output_folders(names: list[str], is_signed: Callable[[str], bool]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .base import DAMAGED, DataError, Source
+from .base import DAMAGED, DataError, Source, escape_for_terminal
 from .build import MACHINE_ERRORS, build_cache, check_bad, describe_small_images, explain_read_errors, read_stamp
 from .cache_files import find_cache_folder, write_atomically
 from .images import Preparation
@@ -158,7 +158,18 @@ def open_pyramid(
         raise DataError(describe_small_images(source, prepare))
     if remarks := pyramid.describe_problems():
         tqdm.write(remarks, file=sys.stderr)
+    if emptied := find_emptied_classes(source, pyramid):
+        tqdm.write(f"no readable images in {', '.join(emptied)}: never drawn", file=sys.stderr)
     return pyramid
+
+
+def find_emptied_classes(source: Source, pyramid: Pyramid) -> list[str]:
+    """Return the names of classes none of whose images can be read."""
+    if source.labels is None:
+        return []
+    before = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    counts = zip(source.classes, before, pyramid.class_counts, strict=True)
+    return [escape_for_terminal(name) for name, images, left in counts if images and not left]
 
 
 @contextmanager

@@ -31,6 +31,8 @@ def open_source(data: str, labels: bool = False) -> Source:
     Raises:
         DataError: there is no such path or name, it contains no images, or labels are requested and missing.
     """
+    if not data:
+        raise DataError(f"an empty name was given for the images; name {SOURCE_TYPES}")
     if data == "synthetic":
         return SyntheticShapes(labelled=labels)
     path = Path(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .base import Source, escape_for_terminal
@@ -37,6 +39,17 @@ def describe_sizes(source: Source) -> str:
     return text if surveyed == len(source) else f"{text} (in a sample of {surveyed:,})"
 
 
+def describe_numbering(names: Sequence[str]) -> list[str]:
+    """Return a line if class names are numbers other than their indices: sorted as text, with gaps, or from 1."""
+    other = next((i for i, name in enumerate(names) if name.isdecimal() and int(name) != i), None)
+    if other is None or not all(name.isdecimal() for name in names):
+        return []
+    return [
+        f"class indices follow the order of the names, {format_names(names, MAX_LISTED_CLASSES)}: class {names[other]} "
+        f"has index {other} in Python; commands take the names"
+    ]
+
+
 def describe_classes(source: Source) -> list[str]:
     """Return lines with the classes and their numbers of images; [] without labels."""
     if source.labels is None:
@@ -50,8 +63,9 @@ def describe_classes(source: Source) -> list[str]:
         text += format_counts(full)
     else:
         (least, few), (most, many) = (choose(full, key=lambda pair: pair[1]) for choose in (min, max))
-        text += f"{few:,} ({escape_for_terminal(least)}) to {many:,} ({escape_for_terminal(most)}) images in each"
-    lines = [text]
+        ends = f"{few:,} ({escape_for_terminal(least)}) to {many:,} ({escape_for_terminal(most)})"
+        text += f"{few:,} image{'s' if few > 1 else ''} in each" if few == many else f"{ends} images in each"
+    lines = [text, *describe_numbering(source.classes)]
     if empty:
         names = format_names(empty, MAX_LISTED_CLASSES)
         lines.append(f"class{'es' if len(empty) > 1 else ''} without images, never generated in training: {names}")

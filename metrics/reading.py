@@ -26,6 +26,7 @@ SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp
 RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}
 RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")
 RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found"}
 SIGNED_FILES = {"dataset.json", "found.json", "config.json"}
 BATCH = 64  # images per batch; our choice, results do not depend on it
 MAX_LISTED = 5  # extensions of skipped files in a note; our choice, they fit in one terminal line
@@ -122,7 +123,7 @@ def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[
         read: returns the content of a file; called for JSON files only.
     """
     places = {name: name.replace("\\", "/").removeprefix("./").lstrip("/") for name in names}
-    hidden = {name for name, place in places.items() if "/." in f"/{place}" or "/__MACOSX/" in f"/{place}"}
+    hidden = {name for name, place in places.items() if any(map(is_hidden, place.split("/")))}
     visible = {
         place: name for name, place in places.items() if place and name not in hidden and not place.endswith("/")
     }
@@ -146,7 +147,7 @@ def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[
 def find_common_folder(names: list[str]) -> str:
     """Return the first-level folder that contains all images of a zip, as in "photos/", or ""."""
     first = {name.split("/", 1)[0] if "/" in name else "" for name in names if get_suffix(name) in SUFFIXES}
-    first.discard("__MACOSX")
+    first -= SYSTEM_FOLDERS
     return f"{first.pop()}/" if len(first) == 1 and "" not in first else ""
 
 
@@ -160,16 +161,21 @@ def find_output_folders(visible: dict[str, str], read: Callable[[str], bytes]) -
         read: returns the content of a file.
     """
     marks: dict[str, set[str]] = defaultdict(set)
+    grids: dict[str, set[str]] = defaultdict(set)
     generated = set()
     for place, name in visible.items():
         folder, slash, file = place.rpartition("/")
         parent, up, last = folder.rpartition("/")
+        is_grid = RUN_GRID.fullmatch(file)
         if file in RUN_FILES:
             marks[folder + slash].add(file)
-        elif last == "checkpoints" or (last == "samples" and RUN_GRID.fullmatch(file)):
+        elif (last == "checkpoints" and file.endswith(".pt")) or (last == "samples" and is_grid):
             marks[parent + up].add(last)
+        if slash:
+            grids[folder + slash].add(file[:5] if is_grid else "another file")
         if slash and file in SIGNED_FILES and b'"made_by"' in read(name):
             generated.add(folder + slash)
+    generated |= {folder for folder, found in grids.items() if found == {"fakes", "reals"}}
     return generated | {folder for folder, found in marks.items() if len(found) > 1}
 
 
@@ -179,6 +185,11 @@ def is_in_output(place: str, outputs: set[str]) -> bool:
         return True
     parts = place.split("/")
     return bool(outputs) and any("/".join([*parts[:i], ""]) in outputs for i in range(1, len(parts)))
+
+
+def is_hidden(part: str) -> bool:
+    """Return whether files and folders of this name are skipped: dot files, and folders that systems add."""
+    return part.startswith(".") or part in SYSTEM_FOLDERS
 
 
 def get_suffix(name: str) -> str:
@@ -195,7 +206,7 @@ class FolderImages:
 
         found, seen = [], set()
         for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = sorted(name for name in folders if not is_hidden(name))
             if (real := os.path.realpath(parent)) in seen:
                 folders.clear()
                 continue

@@ -98,7 +98,7 @@ def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyrami
                 f"--data: the checkpoint was trained on {recorded}, which does not exist here; use --data IMAGES with "
                 f"the present path of those images, or with others"
             )
-    source = open_source(data or str(recorded), labels=bool(trained.classes))
+    source = open_source(str(recorded) if data is None else data, labels=bool(trained.classes))
     names = "fit", "background", "allow_upscale", "max_bad"
     options = {name: trained.config[name] for name in names if name in trained.config}
     pyramid = open_pyramid(source, trained.generator.resolution, trained.generator.channels, **options)

@@ -33,6 +33,14 @@ def spoil(folder, *numbers):
         (folder / ("odd" if i % 2 else "even") / f"{i:03d}.png").write_bytes(b"no image")
 
 
+def test_a_class_without_readable_images_is_noted(tmp_path, capsys):
+    noise(tmp_path / "cat", 4)
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl" / "1.png").write_bytes(b"no image")
+    pyramid = open_pyramid(open_source(str(tmp_path), labels=True), 8, 3, max_bad=0.5)
+    assert pyramid.class_counts == [4, 0] and "no readable images in owl: never drawn" in capsys.readouterr().err
+
+
 def watched(source, monkeypatch, before=lambda index: None):
     """Have `before` called at every decoding; returns the indices decoded (by one worker)."""
     decoded, picture = [], source.read_image

@@ -37,3 +37,8 @@ def test_a_path_comes_before_a_name(tmp_path, monkeypatch):
 def test_arrays_are_known_by_their_suffix(tmp_path):
     np.savez(tmp_path / "set.NPZ.npz", x=np.zeros((2, 8, 8), np.uint8))
     assert isinstance(open_source(str(tmp_path / "set.NPZ.npz")), Arrays)
+
+
+def test_an_empty_name_is_not_the_working_directory():
+    with pytest.raises(DataError, match="an empty name"):
+        open_source("")

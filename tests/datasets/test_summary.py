@@ -68,6 +68,26 @@ def test_of_many_classes_the_smallest_and_the_largest_are_reported(tmp_path):
     assert lines(tmp_path / "set.npz", labels=True)[1] == "1,000 classes: 1 (0) to 2 (1) images in each"
 
 
+def test_many_classes_of_one_size_are_not_named(tmp_path):
+    fill(tmp_path, *(f"{i:02}/1.png" for i in range(11)))
+    assert lines(tmp_path, labels=True)[1] == "11 classes: 1 image in each"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("0 1 2", ""),
+        ("cat 7", ""),
+        ("01 02 10", "01, 02, 10: class 01 has index 0"),
+        ("0 1 2 10", "0, 1, 10, 2: class 10 has index 2"),
+    ],
+)
+def test_numbers_that_are_not_indices_are_noted(tmp_path, names, says):
+    fill(tmp_path, *(f"{name}/1.png" for name in names.split()))
+    found = lines(tmp_path, labels=True)
+    assert len(found) == 2 + bool(says) and says in found[-1]
+
+
 def test_a_single_class_causes_a_warning(tmp_path):
     fill(tmp_path, "cat/1.png")
     assert "warning: all images are of one class, cat" in lines(tmp_path, labels=True)[-1]

@@ -243,7 +243,8 @@ def test_more_images_than_there_are_is_refused(tmp_path):
 def awkward(folder):
     """Images among other files: hidden, of other types, linked twice, written by a run."""
     names = """a/1.png a/2.JPG 3.gif 4.jfif 5.tga 6.avif b/._1.png .ipynb_checkpoints/1-checkpoint.png __MACOSX/a/x.png
-        runs/a-16/samples/fakes-00000608.png gen/seed00000000.png elsewhere/e.png""".split()
+        a/@eaDir/1.png/t.jpg runs/a-16/samples/fakes-00000608.png old/reals-0016.png old/fakes-00000608.png
+        gen/seed00000000.png elsewhere/e.png""".split()
     for i, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels(1, seed=i)[0]).save(folder / name)
@@ -270,7 +271,7 @@ def test_a_folder_holds_the_images_that_training_uses(tmp_path):
     assert len(found) == len(open_source(str(folder))) == 8
     assert found.notes == [
         "skipped files: 1 .heic, 1 without an extension",
-        "skipped 2 images that runs or commands of this project wrote",
+        "skipped 4 images that runs or commands of this project wrote",
     ]
 
 
@@ -302,3 +303,4 @@ def test_the_same_endings_count_as_in_training():
     assert reading.SUFFIXES == images.SUFFIXES
     assert (reading.RUN_FILES, reading.RUN_WRITES) == (listing.RUN_FILES, listing.RUN_WRITES)
     assert set(listing.SIGNED_FILES) == reading.SIGNED_FILES
+    assert listing.SYSTEM_FOLDERS == reading.SYSTEM_FOLDERS
