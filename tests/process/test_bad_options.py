@@ -280,7 +280,7 @@ CASES = f"""
     pggan upscale RUN ICON | --label 3 | label
     pggan upscale RUN PICTURE | --out RUN/config.json | --out
     pggan upscale RUN PICTURE | --device abacus | --device
-    pggan upscale RUN PICTURE | | 4, 8 pixels wide
+    pggan upscale RUN PICTURE | | 4 or 8 pixels wide
     pggan report RUN | --out RUN/config.json | --out
     pggan explore RUN | --port 0 | --port
     pggan explore RUN | --device abacus | --device
