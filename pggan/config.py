@@ -383,13 +383,10 @@ class TrainConfig:
         identity=False,
     )
     on_nan: str = option(
-        "response to --max-skipped: stop, or roll back to the last good checkpoint with a lower learning rate",
+        "response to --max-skipped: stop, or roll back to the last good checkpoint with half the learning rate",
         "stop",
         choices=("stop", "rollback"),
         identity=False,
-    )
-    rollback_lr: float = option(
-        "factor on all learning rates after each rollback", 0.5, parse=float, minimum=0.01, maximum=1, identity=False
     )
 
     # Evaluation
@@ -722,6 +719,9 @@ def format_help(f: Field) -> str:
     return f"{f.metadata['help']} ({bounds}default: {f.metadata['default']})".replace("%", "%%")
 
 
+# options of earlier versions that nobody set: still accepted in --config files, and ignored
+RETIRED_OPTIONS = {"rollback_lr"}  # factor on learning rates after a rollback, now always 0.5
+
 GROUPS = {  # the first option of each group in --help
     "out": "the run",
     "resolution": "images",
@@ -857,6 +857,8 @@ def read_config_file(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config: {path} is not JSON: {error}") from None
     known = {f.name for f in fields(TrainConfig)}
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name not in RETIRED_OPTIONS}
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
         problem = (
             f"has an unknown option, {unknown[0]!r}" if isinstance(values, dict) else "is not a JSON object of options"

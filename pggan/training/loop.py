@@ -316,7 +316,7 @@ class Training:
                 f"--out ANOTHER{start}"
             )
         if self.ranks.is_first:
-            roll_back(state, self.directory, self.config.rollback_lr, problem)
+            roll_back(state, self.directory, problem)
             self.tracker.close()
             self.writer.drop_lines_after(state.images)
             self.tracker = Tracker(self.directory, self.config, state.images)

@@ -344,11 +344,12 @@ def join_names(names: list[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more if names else "none"
 
 
-MAX_ROLLBACKS = 5  # to one checkpoint; by default the learning rate is then 1/32 of the planned one
+ROLLBACK_LR = 0.5  # factor on all learning rates after each rollback: our choice
+MAX_ROLLBACKS = 5  # to one checkpoint: the learning rate is then 1/32 of the planned one
 
 
-def roll_back(state: TrainState, directory: RunDirectory, factor: float, why: str) -> None:
-    """Return to the last good checkpoint, with all learning rates multiplied by `factor`.
+def roll_back(state: TrainState, directory: RunDirectory, why: str) -> None:
+    """Return to the last good checkpoint, with all learning rates multiplied by `ROLLBACK_LR`.
 
     why: the reason, for messages.
 
@@ -367,7 +368,7 @@ def roll_back(state: TrainState, directory: RunDirectory, factor: float, why: st
     if sum(to == saved["images"] for _, to in rollbacks) > MAX_ROLLBACKS:
         at = f"{saved['images'] / 1000:g} kimg"
         raise TrainingStopped(f"{why}, after {MAX_ROLLBACKS} rollbacks to {at}; start a new run with a lower --lr")
-    lr_factor = state.lr_factor * factor
+    lr_factor = state.lr_factor * ROLLBACK_LR
     with explain_mismatch(directory.latest):
         state.load_state_dict(saved["state"])
     state.lr_factor, state.rollbacks = lr_factor, rollbacks

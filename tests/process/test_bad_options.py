@@ -99,8 +99,6 @@ CASES = f"""
     {LAST} | --label-weight -1 | --label-weight
     {LAST} | --max-skipped 0 | --max-skipped
     {LAST} | --on-nan ignore | --on-nan
-    {LAST} | --rollback-lr 0 | --rollback-lr
-    {LAST} | --rollback-lr 2 | --rollback-lr
     {LAST} | --keep-last 0 | --keep-last
     {LAST} | --keep-last many | --keep-last
     {LAST} | --metrics luck | --metrics
@@ -176,7 +174,6 @@ CASES = f"""
     {LAST} | --loss hinge --label-smoothing 0.1 | --label-smoothing
     {LAST} | --label-weight inf | --label-weight
     {LAST} | --max-skipped some | --max-skipped
-    {LAST} | --rollback-lr half | --rollback-lr
     {LAST} | --keep-last 10001 | --keep-last
     {LAST} | --keep-last 1.5 | --keep-last
     {LAST} | --metric-every-kimg never | --metric-every-kimg
