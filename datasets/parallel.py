@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -33,9 +35,25 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = 32 << 20, 128 << 20
 _work: Callable[[Any], Any]  # the function of this worker process, set by `init_worker`
 
 
-def count_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def count_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of CPU cores that this process may use, by its affinity and its container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, math.ceil(read_cpu_quota(cgroup))), 1)
+
+
+def read_cpu_quota(cgroup: Path) -> float:
+    """Return a container's CPU quota in cores, or the largest integer if there is none.
+
+    cgroup: where Linux mounts control groups. Version 2 has "QUOTA PERIOD" in cpu.max, version 1 two files; a quota of
+    "max" or -1 is none.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            return float(quota) / float(period) if float(quota) > 0 else sys.maxsize
+        except (OSError, ValueError, ZeroDivisionError):  # another version, or "max"
+            continue
+    return sys.maxsize
 
 
 def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:

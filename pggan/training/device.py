@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from datasets.cache_files import find_cache_folder, write_atomically
-from datasets.parallel import mallopt
+from datasets.parallel import count_cores, mallopt
 from metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
 
 from ..config import ConfigError, TrainConfig
@@ -52,6 +52,9 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # threads beyond a container's CPU quota would spin at OpenMP's barriers and use the quota up
+        torch.set_num_threads(min(torch.get_num_threads(), count_cores()))
     return device
 
 

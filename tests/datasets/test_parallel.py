@@ -1,11 +1,12 @@
 import errno
 import os
 import signal
+import sys
 
 import pytest
 
 from datasets import DataError, parallel
-from datasets.parallel import map_parallel
+from datasets.parallel import count_cores, map_parallel, read_cpu_quota
 
 
 def square(x):
@@ -72,3 +73,21 @@ def test_where_fewer_processes_can_be_started_they_do_the_work(monkeypatch, caps
     results = dict(map_parallel(square, range(200), 8))
     assert len(results) == 200 and os.getpid() not in results.values()
     assert capsys.readouterr().err.startswith("warning: decoding in 2 processes instead of 8: ")
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, sys.maxsize),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, sys.maxsize),
+        ({}, sys.maxsize),
+    ],
+)
+def test_the_cpu_quota_of_a_container_limits_the_cores(tmp_path, files, quota):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read_cpu_quota(tmp_path) == quota
+    assert count_cores(tmp_path) == max(min(count_cores(), -int(-quota // 1)), 1)
