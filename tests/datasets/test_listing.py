@@ -73,6 +73,21 @@ def test_a_run_that_writes_into_the_images_own_folder_leaves_the_images_alone(tm
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_runs_grids_that_were_copied_alone_are_skipped(tmp_path, kind):
+    noise(tmp_path / "set", 4)
+    fill(tmp_path / "set" / "old", "reals-0016.png", "fakes-00000608.png")
+    source = open_source(packed(tmp_path / "set", kind))
+    assert len(source) == 4 and source.notes == ["skipped 2 images in old/: a run directory"]
+    assert len(open_source(str(tmp_path / "set" / "old"))) == 2  # named, they are data
+
+
+def test_images_in_a_folder_called_checkpoints_are_data(tmp_path):
+    noise(tmp_path / "checkpoints", 4)
+    (tmp_path / "config.json").write_text("{}")
+    assert len(open_source(str(tmp_path))) == 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_that_only_resembles_a_run_is_data(tmp_path, kind):
     noise(tmp_path / "set" / "samples", 4)
     (tmp_path / "set" / "config.json").write_text("{}")
@@ -92,7 +107,7 @@ def test_generated_images_are_skipped_unless_they_are_named(tmp_path, kind):
 
 def test_a_folder_of_runs_alone_holds_no_images(tmp_path):
     make_run(tmp_path / "set-16", "config.json")
-    with pytest.raises(DataError, match=r"holds no images .* skipped 3 images in set-16/: a run directory"):
+    with pytest.raises(DataError, match=r"contain no images .* skipped 3 images in set-16/: a run directory"):
         open_source(str(tmp_path))
 
 
@@ -130,7 +145,7 @@ def test_splits_are_no_classes(tmp_path, kind, names):
     fill(tmp_path / "set", *(f"{name}/{kind_of}/1.png" for name in names for kind_of in ("cat", "dog")))
     path = packed(tmp_path / "set", kind)
     train = next(name for name in names if name.lower().startswith("train"))
-    with pytest.raises(DataError, match=rf"holds the splits .* and not classes; .*name .*{train}"):
+    with pytest.raises(DataError, match=rf"contains the splits .*, not classes; .*pass .*{train}"):
         open_source(path, labels=True)
     source = open_source(path)
     assert len(source) == 2 * len(names) and "all splits are used" in source.notes[0]
@@ -155,7 +170,7 @@ def test_images_that_a_dataset_json_lists_and_nobody_has_are_noted(tmp_path):
     fill(tmp_path, "1.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["2.png", 0], ["3.png", 1]]}))
     (note,) = open_source(str(tmp_path), labels=True).notes
-    assert note.endswith("dataset.json lists 2 images more than there are")
+    assert note.endswith("dataset.json lists 2 images more than exist")
 
 
 @pytest.mark.parametrize("with_json", [False, True])
@@ -257,7 +272,7 @@ def test_links_out_of_an_archive_or_to_folders_are_noted(tmp_path, kind):
     (tmp_path / "set" / "cat" / "2.png").symlink_to("/elsewhere/2.png")
     source = open_source(packed(tmp_path / "set", kind))
     assert len(source) == 2 and source.notes == [source.notes[0]]
-    assert "skipped 2 links to folders or out of the archive: " in source.notes[0]
+    assert "skipped 2 links to folders or outside the archive: " in source.notes[0]
     assert "cat/2.png" in source.notes[0] and "dog" in source.notes[0]
 
 
@@ -275,7 +290,59 @@ def test_hard_links_in_tars_are_found_by_any_spelling(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_files_are_left_out_everywhere(tmp_path, kind):
     fill(tmp_path / "set", "1.PNG", "a/2.jpeg", "._1.png", ".ipynb_checkpoints/1-checkpoint.png", "a/.thumbs/2.png")
-    fill(tmp_path / "set", "__MACOSX/a/x.png", "a/__MACOSX/x.png")
+    fill(tmp_path / "set", "__MACOSX/a/x.png", "a/__MACOSX/x.png", "a/@eaDir/1.png/THUMB.jpg", "#recycle/1.png")
     (tmp_path / "set" / "Thumbs.db").write_text("")
     source = open_source(packed(tmp_path / "set", kind))
     assert len(source) == 2 and source.others == ["Thumbs.db"]
+
+
+def class_notes(folder, *names):
+    fill(folder, *names)
+    return open_source(str(folder), labels=True).notes
+
+
+def test_a_class_that_looks_like_a_split_is_noted(tmp_path):
+    (note,) = class_notes(tmp_path, "cat/1.png", "dog/1.png", "test/1.png")
+    assert note == f"classes that may be splits: test; if so, move them out of {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "names", ["Train/0/1 Train/1/1 Test/1 Meta/1", "seg_train/seg_train/sea/1 seg_test/seg_test/sea/1 seg_pred/1"]
+)
+def test_splits_beside_other_folders_are_warned_of(tmp_path, names):
+    (note,) = class_notes(tmp_path, *(f"{name}.png" for name in names.split()))
+    assert note.startswith("warning: ") and note.endswith(f"; if so, pass {tmp_path}/{names.split('/')[0]}")
+
+
+def test_classes_with_the_same_subfolders_are_warned_of(tmp_path):
+    names = [f"{part}/{name}/1.png" for part in ("photos", "scans") for name in ("cat", "dog")]
+    (note,) = class_notes(tmp_path, *names)
+    assert "the classes photos, scans have the same subfolders (cat, dog)" in note
+    assert f"pass {tmp_path}/photos" in note
+
+
+def test_subfolders_of_classes_that_differ_are_not_warned_of(tmp_path):
+    assert class_notes(tmp_path, "cat/1.png", "dog/pug/1.png", "dog/poodle/1.png", "owl/1.png") == []
+
+
+@pytest.mark.parametrize(
+    "parts", [("trainA", "testA"), ("train", "unlabeled"), ("Train", "Holdout"), ("train", "extra")]
+)
+def test_folders_of_splits_are_known_by_many_names(tmp_path, parts):
+    fill(tmp_path, *(f"{part}/{name}/1.png" for part in parts for name in ("cat", "dog")))
+    with pytest.raises(DataError, match=f"; pass {tmp_path}/{parts[0]}$"):
+        open_source(str(tmp_path), labels=True)
+
+
+def test_class_folders_without_images_are_noted(tmp_path):
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "1.heic").write_text("")
+    (tmp_path / "README").write_text("")
+    assert class_notes(tmp_path, "cat/1.png", "dog/1.png") == ["folders without images are not classes: fox"]
+
+
+def test_a_dataset_json_that_is_not_used_is_noted(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "dataset.json").write_text(json.dumps({"labels": [["1.png", 3]]}))
+    notes = class_notes(tmp_path, "cat/1.png", "dog/1.png")
+    assert notes == ["classes are those of the class folders; skipped cat/dataset.json"]

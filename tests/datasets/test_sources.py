@@ -14,7 +14,7 @@ def test_synthetic_is_the_embedded_set(labels):
 
 
 def test_what_is_not_there_is_refused_and_what_could_be_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere does not exist; name a folder, zip or tar .* or synthetic"):
+    with pytest.raises(DataError, match=r"nowhere does not exist; pass a folder, zip or tar .* or synthetic"):
         open_source(str(tmp_path / "nowhere"))
 
 
@@ -24,7 +24,7 @@ def test_a_file_that_holds_no_set_is_refused(tmp_path, name):
         fill(tmp_path, name)
     else:
         (tmp_path / name).write_bytes(b"x" * (name == "noise.bin"))
-    with pytest.raises(DataError, match=r"is a file, but no zip, tar or \.npz"):
+    with pytest.raises(DataError, match=r"is not a zip, tar or \.npz file; pass a folder"):
         open_source(str(tmp_path / name))
 
 
@@ -37,3 +37,8 @@ def test_a_path_comes_before_a_name(tmp_path, monkeypatch):
 def test_arrays_are_known_by_their_suffix(tmp_path):
     np.savez(tmp_path / "set.NPZ.npz", x=np.zeros((2, 8, 8), np.uint8))
     assert isinstance(open_source(str(tmp_path / "set.NPZ.npz")), Arrays)
+
+
+def test_an_empty_name_is_not_the_working_directory():
+    with pytest.raises(DataError, match="an empty name"):
+        open_source("")

@@ -27,39 +27,39 @@ def test_sizes_are_the_smallest_the_median_and_the_largest(tmp_path):
 
 def test_headers_are_read_once_and_of_many_images_only_some(tmp_path, monkeypatch):
     noise(tmp_path / "set", 50)
-    monkeypatch.setattr("datasets.summary.LOOKED_AT", 10)
-    assert lines(tmp_path / "set") == ["50 images in set, all 16x16 (by 10 of them)"]
+    monkeypatch.setattr("datasets.summary.MAX_HEADERS", 10)
+    assert lines(tmp_path / "set") == ["50 images in set, all 16x16 (in a sample of 10)"]
     source = open_source(str(tmp_path / "set"))
     read_native_format(source)
     monkeypatch.setattr(type(source), "header", None)
     assert lines(tmp_path / "set") == ["50 images in set, all 16x16"]
 
 
-def test_skipped_files_are_reported_by_kind_with_what_to_do(tmp_path):
+def test_skipped_files_are_counted_by_extension_with_a_remedy(tmp_path):
     fill(tmp_path / "set", "1.JPG")
     for name in ("2.HEIC", "3.heic", "notes.txt", "Thumbs.db"):
         (tmp_path / "set" / name).write_text("no image")
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "x", "JPEG")
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "4.jpg_large", "JPEG")
     (line,) = lines(tmp_path / "set")[1:]
-    rename = "(images by their content: rename them to end in .jpg or .png)"
+    rename = "(images according to their content: rename them to end in .jpg or .png)"
     assert "skipped files: 2 .heic (not supported: convert them to .jpg or .png), " in line
-    assert f"1 without an ending {rename}" in line and f"1 .jpg_large {rename}" in line
+    assert f"1 without an extension {rename}" in line and f"1 .jpg_large {rename}" in line
     assert "1 .txt" in line and "1 .db" in line and line.count("(") == 3
 
 
-def test_many_kinds_of_files_are_summed_up(tmp_path):
+def test_many_extensions_are_summed_up(tmp_path):
     fill(tmp_path / "set", "1.png")
     for i in range(9):
         (tmp_path / "set" / f"x.{i}").write_text("")
-    assert lines(tmp_path / "set")[1].endswith(", 4 of 4 other kinds")
+    assert lines(tmp_path / "set")[1].endswith(", 4 of 4 other types")
 
 
-def test_classes_without_images_are_named(tmp_path):
+def test_classes_without_images_are_reported(tmp_path):
     fill(tmp_path, "1.png", "2.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 1], ["2.png", 4]]}))
     found = lines(tmp_path, labels=True)
-    assert found[1:3] == ["2 classes: 1 (1), 4 (1)", "no images in classes 0, 2, 3: never drawn"]
+    assert found[1:3] == ["2 classes: 1 (1), 4 (1)", "classes without images, never generated in training: 0, 2, 3"]
 
 
 def test_of_many_classes_the_smallest_and_the_largest_are_reported(tmp_path):
@@ -68,12 +68,32 @@ def test_of_many_classes_the_smallest_and_the_largest_are_reported(tmp_path):
     assert lines(tmp_path / "set.npz", labels=True)[1] == "1,000 classes: 1 (0) to 2 (1) images in each"
 
 
-def test_a_single_class_is_warned_of(tmp_path):
+def test_many_classes_of_one_size_are_not_named(tmp_path):
+    fill(tmp_path, *(f"{i:02}/1.png" for i in range(11)))
+    assert lines(tmp_path, labels=True)[1] == "11 classes: 1 image in each"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("0 1 2", ""),
+        ("cat 7", ""),
+        ("01 02 10", "01, 02, 10: class 01 has index 0"),
+        ("0 1 2 10", "0, 1, 10, 2: class 10 has index 2"),
+    ],
+)
+def test_numbers_that_are_not_indices_are_noted(tmp_path, names, says):
+    fill(tmp_path, *(f"{name}/1.png" for name in names.split()))
+    found = lines(tmp_path, labels=True)
+    assert len(found) == 2 + bool(says) and says in found[-1]
+
+
+def test_a_single_class_causes_a_warning(tmp_path):
     fill(tmp_path, "cat/1.png")
     assert "warning: all images are of one class, cat" in lines(tmp_path, labels=True)[-1]
 
 
 @pytest.mark.parametrize("labels", [False, True])
-def test_the_embedded_set_is_drawn_at_any_size(labels):
+def test_the_synthetic_dataset_is_drawn_at_any_size(labels):
     found = lines("synthetic", labels)
     assert found[0] == "10,000 images in synthetic, drawn at the resolution of the run" and len(found) == 1 + labels

@@ -1,16 +1,19 @@
 """The files of a set are made here, as small as torchvision takes them; nothing is downloaded."""
 
 import builtins
+import socket
 import struct
+import time
 import urllib.request
 
 import numpy as np
 import pytest
 from helpers import pixels
 
-from datasets import DataError, open_pyramid, open_source, read_native_format
+from datasets import DataError, open_pyramid, open_source, read_native_format, torchvision_sets
 
-pytest.importorskip("torchvision")
+torchvision = pytest.importorskip("torchvision")
+OPEN = urllib.request.urlopen
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
 LABELS = np.arange(50, dtype=np.uint8) % 10
 
@@ -47,8 +50,23 @@ def test_a_set_is_read_from_torchvisions_own_files(cache, name, kind):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "stl10", "mnist", "celeba", "lsun-bedroom"])
 def test_sets_that_cannot_be_fetched_are_refused_in_a_sentence(name):
-    with pytest.raises(DataError, match=rf"{name} (is not in .* without network access|needs \w+: pip install)"):
+    with pytest.raises(
+        DataError, match=rf"{name} (is not in .* (no network|gdown).* without network access|needs .*pip install)"
+    ):
         open_source(name)
+
+
+def test_a_host_that_never_answers_is_given_up(cache, monkeypatch):
+    """As behind a firewall that drops packets: the connection opens, and nothing comes."""
+    monkeypatch.setattr(urllib.request, "urlopen", OPEN)
+    monkeypatch.setattr(torchvision_sets, "TIMEOUT", 0.2)
+    start = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mirror = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [mirror])
+        with pytest.raises(DataError, match=r"mnist is not in .* could not be downloaded \(.*timed out"):
+            open_source("mnist")
+    assert time.monotonic() - start < 5 and socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize("name", ["celeba", "lsun-bedroom"])

@@ -13,8 +13,8 @@ from pggan.config import TrainConfig, option_name
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"(?<![\w-])--(no-)?([a-z][a-z0-9-]*[a-z0-9]|[a-z])(?![\w-]*=[\"'])")
 FOREIGN_OPTIONS = {  # options of other programs that messages mention or the code passes
-    "--help": "argparse",
     "--create-dirs": "curl",
+    "--help": "argparse",
     "--no-deps": "pip",
     "--nproc-per-node": "torchrun",
     "--measure": "benchmarks/overheads.py, for the process it starts",

@@ -6,7 +6,7 @@ import torch
 
 from metrics import METRICS, MetricError, Suite, suite
 from metrics.features import Features, FeatureStatistics
-from metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, downloads_folder
+from metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, find_download_folder
 
 
 def images(count, seed=0, side=16, channels=3):
@@ -75,7 +75,7 @@ def test_with_the_trunk_alone_is_is_said_to_be_missing_and_not_computed(inceptio
     lines = []
     judge = Suite(["fid", "is", "swd"], log=lines.append)
     assert len(lines) == 1 and lines[0].startswith("skipping IS: ") and "\n" not in lines[0]
-    assert f"canonical file: curl -L --create-dirs -o {downloads_folder() / CACHED_NAMES[0]}" in lines[0]
+    assert f"canonical file: curl -L --create-dirs -o {find_download_folder() / CACHED_NAMES[0]}" in lines[0]
     results = judge.compare(judge.compute_statistics([images(4)]), judge.compute_statistics([images(4, seed=1)]))
     assert list(results) == ["fid", "swd", "swd_16"] and all(map(math.isfinite, results.values()))
 

@@ -48,7 +48,7 @@ def test_a_trial_is_remembered_for_its_width_and_environment(trial, monkeypatch)
     choose_precision(config(fmap_max=64), CPU)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     choose_precision(config(fmap_max=32), CPU)
-    monkeypatch.setattr(device, "cpu_name", lambda: "another")
+    monkeypatch.setattr(device, "read_cpu_name", lambda: "another")
     choose_precision(config(fmap_max=32), CPU)
     assert len(tried) == 4
 
@@ -102,7 +102,7 @@ def test_precision_that_was_asked_for_is_used_if_it_can_be(monkeypatch):
     assert choose_precision(config(precision="fp32"), CPU) == "fp32"
     with pytest.raises(ConfigError, match="cannot compute in bf16"):
         choose_precision(config(precision="bf16"), CPU)
-    with pytest.raises(ConfigError, match=r"use fp32 in a new run .* --resume runs/a/latest\.pt"):
+    with pytest.raises(ConfigError, match=r"use --precision fp32 --out ANOTHER --resume runs/a/latest\.pt"):
         choose_precision(config(precision="bf16"), CPU, Path("runs/a/latest.pt"))
 
 

@@ -63,6 +63,13 @@ def test_classes_without_training_images_are_refused(labelled):
             find_class(model, text)
 
 
+def test_a_number_is_a_name_where_all_names_are_numbers(labelled):
+    model = replace(labelled, classes=["01", "10", "2"])
+    assert [find_class(model, text) for text in ("1", "01", "10", "02")] == [0, 0, 1, 2]
+    with pytest.raises(ConfigError, match=r"no class '0'; use one of 01, 10, 2$"):
+        find_class(model, "0")
+
+
 def test_classes_by_name_or_number(labelled, trained):
     assert [find_class(labelled, text) for text in ("dog", "2")] == [1, 2]
     for model, text, says in ((labelled, "cow", "cat, dog, owl"), (labelled, "3", "3"), (trained, "cat", "without")):

@@ -1,5 +1,6 @@
 """Where a run begins, without training: its end, the networks that it can begin with, what it says if it cannot."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from checkpoints import CheckpointError, RunDirectory
 from pggan.config import ConfigError, resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.resume import check_networks, finished, resolve_resumed_config, settle_end
+from pggan.training.resume import check_networks, describe_finished_run, resolve_resumed_config, resolve_total_kimg
 from pggan.training.state import network_arguments
 
 SMALL = {
@@ -30,7 +31,7 @@ def config(**options):
 def end(images, is_last_stage=True, **options):
     chosen = config(**options)
     plan = GrowthController(replace(chosen, total_kimg=None))
-    return settle_end(chosen, plan, images, is_last_stage).total_kimg
+    return resolve_total_kimg(chosen, plan, images, is_last_stage).total_kimg
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "demo"}, {"preset": "demo", "total_kimg": 40}])
@@ -60,7 +61,7 @@ def test_the_same_command_finds_the_end_that_was_settled(tmp_path):
     assert resolve_resumed_config(run, begun).total_kimg == 44
     assert resolve_resumed_config(run, replace(begun, resume=None)) == replace(begun, total_kimg=44.0)
     assert resolve_resumed_config(run, replace(begun, total_kimg=50.0)).total_kimg == 50
-    assert "--total-kimg 48 trains longer" in finished(begun, GrowthController(begun), 44_000)
+    assert "use --total-kimg 48 to train longer" in describe_finished_run(begun, GrowthController(begun), 44_000)
 
 
 def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
@@ -78,7 +79,7 @@ def test_a_runs_own_checkpoint_is_no_start_of_it(tmp_path, monkeypatch, spelling
     for folder in ("run", "./run", "link", tmp_path / "run"):
         with pytest.raises(ConfigError) as refusal:
             resolve_resumed_config(run, config(resume=f"{folder}{spelling}"))
-        assert "leave out --resume" in str(refusal.value) and "None" not in str(refusal.value)
+        assert "without --resume" in str(refusal.value) and "None" not in str(refusal.value)
 
 
 def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
@@ -89,7 +90,7 @@ def test_the_start_of_a_run_may_be_spelled_otherwise(tmp_path, monkeypatch):
     )  # relative, as earlier versions
     for spelling in (tmp_path / "runs/old/checkpoints/latest.pt", "./runs/old", "runs/../runs/old/"):
         assert resolve_resumed_config(run, config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
-    with pytest.raises(ConfigError, match=r"began from runs/old/checkpoints/latest.pt, not from runs/older"):
+    with pytest.raises(ConfigError, match=r"was started from runs/old/checkpoints/latest.pt, not from runs/older"):
         resolve_resumed_config(run, config(resume="runs/older"))
 
 
@@ -120,3 +121,23 @@ def test_networks_that_fit():
     wanted = network_arguments(config(resolution=32, mbstd_group=8), 2)
     check_networks("x.pt", network_arguments(config(), 0), wanted)
     check_networks("x.pt", {"generator": network_arguments(config(), 0)["generator"]}, wanted)
+
+
+def test_a_remedy_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    run = RunDirectory(tmp_path / "Ann's run")
+    begun = config(out=str(run.folder))
+    run.create(begun.to_dict())
+    with pytest.raises(ConfigError, match="other options") as refused:
+        resolve_resumed_config(run, replace(begun, batch_size={4: 16}))
+    remedy = str(refused.value).splitlines()[-1].split(", or ")[1].split(" to start")[0]
+    assert shlex.split(remedy) == ["--out", "ANOTHER", "--resume", str(run.latest)]
+
+
+def test_a_run_that_saved_nothing_is_not_advised_to_continue(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create(config(out=str(run.folder), resume="moved.pt").to_dict())
+    with pytest.raises(ConfigError, match=r"not from here\.pt; add --out ANOTHER"):
+        resolve_resumed_config(run, config(out=str(run.folder), resume="here.pt"))
+    run.latest.touch()
+    with pytest.raises(ConfigError, match=r"leave out --resume to continue that run, or add --out ANOTHER"):
+        resolve_resumed_config(run, config(out=str(run.folder), resume="here.pt"))

@@ -15,7 +15,7 @@ from checkpoints import RunDirectory
 from datasets import make_grid
 from pggan.config import resolve_config
 from pggan.training.run_writer import RunWriter
-from pggan.training.tracking import Tracker, wandb_id
+from pggan.training.tracking import Tracker, load_or_create_wandb_id
 
 GRID = np.full((4, 3, 8, 8), 200, np.uint8)
 
@@ -143,18 +143,18 @@ def test_wandbs_own_variables_come_first(tmp_path, monkeypatch, given, expected)
 def test_a_copied_run_directory_is_a_run_of_its_own_and_a_moved_one_is_not(tmp_path, capsys):
     first, copy, moved = (tmp_path / name for name in ("first", "copy", "moved \udce9"))
     first.mkdir()
-    number = wandb_id(first)
-    assert number == wandb_id(first) == (first / "wandb-id").read_text()
+    number = load_or_create_wandb_id(first)
+    assert number == load_or_create_wandb_id(first) == (first / "wandb-id").read_text()
     shutil.copytree(first, copy)
-    other = wandb_id(copy)
+    other = load_or_create_wandb_id(copy)
     assert other not in ("", number) and f"{copy} is a copy of {first}" in capsys.readouterr().err
-    assert (wandb_id(first), wandb_id(copy)) == (number, other)
+    assert (load_or_create_wandb_id(first), load_or_create_wandb_id(copy)) == (number, other)
     first.rename(moved)
-    assert (wandb_id(moved), wandb_id(moved)) == (number, number)
+    assert (load_or_create_wandb_id(moved), load_or_create_wandb_id(moved)) == (number, number)
     first.symlink_to(moved)
-    assert wandb_id(first) == number and capsys.readouterr().err == ""
+    assert load_or_create_wandb_id(first) == number and capsys.readouterr().err == ""
 
 
 def test_a_run_directory_from_before_folders_were_noted_keeps_its_id(tmp_path):
     (tmp_path / "wandb-id").write_text("0123abcd")
-    assert wandb_id(tmp_path) == "0123abcd"
+    assert load_or_create_wandb_id(tmp_path) == "0123abcd"

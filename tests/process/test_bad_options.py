@@ -100,8 +100,6 @@ CASES = f"""
     {LAST} | --label-weight -1 | --label-weight
     {LAST} | --max-skipped 0 | --max-skipped
     {LAST} | --on-nan ignore | --on-nan
-    {LAST} | --rollback-lr 0 | --rollback-lr
-    {LAST} | --rollback-lr 2 | --rollback-lr
     {LAST} | --keep-last 0 | --keep-last
     {LAST} | --keep-last many | --keep-last
     {LAST} | --metrics luck | --metrics
@@ -120,6 +118,8 @@ CASES = f"""
     {LAST} | --track everywhere | --track
     {LAST} | --preset mine | --preset
     {LAST} | --resume nowhere.pt | nowhere.pt
+    {LAST} | --resume= | --resume: the value is empty
+    {LAST} | --out= | --out: the value is empty
     {LAST} | --config nowhere.json | --config
     {LAST} | --allow-upscale=1 | --allow-upscale
     {LAST} | --mirror=both | --mirror
@@ -175,7 +175,6 @@ CASES = f"""
     {LAST} | --loss hinge --label-smoothing 0.1 | --label-smoothing
     {LAST} | --label-weight inf | --label-weight
     {LAST} | --max-skipped some | --max-skipped
-    {LAST} | --rollback-lr half | --rollback-lr
     {LAST} | --keep-last 10001 | --keep-last
     {LAST} | --keep-last 1.5 | --keep-last
     {LAST} | --metric-every-kimg never | --metric-every-kimg
@@ -279,7 +278,7 @@ CASES = f"""
     pggan upscale RUN ICON | --label 3 | label
     pggan upscale RUN PICTURE | --out RUN/config.json | --out
     pggan upscale RUN PICTURE | --device abacus | --device
-    pggan upscale RUN PICTURE | | 4, 8 pixels wide
+    pggan upscale RUN PICTURE | | 4 or 8 pixels wide
     pggan report RUN | --out RUN/config.json | --out
     pggan explore RUN | --port 0 | --port
     pggan explore RUN | --device abacus | --device

@@ -1,4 +1,4 @@
-"""python -m datasets as a user runs it: killed, twice at a time, on a full disk, with files of every defect."""
+"""python -m datasets as a process: killed, run twice in parallel, on a full disk, with defective files."""
 
 import random
 import shutil
@@ -15,7 +15,7 @@ from PIL import Image
 
 @pytest.fixture
 def commands(tmp_path):
-    """Return commands with a separate cache."""
+    """Return commands with an empty cache folder."""
     (tmp_path / "home").mkdir()
     return Commands(tmp_path, tmp_path / "home")
 
@@ -29,10 +29,10 @@ def get_output(process):
     return process.out
 
 
-def assert_rejected(process, *messages):
+def assert_rejected(process, *texts):
     assert process.returncode == 2, process.out + process.err
     assert "Traceback" not in process.err
-    assert all(text in process.out + process.err for text in messages), process.out + process.err
+    assert all(text in process.out + process.err for text in texts), process.out + process.err
 
 
 def write_images(folder, count, size=(40, 30), seed=0):
@@ -55,23 +55,23 @@ def test_plan_build_verify_grid_clean(commands):
     write_images(commands.folder / "art" / "cat", 30)
     write_images(commands.folder / "art" / "dog", 20, seed=1)
     plan = get_output(run_datasets(commands, "plan", "art", "--resolution", "16", "--labels"))
-    assert "50 in art, 2 classes" in plan and "40x30 pixels, all of them" in plan
-    assert "0.1 MB; " in plan and "to be built" in plan and list_caches(commands) == []
+    assert "50 in art, 2 classes" in plan and "all 40x30 pixels" in plan
+    assert "0.1 MB; " in plan and "not built yet" in plan and list_caches(commands) == []
     assert_rejected(
-        run_datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now"
+        run_datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art in its present state"
     )
     assert "50 images in " in get_output(run_datasets(commands, "build", "art", "--resolution", "16"))
-    assert "built already" in get_output(run_datasets(commands, "plan", "art", "--resolution", "16"))
-    assert "is whole: 50 images, 50 of them decoded again" in get_output(
+    assert "already built" in get_output(run_datasets(commands, "plan", "art", "--resolution", "16"))
+    assert "is intact: 50 images, 50 of them decoded again" in get_output(
         run_datasets(commands, "verify", "art", "--resolution", "16")
     )
-    assert "9 images at 16x16 in sheet.png\n" in get_output(
-        run_datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "sheet.png")
+    assert "9 images at 16x16 in grid.png\n" in get_output(
+        run_datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "grid.png")
     )
     assert "9 images at 64x64 in large.png, 9 of them enlarged" in get_output(
         run_datasets(commands, "grid", "art", "--resolution", "64", "--count", "9", "--out", "large.png")
     )
-    with Image.open(commands.folder / "sheet.png") as grid:
+    with Image.open(commands.folder / "grid.png") as grid:
         assert grid.size == (1008, 1008)
     listing = get_output(run_datasets(commands, "clean"))
     assert "art, 50 images" in listing and len(list_caches(commands)) == 1
@@ -80,7 +80,7 @@ def test_plan_build_verify_grid_clean(commands):
     assert_rejected(run_datasets(commands, "clean", "nothing"), "there is no cache nothing")
 
 
-def test_inspect_reports_unreadable_duplicate_and_skipped_files(commands):
+def test_inspect_reports_the_files_of_a_folder_with_defects(commands):
     art = commands.folder / "art"
     write_images(art / "cat", 6)
     write_images(art / "dog", 3, (100, 50), seed=1)
@@ -99,13 +99,13 @@ def test_inspect_reports_unreadable_duplicate_and_skipped_files(commands):
         "11 RGB, 1 F, 1 L",
         "2 of 13 images are gray",
         "duplicates  1",
-        "dog/copy.png: as art/cat/00002.png",
+        "dog/copy.png: same as art/cat/00002.png",
         "unreadable  4",
         "empty.jpg: empty file",
-        "float.tif: 32-bit grayscale has no range",
+        "float.tif: 32-bit grayscale has no defined range",
         "cut.png: image file is truncated",
         "song.jpg: not an image",
-        "not taken   1",
+        "other files 1",
         "notes.txt",
     ):
         assert text in out, (text, out)
@@ -113,7 +113,7 @@ def test_inspect_reports_unreadable_duplicate_and_skipped_files(commands):
     assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "9"]]
 
 
-def test_inspect_reads_the_synthetic_dataset(commands):
+def test_inspect_accepts_the_synthetic_dataset(commands):
     out = get_output(run_datasets(commands, "inspect", "synthetic"))
     assert "unreadable  0" in out and "duplicates  0" in out
 
@@ -123,7 +123,7 @@ def test_inspect_reports_dark_16_bit_images(commands):
     for i in range(3):
         values = np.full((8, 8), 4095 - i, np.uint16)
         Image.fromarray(values).save(commands.folder / "scans" / f"{i}.png")
-    assert "16-bit images reach 4095 of 65535 at most" in get_output(run_datasets(commands, "inspect", "scans"))
+    assert "16-bit images reach at most 4095 of 65535" in get_output(run_datasets(commands, "inspect", "scans"))
 
 
 def test_unreadable_files_are_rejected_unless_max_bad_allows_skipping_them(commands):
@@ -134,28 +134,28 @@ def test_unreadable_files_are_rejected_unless_max_bad_allows_skipping_them(comma
         run_datasets(commands, *build), "1 of 21 images cannot be read", "--max-bad 4.8%", "bad.png: not an image"
     )
     process = run_datasets(commands, *build, "--max-bad", "4.8%")
-    assert "20 images in " in get_output(process) and "1 cannot be read and are left out" in process.err
+    assert "20 images in " in get_output(process) and "1 cannot be read and are skipped" in process.err
     (report,) = (commands.folder / "home" / "datasets").glob("*/report.txt")
     assert "bad.png: not an image" in report.read_text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "text"),
     [
-        (["plan", "nowhere"], "nowhere does not exist; name a folder"),
+        (["plan", "nowhere"], "nowhere does not exist; pass a folder"),
         (["build", "art", "--resolution", "30"], "30 is not a power of two"),
         (["build", "art", "--resolution", "64"], "20 of 20 images are smaller than 64x64"),
-        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: --allow-upscale"),
+        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: pass --allow-upscale"),
         (["build", "art", "--background", "blurple"], "--background: 'blurple'"),
         (["build", "art", "--max-bad", "200%"], "max-bad"),
         (["grid", "art", "--out", "nowhere/x.png"], "cannot be written"),
         (["grid", "art", "--count", "0"], "--count"),
-        (["inspect", "art", "--labels"], "--labels needs every image in a class subfolder"),
+        (["inspect", "art", "--labels"], "--labels: 00000.png is not in a class folder"),
     ],
 )
-def test_invalid_requests_are_rejected_with_one_sentence(commands, arguments, message):
+def test_errors_are_one_sentence(commands, arguments, text):
     write_images(commands.folder / "art", 20)
-    assert_rejected(run_datasets(commands, *arguments), message)
+    assert_rejected(run_datasets(commands, *arguments), text)
 
 
 def test_build_killed_repeatedly_writes_the_same_cache(commands, tmp_path):
@@ -166,7 +166,7 @@ def test_build_killed_repeatedly_writes_the_same_cache(commands, tmp_path):
         process = commands.start(*arguments)
         journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
         before = journal.stat().st_size if journal else 0
-        while process.poll() is None:  # until it has made progress
+        while process.poll() is None:  # until it has written more
             journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
             if journal and journal.stat().st_size > before:
                 break
@@ -186,10 +186,10 @@ def test_build_killed_repeatedly_writes_the_same_cache(commands, tmp_path):
     assert read_levels(commands) == resumed and len(resumed) == 6
 
 
-def test_ctrl_c_stops_a_build_quietly_and_the_next_build_resumes(commands):
+def test_ctrl_c_ends_a_build_quietly_and_the_next_build_resumes(commands):
     write_images(commands.folder / "art", 4000, (160, 160))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
-    for _ in range(5):  # on a busy machine a build may finish before its journal is seen
+    for _ in range(5):  # on a busy machine a build may finish before this test notices that it began
         process = commands.start(*arguments)
         while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
             time.sleep(0.005)
@@ -205,22 +205,22 @@ def test_ctrl_c_stops_a_build_quietly_and_the_next_build_resumes(commands):
     assert "4000 images" in get_output(commands.run(*arguments))
 
 
-def test_two_concurrent_builds_do_not_collide(commands):
+def test_two_simultaneous_builds_share_one_cache(commands):
     write_images(commands.folder / "art", 600, (64, 64))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     processes = [commands.start(*arguments) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert all("600 images in " in out for out, _ in outputs) and len(list_caches(commands)) == 1
-    assert "is whole" in get_output(run_datasets(commands, "verify", "art", "--resolution", "64"))
+    assert "is intact" in get_output(run_datasets(commands, "verify", "art", "--resolution", "64"))
 
 
-def test_changed_folder_needs_a_new_cache(commands):
+def test_verify_detects_a_changed_folder(commands):
     write_images(commands.folder / "art", 20)
     get_output(run_datasets(commands, "build", "art", "--resolution", "16"))
     write_images(commands.folder / "art", 1, seed=5)
     assert_rejected(
-        run_datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now"
+        run_datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art in its present state"
     )
     get_output(run_datasets(commands, "build", "art", "--resolution", "16"))
     assert len(list_caches(commands)) == 2
@@ -232,7 +232,7 @@ def test_changed_folder_needs_a_new_cache(commands):
 )
 @pytest.mark.parametrize("count", [60, 15])
 def test_full_disk_leaves_no_partial_files(commands, count):
-    write_images(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 would on an empty disk
+    write_images(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 would, if the disk were empty
     filled = "" if count == 60 else "head -c 150k /dev/zero > home/other; "
     script = f"mount -t tmpfs -o size=300k none home; {filled}{sys.executable} -m datasets build art --resolution 64"
     script += ' --workers 2; echo "exit $?"; find home -type f'
@@ -245,12 +245,12 @@ def test_full_disk_leaves_no_partial_files(commands, count):
         timeout=300,
     )
     assert "exit 2" in process.stdout and "Traceback" not in process.stderr, process.stdout + process.stderr
-    assert "the pyramid cache needs" in process.stderr and "make room, or set PGGAN_CACHE" in process.stderr
+    assert "the image cache needs" in process.stderr and "free some space, or set PGGAN_CACHE" in process.stderr
     remaining = process.stdout.split("exit 2")[1].split()
     assert not [path for path in remaining if "datasets" in path]
 
 
-def test_run_on_a_zip_resumes_on_a_folder_with_the_same_images(commands):
+def test_training_from_a_zip_resumes_from_a_folder_of_the_same_images(commands):
     write_images(commands.folder / "art" / "cat", 12)
     write_images(commands.folder / "art" / "dog", 12, seed=1)
     shutil.make_archive(str(commands.folder / "packed"), "zip", commands.folder / "art")

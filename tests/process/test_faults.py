@@ -151,26 +151,26 @@ def test_non_finite_steps_are_skipped_and_then_rolled_back(commands, fault, coun
     process = commands.run(*command, "--out", "run")
     assert process.returncode == 0, process.err
     run = commands.folder / "run"
-    assert "going back to 0.1" in process.err
+    assert "rolling back to 0.1" in process.err
     log = read_lines(run / "log.jsonl")
     assert log[-1]["rollbacks"] >= 1 and log[-1]["g_lr"] < log[0]["g_lr"] == 0.001
     assert all(w.isfinite().all() for w in load_weights(run).values())
     count_fault(f"{fault.replace('-', ' ')}: rolled back")
-    assert_stopped(commands.run(*command[:-2], "--out", "stopped"), "not finite", "--on-nan rollback")
+    assert_stopped(commands.run(*command[:-2], "--out", "stopped"), "non-finite", "--on-nan rollback")
     count_fault(f"{fault.replace('-', ' ')}: stopped with the reason")
 
 
 def test_run_killed_after_a_rollback_resumes_to_the_same_weights(commands, count_fault, tries):
     command = [FAULTY, "nan-gradients:160", *SHORT, "--max-skipped", "8", "--on-nan", "rollback"]
     whole = commands.run(*command, "--out", "whole")
-    assert whole.returncode == 0 and "going back to 0.1" in whole.err, whole.err
+    assert whole.returncode == 0 and "rolling back to 0.1" in whole.err, whole.err
     log = read_lines(commands.folder / "whole" / "log.jsonl")
     assert (log[0]["g_lr"], log[-1]["g_lr"], log[-1]["rollbacks"]) == (0.001, 0.0005, 1)
     for number in range(tries(1, 5)):
         run = commands.folder / f"run-{number}"
         process = commands.start(*command, "--out", run)
         for line in process.stderr:
-            if "going back" in line:
+            if "rolling back" in line:
                 time.sleep(random.uniform(0, 0.4))
                 process.kill()
         process.communicate()
@@ -269,7 +269,7 @@ def test_full_disk_during_the_cache_build_is_reported_and_leaves_no_run(commands
     commands.environment["PGGAN_CACHE"] = str(disk / "cache")
     try:
         command = ["art", *SHORT[1:], "--resolution", "16", "--out", "run"]
-        assert_stopped(commands.train(*command), "the pyramid cache needs", "free", code=2)
+        assert_stopped(commands.train(*command), "the image cache needs", "free", code=2)
         assert not (commands.folder / "run").exists()
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
         assert commands.train(*command).returncode == 0
@@ -291,7 +291,7 @@ def test_killed_data_worker_is_reported_and_the_same_command_succeeds(commands, 
     time.sleep(0.3)
     os.kill(int(list_workers()[0]), signal.SIGKILL)
     err = process.communicate(timeout=300)[1]
-    assert process.returncode == 2 and "a worker was killed" in err and "Traceback" not in err
+    assert process.returncode == 2 and "a worker process was killed" in err and "Traceback" not in err
     assert commands.run("-m", "datasets", "build", "many", "--resolution", "16", "--workers", "2").returncode == 0
     count_fault("data worker killed")
 

@@ -131,7 +131,7 @@ def test_caches_are_kept_in_the_temporary_folder_without_a_home_folder(commands,
     cache = temporary / f"pggan-{os.getuid()}"
     assert f"{cache}/metrics" in "".join(assert_succeeded(commands.run("-m", "metrics", "--help")).out.split())
     process = assert_succeeded(commands.train("art", *SHORT[1:], "--track", "tensorboard", "--out", "run"))
-    assert process.err.count(f"there is no home folder: caches are kept in {cache}") == 1
+    assert process.err.count(f"there is no home folder, so caches are written to {cache}") == 1
     assert (cache / "datasets").is_dir()
 
 

@@ -171,7 +171,7 @@ def test_non_finite_weights_in_one_process_roll_back_all_processes(commands):
     options = [*OPTIONS, *short, "--max-skipped", "4", "--on-nan", "rollback", "--out", "run"]
     processes = Processes(commands, 2, *options, fault="nan-weights:128")
     assert processes.wait() == [0, 0], processes.err
-    assert processes.err.count("going back to 0.128 kimg, with 0.5 of the learning rates") == 1
+    assert processes.err.count("rolling back to 0.128 kimg, with learning rates multiplied by 0.5") == 1
     assert processes.others == ["", ""]
     run = commands.folder / "run"
     assert all(value.isfinite().all() for name in ("G", "D", "G_ema") for value in load_state(run)[name].values())

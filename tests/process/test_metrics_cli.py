@@ -69,30 +69,30 @@ def test_inception_score_without_classifier_is_rejected_in_one_line(run_metrics)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "text"),
     [
         (["train", "nowhere"], "nowhere does not exist"),
-        (["train", "empty"], "empty holds no images"),
+        (["train", "empty"], "empty contains no images"),
         (["train", "large", "--metrics", "swd"], "different shapes, 32x32 RGB and 64x64 RGB"),
         (["train", "broken", "--metrics", "swd"], "cannot read broken"),
         (["train", "truncated.npz", "--metrics", "swd"], "truncated"),
         (["train", "test", "--metrics", "kid"], "--kid-subset-size"),
         (["train", "test", "--metrics", "beauty"], "unknown metric 'beauty'"),
-        (["train", "test", "--num-images", "13"], "holds 12 images, and 13 were asked for"),
+        (["train", "test", "--num-images", "13"], "contains 12 images, fewer than 13"),
         (["train", "test", "--num-images", "1"], "at least 2"),
         (["train", "test", "--device", "abacus"], "--device"),
         (["train", "test", "--resize", "fast"], "--resize"),
         (["train", "test", "--inception-weights", "nowhere.pth"], "nowhere.pth"),
-        (["stats.npz", "test", "--metrics", "kid"], "a statistics file serves fid only"),
+        (["stats.npz", "test", "--metrics", "kid"], "a statistics file supports fid only"),
         (["stats", "nowhere", "--out", "a.npz"], "nowhere does not exist"),
         (["stats", "whole.npz", "--out", "whole.npz"], "whole.npz exists and is not a statistics file"),
         (["stats", "train", "--out", "a.txt"], "a.txt does not end in .npz"),
         (["stats", "train", "--out", "whole.npz/a.npz"], "is not a writable folder"),
         (["train", "test", "--metrics", ","], "specify one or more"),
-        (["train", "/dev/zero"], "neither a folder nor a plain file"),
+        (["train", "/dev/zero"], "neither a folder nor a regular file"),
     ],
 )
-def test_invalid_arguments_are_rejected_with_one_sentence(run_metrics, image_folders, arguments, message):
+def test_errors_are_one_sentence(run_metrics, image_folders, arguments, text):
     (image_folders / "empty").mkdir()
     (image_folders / "large").mkdir()
     Image.new("RGB", (64, 64)).save(image_folders / "large" / "a.png")
@@ -104,7 +104,7 @@ def test_invalid_arguments_are_rejected_with_one_sentence(run_metrics, image_fol
     (image_folders / "truncated.npz").write_bytes((image_folders / "whole.npz").read_bytes()[:5000])
     np.savez(image_folders / "stats.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     process = run_metrics(*arguments)
-    assert process.returncode == 2 and message in process.err and "Traceback" not in process.err, process.err
+    assert process.returncode == 2 and text in process.err and "Traceback" not in process.err, process.err
     assert process.out == ""
 
 

@@ -102,10 +102,21 @@ def test_checkpoint_resolution_is_the_default(train_again, tmp_path):
     assert json.loads((tmp_path / "new" / "config.json").read_text())["resolution"] == 8
 
 
+def test_run_resumes_without_the_checkpoint_it_started_from(train_again):
+    os.rename("runs/train-8/checkpoints/stage-0004.pt", "start.pt")
+    command = ["dogs/train", *SMALL[2:], "--resume", "start.pt", "--total-kimg"]
+    assert train_again(*command, "0.15").code == 0
+    os.remove("start.pt")
+    result = train_again(*command, "0.3")
+    assert result.code == 0 and "resuming runs/dogs-train-8 at" in result.err
+    result = train_again("cats/train", *SMALL[2:], "--resume", "start.pt")
+    assert result.code == 2 and "start.pt does not exist" in result.err
+
+
 def test_same_run_resumes_without_the_resume_option(train_again):
     for spelling in ("runs/train-8", os.path.abspath("runs/train-8/checkpoints/stage-0004.pt")):
         result = train_again("cats/train", *SMALL, "--resume", spelling)
-        assert result.code == 2 and "leave out --resume" in result.err and "None" not in result.err
+        assert result.code == 2 and "without --resume" in result.err and "None" not in result.err
     result = train_again("./cats/train/", *SMALL)
     assert result.code == 0 and "runs/train-8 has finished" in result.err and "--total-kimg 0." in result.err
 
@@ -113,12 +124,12 @@ def test_same_run_resumes_without_the_resume_option(train_again):
 def test_image_folders_with_the_same_name_get_separate_runs(train_again):
     for _ in range(2):
         result = train_again("dogs/train", *SMALL)
-        assert result.code == 0 and "runs/train-8 is a run on" in result.err
+        assert result.code == 0 and "runs/train-8 has a run on" in result.err
     assert count_images("runs/dogs-train-8") == count_images("runs/train-8")
     result = train_again("dogs/train", "--config", "runs/train-8/config.json")
     assert result.code == 0 and "runs/dogs-train-8 has finished" in result.err
     result = train_again("dogs/train", *SMALL, "--out", "runs/train-8")
-    assert result.code == 2 and "is a run on" in result.err and "cats/train" in result.err
+    assert result.code == 2 and "was trained on" in result.err and "cats/train" in result.err
     assert result.err.index("--out ANOTHER") < result.err.index("--resume")
 
 
@@ -139,7 +150,7 @@ def test_resume_works_with_other_classes(train, tmp_path, before, after, kept):
         assert result.code == 0, result.err
     assert f"classes: {', '.join(before) or 'none'} -> {', '.join(after) or 'none'}" in result.err
     if added := [name for name in after if name not in before]:
-        assert f"label weights: {kept}freshly initialised for {', '.join(added)}" in result.err
+        assert f"label weights: {kept}freshly initialized for {', '.join(added)}" in result.err
 
 
 def test_evaluate_reports_which_images_it_used(train_again, pggan, tmp_path, monkeypatch):
@@ -151,7 +162,7 @@ def test_evaluate_reports_which_images_it_used(train_again, pggan, tmp_path, mon
     assert report["data"] == str(tmp_path / "cats" / "train") and report["data_images"] == 8
     assert report["training_images"] is True
     result = pggan(*command, "--data", "cats/train")
-    assert json.loads(result.out)["training_images"] is False and "warning: cats/train holds other images" in result.err
+    assert json.loads(result.out)["training_images"] is False and "warning: cats/train has other images" in result.err
     assert "training_images     no" in pggan(*command[:-1], "--data", "cats/train").out
     (tmp_path / "cats" / "train" / "0.png").unlink()
     result = pggan(*command)

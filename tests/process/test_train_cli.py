@@ -77,11 +77,11 @@ def test_run_writes_all_promised_files(finished_run):
 def test_dry_run_prints_the_plan_and_writes_nothing(commands):
     process = commands.train(*TINY, "--dry-run")
     assert process.returncode == 0, process.err
-    assert "fade in" in process.out and "stabilise" in process.out and "16x16" in process.out
+    assert "fade in" in process.out and "stabilize" in process.out and "16x16" in process.out
     plan, _, estimates = process.out.partition("estimates for CPU")
     assert "G + D, million" in plan and "memory" not in plan
     assert [line.split()[0] for line in estimates.splitlines()[2:5]] == ["4x4", "8x8", "16x16"]
-    assert "of training, evaluations not counted" in estimates
+    assert "of training in total, evaluations not included" in estimates
     assert list(commands.folder.iterdir()) == []
 
 
@@ -106,12 +106,12 @@ def test_dry_run_reports_the_remaining_training(commands, finished_run):
     assert process.returncode == 0, process.err
     images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
     assert f"has finished: it has seen {images / 1000:g} kimg" in process.out
-    assert "about 0s of it are left" in process.out
+    assert "about 0s left" in process.out
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
     assert process.returncode == 0, process.err
     assert f"starting from {stage} at" in process.out and "--fade-kimg" in process.out
-    assert "about 0s of it" not in process.out
+    assert "about 0s left" not in process.out
     assert_rejected(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
     copy = shutil.copytree(finished_run, commands.folder / "copy")
     (copy / "checkpoints" / "latest.pt").write_bytes(b"damaged")
@@ -134,7 +134,7 @@ def test_dry_run_reports_the_remaining_training(commands, finished_run):
         (["--config", "missing.json"], "--config"),
         (["--inception-weights", "missing.pth", "--metrics", "fid"], "missing.pth"),
         (["--loss", "hope"], "--loss"),
-        (["--augment", "ada"], "--augment ada watches images that are held out, here none; give --holdout"),
+        (["--augment", "ada"], "--augment ada needs held-out images to measure overfitting; set --holdout"),
         (["--holdout", "100%"], "--holdout"),
         (["--fit", "zoom"], "--fit"),
         (["--background", "blurple"], "--background: 'blurple'"),
@@ -148,7 +148,7 @@ def test_bad_options_are_rejected_with_one_sentence_and_write_nothing(commands, 
 def test_missing_or_empty_data_is_rejected(commands):
     assert_rejected(commands.train("nowhere", "--resolution", "8"), "nowhere does not exist")
     (commands.folder / "empty").mkdir()
-    assert_rejected(commands.train("empty", "--resolution", "8"), "holds no images")
+    assert_rejected(commands.train("empty", "--resolution", "8"), "contain no images")
 
 
 def test_changed_config_is_rejected_with_the_differences(commands):
@@ -191,7 +191,7 @@ def test_checkpoint_of_other_networks_is_rejected(commands, finished_run):
     last = finished_run / "checkpoints" / "latest.pt"
     assert_rejected(
         commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"),
-        "has other networks",
+        "has networks of other shapes",
         "use --fmap-max 8",
     )
     assert not (commands.folder / "other").exists()
@@ -200,7 +200,9 @@ def test_checkpoint_of_other_networks_is_rejected(commands, finished_run):
 def test_existing_run_cannot_start_from_another_checkpoint(commands, finished_run):
     assert commands.train(*SHORT, "--out", "run").returncode == 0
     last = finished_run / "checkpoints" / "latest.pt"
-    assert_rejected(commands.train(*SHORT, "--out", "run", "--resume", last), "began from scratch", "--out ANOTHER")
+    assert_rejected(
+        commands.train(*SHORT, "--out", "run", "--resume", last), "was started from scratch", "--out ANOTHER"
+    )
 
 
 def test_total_kimg_below_the_images_already_seen_is_rejected(commands):
@@ -218,7 +220,7 @@ def test_copied_images_count_as_the_same_dataset(commands):
 
 def test_persistent_non_finite_gradients_stop_the_run_with_a_reason(commands):
     process = commands.train(*SHORT, "--out", "run", "--lr", "1e12", "--max-skipped", "6")
-    assert_rejected(process, "not finite", "--lr", code=1)
+    assert_rejected(process, "non-finite", "--lr", code=1)
 
 
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGBA", 3)])

@@ -179,7 +179,7 @@ def test_project_and_upscale_report_their_errors(pggan, run_folder):
 def test_info_reports_stage_options_and_metrics(pggan, run_folder):
     result = pggan("info", run_folder)
     assert result.code == 0
-    for text in ("16x16, stabilising", "torch", "fmap_max", "100% done", "stage-0008.pt", "SWD"):
+    for text in ("16x16, stabilizing", "torch", "fmap_max", "100% done", "stage-0008.pt", "SWD"):
         assert text in result.out
     earlier = json.loads(pggan("info", run_folder / "checkpoints" / "stage-0008.pt", "--json").out)
     assert earlier["stage"] == {"resolution": 8, "alpha": 1.0}
@@ -189,10 +189,10 @@ def test_info_reports_stage_options_and_metrics(pggan, run_folder):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("sample empty", "holds no checkpoints/latest.pt"),
+        ("sample empty", "contains no checkpoints/latest.pt"),
         ("sample nowhere", "does not exist"),
         ("sample old.pt", "version 0"),
-        ("sample text.png", "no checkpoint"),
+        ("sample text.png", "not a checkpoint"),
         ("sample RUN --seeds 9-3", "3-9"),
         ("sample RUN --seeds 0-3 --count 4", "not allowed with"),
         ("sample RUN --labels dog", "without labels"),
@@ -223,7 +223,7 @@ def test_info_reports_stage_options_and_metrics(pggan, run_folder):
         ("project RUN text.png", "cannot be read"),
         ("upscale RUN there.png", "square"),
         ("upscale RUN four.png --searches 1 --steps 1 --tolerance 0.01", "none of 1 searches"),
-        ("info text.png", "no checkpoint"),
+        ("info text.png", "not a checkpoint"),
     ],
 )
 def test_bad_input_is_rejected_with_one_sentence_and_overwrites_nothing(

@@ -148,7 +148,7 @@ def test_training_continues_from_imported_weights(pggan, commands, digits):
     ):
         process = commands.train(digits, "--resume", name, "--out", name[:3], "--resolution", "16", *TRAIN_OPTIONS)
         assert process.returncode == 0, process.err
-        assert process.err.count("freshly initialised") == len(new) and all(text in process.err for text in new)
+        assert process.err.count("freshly initialized") == len(new) and all(text in process.err for text in new)
     before, after = load("whole.pt"), load("who")
     images = [t.generator(t.latents([1]), torch.eye(10)[:1]) for t in (before, after)]
     assert 0 < (images[0] - images[1]).abs().mean() < 1  # training changed the weights, but did not start from scratch
