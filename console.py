@@ -1,4 +1,4 @@
-"""What every command does with its terminal: print any text, and end with a sentence instead of a traceback."""
+"""Set up the terminal for a command: print any text, and end with an error line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def command(name: str, *refusals: type[Exception], stops: type[Exception] | tupl
     with 130 after Ctrl-C, and silently with 1 when the reader of a pipe is gone, as in `| head -1`.
 
     Args:
-        name: the program as the user calls it, which begins each error line.
+        name: the command as the user types it; each error line begins with it.
+        refusals: exceptions for wrong options or files; 2 is argparse's exit code, too.
+        stops: exceptions that end a run later on.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     open_closed_streams()
@@ -44,7 +46,7 @@ def command(name: str, *refusals: type[Exception], stops: type[Exception] | tupl
 
 
 def fail(name: str, why: str, code: int) -> None:
-    """Print the error line and exit; exit without it when standard error cannot be written either."""
+    """Print the error line and exit with `code`; exit without the line if standard error cannot be written."""
     try:
         print(f"{name}: {why}", file=sys.stderr, flush=True)
     except OSError:
@@ -55,23 +57,23 @@ def fail(name: str, why: str, code: int) -> None:
 def open_closed_streams() -> None:
     """Open /dev/null for every standard stream that was closed (as by `>&-`).
 
-    Otherwise print() fails, and the next file that is opened gets the stream's descriptor, the lowest free one: what a
-    C library prints would then land in that file.
+    Otherwise print() fails, and the next file that is opened gets the stream's descriptor, the lowest free one, so that
+    output of C libraries would be written into that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (to stay open)
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (stays open)
 
 
 def accept_any_text() -> None:
-    """Print characters that the terminal's encoding lacks, and bytes in file names that are no text, as escapes."""
+    """Print characters that the terminal's encoding lacks, and undecodable bytes in file names, as escapes."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a notebook's streams take any text
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's streams accept any text
             stream.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:
-    """Write out what was printed. Raises OSError while somebody can still be told of it, unlike at Python's exit."""
+    """Flush the standard streams. Raises OSError here, where `command` reports it, rather than at Python's exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -80,9 +82,9 @@ def flush() -> None:
 
 
 def silence_failed_streams() -> bool:
-    """Send standard streams that cannot be written to /dev/null; return whether there was one.
+    """Redirect standard streams that cannot be written to /dev/null; return whether there was one.
 
-    What they did not take is still buffered, and Python would complain at its exit that it cannot be written.
+    Their unwritten text is still buffered: without the redirection, Python would print an error about it at its exit.
     """
     failed = [stream for stream in (sys.stdout, sys.stderr) if has_failed(stream)]
     for stream in failed:

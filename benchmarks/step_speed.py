@@ -39,7 +39,7 @@ from pggan.config import resolve_config  # noqa: E402
 from pggan.networks import layers, progressive  # noqa: E402
 from pggan.training.device import keep_freed_memory, read_peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
-from pggan.training.profile import FlopCount, matrix_rate  # noqa: E402
+from pggan.training.profile import FlopCount, measure_matrix_rate  # noqa: E402
 from pggan.training.ranks import SINGLE_PROCESS  # noqa: E402
 from pggan.training.state import TrainState  # noqa: E402
 from pggan.training.steps import Batch, Stepper  # noqa: E402
@@ -118,7 +118,7 @@ def main() -> None:
         print(measure_peak(a.peak_of, a.stages[0], a.alpha, device))
         return
     # the attainable FLOP/s, to tell how much of them a step uses
-    rates = {dtype: matrix_rate(device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
+    rates = {dtype: measure_matrix_rate(device, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
     rows = []
     for stage in tqdm(a.stages, disable=None):
         row = compare(names, stage, a, device, rates)

@@ -1,9 +1,10 @@
-"""The run directory and the checkpoint file: atomic, safe to load. Knows tensors and plain data, not networks."""
+"""Run directories and checkpoint files: written atomically, safe to load, made of tensors and plain data only."""
 
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
+if sys.argv[:1] == ["-m"]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .describe import describe

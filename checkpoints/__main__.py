@@ -1,4 +1,4 @@
-"""python -m checkpoints FILE: say what a checkpoint or a run directory's latest one holds."""
+"""python -m checkpoints FILE: print the contents of a checkpoint, or of a run directory's latest one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from .formats import load
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m checkpoints", description="Say what a checkpoint holds. Nothing in the file is run."
+        prog="python -m checkpoints",
+        description="Print a checkpoint's stage, options, networks and tensors. No code in the file is executed.",
+        epilog="example:\n  python -m checkpoints runs/photos\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", metavar="FILE", help="a checkpoint, or a run directory for its latest")
+    parser.add_argument("path", metavar="FILE", help="checkpoint, or run directory, for its latest checkpoint")
     with command(parser.prog, CheckpointError):
         path = resolve_checkpoint(parser.parse_args().path)
         print("\n".join(describe(path, load(path))))

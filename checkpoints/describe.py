@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in lines."""
+"""Describe a checkpoint in lines of text."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from .validation import iterate_tensors
 
 
 def describe(path: Path, content: dict[str, Any]) -> list[str]:
-    """Stage, images seen, classes, versions, tensors, networks and options of a loaded checkpoint.
+    """Return lines with a loaded checkpoint's stage, images seen, classes, versions, tensors, networks and options.
+
+    Args:
+        path: the file, for its name and size.
+        content: the checkpoint, see `load`.
 
     Raises:
-        CheckpointError: parts of it are of another kind than this project writes.
+        CheckpointError: a part has another type than this project writes.
     """
     try:
         return [escape_for_terminal(line) for line in describe_lines(path, content)]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        raise CheckpointError(f"{path} is damaged, or no checkpoint of this project") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # the loader does not check inner types
+        raise CheckpointError(f"{path} is damaged, or not a checkpoint of this project") from None
 
 
 def describe_lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
-    """As `describe`, one at a time."""
+    """Yield the lines of `describe`, which may contain control characters."""
     stage = content["stage"]
-    moment = "stabilising" if stage["alpha"] == 1 else f"fading in, alpha {stage['alpha']:.3f}"
+    moment = "stabilizing" if stage["alpha"] == 1 else f"fading in, alpha {stage['alpha']:.3f}"
     yield f"{path}  ({path.stat().st_size / 1e6:.1f} MB)"
     yield f"seen    {content['images'] / 1000:g} kimg"
     yield f"stage   {stage['resolution']}x{stage['resolution']}, {moment}"
@@ -34,7 +38,7 @@ def describe_lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
     if content.get("origin"):
         yield f"origin  {content['origin']}"
     yield "made by " + ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items())
-    yield "holds"
+    yield "tensors"
     for name, part in content["state"].items():
         tensors = list(iterate_tensors(part))
         if tensors:
@@ -49,5 +53,5 @@ def describe_lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
 
 
 def escape_for_terminal(line: str) -> str:
-    """Without what would move the cursor or colour a terminal."""
+    """Return a line with "?" for control characters, which could move the cursor or color a terminal."""
     return "".join(c if c.isprintable() else "?" for c in line)

@@ -1,4 +1,4 @@
-"""One checkpoint in one file, written whole or not at all, and read without running anything in it."""
+"""Checkpoint files: written atomically, and read without executing code in them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import torch
 
 from .validation import check_plain, iterate_tensors
 
-FORMAT, VERSION = "pggan-checkpoint", 1
+FORMAT, VERSION = "pggan-checkpoint", 1  # VERSION is increased by incompatible changes
+# Entries without which no command can use a checkpoint; writers may add others
 REQUIRED = ("images", "stage", "config", "networks", "state")
-MAX_STRUCTURE_BYTES = 8 << 20  # bytes of what is not numbers in tensors; 0.1 MB for a run at 1024x1024
+MAX_STRUCTURE_BYTES = 8 << 20  # limit for everything but tensor data; a run at 1024x1024 has 0.1 MB
 
-# Errors of fsync on a folder where the file system has no such thing: EINVAL on VirtualBox's shared folders, EOPNOTSUPP
-# and ENOSYS on FUSE, EIO on Windows drives in WSL over SMB, EBADF and EISDIR where only a descriptor for writing would
-# do, EPERM and EACCES in sandboxes and for folders that may be written but not read.
+# Errors of fsync on a folder if the file system does not support it: EINVAL on VirtualBox's shared folders, EOPNOTSUPP
+# and ENOSYS on FUSE, EIO on Windows drives in WSL over SMB, EBADF and EISDIR if the descriptor must be writable, EPERM
+# and EACCES in sandboxes and for folders with write but no read permission.
 NO_FOLDER_SYNC = {
     errno.EINVAL,
     errno.EOPNOTSUPP,
@@ -36,48 +37,56 @@ NO_FOLDER_SYNC = {
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or used, in one sentence."""
+    """A checkpoint or run directory cannot be read or used. The message is one sentence with the reason."""
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A file that is not as any run wrote it."""
+    """A checkpoint file is truncated, corrupt or malicious."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain data, atomically. Raises OSError.
+    """Write a checkpoint of tensors and plain data atomically.
 
     Args:
+        path: file to write or replace.
         content: "images" seen; "stage" {"resolution", "alpha"} last trained; "config" and "networks" (plain data);
-            "state" (state dicts); whatever else the writer needs.
+            "state" (state dicts); further entries of the caller.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     with write_atomically(path) as file:
         try:
             torch.save({"format": FORMAT, "version": VERSION, **content}, file)
-        except RuntimeError as error:  # of torch's writer, on top of what the disk said
+        except RuntimeError as error:  # torch raises it while handling the OSError of a failed write
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when all of it is on the disk; where that fails nothing of it stays."""
+    """Open a temporary file that is renamed to `path` once it is completely on the disk, or deleted after an error."""
+    # in the same folder, because a rename is atomic only within one file system
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename: otherwise a power loss can leave an empty file with the name
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # also KeyboardInterrupt
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> bool:
-    """Make renames in a folder last through a power loss; return False on file systems that cannot (as Windows').
+    """Make renames in a folder survive a power loss; return False if the file system, or Windows, does not support it.
 
-    Nothing but the name is at stake: the file's own fsync came before and must succeed. Without the folder's, a power
-    loss may bring back the file that had the name before. Other errors, such as a full disk, are raised as OSError.
+    Only the name is at stake: the file's content was synced before. Without this, a power loss may bring back the file
+    that had the name before.
+
+    Raises:
+        OSError: another error, such as a full disk.
     """
     if os.name != "posix":
         return False
@@ -95,16 +104,16 @@ def sync_folder(folder: Path) -> bool:
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; only tensors and plain data can come out of it.
+    """Read a checkpoint's tensors (onto the CPU) and plain data, without executing code in it.
 
     Raises:
-        CheckpointError: no such file, no checkpoint, or one of another version.
-        DamagedCheckpoint: a file that is cut short, changed by as much as a bit, or made to harm.
+        CheckpointError: the file does not exist, is not a checkpoint, or has another version.
+        DamagedCheckpoint: the file is truncated, malicious, or differs in a single bit from what was written.
     """
     path = Path(path)
     try:
         check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)  # the loader that executes no pickled code
         check_plain(content, path.stat().st_size)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
@@ -114,39 +123,45 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except OSError as error:
         raise DamagedCheckpoint(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception:  # torch raises many kinds, with pages of text
-        raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint of this project") from None
+    except Exception:  # torch raises many types, some with pages of text
+        raise DamagedCheckpoint(f"{path} is damaged, or not a checkpoint of this project") from None
     return check_content(path, content)
 
 
 def check_content(path: Path, content: Any) -> dict[str, Any]:
-    """What was read, if it is a checkpoint of this version.
+    """Return a file's content after checking that it is a checkpoint of this version.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: it is something else, has another version, or lacks an entry.
+        DamagedCheckpoint: an entry has the wrong type.
     """
     if not isinstance(content, dict) or not isinstance(content.get("format"), str) or content["format"] != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of this project")
+        raise CheckpointError(f"{path} is not a checkpoint of this project; pass a checkpoint or a run directory")
+    # `type` instead of isinstance, here and below: True is an int
     version = content["version"] if type(content.get("version")) is int else None
     if version != VERSION:
-        raise CheckpointError(f"{path} is of version {version}; this code reads version {VERSION}")
+        raise CheckpointError(
+            f"{path} has format version {version}, but this code reads version {VERSION}; use the code that wrote it"
+        )
     if missing := [key for key in REQUIRED if key not in content]:
-        raise CheckpointError(f"{path} is incomplete: it has no {missing[0]!r}")
-    kinds = {"images": int} | dict.fromkeys(REQUIRED[1:], dict)
+        raise CheckpointError(f"{path} is incomplete: it lacks {missing[0]!r}")
+    types = {"images": int} | dict.fromkeys(REQUIRED[1:], dict)
+    # tensors outside "state" would surprise the callers, which print these entries or write them as JSON
     others = {name: part for name, part in content.items() if name != "state"}
     if (
-        any(type(content[name]) is not kind for name, kind in kinds.items())
+        any(type(content[name]) is not expected for name, expected in types.items())
         or next(iterate_tensors(others), None) is not None
     ):
-        raise DamagedCheckpoint(f"{path} is damaged, or no checkpoint of this project")
+        raise DamagedCheckpoint(f"{path} is damaged, or not a checkpoint of this project")
     return content
 
 
 def check_archive(path: Path) -> None:
-    """Compare the checksums that torch writes into its files, which it does not look at itself.
+    """Verify the checksums in a file, which torch writes but does not verify when it reads.
 
     Raises:
-        zipfile.BadZipFile: damage, or an archive that torch does not write: packed, or with a large structure.
+        zipfile.BadZipFile: a checksum is wrong, or torch would not write such an archive: it is compressed (it could
+            unpack to any size), or has a large structure.
     """
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -158,17 +173,18 @@ def check_archive(path: Path) -> None:
 
 
 def resolve_checkpoint(path: str | os.PathLike) -> Path:
-    """The checkpoint that a path stands for: itself, or a run directory's latest.
+    """Return the checkpoint file for a path: the path itself if it is a file, or a run directory's latest checkpoint.
+
+    A folder for the Hugging Face Hub works too, with its model.safetensors.
 
     Raises:
-        CheckpointError: neither.
+        CheckpointError: the path does not exist, or contains no checkpoint.
     """
     path = Path(path)
     if path.is_file():
         return path
-    latest = path / "checkpoints" / "latest.pt"
-    for file in (latest, path / "model.safetensors"):  # of a run; of a folder for the Hugging Face Hub
+    for file in (path / "checkpoints" / "latest.pt", path / "model.safetensors"):
         if file.is_file():
             return file
-    what = "holds no checkpoints/latest.pt" if path.is_dir() else "does not exist"
-    raise CheckpointError(f"{path} {what}; name a checkpoint or a run directory")
+    problem = "contains no checkpoints/latest.pt" if path.is_dir() else "does not exist"
+    raise CheckpointError(f"{path} {problem}; pass a checkpoint or a run directory")

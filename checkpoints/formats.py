@@ -1,4 +1,4 @@
-"""A checkpoint in either of its two forms: torch's own, or safetensors."""
+"""Read checkpoints in both formats: torch's and safetensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from .safetensors_file import SUFFIX, load_safetensors
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint or a .safetensors file of one onto the CPU; only tensors and plain data can come out of it.
+    """Read a checkpoint in either format onto the CPU, without executing code in it.
+
+    Args:
+        path: a file; .safetensors files are recognized by their suffix.
 
     Raises:
-        CheckpointError: no such file, no checkpoint, one of another version, damaged, or safetensors not installed.
+        CheckpointError: see `checkpoints.file.load`; or the package safetensors is missing.
     """
     path = Path(path)
     if path.suffix == SUFFIX and path.is_file():

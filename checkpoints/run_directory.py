@@ -1,4 +1,4 @@
-"""runs/NAME/: config.json, log.jsonl, metrics.jsonl, samples/, checkpoints/."""
+"""The run directory runs/NAME/: config.json, log.jsonl, metrics.jsonl, samples/, checkpoints/."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from typing import Any
 from .file import CheckpointError, DamagedCheckpoint, load, save, sync_folder, write_atomically
 from .lock import DirectoryLock
 
-MAX_FILE_BYTES = 64 << 20  # bytes of config.json, log.jsonl and metrics.jsonl; no run writes that much
-MAX_IMAGES = 10**12
+# Our choices, far above what any run writes: a damaged or foreign file is refused instead of exhausting the memory
+MAX_FILE_BYTES = 64 << 20  # size of config.json, log.jsonl and metrics.jsonl
+MAX_IMAGES = 10**12  # images seen
 
 
 class RunDirectory:
-    """Where a run keeps everything. Nothing is written before `lock`.
+    """The paths of a run, its lock, and its checkpoints. Nothing is written before `lock` is called.
 
-    In checkpoints/ latest.pt is the state of the run. earlier-00012304.pt, named by images seen, were the latest before
-    it, stage-0016.pt ended a stage, best.pt had the lowest FID. A file that serves as two of these is on the disk once.
+    checkpoints/ contains latest.pt, the state of the run; earlier-00012304.pt, former latest ones by images seen;
+    stage-0016.pt, the last one of each stage; best.pt, the one with the lowest FID. A checkpoint with several of these
+    names is stored once, with hard links.
+
+    Attributes:
+        folder, config, log, metrics, samples, checkpoints, latest, best: paths.
+        images_of_latest: images seen by latest.pt; None before it is saved or loaded.
+        directory_lock: the lock, once `lock` was called.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -38,35 +45,38 @@ class RunDirectory:
         self.directory_lock: DirectoryLock | None = None
 
     def exists(self) -> bool:
+        """Return whether the folder contains a run."""
         return self.config.is_file()
 
-    def lock(self, say: Callable[[str], Any] = warnings.warn) -> None:
-        """Keep other processes off until this one ends or `release`s it, making the folder.
+    def lock(self, log: Callable[[str], Any] = warnings.warn) -> None:
+        """Create the folder and lock it against other processes, until `release` or the end of this process.
 
-        say: told, once, of what the folder's file system cannot do and a run does without.
+        Args:
+            log: called with a warning for each feature that the file system lacks: locks, syncing of folders.
 
         Raises:
-            CheckpointError: another process has it, or the folder cannot be written.
+            CheckpointError: another process has the lock, or the folder cannot be written.
         """
         with self.explain_write_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.directory_lock = DirectoryLock(self.folder)
             if not self.directory_lock.acquire():
-                say(
+                log(
                     f"warning: the file system of {self.folder} has no locks: do not start a second process on this run"
                 )
             if not sync_folder(self.folder):
-                say(
-                    f"warning: the file system of {self.folder} cannot sync folders: after a power loss the latest "
-                    "checkpoint may be an earlier one"
+                log(
+                    f"warning: the file system of {self.folder} cannot sync folders: after a power loss, the run may "
+                    "resume from an earlier checkpoint"
                 )
 
     def release(self) -> None:
+        """Release the lock if this process holds it."""
         if self.directory_lock:
             self.directory_lock.release()
 
     def create(self, config: dict[str, Any]) -> None:
-        """Make the folders and write the config, atomically.
+        """Create the folders, and write the config atomically.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -78,32 +88,35 @@ class RunDirectory:
 
     @contextmanager
     def explain_write_errors(self) -> Iterator[None]:
+        """Turn the operating system's errors into a CheckpointError with the folder's name."""
         try:
             yield
         except OSError as error:
             raise CheckpointError(f"cannot write the run directory {self.folder}: {error.strerror}") from None
 
     def read_config(self) -> dict[str, Any]:
+        """Return the content of config.json. Raises CheckpointError if it is missing or damaged."""
         with explain_read_errors(self.config):
             try:
                 config = json.loads(self.config.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise CheckpointError(f"{self.config} cannot be read: {error}") from None
         if not isinstance(config, dict):
-            raise CheckpointError(f"{self.config} holds no options")
+            raise CheckpointError(f"{self.config} contains no options; restore it, or use another run directory")
         return config
 
     def save(self, content: dict[str, Any], keep_last: int = 1) -> None:
-        """Make this the latest checkpoint, and keep those before it, `keep_last` with it. Raises OSError."""
+        """Save the latest checkpoint, and keep the previous ones, `keep_last` in total. Raises OSError."""
         if keep_last > 1 and self.images_of_latest is not None and self.latest.exists():
             hard_link(self.latest, self.earlier_path(self.images_of_latest))
         save(self.latest, content)
         self.images_of_latest = content["images"]
+        # after the save: a full disk must not cost a checkpoint that could be resumed from
         for old in self.earlier_paths()[keep_last - 1 :]:
             old.unlink(missing_ok=True)
 
     def keep_stage(self, resolution: int) -> Path:
-        """Keep the latest checkpoint under the stage's own name. Raises OSError."""
+        """Keep the latest checkpoint as the last one of its stage. Raises OSError."""
         return hard_link(self.latest, self.stage_path(resolution))
 
     def keep_best(self) -> Path:
@@ -111,24 +124,31 @@ class RunDirectory:
         return hard_link(self.latest, self.best)
 
     def stage_path(self, resolution: int) -> Path:
+        """Return the path of a stage's last checkpoint."""
         return self.checkpoints / f"stage-{resolution:04d}.pt"
 
     def earlier_path(self, images: int) -> Path:
+        """Return the path of a former latest checkpoint, by images seen."""
         return self.checkpoints / f"earlier-{images:08d}.pt"
 
     def earlier_paths(self) -> list[Path]:
-        """The newest first."""
+        """Return the former latest checkpoints, the newest first."""
+        # by length first: numbers of more than eight digits are longer, and would sort before shorter ones
         return sorted(self.checkpoints.glob("earlier-*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
 
     def load_newest(
         self, log: Callable[[str], None], is_usable: Callable[[dict[str, Any]], bool] = lambda content: True
     ) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole and usable, which is the latest from now on; None before the first.
+        """Load the newest usable checkpoint and make it the latest one; return None if there are no checkpoints.
 
-        Newer ones are renamed to NAME.unusable, and this is said.
+        Newer checkpoints, which are unusable, are renamed to NAME.unusable.
+
+        Args:
+            log: called with a warning if latest.pt is missing or unusable.
+            is_usable: returns whether the run can resume from a checkpoint's content.
 
         Raises:
-            CheckpointError: there are checkpoints, and none of them can be used.
+            CheckpointError: there are checkpoints, but none is usable.
         """
         if (found := self.find_newest(is_usable)) is None:
             return None
@@ -144,7 +164,14 @@ class RunDirectory:
     def find_newest(
         self, is_usable: Callable[[dict[str, Any]], bool] = lambda content: True
     ) -> tuple[Path, dict[str, Any], list[Path], str] | None:
-        """What `load_newest` takes, which newer ones it cannot use, and what it says; nothing is changed."""
+        """Find the checkpoint that `load_newest` would load, without changing any file.
+
+        Returns:
+            Its path, its content, the unusable newer checkpoints, and a warning or ""; None without checkpoints.
+
+        Raises:
+            CheckpointError: see `load_newest`.
+        """
         stages = sorted(self.checkpoints.glob("stage-*.pt"), reverse=True)
         existing = [p for p in (self.latest, *self.earlier_paths(), *stages, self.best) if p.exists()]
         unusable = {}
@@ -152,23 +179,34 @@ class RunDirectory:
             try:
                 content = load(path)
                 if not is_usable(content):
-                    raise DamagedCheckpoint(f"{path} holds numbers that are not finite")
-            except DamagedCheckpoint as error:
+                    raise DamagedCheckpoint(f"{path} contains infinite or NaN values")
+            except DamagedCheckpoint as error:  # not CheckpointError: a file of another version must stop the run
                 unusable[path] = str(error)
                 continue
             missing = [] if self.latest in existing else [f"{self.latest} is missing"]
-            why = [*missing, *unusable.values(), f"taking {path} instead"] if path != self.latest else []
-            return path, content, list(unusable), "; ".join(why)
+            reasons = [*missing, *unusable.values(), f"using {path} instead"] if path != self.latest else []
+            return path, content, list(unusable), "; ".join(reasons)
         if unusable:
-            raise CheckpointError(f"none of {len(unusable)} checkpoints can be used: {next(iter(unusable.values()))}")
+            raise CheckpointError(
+                f"none of the {len(unusable)} checkpoints in {self.checkpoints} is usable: "
+                f"{next(iter(unusable.values()))}; start a new run in another folder"
+            )
         return None
 
     def set_aside(self, paths: list[Path]) -> None:
+        """Rename checkpoints to NAME.unusable. Raises OSError."""
         for path in paths:
             os.replace(path, path.with_name(f"{path.name}.unusable"))
 
     def cut_logs(self, images: int) -> None:
-        """Drop the lines written after a checkpoint, and a last line cut short: they will be written again."""
+        """Remove the log lines after a checkpoint, and a truncated last line: the resumed run writes them again.
+
+        Args:
+            images: images seen by the checkpoint.
+
+        Raises:
+            CheckpointError: a log is damaged. OSError: it cannot be written.
+        """
         for path in (self.log, self.metrics):
             kept = [line for line in read_lines(path) if line["images"] <= images]
             if path.exists():
@@ -176,9 +214,9 @@ class RunDirectory:
 
 
 def append_line(path: Path, values: dict[str, Any]) -> None:
-    """One more line of JSON on the disk, the whole of it or nothing. Raises OSError."""
+    """Append a line of JSON to a file, completely or not at all, and sync it to the disk. Raises OSError."""
     line = memoryview((json.dumps(values) + "\n").encode())
-    with path.open("ab", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:  # unbuffered, so that errors are raised here and not at close
         start = file.tell()
         try:
             while line:
@@ -190,10 +228,12 @@ def append_line(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file, each with the images seen; a last line that was cut short is left out.
+    """Return the lines of a log, each a dict with "images", the images seen; [] if the file does not exist.
+
+    A truncated last line, from an interrupted write, is skipped.
 
     Raises:
-        CheckpointError: a damaged file, or none of a run.
+        CheckpointError: the file is damaged, or not a run's log.
     """
     if not path.exists():
         return []
@@ -205,36 +245,41 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             value = json.loads(line)
         except (ValueError, RecursionError):
             if number < len(lines) - 1:
-                raise CheckpointError(f"{path}, line {number + 1} is not JSON") from None
+                raise CheckpointError(f"{path}, line {number + 1} is not JSON; correct or delete the line") from None
             break
         images = value.get("images") if isinstance(value, dict) else None
         if type(images) is not int or not 0 <= images < MAX_IMAGES:
-            raise CheckpointError(f"{path}, line {number + 1} does not say a number of images")
+            raise CheckpointError(f'{path}, line {number + 1} has no number of "images"; correct or delete the line')
         values.append(value)
     return values
 
 
 @contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
-    """Refuses a file that is too large to be a run's, and says what kept it from being read."""
+    """Raise CheckpointError if a file is larger than any run's, or if the block cannot read it."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MB; no run writes that much")
+            raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB, more than any run writes")
         yield
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises OSError."""
+    """Write a text file atomically. Raises OSError."""
     with write_atomically(path) as file:
         file.write(text.encode())
 
 
 def hard_link(path: Path, name: Path) -> Path:
-    """Give a file a second name, in place of what has that name; a copy where the disk knows no links."""
+    """Add a name for a file, replacing the file with that name; copy it if the file system has no hard links.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     if name.exists() and name.samefile(path):
         return name
+    # os.link refuses to replace a file, so link under another name and rename, which replaces it atomically
     temporary = name.with_name(f".{name.name}.writing")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,14 +1,15 @@
-"""Where images come from: folders, archives, arrays, torchvision's sets and an embedded one; the pyramid cache.
+"""Datasets from folders, archives, arrays, TFRecords, torchvision or drawn shapes; the pyramid cache of images.
 
 source = open_source("photos", labels=False)
 pyramid = open_pyramid(source, resolution=64, channels=3)
-pyramid.images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
+pyramid.read_images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # Ctrl-C while `python -m` imports what is below, which takes seconds: no traceback
+# The imports below take seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
+if sys.argv[:1] == ["-m"]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from .base import DataError, Format, Header, Source, parse_fraction

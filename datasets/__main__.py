@@ -1,4 +1,4 @@
-"""python -m datasets: prepare images, and see what is in them."""
+"""python -m datasets: inspect datasets, and build, verify or remove their image caches."""
 
 from __future__ import annotations
 
@@ -7,36 +7,46 @@ import sys
 
 from console import command
 
-from . import commands
 from .base import DataError, parse_fraction
+from .commands import build_pyramid, clean, inspect, print_plan, verify, write_grid
 from .images import FITS
 from .sources import SOURCE_TYPES
 
 EXAMPLES = """examples:
-  python -m datasets inspect photos                    sizes, kinds, classes, files that cannot be read
-  python -m datasets plan photos --resolution 256      what a cache will take, before it is built
-  python -m datasets build photos --resolution 256     what training would do first
-  python -m datasets grid photos --out sheet.png       as the networks will see them
-  python -m datasets verify photos --resolution 256    the cache is whole, and still that of the images
-  python -m datasets clean                             list all caches; clean --unfinished, --all or KEY removes
+  sizes, color modes, classes, duplicates, unreadable files:
+    python -m datasets inspect photos
+  disk space and time that a cache needs, before building it:
+    python -m datasets plan photos --resolution 256
+  build the cache, as training would do first:
+    python -m datasets build photos --resolution 256
+  a grid of images, prepared as for training:
+    python -m datasets grid photos --resolution 256 --out grid.png
+  check that the cache is intact and matches the images:
+    python -m datasets verify photos --resolution 256
+  list all caches, then remove the unfinished ones:
+    python -m datasets clean
+    python -m datasets clean --unfinished
 """
+
+
+MAX_DECODED = 1 << 40  # more than any dataset has: `verify --decode` takes any number
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m datasets",
-        description="Prepare images, and see what is in them.",
+        description="Inspect datasets, and build, verify or remove their image caches.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    room = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, (run, text) in COMMANDS.items():
-        p = room.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        p = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         p.set_defaults(run=run)
         if name == "clean":
-            p.add_argument("keys", nargs="*", metavar="KEY", help="remove these caches (default: only list all)")
-            p.add_argument("--unfinished", action="store_true", help="remove what interrupted builds left")
-            p.add_argument("--all", action="store_true", help="remove every cache and report")
+            p.add_argument("keys", nargs="*", metavar="KEY", help="names of caches to remove (default: none)")
+            p.add_argument("--unfinished", action="store_true", help="remove the caches of interrupted builds")
+            p.add_argument("--all", action="store_true", help="remove all caches with their reports")
             continue
         add_data_options(p, prepared=name != "inspect")
         if name in ("plan", "build"):
@@ -46,20 +56,22 @@ def main() -> None:
                 "--workers",
                 type=int_parser(1, 1024),
                 metavar="N",
-                help="processes that decode (default: one for each core)",
+                help="number of processes that decode, 1 to 1024 (default: one per core)",
             )
         if name == "grid":
-            p.add_argument("--out", default="grid.png", metavar="FILE", help="picture to write (default: %(default)s)")
             p.add_argument(
-                "--count", type=int, default=64, metavar="N", help="images in it, 1 to 1024 (default: %(default)s)"
+                "--out", default="grid.png", metavar="FILE", help="image file to write (default: %(default)s)"
+            )
+            p.add_argument(
+                "--count", type=int, default=64, metavar="N", help="number of images, 1 to 1024 (default: %(default)s)"
             )
         if name == "verify":
             p.add_argument(
                 "--decode",
-                type=int_parser(0, 1 << 40),
+                type=int_parser(0, MAX_DECODED),
                 default=100,
                 metavar="N",
-                help="images to decode again (default: %(default)s)",
+                help="number of random images to decode again and compare with the cache (default: %(default)s)",
             )
     with command(parser.prog, DataError):
         arguments = parser.parse_args()
@@ -67,56 +79,70 @@ def main() -> None:
 
 
 COMMANDS = {
-    "plan": (commands.print_plan, "say what a cache will hold, and the disk space and time it takes"),
-    "build": (commands.build_pyramid, "build the cache, or go on with it"),
-    "inspect": (commands.inspect, "decode every image and say what there is"),
-    "grid": (commands.write_grid, "write a contact sheet of prepared images"),
-    "verify": (commands.verify, "check a cache against its checksums and its images"),
-    "clean": (commands.clean, "list caches, or remove them"),
+    "plan": (print_plan, "print the content, disk space and build time of a cache"),
+    "build": (build_pyramid, "build a cache, or resume an interrupted build"),
+    "inspect": (inspect, "decode all images and print sizes, color modes, duplicates and unreadable files"),
+    "grid": (write_grid, "write a grid of images, prepared as for training"),
+    "verify": (verify, "compare a cache with its checksums and its images"),
+    "clean": (clean, "list all caches, or remove some"),
 }
 
 
 def add_data_options(p: argparse.ArgumentParser, prepared: bool) -> None:
-    """Which images, and how they are prepared."""
+    """Add the options for the dataset and, with `prepared`, for the preparation of its images."""
     p.add_argument("data", metavar="DATA", help=SOURCE_TYPES)
     if prepared:
         p.add_argument(
-            "--resolution", type=int, metavar="N", help="a power of two, 4 to 1024 (default: the images' own)"
+            "--resolution",
+            type=int,
+            metavar="N",
+            help="pixels per side, a power of two from 4 to 1024 (default: the largest without enlarging)",
         )
-        p.add_argument("--channels", type=int, choices=(1, 2, 3, 4), help="default: 1 for gray images, else 3")
-    p.add_argument("--labels", action="store_true", help="read classes")
-    p.add_argument("--fit", choices=FITS, default=FITS[0], help="how images become square (default: %(default)s)")
+        p.add_argument(
+            "--channels",
+            type=int,
+            choices=(1, 2, 3, 4),
+            help="number of channels (default: 1 if all images are gray, else 3)",
+        )
+    p.add_argument(
+        "--labels", action="store_true", help="read classes, from class folders, a dataset.json or the dataset's labels"
+    )
+    p.add_argument("--fit", choices=FITS, default=FITS[0], help="method to make images square (default: %(default)s)")
     if prepared:
         p.add_argument(
             "--background",
             default="white",
-            metavar="COLOUR",
-            help="under transparency and beside padded images, a name or #rrggbb (default: %(default)s)",
+            metavar="COLOR",
+            help="color behind transparency and around padded images, a name or #rrggbb (default: %(default)s)",
         )
 
 
 def add_limit_options(p: argparse.ArgumentParser) -> None:
-    """What a cache is refused for."""
-    p.add_argument("--allow-upscale", action="store_true", help="enlarge images smaller than the resolution")
+    """Add the options that decide which datasets are refused."""
+    p.add_argument(
+        "--allow-upscale",
+        action="store_true",
+        help="enlarge images that are smaller than the resolution, instead of refusing them",
+    )
     p.add_argument(
         "--max-bad",
         type=parse_fraction,
         default=0.01,
         metavar="N%",
-        help="largest share of images that may be left out because they cannot be read (default: 1%%)",
+        help="largest fraction of images that may be unreadable, and are then skipped: 1%% or 0.01 (default: 1%%)",
     )
 
 
 def int_parser(smallest: int, largest: int):
-    """A parser of whole numbers within a range."""
+    """Return an argparse type for integers from `smallest` to `largest`."""
 
     def parse(text: str) -> int:
         value = int(text)
         if not smallest <= value <= largest:
-            raise argparse.ArgumentTypeError(f"{value} is outside the range from {smallest} to {largest}")
+            raise argparse.ArgumentTypeError(f"{value} is not between {smallest} and {largest}")
         return value
 
-    parse.__name__ = "whole number"
+    parse.__name__ = "integer"  # argparse prints "invalid integer value"
     return parse
 
 

@@ -1,4 +1,4 @@
-"""What every set of images offers, and what is raised where it cannot."""
+"""The interface of datasets, `Source`, and the error that they raise."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from PIL import Image
 
 
 class DataError(ValueError):
-    """Images that cannot be found or used, in one sentence that says what to do."""
+    """A dataset cannot be found or used. The message is one sentence with the reason and the remedy."""
 
 
-# What zipfile, NumPy and the decompressors raise for archives that are damaged or made to harm
+# Errors that zipfile, NumPy and the decompressors raise for damaged or malicious archives
 DAMAGED = (
     OSError,
     ValueError,
     EOFError,
-    RuntimeError,
+    RuntimeError,  # zipfile: the member is encrypted, or its compression method unknown
     KeyError,
     IndexError,
     TypeError,
     OverflowError,
-    MemoryError,
-    SyntaxError,
+    MemoryError,  # NumPy: the header declares a huge array
+    SyntaxError,  # NumPy: the header of an .npy is not a Python literal, as for TokenError
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -38,7 +38,7 @@ DAMAGED = (
 
 
 def parse_fraction(text: str | float) -> float:
-    """A share in [0, 1] from "1%", "0.01" or 0.01. Raises ValueError."""
+    """Return a fraction in [0, 1] from "1%", "0.01" or 0.01. Raises ValueError for other values."""
     value = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
     if not 0 <= value <= 1:
         raise ValueError(f"{text} is not between 0% and 100%")
@@ -46,17 +46,18 @@ def parse_fraction(text: str | float) -> float:
 
 
 def has_too_many_bad(bad: int, count: int, max_bad: float) -> bool:
-    """Whether more than this share of images cannot be read; 7 of 1,000 are not more than 0.7%."""
+    """Return whether more than the fraction `max_bad` of images is unreadable, or all of them."""
+    # Rounded, because "0.7%" parses as 0.7 / 100 = 0.00699..., of which 1,000 times is less than 7.
     return bad > round(max_bad * count, 6) or bad == count
 
 
 def escape_for_terminal(name: str) -> str:
-    """A name for a line of text: line breaks, escape codes and bytes that are no text are written as in Python."""
+    """Return a file name for a message, with line breaks, escape codes and undecodable bytes as Python escapes."""
     return name if name.isprintable() else repr(name)[1:-1]
 
 
 class Header(NamedTuple):
-    """What is known of an image before its pixels are decoded: sides in pixels, Pillow mode, any transparency."""
+    """An image's size in pixels, Pillow mode and transparency, known before its pixels are decoded."""
 
     width: int
     height: int
@@ -66,9 +67,12 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """What images are by themselves: the largest power of two that the smallest one allows, and their channels.
+    """The resolution and channels that a dataset has without any options.
 
-    note: what the user should know of it, or "".
+    Attributes:
+        resolution: the largest power of two for which no image is enlarged.
+        channels: 1 if all images are gray, else 3.
+        note: a warning for the user, such as mixed gray and color images, or "".
     """
 
     resolution: int
@@ -77,12 +81,13 @@ class Format:
 
 
 class Source(Protocol):
-    """A set of images.
+    """A dataset of images, with or without class labels.
 
     Attributes:
-        name: for messages. classes: their names, [] where there are none.
+        name: for messages.
+        classes: class names; [] without labels.
         labels: class indices [len], int64, or None.
-        others: names of files beside the images that are not taken for images.
+        others: names of the other files that were found, without an image extension.
         notes: sentences on how the images and classes were found.
     """
 
@@ -94,24 +99,29 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def skipped(self) -> list[str]:
-        """Sentences on `others`, by kind of file."""
+    def describe_skipped(self) -> list[str]:
+        """Return sentences that count `others` by file type."""
         return []
 
     def stamp(self) -> str:
-        """Stays while nobody touches the files; known in a moment."""
+        """Return a digest of the files' paths, sizes and times, which changes whenever a file does. Reads no file."""
 
     def content_digest(self) -> str:
-        """Stands for the images' bytes in their order: the same for a copy. Reads them all, decodes none."""
+        """Return a digest of the files' content in their order, the same for a copy. Reads all files, decodes none."""
 
     def header(self, index: int) -> Header:
-        """Raises as `read_image` does."""
+        """Return an image's header. Raises as `read_image`."""
 
     def read_image(self, index: int, resolution: int, channels: int) -> Image.Image:
-        """The image as it is stored; sets that are drawn, or stored in several sizes, give the one asked for.
+        """Return an image as it is stored.
 
-        Raises OSError, ValueError or what else Pillow raises for an image that cannot be read.
+        Args:
+            resolution, channels: used by datasets that are drawn, or stored at several sizes. Others may decode at a
+                reduced size that is still larger than the resolution; 0 forbids that.
+
+        Raises:
+            OSError, ValueError: the image cannot be read. Pillow raises further types for damaged files.
         """
 
     def describe(self, index: int) -> str:
-        """The image's name in messages."""
+        """Return an image's name for messages."""

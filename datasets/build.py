@@ -1,4 +1,4 @@
-"""Building a pyramid cache: in parallel, to be continued after any interruption, whole or not there."""
+"""Build a pyramid cache: in parallel, resumable after any interruption, and complete before it is used."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from .levels import RowFile, compute_checksums, level_file_name, level_resolutio
 from .parallel import count_cores, map_parallel
 from .survey import first_line, read_all_headers
 
-OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # open files, memory, processes; not the disk
-BATCH_BYTES = 1 << 20  # what is summed up stays in the processor's cache
+MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # limits of open files, memory, processes
+BATCH_BYTES = 1 << 20  # bytes of the largest level per task: the sums for the lower levels stay in the CPU's cache
+SYNC_SECONDS = 1  # our choice: spreads disk writes over the build, so that little is left to write at its end
+MAX_SHOWN = 20  # our choice: unreadable images in an error message; the report lists all
 
 
 def build_cache(
@@ -34,32 +36,39 @@ def build_cache(
     max_bad: float,
     workers: int | None,
 ) -> None:
-    """Make the cache `folder` of images with this stamp; what an interruption left is not decoded again.
+    """Build a cache, or resume an interrupted build without decoding its finished images again.
+
+    Args:
+        stamp: `source.stamp()` when the caller chose `folder`; the build fails if the images changed since.
+        folder: final path of the cache. It is built beside it and renamed when complete.
+        allow_upscale, max_bad, workers: see `open_pyramid`.
 
     Raises:
-        DataError: as `open_pyramid` says. OSError: a folder that cannot be written.
+        DataError: see `open_pyramid`.
+        OSError: the folder cannot be written.
     """
-    building = building_folder(folder)
+    building = get_building_folder(folder)
     building.mkdir(parents=True, exist_ok=True)
     check_space(building, len(source), prepare)
     try:
         job = BuildJob(source, prepare, building)
         progress = decode_all(job, allow_upscale, workers)
-        if read_stamp(source) != stamp:
+        if read_stamp(source) != stamp:  # the cache's name, from the old content, would be wrong for the new images
             shutil.rmtree(building, ignore_errors=True)
-            raise DataError(f"the images in {source.name} changed while they were read; give the same command again")
-        finish(job, progress, max_bad)
+            raise DataError(f"the images in {source.name} changed while they were read; run the same command again")
+        finish_cache(job, progress, max_bad)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         shutil.rmtree(building, ignore_errors=True)
-        raise DataError(describe_full_disk(building, len(source), prepare) + "; nothing was kept") from None
-    building.rename(folder)
+        message = describe_full_disk(building, len(source), prepare)
+        raise DataError(f"{message}; the partial cache was removed") from None
+    building.rename(folder)  # atomic: a folder with the final name is always complete
 
 
 @contextmanager
-def reading(source: Source) -> Iterator[None]:
-    """Raise the operating system's errors as DataError that names the images."""
+def explain_read_errors(source: Source) -> Iterator[None]:
+    """Turn the operating system's errors into a DataError with the dataset's name."""
     try:
         yield
     except OSError as error:
@@ -67,23 +76,23 @@ def reading(source: Source) -> Iterator[None]:
 
 
 def read_stamp(source: Source) -> str:
-    """Return `source.stamp()`. Raises DataError when the images cannot be read."""
-    with reading(source):
+    """Return `source.stamp()`. Raises DataError if the files cannot be accessed."""
+    with explain_read_errors(source):
         return source.stamp()
 
 
-def building_folder(folder: Path) -> Path:
-    """Where a cache is while it is being built."""
+def get_building_folder(folder: Path) -> Path:
+    """Return the folder in which a cache is built."""
     return folder.with_name(f"building-{folder.name}")
 
 
 def estimate_cache_bytes(count: int, prepare: Preparation) -> int:
-    """Room on the disk for the levels of so many images."""
+    """Return the disk space in bytes that the levels of `count` images need."""
     return sum(count * prepare.channels * r * r for r in level_resolutions(prepare.resolution))
 
 
 def check_space(building: Path, count: int, prepare: Preparation) -> None:
-    """Raises DataError where the disk has not the room."""
+    """Raise DataError if the disk has too little free space for a cache, minus what a partial build uses already."""
     used = count_used_bytes(building)
     if estimate_cache_bytes(count, prepare) - used > shutil.disk_usage(building).free:
         if not used:
@@ -92,27 +101,33 @@ def check_space(building: Path, count: int, prepare: Preparation) -> None:
 
 
 def count_used_bytes(folder: Path) -> int:
-    """Room on the disk that the files in a folder have."""
-    return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in folder.iterdir())
+    """Return the disk space in bytes that the files in a folder use; 0 on Windows, which does not report it."""
+    return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in folder.iterdir())  # 512: the unit of st_blocks
 
 
 def describe_full_disk(building: Path, count: int, prepare: Preparation) -> str:
-    """The error of a full disk, with what is needed."""
+    """Return the error message for a full disk, with the space needed and the space free."""
     free = shutil.disk_usage(building.parent).free
     return (
-        f"the pyramid cache needs {format_bytes(estimate_cache_bytes(count, prepare))} but {building.parent} has "
-        f"{format_bytes(free)} free; make room, or set PGGAN_CACHE to a folder on a larger disk"
+        f"the image cache needs {format_bytes(estimate_cache_bytes(count, prepare))} but {building.parent} has "
+        f"{format_bytes(free)} free; free some space, or set PGGAN_CACHE to a folder on a larger disk"
     )
 
 
 def format_bytes(size: float) -> str:
-    """Bytes as text."""
+    """Return a number of bytes for a message: "1.2 GB", "0.1 MB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 @dataclass
 class BuildProgress:
-    """What is known of the images done so far: reasons by index of the bad ones, indices of those enlarged."""
+    """The finished part of a build.
+
+    Attributes:
+        done: finished spans (start, stop) of image indices.
+        bad: reasons why images are unreadable, by index.
+        enlarged: indices of images that were smaller than the resolution.
+    """
 
     done: set[tuple[int, int]] = field(default_factory=set)
     bad: dict[int, str] = field(default_factory=dict)
@@ -125,7 +140,10 @@ class BuildProgress:
 
 
 class BuildJob:
-    """Decodes spans of images into the levels' files; called with (start, stop) in any process."""
+    """A function that decodes a span (start, stop) of images into the levels' files; it can be pickled for workers.
+
+    It returns the span as plain data, one line of the journal: {"start", "stop", "bad", "enlarged"}.
+    """
 
     def __init__(self, source: Source, prepare: Preparation, folder: Path):
         self.source, self.prepare, self.folder = source, prepare, folder
@@ -137,8 +155,11 @@ class BuildJob:
         self.sums = RowFile(folder / "sums.npy", np.uint64, (len(source),))
         self.journal = folder / "journal"
 
-    def spans(self) -> Iterator[tuple[int, int]]:
+    def list_spans(self) -> Iterator[tuple[int, int]]:
+        """Yield the spans (start, stop) of image indices that cover the dataset."""
         count = len(self.source)
+        # 64, our choice: at most 64 images, so that an interruption loses little; and at least about 64 spans, so that
+        # no worker runs out of work long before the others.
         step = max(min(BATCH_BYTES // int(np.prod(self.shape)), 64, count // 64), 1)
         return ((start, min(start + step, count)) for start in range(0, count, step))
 
@@ -152,25 +173,28 @@ class BuildJob:
                     images[index - start] = self.prepare(picture)
                     if self.prepare.is_enlarged(*picture.size):
                         enlarged.append(index)
-            except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
-                if getattr(error, "errno", None) in OF_THE_MACHINE:
+            except Exception as error:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
+                if getattr(error, "errno", None) in MACHINE_ERRORS:  # the image may be fine
                     raise
                 bad[index] = first_line(error)
         levels = list(pyramid_levels(images))
         checks = compute_checksums(levels)
-        checks[[index - start for index in bad]] = 0
+        checks[[index - start for index in bad]] = 0  # marks unreadable images, see `Pyramid.rows`
         for file, rows in zip((*self.levels, self.sums), (*levels, checks), strict=True):
             file.write(start, rows)
         return {"start": start, "stop": stop, "bad": bad, "enlarged": enlarged}
 
     def load_progress(self) -> BuildProgress:
-        """What an interrupted build did and the disk still holds."""
+        """Return the progress of an interrupted build.
+
+        Spans are verified by checksum: after a power loss the journal may list images that never reached the disk.
+        """
         progress = BuildProgress()
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
         for line in lines:
             try:
                 span = json.loads(line)
-            except ValueError:  # the line that was being written
+            except ValueError:  # the interruption cut the line short
                 continue
             start, stop = span["start"], span["stop"]
             expected = self.sums.read(start, stop)
@@ -182,10 +206,14 @@ class BuildJob:
 
 
 def decode_all(job: BuildJob, allow_upscale: bool, workers: int | None) -> BuildProgress:
-    """Every image into its levels."""
+    """Decode all images that an interrupted build has not finished, with a progress bar.
+
+    Raises:
+        DataError: an image is smaller than the resolution and `allow_upscale` is False, or a worker was killed.
+    """
     progress = job.load_progress()
     is_new = not progress.done
-    spans = [span for span in job.spans() if span not in progress.done]
+    spans = [span for span in job.list_spans() if span not in progress.done]
     left, count = sum(stop - start for start, stop in spans), len(job.source)
     workers = min(workers or count_cores(), len(spans))
     if progress.enlarged and not allow_upscale:
@@ -196,22 +224,23 @@ def decode_all(job: BuildJob, allow_upscale: bool, workers: int | None) -> Build
     )
     with bar, open(job.journal, "a") as journal:
         for span in map_parallel(job, spans, workers):
+            # after the worker has written the rows: a process that dies in between decodes this span again
             journal.write(json.dumps(span) + "\n")
             journal.flush()
             progress.add(span)
             bar.update(span["stop"] - span["start"])
             if progress.enlarged and not allow_upscale:
-                if is_new:
-                    shutil.rmtree(job.folder, ignore_errors=True)  # a lower resolution needs another cache's room
+                if is_new:  # free its space: a lower resolution is another cache
+                    shutil.rmtree(job.folder, ignore_errors=True)
                 raise DataError(describe_small_images(job.source, job.prepare))
-            if time.monotonic() - synced > 1:  # the disk writes while the workers decode: little is left for the end
+            if time.monotonic() - synced > SYNC_SECONDS:
                 job.levels[0].sync()
                 synced = time.monotonic()
     return progress
 
 
 def describe_small_images(source: Source, prepare: Preparation) -> str:
-    """The error of images that are smaller than the resolution."""
+    """Return the error message for images that are smaller than the resolution."""
     found = read_all_headers(source)
     sides = found.compute_limiting_sides(prepare.fit)
     smallest = sides.argmin()
@@ -219,18 +248,23 @@ def describe_small_images(source: Source, prepare: Preparation) -> str:
     return (
         f"{(sides < prepare.resolution).sum()} of {len(source)} images are smaller than {prepare.resolution}x"
         f"{prepare.resolution}, the smallest {source.describe(int(found.indices[smallest]))} with "
-        f"{found.sizes[smallest][0]}x{found.sizes[smallest][1]}; give "
-        + (f"--resolution {native}, " if native >= 4 else "")
+        f"{found.sizes[smallest][0]}x{found.sizes[smallest][1]}; pass "
+        + (f"--resolution {native}, or " if native >= 4 else "")
         + "--allow-upscale to enlarge them, or remove them"
     )
 
 
-def finish(job: BuildJob, progress: BuildProgress, max_bad: float) -> None:
-    """Labels, notes and report; everything on the disk."""
+def finish_cache(job: BuildJob, progress: BuildProgress, max_bad: float) -> None:
+    """Write labels, report and metadata, and sync all files to the disk.
+
+    Raises:
+        DataError: more than the fraction `max_bad` of images is unreadable.
+    """
     source, count = job.source, len(job.source)
     bad = [(source.describe(i), why) for i, why in sorted(progress.bad.items())]
     copies = find_duplicates(job.sums.read(0, count))
     report = job.folder / "report.txt"
+    # before the check, whose error message refers to it
     write_atomically(report, format_report(job, bad, copies, sorted(progress.enlarged)))
     check_bad(bad, count, max_bad, report)
     if source.labels is not None:
@@ -246,18 +280,22 @@ def finish(job: BuildJob, progress: BuildProgress, max_bad: float) -> None:
     for file in (*job.levels, job.sums):
         file.sync()
     write_atomically(job.folder / "meta.json", json.dumps(meta))
-    job.journal.unlink()
+    job.journal.unlink()  # complete; nothing is left to resume
 
 
 def find_duplicates(checks: np.ndarray) -> dict[int, int]:
-    """For each image whose pixels came before: the first one like it."""
+    """Return, for each image that repeats an earlier one, the index of the first with the same checksum.
+
+    Args:
+        checks: uint64 [N], see `compute_checksums`; 0 for unreadable images, which are not compared.
+    """
     _, first, which = np.unique(checks, return_index=True, return_inverse=True)
     earliest = first[which]
     return {int(i): int(earliest[i]) for i in np.flatnonzero((earliest != np.arange(len(checks))) & (checks != 0))}
 
 
 def format_report(job: BuildJob, bad: Sequence[Sequence[str]], copies: dict[int, int], enlarged: list[int]) -> str:
-    """The lines of report.txt."""
+    """Return the text of report.txt: unreadable, enlarged and duplicate images, and files without image extension."""
     source, size = job.source, f"{job.prepare.resolution}x{job.prepare.resolution}"
     parts = [
         ("images that cannot be read", [": ".join(pair) for pair in bad]),
@@ -269,14 +307,20 @@ def format_report(job: BuildJob, bad: Sequence[Sequence[str]], copies: dict[int,
 
 
 def check_bad(bad: Sequence[Sequence[str]], count: int, max_bad: float, report: Path) -> None:
-    """Raises DataError where too many of so many images cannot be read. bad: their names and reasons."""
+    """Raise DataError if more than the fraction `max_bad` of images is unreadable.
+
+    Args:
+        bad: [name, reason] of each unreadable image.
+        count: number of all images.
+        report: file that lists all of them.
+    """
     if not has_too_many_bad(len(bad), count, max_bad):
         return
-    listed = "\n".join(f"  {name}: {why}" for name, why in bad[:20])
-    more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
-    needed = np.ceil(1000 * len(bad) / count) / 10
-    allow = "" if len(bad) == count else f", or leave them out with --max-bad {needed:g}%"
+    lines = "\n".join(f"  {name}: {reason}" for name, reason in bad[:MAX_SHOWN])
+    more = f"\n  and {len(bad) - MAX_SHOWN} more" if len(bad) > MAX_SHOWN else ""
+    needed = np.ceil(1000 * len(bad) / count) / 10  # in percent, rounded up to the tenth that the message prints
+    allow = "" if len(bad) == count else f", or skip them with --max-bad {needed:g}%"
     raise DataError(
-        f"{len(bad)} of {count} images cannot be read, more than {max_bad:.3g} of them; mend or remove them"
-        f"{allow} (all are listed in {report}):\n{listed}{more}"
+        f"{len(bad)} of {count} images cannot be read, more than --max-bad {100 * max_bad:.3g}% allows; repair or "
+        f"remove them{allow} (all are listed in {report}):\n{lines}{more}"
     )

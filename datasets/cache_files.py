@@ -1,4 +1,4 @@
-"""Where on the disk caches live."""
+"""Find the cache folder, and write files in it atomically."""
 
 import functools
 import os
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 def find_cache_folder() -> Path:
-    """Return $PGGAN_CACHE, or pggan in $XDG_CACHE_HOME, in ~/.cache or, without a home folder, in the temporary one.
+    """Return $PGGAN_CACHE, or pggan in $XDG_CACHE_HOME, in ~/.cache or, without a home folder, in the temporary folder.
 
     metrics.cache.default_folder follows the same rule.
     """
@@ -19,21 +19,26 @@ def find_cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "pggan")
     except RuntimeError:  # HOME is not set, and the system does not know the user, as in some containers
-        return temporary_folder()
+        return find_temporary_folder()
 
 
 @functools.cache
-def temporary_folder() -> Path:
-    """Return the user's own cache folder among the temporary files, and warn once that it may not last."""
+def find_temporary_folder() -> Path:
+    """Return the user's cache folder in the temporary folder; warn, once per process, that it may not last."""
     folder = Path(tempfile.gettempdir(), f"pggan-{os.getuid()}")
-    tqdm.write(f"there is no home folder: caches are kept in {folder}; set PGGAN_CACHE to keep them", file=sys.stderr)
+    tqdm.write(
+        f"warning: there is no home folder, so caches are written to {folder}, which the system may delete; "
+        "set PGGAN_CACHE to a permanent folder",
+        file=sys.stderr,
+    )
     return folder
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, also after the power was lost."""
+    """Write a text file so that it exists completely or not at all, even after a power loss. Raises OSError."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
+        # surrogateescape: file names in the text may contain bytes that are not UTF-8
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
             file.flush()

@@ -1,4 +1,4 @@
-"""What `python -m datasets` does: each command prints, and returns the process's exit code."""
+"""The commands of `python -m datasets`: each prints its result and returns the process's exit code."""
 
 from __future__ import annotations
 
@@ -16,22 +16,29 @@ from filelock import Timeout
 from tqdm import tqdm
 
 from .base import DataError, Source, escape_for_terminal, has_too_many_bad
-from .build import building_folder, count_used_bytes, estimate_cache_bytes, format_bytes, read_stamp
+from .build import count_used_bytes, estimate_cache_bytes, format_bytes, get_building_folder, read_stamp
 from .cache_files import find_cache_folder
 from .images import Preparation, apply_orientation
 from .levels import level_resolutions
 from .parallel import count_cores, map_parallel
-from .pyramid import Pyramid, compute_cache_key, make_cache_lock, open_pyramid, take, using_cache
+from .pyramid import Pyramid, compute_cache_key, explain_cache_errors, make_cache_lock, open_pyramid, try_lock
 from .sheet import make_grid
 from .sources import open_source
-from .survey import Survey, derive_format, first_line, read_all_headers, size_range
+from .survey import Survey, derive_format, first_line, format_size_range, read_all_headers
+
+TIMED_IMAGES = 24  # images decoded to estimate the time of a build; our choice: more would take longer to estimate
+DECODE_SPAN = 16  # images per task of `decode_images`; our choice, small enough for a progress bar that moves
+MAX_GRID = 1024  # images in a grid; our choice, 32 x 32
+GRID_SIDE = 1024  # pixels; grids of small images are enlarged to about this side, as it fits most screens
+DARK_LEVEL = 1 << 14  # 16-bit images that stay below a quarter of the range become dark; 12-bit scans reach 4095
 
 
-def choose_preparation(arguments: Namespace, source: Source, found: Survey | None = None) -> Preparation:
-    """How the images are to be prepared, asking them for what was not given."""
+def choose_preparation(arguments: Namespace, source: Source, survey: Survey | None = None) -> Preparation:
+    """Return the preparation that the options request; unset options follow from the images."""
     resolution, channels = arguments.resolution, arguments.channels
     if resolution is None or channels is None:
-        native = derive_format(source, found or read_all_headers(source), arguments.fit, needs_size=resolution is None)
+        survey = survey or read_all_headers(source)
+        native = derive_format(source, survey, arguments.fit, needs_size=resolution is None)
         resolution = native.resolution if resolution is None else resolution
         channels = native.channels if channels is None else channels
         if native.note and arguments.channels is None:
@@ -40,71 +47,70 @@ def choose_preparation(arguments: Namespace, source: Source, found: Survey | Non
 
 
 def open_prepared(arguments: Namespace) -> tuple[Source, Preparation]:
-    """The source that the options name, and how its images are prepared."""
+    """Open the source that the options specify, and choose its preparation. Raises DataError."""
     source = open_source(arguments.data, arguments.labels)
     return source, choose_preparation(arguments, source)
 
 
-def cache_path(source: Source, prepare: Preparation) -> Path:
-    """Where the cache of a source is. Raises DataError where there is no place for caches."""
-    with using_cache(find_cache_folder()):
-        return (
-            find_cache_folder()
-            / "datasets"
-            / compute_cache_key(source, prepare, find_cache_folder(), read_stamp(source))
-        )
+def find_cache(source: Source, prepare: Preparation) -> Path:
+    """Return the folder of a source's cache, built or not. Raises DataError if the cache folder is not writable."""
+    cache = find_cache_folder()
+    with explain_cache_errors(cache):
+        return cache / "datasets" / compute_cache_key(source, prepare, cache, read_stamp(source))
 
 
 def print_skipped(source: Source) -> None:
-    """Print what is not used, and how the classes were found."""
-    for line in [*source.skipped(), *source.notes]:
+    """Print notes on skipped files, and on how the images and classes were found."""
+    for line in [*source.describe_skipped(), *source.notes]:
         print(f"note        {line}")
 
 
 def print_plan(arguments: Namespace) -> int:
-    """Print what a cache will take."""
+    """Print the size and build time of a cache, and the reasons for which building it would fail (exit code 2)."""
     source = open_source(arguments.data, arguments.labels)
-    found = read_all_headers(source)
-    prepare = choose_preparation(arguments, source, found)
-    folder = cache_path(source, prepare)
-    place = next(p for p in folder.parents if p.exists())
-    needed, free = estimate_cache_bytes(len(source), prepare), shutil.disk_usage(place).free
-    small = int((found.compute_limiting_sides(arguments.fit) < prepare.resolution).sum())
+    survey = read_all_headers(source)
+    prepare = choose_preparation(arguments, source, survey)
+    folder = find_cache(source, prepare)
+    disk = next(p for p in folder.parents if p.exists())
+    needed, free = estimate_cache_bytes(len(source), prepare), shutil.disk_usage(disk).free
+    small = int((survey.compute_limiting_sides(arguments.fit) < prepare.resolution).sum())
     levels = ", ".join(map(str, level_resolutions(prepare.resolution)))
     workers = arguments.workers or count_cores()
-    state = "built already" if folder.exists() else "to be built"
-    taken = 0
-    if building_folder(folder).exists():
-        state, taken = "partly built, will be continued", count_used_bytes(building_folder(folder))
+    state = "already built" if folder.exists() else "not built yet"
+    used = 0
+    if get_building_folder(folder).exists():
+        state, used = "partly built, the build will resume", count_used_bytes(get_building_folder(folder))
     print(f"images      {len(source)} in {arguments.data}" + format_classes(source))
     print_skipped(source)
-    print(f"sizes       {format_sizes(found)}")
+    print(f"sizes       {format_sizes(survey)}")
     print(f"cache       {prepare.resolution}x{prepare.resolution}, {format_channels(prepare)}; levels {levels}")
-    print(f"disk        {format_bytes(needed)}; {format_bytes(free)} free in {place}")
+    print(f"disk        {format_bytes(needed)}; {format_bytes(free)} free in {disk}")
     print(f"state       {state}: {folder.name}")
     if not folder.exists():
         seconds = measure_image_seconds(source, prepare) * len(source) / workers
         print(f"time        about {seconds:.0f} s with {workers} processes, if the disk keeps up")
-    if found.unreadable:
-        first = min(found.unreadable)
-        print(f"unreadable  {len(found.unreadable)} by their headers, the first {source.describe(first)}: ", end="")
-        print(found.unreadable[first])
+    if survey.unreadable:
+        first = min(survey.unreadable)
+        print(f"unreadable  {len(survey.unreadable)} headers, the first in {source.describe(first)}: ", end="")
+        print(survey.unreadable[first])
     problems = []
     if small and not arguments.allow_upscale:
         problems.append(
-            f"{small} images are smaller than {prepare.resolution}: --allow-upscale or a lower --resolution"
+            f"{small} images are smaller than {prepare.resolution}: pass --allow-upscale or a lower --resolution"
         )
-    if has_too_many_bad(len(found.unreadable), len(source), arguments.max_bad):
-        problems.append(f"{len(found.unreadable)} images cannot be read, more than --max-bad allows")
-    if needed - taken > free and not folder.exists():
-        problems.append("the disk has too little room: make some, or set PGGAN_CACHE")
+    if has_too_many_bad(len(survey.unreadable), len(source), arguments.max_bad):
+        problems.append(
+            f"{len(survey.unreadable)} images cannot be read, more than --max-bad {100 * arguments.max_bad:.3g}% allows"
+        )
+    if needed - used > free and not folder.exists():
+        problems.append("the disk has too little free space: free some, or set PGGAN_CACHE to a folder on another disk")
     for problem in problems:
         print(f"refused     {problem}")
     return 2 if problems else 0
 
 
 def build_pyramid(arguments: Namespace) -> int:
-    """Build a cache."""
+    """Build a cache, or resume building it."""
     source, prepare = open_prepared(arguments)
     start = time.perf_counter()
     pyramid = open_pyramid(
@@ -123,16 +129,23 @@ def build_pyramid(arguments: Namespace) -> int:
 
 
 class DecodedImage(NamedTuple):
-    """What a decoded image is: why it cannot be read or "", a digest of its pixels, the whitest of 16-bit grays."""
+    """The result of decoding an image.
+
+    Attributes:
+        number: the image's index.
+        error: why it cannot be read, or "".
+        digest: of its size, mode and pixels.
+        max_gray: the largest value of 16-bit grayscale; 0 for other images.
+    """
 
     number: int
-    why: str
+    error: str
     digest: bytes = b""
-    whitest: int = 0
+    max_gray: int = 0
 
 
 class Decoder:
-    """Decodes images and says what they are; called with (start, stop) in any process."""
+    """A function that decodes a span (start, stop) of images; it can be pickled for workers."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -144,59 +157,67 @@ class Decoder:
         try:
             with self.source.read_image(index, 0, 3) as picture:
                 image = apply_orientation(picture)
+                # palettes and transparency can store the same pixels in different ways
                 if image.mode == "P" or image.has_transparency_data:
                     image = image.convert("RGBA")
                 digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
                 digest.update(image.tobytes())
-                whitest = int(np.asarray(picture).max()) if picture.mode.startswith("I") else 0
-                return DecodedImage(index, "", digest.digest(), whitest)
-        except Exception as error:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+                max_gray = int(np.asarray(picture).max()) if picture.mode.startswith("I") else 0
+                return DecodedImage(index, "", digest.digest(), max_gray)
+        except Exception as error:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
             return DecodedImage(index, first_line(error))
 
 
 def decode_images(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int], int]:
-    """Why images cannot be read, by index; for each copy of an earlier image that one's; the whitest 16-bit gray."""
-    step, count = 16, len(source)
-    spans = [(start, min(start + step, count)) for start in range(0, count, step)]
+    """Decode all images, with a progress bar.
+
+    Returns:
+        The reasons why images are unreadable, by index; for each image that repeats an earlier one, the earlier one's
+        index; the largest value of 16-bit grayscale, 0 without such images.
+    """
+    count = len(source)
+    spans = [(start, min(start + DECODE_SPAN, count)) for start in range(0, count, DECODE_SPAN)]
     bad: dict[int, str] = {}
-    whitest = 0
+    max_gray = 0
     digests: dict[bytes, list[int]] = {}
     with tqdm(total=count, desc="decoding", unit="image", disable=None, leave=False) as bar:
         for images in map_parallel(Decoder(source), spans, min(workers or count_cores(), len(spans))):
             bar.update(len(images))
             for image in images:
-                whitest = max(whitest, image.whitest)
-                if image.why:
-                    bad[image.number] = image.why
+                max_gray = max(max_gray, image.max_gray)
+                if image.error:
+                    bad[image.number] = image.error
                 else:
                     digests.setdefault(image.digest, []).append(image.number)
-    return bad, {i: min(alike) for alike in digests.values() for i in alike if i != min(alike)}, whitest
+    copies = {i: min(equal) for equal in digests.values() for i in equal if i != min(equal)}
+    return bad, copies, max_gray
 
 
 def inspect(arguments: Namespace) -> int:
-    """Decode every image and print what there is."""
+    """Decode every image, and print sizes, color modes, duplicates, unreadable files and classes."""
     source = open_source(arguments.data, arguments.labels)
-    found = read_all_headers(source)
-    native = derive_format(source, found, arguments.fit, needs_size=False)
+    survey = read_all_headers(source)
+    native = derive_format(source, survey, arguments.fit, needs_size=False)
     print(f"images      {len(source)} in {arguments.data}")
     print_skipped(source)
-    print(f"sizes       {format_sizes(found)}")
-    print(f"by side     {format_sides(found, arguments.fit)}")
-    print(f"kinds       {', '.join(f'{count} {mode}' for mode, count in found.modes.most_common())}")
+    print(f"sizes       {format_sizes(survey)}")
+    print(f"by side     {format_sides(survey, arguments.fit)}")
+    print(f"modes       {', '.join(f'{count} {mode}' for mode, count in survey.modes.most_common())}")
     if native.resolution < 4:
-        print("for training the smallest image is too small: give --resolution and --allow-upscale, or remove it")
+        print("training    the smallest image is below 4x4: pass --resolution and --allow-upscale, or remove it")
     else:
-        print(
-            f"for training --resolution {native.resolution} --channels {native.channels}, where nothing else is given"
-        )
+        print(f"training    defaults to --resolution {native.resolution} --channels {native.channels}")
     if native.note:
         print(f"note        {native.note}")
-    bad, copies, whitest = decode_images(source, arguments.workers)
-    if 0 < whitest < 1 << 14:
-        print(f"note        16-bit images reach {whitest} of 65535 at most and will be dark: spread their values first")
-    print_list("duplicates", [f"{source.describe(i)}: as {source.describe(copies[i])}" for i in sorted(copies)])
+    bad, copies, max_gray = decode_images(source, arguments.workers)
+    if 0 < max_gray < DARK_LEVEL:
+        print(
+            f"note        16-bit images reach at most {max_gray} of 65535 and will be dark: "
+            "scale their values to the full range first"
+        )
+    print_list("duplicates", [f"{source.describe(i)}: same as {source.describe(copies[i])}" for i in sorted(copies)])
     print_list("unreadable", [f"{source.describe(i)}: {bad[i]}" for i in sorted(bad)])
-    print_list("not taken", source.others, "by their names no images")
+    print_list("other files", source.others, "without an image extension")
     if source.labels is not None:
         counts = np.bincount(source.labels, minlength=len(source.classes))
         print(f"classes     {len(source.classes)}")
@@ -206,79 +227,94 @@ def inspect(arguments: Namespace) -> int:
 
 
 def write_grid(arguments: Namespace) -> int:
-    """Write a contact sheet."""
+    """Write a grid of images at even distances in the dataset, prepared as for training."""
     source, prepare = open_prepared(arguments)
-    if not 1 <= arguments.count <= 1024:
-        raise DataError(f"--count: {arguments.count} is not between 1 and 1024")
-    images, small = [], 0
+    if not 1 <= arguments.count <= MAX_GRID:
+        raise DataError(f"--count: {arguments.count} is not between 1 and {MAX_GRID}")
+    images, enlarged = [], 0
     for index in np.unique(np.linspace(0, len(source) - 1, arguments.count).astype(int)).tolist():
         try:
             with source.read_image(index, prepare.resolution, prepare.channels) as picture:
                 images.append(prepare(picture))
-                small += prepare.is_enlarged(*picture.size)
-        except Exception as error:
-            print(f"left out: {source.describe(index)}: {first_line(error)}")
+                enlarged += prepare.is_enlarged(*picture.size)
+        except Exception as error:  # Pillow raises many types for damaged files
+            print(f"skipped {source.describe(index)}: {first_line(error)}")
     if not images:
         raise DataError(f"none of the images in {arguments.data} can be read")
-    picture = make_grid(np.stack(images), 1024)
+    grid = make_grid(np.stack(images), GRID_SIDE)
     try:
-        picture.save(arguments.out)
+        grid.save(arguments.out)
     except (OSError, ValueError) as error:
         raise DataError(f"--out: {arguments.out} cannot be written: {error}") from None
     print(f"{len(images)} images at {prepare.resolution}x{prepare.resolution} in {arguments.out}", end="")
-    print(f", {small} of them enlarged" if small else "")
+    print(f", {enlarged} of them enlarged" if enlarged else "")
     return 0
 
 
 def verify(arguments: Namespace) -> int:
-    """Hold a cache against its checksums and its images."""
+    """Compare a cache with its checksums, and a random sample of it with freshly decoded images.
+
+    Raises:
+        DataError: there is no cache of the images in their present state, or it differs.
+    """
     source, prepare = open_prepared(arguments)
-    folder = cache_path(source, prepare)
+    folder = find_cache(source, prepare)
     if not folder.exists():
-        raise DataError(f"there is no cache of {arguments.data} as it is now; python -m datasets build makes one")
+        raise DataError(
+            f"there is no cache of {arguments.data} in its present state; build it with python -m datasets build and "
+            "the same options"
+        )
     pyramid = Pyramid(folder)
     if wrong := pyramid.find_damage():
         raise DataError(
-            f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first number {wrong[0]}; remove it "
-            f"with python -m datasets clean {folder.name}, then build it again"
+            f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first at index {wrong[0]}; remove the "
+            f"cache with python -m datasets clean {folder.name}, then build it again"
         )
+    # without a fixed seed, so that repeated calls check other images
     chosen = np.random.default_rng().permutation(len(pyramid))[: arguments.decode]
     for index in tqdm(chosen, "decoding", unit="image", disable=None, leave=False):
         row = int(pyramid.rows[index])
         with source.read_image(row, prepare.resolution, prepare.channels) as picture:
             if (prepare(picture) != pyramid.read_images(prepare.resolution, [index])[0]).any():
-                raise DataError(f"{source.describe(row)} is decoded otherwise now than it is in {folder}")
-    print(f"{folder} is whole: {len(pyramid)} images, {len(chosen)} of them decoded again")
+                raise DataError(
+                    f"{source.describe(row)} now decodes to other pixels than those in {folder}, probably because "
+                    f"another version of Pillow built it; rebuild it after python -m datasets clean {folder.name}"
+                )
+    print(f"{folder} is intact: {len(pyramid)} images, {len(chosen)} of them decoded again")
     return 0
 
 
 def clean(arguments: Namespace) -> int:
-    """List caches, or remove them."""
+    """List all caches, after removing those that the options select."""
     folders = sorted(p for p in (find_cache_folder() / "datasets").glob("*") if p.is_dir())
     names = {p.name for p in folders}
     if unknown := [key for key in arguments.keys if key not in names]:
-        raise DataError(f"there is no cache {unknown[0]} in {find_cache_folder() / 'datasets'}")
+        raise DataError(
+            f"there is no cache {unknown[0]} in {find_cache_folder() / 'datasets'}; list them with "
+            "python -m datasets clean"
+        )
     chosen: Callable[[Path], bool] = lambda p: (  # noqa: E731
         arguments.all or p.name in arguments.keys or (arguments.unfinished and p.name.startswith("building-"))
     )
     for folder in folders:
+        # st_blocks, in units of 512 bytes, is the space on the disk; Windows lacks it
         size = format_bytes(sum(getattr(f.stat(), "st_blocks", 0) * 512 or f.stat().st_size for f in folder.iterdir()))
-        removed, about = "", describe_cache(folder)
+        outcome, content = "", describe_cache(folder)
         if chosen(folder):
-            removed = "removed" if remove_cache(folder) else "kept: it is being built"
-        print(f"{folder.name:<44} {size:>10}  {about}  {removed}".rstrip())
+            outcome = "removed" if remove_cache(folder) else "kept: another process is building it"
+        print(f"{folder.name:<44} {size:>10}  {content}  {outcome}".rstrip())
     if not folders:
         print(f"no caches in {find_cache_folder() / 'datasets'}")
     if arguments.all:
-        shutil.rmtree(find_cache_folder() / "known", ignore_errors=True)
+        shutil.rmtree(find_cache_folder() / "known", ignore_errors=True)  # content digests, see `compute_cache_key`
     return 0
 
 
 def remove_cache(folder: Path) -> bool:
-    """Remove a cache or what there is of it, unless somebody builds it."""
+    """Remove a complete or partial cache; return False, without removing it, if a process is building it."""
     lock = make_cache_lock(folder.name.removeprefix("building-"), find_cache_folder())
     try:
-        take(lock)
+        try_lock(lock)
         shutil.rmtree(folder)
     except Timeout:
         return False
@@ -288,7 +324,7 @@ def remove_cache(folder: Path) -> bool:
 
 
 def describe_cache(folder: Path) -> str:
-    """What a cache was built from, or that it is unfinished or damaged."""
+    """Return a cache's dataset and number of images, or "unfinished" or "damaged"."""
     try:
         meta = Pyramid(folder).meta
     except (DataError, OSError):
@@ -297,43 +333,43 @@ def describe_cache(folder: Path) -> str:
 
 
 def measure_image_seconds(source: Source, prepare: Preparation) -> float:
-    """Time for one image, by decoding some."""
-    tried, start = 0, time.perf_counter()
-    for index in np.linspace(0, len(source) - 1, 24).astype(int).tolist():
+    """Return the time in seconds to decode and prepare an image, measured on a few images."""
+    decoded, start = 0, time.perf_counter()
+    for index in np.linspace(0, len(source) - 1, TIMED_IMAGES).astype(int).tolist():
         try:
             with source.read_image(index, prepare.resolution, prepare.channels) as picture:
                 prepare(picture)
-            tried += 1
-        except Exception:
+            decoded += 1
+        except Exception:  # an unreadable image, which takes part in the estimate only by its time
             continue
-    return (time.perf_counter() - start) / max(tried, 1)
+    return (time.perf_counter() - start) / max(decoded, 1)
 
 
 def format_classes(source: Source) -> str:
-    """Classes and their numbers, as text."""
+    """Return the number of classes as the end of a line: ", 10 classes", or ""."""
     return f", {len(source.classes)} classes" if source.classes else ""
 
 
 def format_channels(prepare: Preparation) -> str:
-    """How many channels, and how images become square."""
+    """Return the number of channels and the fit: "3 channels, center-crop"."""
     return f"{prepare.channels} channel{'s' if prepare.channels > 1 else ''}, {prepare.fit}"
 
 
-def format_sizes(found: Survey) -> str:
-    """As in "640x480 to 4032x3024, median 1024x768 pixels"."""
-    small, middle, large = size_range(found)
-    return f"{small} pixels, all of them" if small == large else f"{small} to {large}, median {middle} pixels"
+def format_sizes(survey: Survey) -> str:
+    """Return the range of sizes: "640x480 to 4032x3024, median 1024x768 pixels"."""
+    small, middle, large = format_size_range(survey)
+    return f"all {small} pixels" if small == large else f"{small} to {large}, median {middle} pixels"
 
 
-def format_sides(found: Survey, fit: str) -> str:
-    """How many images are large enough for which resolution, as in "12 for 64, 488 for 128"."""
-    sides = np.minimum(found.compute_limiting_sides(fit), 1024)
+def format_sides(survey: Survey, fit: str) -> str:
+    """Return the number of images by the largest resolution that each allows: "12 up to 64, 488 up to 128"."""
+    sides = np.minimum(survey.compute_limiting_sides(fit), 1024)  # 1024: the networks' largest resolution
     counts = Counter((1 << (int(side).bit_length() - 1)) for side in sides)
     return ", ".join(f"{counts[r]} up to {r}" for r in sorted(counts))
 
 
-def print_list(what: str, lines: list[str], why: str = "") -> None:
-    """Print how many there are, why, and each on a line."""
-    print(f"{what:<11} {len(lines)}" + (f", {why}" if why and lines else ""))
+def print_list(label: str, lines: list[str], reason: str = "") -> None:
+    """Print a label with the number of lines and the reason for the list, then the lines."""
+    print(f"{label:<11} {len(lines)}" + (f", {reason}" if reason and lines else ""))
     for line in lines:
         print(f"  {line}")

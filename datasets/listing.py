@@ -1,4 +1,4 @@
-"""Which files of a folder or archive are its images, by their names alone. metrics/reading.py has the same rules."""
+"""Decide by name which files of a folder or archive are its images. metrics/reading.py follows the same rules."""
 
 from __future__ import annotations
 
@@ -10,93 +10,118 @@ from collections.abc import Callable, Iterable
 
 from .images import SUFFIXES
 
-LABEL_FILE = "dataset.json"  # of the StyleGAN2 and StyleGAN3 tools: {"labels": [["00000/img.png", 3], ...]}
-RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}  # of a run directory, see checkpoints/run_directory.py
-RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")  # in a run directory's samples/
+LABEL_FILE = "dataset.json"  # format of the StyleGAN2 and StyleGAN3 tools: {"labels": [["00000/img.png", 3], ...]}
+RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}  # in a run directory, see checkpoints/run_directory.py
+RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")  # sample grids in a run directory's samples/
+# Files that a run writes when its directory is also the images' folder
 RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
-SIGNED_FILES = (LABEL_FILE, "found.json", "config.json")  # pggan's output folders hold one of them, with "made_by"
+SIGNED_FILES = (LABEL_FILE, "found.json", "config.json")  # pggan's output folders contain one of them, with "made_by"
+# Folders that systems add: macOS to zips, Synology (thumbnails, bin), QNAP and Windows (bins), ext4 to its top
+SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found"}
+# Common folder names for the parts of a dataset: "train", "val", "test_images", "training-1"; trainA and testB are
+# CycleGAN's, unlabeled STL-10's, extra SVHN's
 SPLIT = re.compile(
-    r"(train|training|val|valid|validation|dev|eval|evaluation|test|testing)([-_ ]?(set|split|data|images|\d+))?", re.I
+    r"(train|training|val|valid|validation|dev|eval|evaluation|test|testing|holdout|held[-_ ]?out|unlabell?ed|extra)"
+    r"([-_ ]?(set|split|data|images|[ab]|\d+))?",
+    re.I,
 )
 
 
-def place(name: str) -> str:
-    """Return a file's name with "/" between folders, also where a Windows program wrote "\\", and no "./" before it."""
+def normalize_path(name: str) -> str:
+    """Return a file's path with "/" between folders (Windows programs write "\\" into zips) and no leading "./"."""
     return name.replace("\\", "/").removeprefix("./").lstrip("/")
 
 
-def composed(name: str) -> str:
-    """Return a name in Unicode's NFC: macOS decomposes the accents of file names, other systems do not."""
+def normalize_unicode(name: str) -> str:
+    """Return a name in Unicode's composed form, NFC: macOS decomposes accents in file names, other systems do not."""
     return unicodedata.normalize("NFC", name)
 
 
 def is_image(name: str) -> bool:
-    """Whether a name ends like an image's."""
-    return not is_hidden(name) and ending(name) in SUFFIXES
+    """Return whether a file has an image extension and is not hidden."""
+    return not is_hidden(name) and get_suffix(name) in SUFFIXES
 
 
-def ending(name: str) -> str:
-    """Return the part of a name from its last dot on, in lower case."""
+def get_suffix(name: str) -> str:
+    """Return a name's extension with the dot, in lower case; "" without one."""
     return os.path.splitext(name)[1].lower()
 
 
 def is_hidden(name: str) -> bool:
-    """Whether it is a dot file, in a dot folder, or in what macOS adds to zips."""
-    where = f"/{place(name)}"
-    return "/." in where or "/__MACOSX/" in where
+    """Return whether a file is a dot file, or in a dot folder or a folder that a system added."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in normalize_path(name).split("/"))
 
 
-def path_order(name: str) -> list[str]:
-    """Return a sort key: folder by folder."""
+def get_folder_order(name: str) -> list[str]:
+    """Return a sort key that keeps each folder's files together: "a/x" before "a-b/x", unlike plain strings."""
     return name.split("/")
 
 
-def folder_around(names: Iterable[str]) -> str:
-    """Return the first-level folder that all are in, as in "photos/", or ""."""
+def find_common_folder(names: Iterable[str]) -> str:
+    """Return the first-level folder that contains all files, as in "photos/", or ""."""
     first = {name.split("/", 1)[0] if "/" in name else "" for name in names}
     return f"{first.pop()}/" if len(first) == 1 and "" not in first else ""
 
 
-def class_root(names: list[str], has_labels: Callable[[str], bool]) -> str:
-    """Return the folder whose subfolders are the classes, as in "train/": "" unless single folders are around all.
+def find_class_root(names: list[str], has_labels: Callable[[str], bool]) -> str:
+    """Return the folder whose subfolders are the classes, as in "train/".
 
-    names: of images, with "/". has_labels: whether a folder holds a file of labels, which ends the search.
+    It is the innermost folder that contains all images, or the outermost of these with a label file; "" for the top.
+
+    Args:
+        names: the images' paths, with "/".
+        has_labels: returns whether a folder contains a label file.
     """
     root = ""
     while not has_labels(root):
-        inner = root + folder_around(name[len(root) :] for name in names)
+        inner = root + find_common_folder(name[len(root) :] for name in names)
         if inner == root or not (has_labels(inner) or all("/" in name[len(inner) :] for name in names)):
             break
         root = inner
     return root
 
 
-def splits(names: list[str]) -> list[str]:
-    """Return the first-level folders if there are several and all are called train, val, test or the like, else []."""
+def find_splits(names: list[str]) -> list[str]:
+    """Return the first-level folders if there are several and all have names like train, val or test, else []."""
     first = sorted({name.split("/", 1)[0] for name in names})
     return first if len(first) > 1 and all(map(SPLIT.fullmatch, first)) else []
 
 
-def run_folders(names: Iterable[str]) -> set[str]:
-    """Return the run directories, as in "runs/photos-16/", or "" for the top: with two of a run's files or folders."""
+def looks_like_split(name: str) -> bool:
+    """Return whether a folder is named like a split, or its name ends like one, as in "seg_train"."""
+    return any(map(SPLIT.fullmatch, (name, re.split("[-_ ]", name)[-1])))
+
+
+def find_run_folders(names: Iterable[str]) -> set[str]:
+    """Return the folders with at least two of a run's files and folders, as in "runs/photos-16/"; "" for the top.
+
+    A folder below the top that contains only grids of fakes and of reals is a copy of a run's samples/.
+    """
     marks: dict[str, set[str]] = defaultdict(set)
-    for name in names:
+    grids: dict[str, set[str]] = defaultdict(set)
+    for name in names:  # two marks, because other projects have a config.json or a folder checkpoints/, too
         folder, slash, file = name.rpartition("/")
+        is_grid = RUN_GRID.fullmatch(file)
+        if slash:
+            grids[folder + slash].add(file[:5] if is_grid else "another file")
         if file in RUN_FILES:
             marks[folder + slash].add(file)
             continue
         parent, slash, last = folder.rpartition("/")
-        if last == "checkpoints" or (last == "samples" and RUN_GRID.fullmatch(file)):
+        if (last == "checkpoints" and file.endswith(".pt")) or (last == "samples" and is_grid):
             marks[parent + slash].add(last)
-    return {folder for folder, found in marks.items() if len(found) > 1}
+    copies = {folder for folder, found in grids.items() if found == {"fakes", "reals"}}
+    return copies | {folder for folder, found in marks.items() if len(found) > 1}
 
 
-def output_folders(names: list[str], is_signed: Callable[[str], bool]) -> dict[str, str]:
-    """Return the folders in which only this project writes, with what they are.
+def find_output_folders(names: list[str], is_signed: Callable[[str], bool]) -> dict[str, str]:
+    """Return the folders that this project wrote, with a description of each: "a run directory", "generated images".
 
-    names: of all files, with "/". is_signed: whether a file says that this project made it.
+    Args:
+        names: the paths of all files, with "/".
+        is_signed: returns whether a JSON file names this project as its author.
     """
-    found = dict.fromkeys(run_folders(names), "a run directory")
+    found = dict.fromkeys(find_run_folders(names), "a run directory")
     for name in names:
         folder, slash, file = name.rpartition("/")
         if slash and file in SIGNED_FILES and is_signed(name):
@@ -104,10 +129,10 @@ def output_folders(names: list[str], is_signed: Callable[[str], bool]) -> dict[s
     return found
 
 
-def output_folder_of(name: str, folders: dict[str, str]) -> str | None:
-    """Return the one of `folders` (see `output_folders`) that a file lies in, or None.
+def find_enclosing_output(name: str, folders: dict[str, str]) -> str | None:
+    """Return the folder out of `folders` (see `find_output_folders`) that contains a file, or None.
 
-    If a run writes into the images' own folder, that is "" for what the run writes there, and None for the images.
+    If the images' folder is itself a run directory, return "" for the files that a run writes and None for the images.
     """
     if "" in folders and RUN_WRITES.fullmatch(name):
         return ""

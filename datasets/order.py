@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2)  # a batch spans at most two epochs, unless the dataset is smaller than the batch
 def epoch_permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Return the order of an epoch, int64 [size], a function of seed and epoch."""
     return np.random.default_rng((seed, epoch)).permutation(size)

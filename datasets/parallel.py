@@ -1,8 +1,9 @@
-"""Work spread over processes, with results as they come."""
+"""Map a function over items in several processes, yielding results as they finish."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -13,30 +14,62 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from .base import DataError
 
-MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}  # numbers of mallopt(3)
-START = 60  # seconds for the first answer, which takes milliseconds; spawned processes import NumPy and Pillow first
+MALLOPT = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}  # parameter numbers, from glibc's malloc.h
+# Seconds until the first result, our choice: far more than importing NumPy and Pillow takes in a spawned process, so
+# that only a pool that cannot work at all reaches it.
+START_SECONDS = 60
+# Tasks in the queue per worker, our choice: enough that workers do not idle while the caller handles results, and few
+# enough that `items` may be long and lazy.
+QUEUED_PER_WORKER = 16
+# Malloc limits in workers, in bytes, so that freed blocks are reused: the system zeroes the blocks that it hands out.
+# 32 MiB is the largest threshold that glibc accepts, 8 megapixels at Pillow's 4 bytes; 128 MiB is our choice.
+MMAP_THRESHOLD, TRIM_THRESHOLD = 32 << 20, 128 << 20
 
-_work: Callable[[Any], Any]
+_work: Callable[[Any], Any]  # the function of this worker process, set by `init_worker`
 
 
-def count_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def count_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of CPU cores that this process may use, by its affinity and its container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, math.ceil(read_cpu_quota(cgroup))), 1)
+
+
+def read_cpu_quota(cgroup: Path) -> float:
+    """Return a container's CPU quota in cores, or the largest integer if there is none.
+
+    cgroup: where Linux mounts control groups. Version 2 has "QUOTA PERIOD" in cpu.max, version 1 two files; a quota of
+    "max" or -1 is none.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
+            return float(quota) / float(period) if float(quota) > 0 else sys.maxsize
+        except (OSError, ValueError, ZeroDivisionError):  # another version, or "max"
+            continue
+    return sys.maxsize
 
 
 def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
-    """work(item) of every item, in any order; in this process where one worker is enough, or no other can be started.
+    """Yield `work(item)` for every item, in the order in which they finish.
+
+    With one worker, or if no process can be started, this process does the work itself. Ending the iteration early
+    terminates the workers.
+
+    Args:
+        work: function of one item; pickled on systems without fork.
+        workers: number of processes.
 
     Raises:
-        DataError: a worker was killed, most likely for want of memory.
+        DataError: a worker was killed, most likely because memory ran out.
     """
-    others = set(multiprocessing.active_children())
+    others = set(multiprocessing.active_children())  # not this pool's, such as a DataLoader's
     pool, workers = start_pool(work, workers)
     if pool is None:
         yield from map(work, items)
@@ -44,7 +77,7 @@ def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int)
     pending: set[Future] = set()
     try:
         for item in items:
-            if len(pending) >= 16 * workers:  # enough to go on with while the caller writes to the disk
+            if len(pending) >= QUEUED_PER_WORKER * workers:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
             with defer_interrupts():
@@ -54,18 +87,21 @@ def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int)
             yield from (future.result() for future in done)
         pool.shutdown()
     except BrokenProcessPool:
-        raise DataError("a worker was killed, most likely for want of memory; try fewer --workers") from None
-    finally:  # where it broke off, nobody waits for what the workers do: what they write is not yet noted as done
+        raise DataError(
+            "a worker process was killed, most likely because memory ran out; free some memory, or build the cache in "
+            "one process: python -m datasets build DATA --workers 1, with this command's other data options"
+        ) from None
+    finally:  # after an error or interrupt, running tasks are abandoned: the caller never receives their results
         end_pool(pool, others)
 
 
 def start_pool(work: Callable[[Any], Any], workers: int) -> tuple[ProcessPoolExecutor | None, int]:
-    """Start as many of the workers as this machine allows; return their pool and number, or None and 1.
+    """Start a pool of processes, halving their number until it starts; return the pool and the number, or None and 1.
 
     A pool needs semaphores in /dev/shm, processes, a thread and open files. Containers and clusters may lack or limit
-    any of them, which shows here, before any work is done: with half as many the limit may not be reached.
+    any of these; if so, the first task fails, and a warning is printed.
     """
-    # fork where it is the custom (as torch's DataLoader does): a worker starts in milliseconds, nothing is pickled
+    # fork on Linux, as in torch's DataLoader: workers start in milliseconds, and `work` is not pickled
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     others, wanted, reason = set(multiprocessing.active_children()), workers, None
     while workers > 1:
@@ -73,9 +109,10 @@ def start_pool(work: Callable[[Any], Any], workers: int) -> tuple[ProcessPoolExe
         try:
             pool = ProcessPoolExecutor(workers, context, initializer=init_worker, initargs=(work, os.getpid()))
             with defer_interrupts():
-                pool.submit(os.getpid).result(START)  # the first task starts the processes and threads
+                pool.submit(os.getpid).result(START_SECONDS)  # the first task starts the processes and threads
             break
-        except (OSError, ImportError, RuntimeError, TimeoutError) as error:  # no semaphores, no thread, none that works
+        except (OSError, ImportError, RuntimeError, TimeoutError) as error:
+            # in this order: a limit of processes or files; no semaphores; no thread, or a worker died; no answer
             reason = getattr(error, "strerror", None) or str(error)
             if pool:
                 end_pool(pool, others)
@@ -84,13 +121,13 @@ def start_pool(work: Callable[[Any], Any], workers: int) -> tuple[ProcessPoolExe
         pool, workers = None, 1
     if reason:
         count = f"{workers} processes instead of {wanted}" if workers > 1 else "one process"
-        check = "check /dev/shm and the limits of processes and open files"
-        tqdm.write(f"decoding in {count}: more could not be started ({reason}); {check}", file=sys.stderr)
+        check = "check /dev/shm (df -h /dev/shm) and the limits for processes and open files (ulimit -a)"
+        tqdm.write(f"warning: decoding in {count}: more could not be started ({reason}); {check}", file=sys.stderr)
     return pool, workers
 
 
 def end_pool(pool: ProcessPoolExecutor, others: set[Any]) -> None:
-    """End a pool's processes, all children but the others, without waiting for their work."""
+    """Terminate a pool's processes, which are all children except `others`, without waiting for their tasks."""
     for worker in set(multiprocessing.active_children()) - others:
         worker.terminate()
     pool.shutdown(wait=False, cancel_futures=True)
@@ -98,7 +135,7 @@ def end_pool(pool: ProcessPoolExecutor, others: set[Any]) -> None:
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Keep Ctrl-C waiting: while a process forks, Python's own hooks would swallow it."""
+    """Delay Ctrl-C until the end of the block: during a fork, Python's fork hooks would swallow KeyboardInterrupt."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -110,30 +147,30 @@ def defer_interrupts() -> Iterator[None]:
 
 
 def init_worker(work: Callable[[Any], Any], parent: int) -> None:
-    """What a process does before its first task."""
+    """Prepare a worker process before its first task: its function, malloc, signals and end."""
     global _work
     _work = work
-    mallopt(mmap_threshold=32 << 20, trim_threshold=128 << 20)  # blocks below 8 megapixels stay with the process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    mallopt(mmap_threshold=MMAP_THRESHOLD, trim_threshold=TRIM_THRESHOLD)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with suppress(RuntimeError):  # a limit of threads
+    with suppress(RuntimeError):  # the system's limit of threads is reached
         threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
 
 
 def exit_with_parent(parent: int) -> None:
-    """End when the parent does: a killed one cannot say so."""
+    """Exit this process when its parent has ended: a killed parent cannot terminate its workers."""
     while os.getppid() == parent:
-        time.sleep(0.5)
+        time.sleep(0.5)  # our choice: a negligible load, and orphans end before a user restarts the command
     os._exit(1)
 
 
 def call_work(item: Any) -> Any:
-    """Carry out the worker's function on one item."""
+    """Return the worker's function of one item."""
     return _work(item)
 
 
 def mallopt(**settings: int) -> None:
-    """Have glibc's malloc, where that is in use, keep what is freed: the system gives it out anew filled with zeros."""
+    """Set parameters of glibc's malloc (see mallopt(3)), by names in MALLOPT; do nothing on systems without it."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for name, value in settings.items():
             libc.mallopt(MALLOPT[name], value)

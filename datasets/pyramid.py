@@ -1,4 +1,4 @@
-"""The pyramid cache: every image at every resolution, decoded once, memory-mapped uint8, one .npy file a level."""
+"""The pyramid cache: every image at every resolution, decoded once, in one memory-mapped uint8 .npy file per level."""
 
 from __future__ import annotations
 
@@ -17,25 +17,37 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .base import DAMAGED, DataError, Source
-from .build import OF_THE_MACHINE, build_cache, check_bad, describe_small_images, read_stamp, reading
+from .base import DAMAGED, DataError, Source, escape_for_terminal
+from .build import MACHINE_ERRORS, build_cache, check_bad, describe_small_images, explain_read_errors, read_stamp
 from .cache_files import find_cache_folder, write_atomically
 from .images import Preparation
 from .levels import LAYOUT_VERSION, compute_checksums, level_file_name, level_resolutions, pyramid_levels
 
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}  # as checkpoints.lock
-warnings.filterwarnings("ignore", "flock not supported", module="filelock")  # it locks by another way, which serves
+# Errors of file systems without locks; checkpoints/lock.py has the same list and its sources
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EIO, errno.EINVAL}
+warnings.filterwarnings("ignore", "flock not supported", module="filelock")  # its fallback, a soft lock, is sufficient
+VERIFY_BYTES = 1 << 24  # bytes of the largest level per batch in `Pyramid.find_damage`; our choice, bounds its memory
 
 
 class Pyramid:
-    """A built cache.
+    """A complete cache, memory-mapped.
 
     Attributes:
-        key: changes when the images or their preparation do. folder: where it is.
-        resolution, channels: of the largest level. levels: by resolution, uint8 [count, channels, r, r], with a row of
-            zeros for each image left out. rows: the others' places in it.
-        classes: class names. labels: class indices [len] or None. bad: [name, reason] of the images left out.
-        meta: what else was noted when it was built.
+        folder: path of the cache.
+        key: the folder's name, which depends on the images and their preparation.
+        resolution: of the largest level.
+        channels: of the images.
+        levels: by resolution, uint8 [count, channels, r, r]; zeros for unreadable images.
+        sums: checksums, uint64 [count]; 0 for unreadable images.
+        rows: rows of the readable images in `levels`, [len].
+        classes: class names; [] without labels.
+        labels: class indices [len], or None.
+        bad: [name, reason] of the unreadable images.
+        meta: content of meta.json.
+
+    Raises:
+        DataError: the cache is damaged.
+        OSError: it cannot be opened or mapped.
     """
 
     def __init__(self, folder: Path):
@@ -48,36 +60,37 @@ class Pyramid:
                 r: np.load(folder / level_file_name(r), mmap_mode="r") for r in level_resolutions(self.resolution)
             }
             self.sums = np.load(folder / "sums.npy")
-            self.rows = np.flatnonzero(self.sums)
+            self.rows = np.flatnonzero(self.sums)  # the checksum 0 marks unreadable images
             self.labels = np.load(folder / "labels.npy") if self.classes else None
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-                raise  # the disk, a limit of open files, or a file system that maps none into memory
+                raise  # a failing disk, a limit of open files, or a file system without memory mapping
             remove = f"python -m datasets clean {folder.name}"
-            raise DataError(f"the cache {folder} is damaged ({error}); remove it: {remove}") from None
+            raise DataError(f"the cache {folder} is damaged ({error}); remove it with {remove}, then retry") from None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def class_counts(self) -> list[int]:
-        """Images of each class, [] without labels."""
+        """The number of images in each class; [] without labels."""
         return [] if self.labels is None else np.bincount(self.labels, minlength=len(self.classes)).tolist()
 
     def compute_digest(self) -> str:
-        """Stands for the images themselves, by their 4x4 versions and labels: the same for a copy of them."""
+        """Return a digest of the 4x4 level and the labels, in hexadecimal; the same for a copy of the dataset."""
+        # the 4x4 level tells datasets apart and is small; 12 bytes rule out collisions
         digest = hashlib.blake2b(self.levels[4][self.rows].tobytes(), digest_size=12)
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()
 
     def read_images(self, resolution: int, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 [len(indices), channels, resolution, resolution]."""
+        """Return images of one level, uint8 [len(indices), channels, resolution, resolution]."""
         return self.levels[resolution][self.rows[np.asarray(indices)]]
 
     def find_damage(self) -> list[int]:
-        """Indices of images that are not as they were written, or whose levels do not follow from the largest one."""
+        """Return the indices of images with a wrong checksum, or with levels that do not match the largest level."""
         wrong = []
-        step = max((1 << 24) // (self.channels * self.resolution**2), 1)
+        step = max(VERIFY_BYTES // (self.channels * self.resolution**2), 1)
         for start in tqdm(range(0, len(self), step), "verifying", unit="batch", disable=None, leave=False):
             rows = self.rows[start : start + step]
             found = [self.levels[r][rows] for r in reversed(self.levels)]
@@ -88,11 +101,11 @@ class Pyramid:
         return wrong
 
     def describe_problems(self) -> str:
-        """What should be said whenever these images are used, or ""."""
-        left_out, enlarged, copies = len(self.bad), self.meta["enlarged"], self.meta["duplicates"]
+        """Return a warning about skipped, enlarged and duplicate images, or ""."""
+        skipped, enlarged, copies = len(self.bad), self.meta["enlarged"], self.meta["duplicates"]
         size = f"{self.resolution}x{self.resolution}"
         parts = [
-            f"{left_out} cannot be read and are left out" if left_out else "",
+            f"{skipped} cannot be read and are skipped" if skipped else "",
             f"{enlarged} are smaller than {size} and were enlarged" if enlarged else "",
             f"{copies} are copies of others" if copies else "",
         ]
@@ -113,59 +126,79 @@ def open_pyramid(
     workers: int | None = None,
     cache: Path | None = None,
 ) -> Pyramid:
-    """Open the cache of these images, building it first where it is missing, or going on with its building.
+    """Open the cache of a dataset; build it first if it does not exist, or resume an interrupted build.
 
-    It is built beside its final place and moved there whole. Where another process builds it, wait for that one.
+    If another process is building it, wait for that process. Prints a warning about skipped, enlarged and duplicate
+    images to standard error.
 
     Args:
-        resolution: of the largest level, a power of two from 4 to 1024. channels, fit, background: see `Preparation`.
-        allow_upscale: enlarge images that are smaller. max_bad: largest share of images that may be left out.
-        workers: processes that decode (default: one for each core). cache: the folder of caches.
+        resolution: of the largest level, a power of two from 4 to 1024.
+        channels, fit, background: see `Preparation`.
+        allow_upscale: whether to enlarge images that are smaller than the resolution.
+        max_bad: largest fraction of images that may be unreadable, and are then skipped.
+        workers: processes that decode (default: one per core).
+        cache: cache folder (default: `find_cache_folder()`).
 
     Raises:
-        DataError: too many images that cannot be read, or too small; no room on the disk, or a cache not to be written;
-            images that change meanwhile.
+        DataError: too many images are unreadable, or images are too small; the disk is full, or the cache folder not
+            writable; or the images changed during the build.
     """
     prepare, cache = Preparation(resolution, channels, fit, background), cache or find_cache_folder()
-    with using_cache(cache):
+    with explain_cache_errors(cache):
         stamp = read_stamp(source)
         folder = cache / "datasets" / compute_cache_key(source, prepare, cache, stamp)
         if not folder.exists():
             with hold_build_lock(folder, cache):
-                if not folder.exists():
+                if not folder.exists():  # again: another process may have built it while this one waited
                     build_cache(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
         pyramid = Pyramid(folder)
+    # A cache may have been built with looser limits than this call's.
     check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
     if pyramid.meta["enlarged"] and not allow_upscale:
         raise DataError(describe_small_images(source, prepare))
     if remarks := pyramid.describe_problems():
         tqdm.write(remarks, file=sys.stderr)
+    if emptied := find_emptied_classes(source, pyramid):
+        tqdm.write(f"no readable images in {', '.join(emptied)}: never drawn", file=sys.stderr)
     return pyramid
 
 
+def find_emptied_classes(source: Source, pyramid: Pyramid) -> list[str]:
+    """Return the names of classes none of whose images can be read."""
+    if source.labels is None:
+        return []
+    before = np.bincount(source.labels, minlength=len(source.classes)).tolist()
+    counts = zip(source.classes, before, pyramid.class_counts, strict=True)
+    return [escape_for_terminal(name) for name, images, left in counts if images and not left]
+
+
 @contextmanager
-def using_cache(cache: Path) -> Iterator[None]:
-    """Raise the operating system's errors as DataError, naming the folder of caches where it is at fault."""
+def explain_cache_errors(cache: Path) -> Iterator[None]:
+    """Turn the operating system's errors into a DataError that tells limits of the machine from a bad cache folder."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
-        if error.errno in OF_THE_MACHINE:
+        if error.errno in MACHINE_ERRORS:
             raise DataError(
-                f"the image cache could not be built or opened: {reason}; raise this machine's limits of open files "
-                "(ulimit -n), processes or memory"
+                f"the image cache could not be built or opened: {reason}; raise this machine's limits for open files "
+                "(ulimit -n), processes (ulimit -u) or memory"
             ) from None
         raise DataError(
-            f"the image cache {cache} cannot be written or read ({reason}); set PGGAN_CACHE to a folder that can"
+            f"the image cache {cache} cannot be read or written ({reason}); set PGGAN_CACHE to a writable folder"
         ) from None
 
 
 def compute_cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
-    """By what the images hold, not by where they are: files that nobody touched are not even read again."""
+    """Return the cache's folder name: resolution, channels and a digest of the images' content and preparation.
+
+    It does not depend on the images' path. Content digests are stored by stamp, so that unchanged files are not read
+    again.
+    """
     index_file = cache / "known" / stamp
     content = index_file.read_text() if index_file.exists() else ""
     if not content:
-        with reading(source):
+        with explain_read_errors(source):
             content = source.content_digest()
         index_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(index_file, content)
@@ -178,12 +211,12 @@ def compute_cache_key(source: Source, prepare: Preparation, cache: Path, stamp: 
 
 @contextmanager
 def hold_build_lock(folder: Path, cache: Path) -> Iterator[None]:
-    """Hold the lock of one cache; it falls when its process ends, however that happens."""
+    """Hold the build lock of one cache, waiting for it if necessary; the system releases it if the process dies."""
     lock = make_cache_lock(folder.name, cache)
     try:
-        take(lock)
+        try_lock(lock)
     except Timeout:
-        tqdm.write("another process is building the cache of these images; waiting for it", file=sys.stderr)
+        tqdm.write("another process is building the image cache of this dataset; waiting for it", file=sys.stderr)
         lock.acquire()
     try:
         yield
@@ -191,11 +224,12 @@ def hold_build_lock(folder: Path, cache: Path) -> Iterator[None]:
         lock.release()
 
 
-def take(lock: FileLock) -> None:
-    """Take a lock without waiting for it; where the file system has no locks, warn and do without.
+def try_lock(lock: FileLock) -> None:
+    """Acquire a lock without waiting; if the file system has no locks, print a warning and continue without.
 
     Raises:
-        Timeout: another process holds it. OSError: its file cannot be written.
+        Timeout: another process holds the lock.
+        OSError: its file cannot be written.
     """
     try:
         lock.acquire(timeout=0)
@@ -203,11 +237,14 @@ def take(lock: FileLock) -> None:
         if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
             raise
         cache = Path(lock.lock_file).parent.parent
-        warning = f"warning: the file system of the image cache {cache} has no locks: use one process at a time"
-        tqdm.write(warning, file=sys.stderr)
+        tqdm.write(
+            f"warning: the file system of the image cache {cache} has no locks: use one process at a time, or set "
+            "PGGAN_CACHE to a folder on a local disk",
+            file=sys.stderr,
+        )
 
 
 def make_cache_lock(key: str, cache: Path) -> FileLock:
-    """The lock held while a cache is built."""
+    """Return the lock that guards the building of one cache, not acquired. Raises OSError."""
     (cache / "locks").mkdir(parents=True, exist_ok=True)
     return FileLock(cache / "locks" / f"{key}.lock")

@@ -1,4 +1,4 @@
-"""What is said of files that are not read."""
+"""Describe the files that a dataset skips."""
 
 from __future__ import annotations
 
@@ -9,56 +9,61 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .base import escape_for_terminal
 from .images import open_image
-from .listing import ending
+from .listing import get_suffix
 
-LONGEST_LIST = 5
-# Pictures of kinds that Pillow does not read by itself, or that are not safe to read: see `images.FORMATS`
-UNREADABLE = set(".heic .heif .hif .jxl .psd .svg .eps .exr .hdr .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split())
+MAX_LISTED = 5  # our choice: names or extensions that still fit in one or two terminal lines
+# Extensions of image formats that Pillow cannot read without plugins, or that are unsafe to read; see `images.FORMATS`
+UNSUPPORTED = set(".heic .heif .hif .jxl .psd .svg .eps .exr .hdr .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split())
 
 
-def listed(names: Sequence[str], most: int = LONGEST_LIST) -> str:
-    """Return the first names as text, and how many more there are."""
+def format_names(names: Sequence[str], most: int = MAX_LISTED) -> str:
+    """Return the first `most` names for a message, and the number of the others: "a.png, b.png and 3 more"."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
-def list_counts(pairs: Iterable[tuple[str, int]]) -> str:
-    """As in "cat (1,200), dog (800)"."""
+def format_counts(pairs: Iterable[tuple[str, int]]) -> str:
+    """Return names with their counts for a message: "cat (1,200), dog (800)"."""
     return ", ".join(f"{escape_for_terminal(name)} ({count:,})" for name, count in pairs)
 
 
-def kinds_of_files(names: Sequence[str], open_file: Callable[[str], str | io.BytesIO]) -> list[str]:
-    """Return a sentence on files that were skipped for their names, by kind, or [].
+def describe_skipped_files(names: Sequence[str], open_file: Callable[[str], str | io.BytesIO]) -> list[str]:
+    """Return a sentence that counts skipped files by extension, or [] without any.
 
-    The first file of an ending is opened: images with unusual endings only have to be renamed.
+    The first file of each extension is opened: if it is an image after all, the sentence suggests renaming.
+
+    Args:
+        names: names of the files, all without an image extension.
+        open_file: returns the path or content of a file.
     """
-    by_ending: dict[str, list[str]] = defaultdict(list)
+    by_suffix: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        by_ending[ending(name)].append(name)
-    most = sorted(by_ending.items(), key=lambda item: (item[0] not in UNREADABLE, -len(item[1])))
-    kinds = []
-    for suffix, found in most[:LONGEST_LIST]:
+        by_suffix[get_suffix(name)].append(name)
+    # Image formats come first, however few the files: only for them can the user do something.
+    most = sorted(by_suffix.items(), key=lambda item: (item[0] not in UNSUPPORTED, -len(item[1])))
+    parts = []
+    for suffix, files in most[:MAX_LISTED]:
         hint = ""
-        if suffix in UNREADABLE:
+        if suffix in UNSUPPORTED:
             hint = " (not supported: convert them to .jpg or .png)"
-        elif could_be_picture(suffix) and holds_picture(found[0], open_file):
-            hint = " (images by their content: rename them to end in .jpg or .png)"
-        kinds.append(f"{len(found):,} {escape_for_terminal(suffix) or 'without an ending'}{hint}")
-    rest = sum(len(found) for _, found in most[LONGEST_LIST:])
-    kinds += [f"{rest:,} of {len(most) - LONGEST_LIST:,} other kinds"] if rest else []
-    return [f"skipped files: {', '.join(kinds)}"] if names else []
+        elif could_be_image(suffix) and has_image_content(files[0], open_file):
+            hint = " (images according to their content: rename them to end in .jpg or .png)"
+        parts.append(f"{len(files):,} {escape_for_terminal(suffix) or 'without an extension'}{hint}")
+    rest = sum(len(files) for _, files in most[MAX_LISTED:])
+    parts += [f"{rest:,} of {len(most) - MAX_LISTED:,} other types"] if rest else []
+    return [f"skipped files: {', '.join(parts)}"] if names else []
 
 
-def could_be_picture(suffix: str) -> bool:
-    """Whether an ending is an image's, or says nothing."""
-    kind, _ = mimetypes.guess_type(f"file{suffix}")
-    return kind is None or kind.startswith("image/")
+def could_be_image(suffix: str) -> bool:
+    """Return whether an extension belongs to an image format, or is unknown."""
+    media_type, _ = mimetypes.guess_type(f"file{suffix}")
+    return media_type is None or media_type.startswith("image/")
 
 
-def holds_picture(name: str, open_file: Callable[[str], str | io.BytesIO]) -> bool:
-    """Whether a file is an image by its content."""
+def has_image_content(name: str, open_file: Callable[[str], str | io.BytesIO]) -> bool:
+    """Return whether a file is an image according to its content."""
     try:
         open_image(open_file(name)).close()
-    except Exception:  # Pillow raises many kinds for damaged files, also struct.error and SyntaxError
+    except Exception:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
         return False
     return True

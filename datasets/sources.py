@@ -1,4 +1,4 @@
-"""Which set of images a name or a path stands for."""
+"""Open a dataset by path or name."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ SOURCE_TYPES = (
 
 
 def open_source(data: str, labels: bool = False) -> Source:
-    """The set that a name or a path stands for; a path that exists comes before a name.
+    """Open a dataset; an existing path takes precedence over a name.
 
     Args:
-        data: "synthetic", a folder, zip or tar of images, an .npz, a folder of the official multi-resolution
-            TFRecords, or the name of a torchvision set.
-        labels: read classes: of class folders, of a dataset.json, or the set's own.
+        data: a folder, zip or tar of images, an .npz, a folder of the official multi-resolution TFRecords, the name of
+            a torchvision dataset, or "synthetic".
+        labels: whether to read classes: from class folders, a dataset.json, or the dataset's own labels.
 
     Raises:
-        DataError: no such set or path, no images in it, or no classes where labels are asked for.
+        DataError: there is no such path or name, it contains no images, or labels are requested and missing.
     """
+    if not data:
+        raise DataError(f"an empty name was given for the images; name {SOURCE_TYPES}")
     if data == "synthetic":
         return SyntheticShapes(labelled=labels)
     path = Path(data)
@@ -40,11 +42,11 @@ def open_source(data: str, labels: bool = False) -> Source:
         return open_file(path, labels)
     if torchvision_sets.is_torchvision_name(data):
         return torchvision_sets.TorchvisionSet(data, find_cache_folder() / "torchvision", labels)
-    raise DataError(f"{data} does not exist; name {SOURCE_TYPES}")
+    raise DataError(f"{data} does not exist; pass {SOURCE_TYPES}")
 
 
 def open_folder(path: Path, labels: bool) -> Source:
-    """The source that a folder is. Raises DataError where it cannot be read."""
+    """Open a folder of TFRecords or images. Raises DataError if it cannot be read or contains neither."""
     try:
         return tfrecords.TFRecords(path, labels) if tfrecords.find_files(path) else Folder(path, labels)
     except OSError as error:
@@ -52,7 +54,7 @@ def open_folder(path: Path, labels: bool) -> Source:
 
 
 def open_file(path: Path, labels: bool) -> Source:
-    """The source that a file is. Raises DataError for other files."""
+    """Open an .npz, zip or tar, the latter two by content. Raises DataError for other files, or if it is damaged."""
     try:
         if path.suffix.lower() == ".npz":
             return Arrays(path, labels)
@@ -62,4 +64,4 @@ def open_file(path: Path, labels: bool) -> Source:
             return Tar(path, labels)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    raise DataError(f"{path} is a file, but no zip, tar or .npz; name {SOURCE_TYPES}")
+    raise DataError(f"{path} is not a zip, tar or .npz file; pass {SOURCE_TYPES}")

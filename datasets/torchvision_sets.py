@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ SETS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "celeba": ("CelebA", {"split": "all"}, None),
 }
 NAMES = (*SETS, "lsun-CATEGORY")
+TIMEOUT = 10.0  # seconds to wait for an answer or the next bytes; behind some firewalls none ever come
 
 
 def is_torchvision_name(data: str) -> bool:
@@ -65,11 +68,12 @@ class TorchvisionSet(Source):
     def load(self, kind: Callable[..., Any], root: Path, options: dict[str, Any]) -> Any:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            return kind(root=str(root), **options)
+            with limit_silence(TIMEOUT):
+                return kind(root=str(root), **options)
         except ModuleNotFoundError as error:
             raise DataError(f"{self.name} needs {error.name}: pip install {error.name}") from None
         except Exception as error:  # torchvision raises RuntimeError, URLError, OSError, lmdb.Error and others
-            reason = (str(error) or type(error).__name__).split("\n")[0]
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"{self.name} is not in {root} and could not be downloaded ({reason}); without network access, put "
                 f"the files there as torchvision.datasets.{kind.__name__} expects them"
@@ -97,3 +101,14 @@ class TorchvisionSet(Source):
 
     def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
         return self.images[index][0]
+
+
+@contextmanager
+def limit_silence(seconds: float) -> Iterator[None]:
+    """Make connections that stay silent for so long fail: torchvision's downloads would wait forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

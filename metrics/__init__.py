@@ -1,12 +1,12 @@
 """FID, IS, KID, SWD, MS-SSIM, precision and recall of batches of uint8 images.
 
-Two collections of images go in, numbers come out; nothing in here knows about GANs. On the command line:
+The package compares two collections of images and does not depend on the GANs in this project. On the command line:
 `python -m metrics REAL GENERATED`.
 
     suite = Suite(("fid", "swd"), device="cpu")
-    real = suite.describe(real_batches)      # iterables of uint8 [N, C, H, W]
-    fake = suite.describe(fake_batches)
-    suite.compare(real, fake)                # {"fid": ..., "swd": ...}
+    real = suite.compute_statistics(real_batches)  # iterables of uint8 [N, C, H, W]
+    fake = suite.compute_statistics(fake_batches)
+    suite.compare(real, fake)                      # {"fid": ..., "swd_16": ..., "swd": ...}
 """
 
 import signal

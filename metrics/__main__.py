@@ -54,7 +54,7 @@ def build_compare_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("real", metavar="REAL", help="real images: folder, zip or .npz; or an .npz of FID statistics")
-    p.add_argument("generated", metavar="GENERATED", help="generated images, in the same forms")
+    p.add_argument("generated", metavar="GENERATED", help="generated images, or statistics, in the same formats")
     p.add_argument(
         "--metrics",
         default="fid",
@@ -122,7 +122,7 @@ def add_common_options(p: argparse.ArgumentParser) -> None:
 
 
 def number_parser(smallest: int):
-    """Return an argparse type for integers from `smallest` on."""
+    """Return an argparse type for integers of at least `smallest`."""
 
     def parse(text: str) -> int:
         value = int(text)
@@ -147,7 +147,7 @@ def choose_device(text: str) -> torch.device:
 
 
 def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | None = None) -> Suite:
-    """Build the suite that the options ask for. Raises MetricError if one of the metrics cannot be computed."""
+    """Build the suite for the options. Raises MetricError if one of the metrics cannot be computed."""
     suite = Suite(
         names,
         arguments.inception_weights,
@@ -176,7 +176,7 @@ def write_stats(arguments: argparse.Namespace) -> None:
 def check_output_path(path: Path) -> None:
     """Raise MetricError, before any work, if statistics cannot or must not be written to a path."""
     if path.suffix != ".npz":
-        raise MetricError(f"--out: {path} does not end in .npz")
+        raise MetricError(f"--out: {path} does not end in .npz; use {path.with_suffix('.npz')}")
     if path.exists() and not has_statistics(path):
         raise MetricError(f"--out: {path} exists and is not a statistics file; choose another name")
     # the nearest folder that exists: the others will be created
@@ -187,7 +187,7 @@ def check_output_path(path: Path) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Compare generated with real images and print the results."""
-    # in the order given, without duplicates
+    # in the order of the option, without duplicates
     names = list(dict.fromkeys(name.strip() for name in arguments.metrics.split(",") if name.strip()))
     if not names:
         raise MetricError(f"--metrics: specify one or more of {', '.join(METRICS)}")
@@ -196,12 +196,12 @@ def compare(arguments: argparse.Namespace) -> None:
     real, generated = (open_side(path, arguments.num_images) for path in (arguments.real, arguments.generated))
     with_files = [side for side in (real, generated) if not isinstance(side, ImageSet)]
     if with_files and names != ["fid"]:
-        raise MetricError("--metrics: a statistics file serves fid only; use the images themselves for other metrics")
+        raise MetricError("--metrics: a statistics file supports fid only; pass the images for other metrics")
     cache = None if arguments.no_cache else Path(arguments.cache or default_folder())
     suite = make_suite(arguments, names, cache)
     if "kid" in suite.metrics:
         suite.metrics["kid"].subset_size = arguments.kid_subset_size
-    # a statistics file without its number of images passes for enough
+    # a statistics file that does not record its number of images is assumed to have enough
     suite.check(*(count_images(side) or sys.maxsize for side in (real, generated)))
     descriptions = [
         compute_statistics(suite, arguments.real, real, suite.load_or_compute),
@@ -235,7 +235,7 @@ def count_images(side) -> int | None:
 
 
 def compute_statistics(suite: Suite, name: str, side, describe) -> DatasetStatistics:
-    """Return one side's accumulators. Raises MetricError for statistics that were made with other settings."""
+    """Return the accumulators of real or generated images. Raises MetricError for statistics with other settings."""
     if isinstance(side, ImageSet):
         return describe(lambda: iterate_with_progress(side))
     for key, value in suite.settings().items():

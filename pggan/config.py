@@ -1,4 +1,4 @@
-"""What a run is: every option with its unit, range and default, the presets, and the way to and from a file."""
+"""Options of a training run: `TrainConfig` with units, ranges and defaults, presets, command line and config files."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoints import load, resolve_checkpoint
+from checkpoints import CheckpointError, load, resolve_checkpoint
 from datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
 from metrics import METRICS
 
-from .paths import RECORDED, choose_out, is_same_path, make_absolute, read_options, with_found_paths
+from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute, read_options, relocate_paths
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
-MAX_NUMBER = 1e12  # of any number; what is computed from it stays within a float
+MAX_NUMBER = 1e12  # largest value of any option, so that numbers computed from options stay within a float
 
-ARCH_DEFAULTS: dict[str, dict[str, Any]] = {  # options that each architecture decides where they are not given
+ARCH_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend on --arch; sizes are ours
     "pggan": {},
     "mlp": {"hidden": (256, 256, 256, 128), "d_hidden": (256, 256)},
     "dcgan": {},
     "hybrid": {"hidden": (128, 128, 128, 128), "d_hidden": (64, 64)},
     "msg": {},
 }
-LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # options that each loss decides where they are not given
-    "wgan-gp": {"penalty": "gp", "drift": 0.001},
-    "wgan": {"penalty": "clip", "drift": 0.0},
+LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend on --loss
+    "wgan-gp": {"penalty": "gp", "drift": 0.001},  # Karras et al. 2018, appendix A.1
+    "wgan": {"penalty": "clip", "drift": 0.0},  # Arjovsky et al. 2017, algorithm 1
     "minimax": {"penalty": "none", "drift": 0.0},
     "nonsaturating": {"penalty": "none", "drift": 0.0},
     "lsgan": {"penalty": "none", "drift": 0.0},
     "hinge": {"penalty": "none", "drift": 0.0},
-    "relativistic": {"penalty": "r1+r2", "drift": 0.0},
+    "relativistic": {"penalty": "r1+r2", "drift": 0.0},  # Huang et al. 2024, section 2
 }
 
 
 class ConfigError(ValueError):
-    """An option that cannot be followed, in one sentence."""
+    """An unusable option or combination of options; carries one sentence that names it and the remedy."""
 
 
 def option(help: str, default: Any = MISSING, default_text: str | None = None, **kwargs: Any) -> Any:
-    """A dataclass field that is also a command-line option.
+    """Return a dataclass field that is also a command-line option.
 
-    kwargs: `parse` (text or plain value -> value), `choices`, `minimum`, `maximum`, `metavar`; `identity=False` for
-    options that may change when a run goes on, since they do not change what is trained.
+    Args:
+        help: noun phrase with the unit. default_text: the default as printed in --help, if not the value itself.
+        kwargs: `parse` (function from text or plain value to value), `choices`, `minimum`, `maximum`, `metavar`;
+            `identity=False` for options that may change when a run is resumed, since the training result does not
+            depend on them.
     """
-    shown = format_value(default) if default_text is None else default_text
-    return field(default=default, metadata={"help": help, "default": shown, **kwargs})
+    text = format_value(default) if default_text is None else default_text
+    return field(default=default, metadata={"help": help, "default": text, **kwargs})
 
 
 def format_value(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Return an option's value as written on the command line."""
     if isinstance(value, Mapping):
         return ",".join(f"{resolution}:{v:g}" for resolution, v in value.items())
     if isinstance(value, tuple):
@@ -65,8 +68,15 @@ def format_value(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def per_stage_parser(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
-    """Parser of numbers for each stage: "16" or "4:128,32:64", each holding from its resolution on upwards."""
+def make_per_stage_parser(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
+    """Return a parser of per-stage numbers: "16", or "4:128,32:64" for 128 up to 16x16 and 64 from 32x32 up.
+
+    Args:
+        kind: int or float. minimum: exclusive lower bound.
+
+    Returns:
+        A function from text, a number or a mapping to a dict by resolution; it raises ValueError for anything else.
+    """
 
     def parse(value: Any) -> dict[int, Any]:
         if isinstance(value, Mapping):
@@ -80,18 +90,18 @@ def per_stage_parser(kind: type, minimum: float = 0) -> Callable[[Any], dict[int
         except (TypeError, ValueError):
             raise ValueError(f"{value!r} is neither a number nor RESOLUTION:NUMBER pairs like 4:128,32:64") from None
         if len(table) != len(pairs):
-            raise ValueError(f"{value!r} names a resolution twice")
+            raise ValueError(f"{value!r} has a resolution twice")
         if not all(minimum < v <= MAX_NUMBER for v in table.values()):
-            raise ValueError(f"{value!r}: every number must be above {minimum}, and at most {MAX_NUMBER:g}")
+            raise ValueError(f"{value!r}: every number must be greater than {minimum} and at most {MAX_NUMBER:g}")
         if 4 not in table:
-            raise ValueError(f"{value!r} does not say what holds at 4x4; begin with 4:")
+            raise ValueError(f"{value!r} has no value for 4x4; begin with 4:")
         return dict(sorted(table.items()))
 
     return parse
 
 
 def parse_number(kind: type, value: Any) -> Any:
-    """An int or a float from text or a plain value; 16.0 is an int, 16.5 is not."""
+    """Return an int or a float from text or a plain value. Raises ValueError, for kind int also for 16.5 (not 16.0)."""
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
     if kind is int and float(value) != int(float(value)):
@@ -100,19 +110,19 @@ def parse_number(kind: type, value: Any) -> Any:
 
 
 def parse_sizes(value: Any) -> tuple[int, ...]:
-    """Layer sizes: "256,256,128"."""
+    """Return layer sizes from text like "256,256,128" or a list. Raises ValueError."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         found = tuple(parse_number(int, part) for part in parts)
     except (TypeError, ValueError):
         raise ValueError(f"{value!r} is not a list of whole numbers like 256,256,128") from None
     if not 1 <= len(found) <= 20 or not all(1 <= size <= 65536 for size in found):
-        raise ValueError(f"{value!r}: 1 to 20 layers of 1 to 65536 each")
+        raise ValueError(f"{value!r}: needs 1 to 20 layers with sizes from 1 to 65536")
     return found
 
 
 def parse_metric_names(value: Any) -> tuple[str, ...]:
-    """Names of metrics from text or a list, each known and once; () for none. Raises ValueError."""
+    """Return metric names without repetitions from text or a list, () for "none". Raises ValueError."""
     names = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
     names = () if names in (("none",), ("",)) else names
     for name in names:
@@ -123,12 +133,12 @@ def parse_metric_names(value: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A run's options, checked. The defaults are the paper's, as in the authors' second release on one GPU.
+    """The validated options of a run. Defaults are the paper's, as in the authors' TensorFlow code for one GPU.
 
-    Not given, out, resolution and channels are None until `resolve_config` has asked the images.
+    If not specified, out, resolution and channels are None until `resolve_config` derives them from the images.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value outside its range, or options that contradict each other.
     """
 
     data: str = option(f"the training images: {SOURCE_TYPES}", "", identity=False)
@@ -302,23 +312,27 @@ class TrainConfig:
     batch_size: PerStage[int] = option(
         "images per step over all processes; a number, or one from each resolution up: 4:128,32:64,128:16",
         "4:128,32:64,64:32,128:16,256:8,512:4",
-        parse=per_stage_parser(int),
+        parse=make_per_stage_parser(int),
     )
     micro_batch: PerStage[int] | None = option(
         "images per process in one forward/backward pass (gradient accumulation); saves memory, same result",
         None,
         "the whole batch",
-        parse=per_stage_parser(int),
+        parse=make_per_stage_parser(int),
         identity=False,
     )
     lr: PerStage[float] = option(
         "learning rate of both networks, a number or one from each resolution up",
         "4:0.001,1024:0.0015",
-        parse=per_stage_parser(float),
+        parse=make_per_stage_parser(float),
         metavar="RATE",
     )
     d_lr: PerStage[float] | None = option(
-        "learning rate of the discriminator alone", None, "same as --lr", parse=per_stage_parser(float), metavar="RATE"
+        "learning rate of the discriminator alone",
+        None,
+        "same as --lr",
+        parse=make_per_stage_parser(float),
+        metavar="RATE",
     )
     optimizer: str = option("optimizer of both networks", "adam", choices=("adam", "rmsprop", "sgd"))
     adam_beta1: float = option("Adam's decay of the mean gradient", 0.0, parse=float, minimum=0, maximum=0.9999)
@@ -369,13 +383,10 @@ class TrainConfig:
         identity=False,
     )
     on_nan: str = option(
-        "response to --max-skipped: stop, or roll back to the last good checkpoint with a lower learning rate",
+        "response to --max-skipped: stop, or roll back to the last good checkpoint with half the learning rate",
         "stop",
         choices=("stop", "rollback"),
         identity=False,
-    )
-    rollback_lr: float = option(
-        "factor on all learning rates after each rollback", 0.5, parse=float, minimum=0.01, maximum=1, identity=False
     )
 
     # Evaluation
@@ -416,7 +427,7 @@ class TrainConfig:
     tick_kimg: PerStage[float] = option(
         "thousands of images between log lines, sample grids and checkpoints, a number or one from each resolution up",
         "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10",
-        parse=per_stage_parser(float),
+        parse=make_per_stage_parser(float),
         metavar="KIMG",
     )
     keep_last: int = option(
@@ -444,15 +455,14 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, validate_field(f, getattr(self, f.name)))
-        settled = LOSS_DEFAULTS[self.loss] | ARCH_DEFAULTS[self.arch]
-        for name, value in settled.items():
+        for name, value in (LOSS_DEFAULTS[self.loss] | ARCH_DEFAULTS[self.arch]).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         check_combinations(self)
 
     @property
     def has_default_end(self) -> bool:
-        """Whether --total-kimg was left to the plan: not specified, or the preset's."""
+        """Whether --total-kimg is a default: not specified, or the preset's."""
         return self.total_kimg in (None, PRESETS.get(self.preset or "", {}).get("total_kimg"))
 
     @property
@@ -461,25 +471,33 @@ class TrainConfig:
         return self.growing and self.arch == "pggan"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: what config.json holds and checkpoints carry."""
+        """Return the options as plain data, as stored in config.json and checkpoints."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: {str(r): v for r, v in x.items()} if isinstance(x, Mapping) else x for k, x in values.items()}
 
 
 def validate_field(f: Field, value: Any) -> Any:
-    """The field's value, parsed and within its range, or ConfigError naming the option."""
+    """Return an option's value, parsed and checked.
+
+    Raises:
+        ConfigError: the value is outside the option's range; the message names the option.
+    """
     name, rules = option_name(f), f.metadata
     if value is None and f.default is None:
         return None
     try:
         if value is None:
-            raise ValueError("a value is needed")
+            raise ValueError("needs a value")
         if f.type == "bool" and not isinstance(value, bool):
             raise ValueError(f"{value!r} is neither true nor false")
         parse = rules.get("parse", lambda v: v)
         value = parse_number(parse, value) if parse in (int, float) else parse(value)
         if f.type.startswith("str") and not isinstance(value, str):
             raise ValueError(f"{value!r} is not text")
+        if value == "" and f.default != "":  # as by --out "$RUN" when RUN is not set
+            raise ValueError("the value is empty")
+        if isinstance(value, str) and "\0" in value:  # from a JSON file: no path can have it
+            raise ValueError(f"{value!r} contains a NUL character")
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
     low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)
@@ -491,43 +509,58 @@ def validate_field(f: Field, value: Any) -> Any:
 
 
 def check_combinations(config: TrainConfig) -> None:
-    """Refuse options that contradict one another.
+    """Refuse options that contradict each other.
 
     Raises:
-        ConfigError: naming them.
+        ConfigError: names them, with a remedy.
     """
     if config.label_smoothing and config.loss not in ("minimax", "nonsaturating"):
         raise ConfigError(
-            f"--label-smoothing is for the losses minimax and nonsaturating, whose discriminator guesses a "
-            f"probability; --loss {config.loss} has none"
+            f"--label-smoothing needs a discriminator that estimates a probability: use --loss minimax or "
+            f"nonsaturating instead of --loss {config.loss}, or remove --label-smoothing"
         )
     if config.hidden and config.arch not in ("mlp", "hybrid"):
-        raise ConfigError(f"--hidden is for --arch mlp and hybrid; the layers of {config.arch} go by --fmap-base")
+        raise ConfigError(
+            f"--hidden applies to --arch mlp and hybrid only; use --fmap-base and --fmap-max for {config.arch}"
+        )
     if config.d_hidden and config.arch not in ("mlp", "hybrid"):
-        raise ConfigError(f"--d-hidden is for --arch mlp and hybrid; the layers of {config.arch} go by --fmap-base")
+        raise ConfigError(
+            f"--d-hidden applies to --arch mlp and hybrid only; use --fmap-base and --fmap-max for {config.arch}"
+        )
     for name in ("minibatch_stddev", "equalized_lr", "pixel_norm"):
         if not getattr(config, name) and config.arch not in ("pggan", "msg"):
-            raise ConfigError(f"{spell_option(name, False)} is for --arch pggan and msg; {config.arch} has none")
+            raise ConfigError(
+                f"{spell_option(name, False)} applies to --arch pggan and msg only; remove it for {config.arch}"
+            )
     if config.arch == "dcgan" and config.resolution == 4:
-        raise ConfigError("--arch dcgan begins with images of 8x8; give another --resolution")
+        raise ConfigError("--arch dcgan needs at least 8x8 pixels; use --resolution 8 or more")
     if config.growth == "adaptive":
         if not config.is_growing:
-            raise ConfigError("--growth adaptive is for networks that grow: --arch pggan without --no-growing")
+            raise ConfigError("--growth adaptive needs networks that grow: use --arch pggan without --no-growing")
         if config.metric_every_kimg is None or config.growth_metric not in config.metrics:
             raise ConfigError(
-                f"--growth adaptive looks at {config.growth_metric} during a stage: give --metric-every-kimg, and "
-                f"{config.growth_metric} among --metrics"
+                f"--growth adaptive needs evaluations of {config.growth_metric} during a stage: add "
+                f"--metric-every-kimg 50, and include {config.growth_metric} in --metrics"
             )
         if config.min_stabilize_kimg > config.stabilize_kimg:
-            raise ConfigError("--min-stabilize-kimg is above --stabilize-kimg, the most that a stage may take")
+            raise ConfigError(
+                f"--min-stabilize-kimg: {config.min_stabilize_kimg:g} is more than --stabilize-kimg "
+                f"{config.stabilize_kimg:g}, the longest that a stage may stabilize; lower it"
+            )
     if config.arch == "dcgan" and config.micro_batch is not None:
-        raise ConfigError("--micro-batch: the batch norm of --arch dcgan is of the batch as a whole; leave it out")
+        raise ConfigError(
+            "--micro-batch does not work with --arch dcgan, whose batch norm needs the whole batch; remove it"
+        )
     if config.arch == "msg" and config.augment != "none":
-        raise ConfigError(f"--augment {config.augment} is not there for --arch msg, whose images are of many sizes")
+        raise ConfigError(
+            f"--augment {config.augment} does not work with --arch msg, whose images have many sizes; remove it"
+        )
 
 
+# Presets replace the defaults of TrainConfig. "Theano config.py" and "TensorFlow config.py" are the authors' code,
+# branches original-theano-version and master of github.com/tkarras/progressive_growing_of_gans.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper-v1": {
+    "paper-v1": {  # CelebA-HQ 1024x1024 (section 6.3), Theano config.py; 16: it takes the stddev over the whole batch
         "fade_kimg": 800,
         "stabilize_kimg": 800,
         "total_kimg": 19000,
@@ -536,7 +569,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mbstd_group": 16,
         "mirror": True,
     },
-    "paper-v2": {
+    "paper-v2": {  # CelebA-HQ 1024x1024 on one GPU (preset-v2-1gpu), TensorFlow config.py
         "fade_kimg": 600,
         "stabilize_kimg": 600,
         "total_kimg": 12000,
@@ -544,7 +577,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": "4:0.001,1024:0.0015",
         "mirror": True,
     },
-    "cifar10": {
+    "cifar10": {  # section 6.5 and Theano config.py
         "resolution": 32,
         "channels": 3,
         "fmap_base": 4096,
@@ -557,7 +590,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gp_target": 750,
         "mirror": False,
     },
-    # aims at the paper's level in 25 minutes on one H200; batch, lr, bf16, lengths, mirror and EMA are not the paper's
+    # Aims at the paper's scores within 25 minutes on one H200; not measured yet. Networks and gp_target are the
+    # paper's; batch size, learning rate, bf16, stage lengths, mirroring and EMA are ours.
     "cifar10-fast": {
         "resolution": 32,
         "channels": 3,
@@ -574,7 +608,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mirror": True,
         "ema_decay": 0.9995,
     },
-    "lsun": {
+    "lsun": {  # LSUN bedroom 256x256 (section 6.4), Theano config.py
         "resolution": 256,
         "channels": 3,
         "fade_kimg": 800,
@@ -583,7 +617,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "mirror": False,
     },
-    "cifar10-cpu": {  # a first look in half an hour on two cores: narrow networks, small batches, quick growth
+    # CIFAR-10 in half an hour on two cores: FID 88.5 in 23 minutes. Tuned by short runs, see docs/lab-notes.md
+    # (2026-11-21) and docs/results.md.
+    "cifar10-cpu": {
         "resolution": 32,
         "channels": 3,
         "fmap_base": 512,
@@ -599,8 +635,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "metric_images": 300,
         "metric_every_kimg": 24,
     },
-    # each of the older ones with its own objective, after the papers named in docs/architectures.md
-    "mlp": {
+    # Older architectures with their own objective; docs/architectures.md has the papers.
+    "mlp": {  # optimizer as dcgan's; layer sizes, latent size and batch size are ours
         "arch": "mlp",
         "loss": "nonsaturating",
         "latent_size": 128,
@@ -610,7 +646,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.999,
         "ema_decay": 0.999,
     },
-    "dcgan": {
+    "dcgan": {  # batch size, learning rate, beta1: Radford et al. 2016, section 4; beta2: Adam's default
         "arch": "dcgan",
         "loss": "nonsaturating",
         "latent_size": 128,
@@ -622,7 +658,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.999,
         "ema_decay": 0.999,
     },
-    "hybrid": {
+    "hybrid": {  # as mlp
         "arch": "hybrid",
         "loss": "nonsaturating",
         "latent_size": 128,
@@ -632,8 +668,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.999,
         "ema_decay": 0.999,
     },
+    # Arjovsky et al. 2017, algorithm 1; --clip 0.01 is the default
     "wgan": {"loss": "wgan", "optimizer": "rmsprop", "lr": 5e-5, "n_critic": 5, "batch_size": 64},
+    # learning rate and betas: the authors' code (github.com/akanimax/BMSG-GAN); the batch size is ours
     "msg": {"arch": "msg", "lr": 0.003, "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 32},
+    # Loss, penalty and learning rate: Huang et al. 2024, whose networks have no equalized learning rate; with it this
+    # rate learns slowly. Gamma (r_weight) and the batch size are ours.
     "r3gan": {
         "loss": "relativistic",
         "penalty": "r1+r2",
@@ -643,7 +683,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.99,
         "batch_size": 64,
     },
-    "demo": {  # minutes on two cores
+    "demo": {  # 10 minutes on two cores (docs/results.md); all numbers are ours
         "resolution": 32,
         "fmap_base": 512,
         "fmap_max": 64,
@@ -673,11 +713,14 @@ def spell_option(name: str, value: Any) -> str:
 
 
 def format_help(f: Field) -> str:
-    """What the option does, its range and its default."""
+    """Return an option's help text: its meaning, range and default."""
     low, high = f.metadata.get("minimum"), f.metadata.get("maximum")
     bounds = "" if low is None else f"at least {low:,.10g}; " if high is None else f"{low:,.10g} to {high:,.10g}; "
     return f"{f.metadata['help']} ({bounds}default: {f.metadata['default']})".replace("%", "%%")
 
+
+# options of earlier versions that nobody set: still accepted in --config files, and ignored
+RETIRED_OPTIONS = {"rollback_lr"}  # factor on learning rates after a rollback, now always 0.5
 
 GROUPS = {  # the first option of each group in --help
     "out": "the run",
@@ -690,7 +733,7 @@ GROUPS = {  # the first option of each group in --help
     "metrics": "evaluation",
     "seed": "running",
 }
-# what most runs need: --help shows these, --help-all shows every option
+# The options that most runs need: --help lists these, --help-all lists all.
 COMMON_OPTIONS = {
     *("data", "out", "preset", "resume", "resolution", "fit", "labels", "mirror", "augment", "holdout"),
     *("fmap_base", "fmap_max", "fade_kimg", "stabilize_kimg", "total_kimg", "batch_size", "micro_batch", "lr"),
@@ -701,7 +744,7 @@ COMMON_OPTIONS = {
 def add_options(parser: argparse.ArgumentParser, common_only: bool = False) -> None:
     """Add one command-line option for each field of TrainConfig.
 
-    common_only: leave all but `COMMON_OPTIONS` out of the help text; the others still work.
+    common_only: list only `COMMON_OPTIONS` in the help text; the others still work.
     """
     group: Any = parser
     for f in fields(TrainConfig):
@@ -724,13 +767,16 @@ def add_options(parser: argparse.ArgumentParser, common_only: bool = False) -> N
 
 
 def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -> TrainConfig:
-    """Defaults, then the preset, then the config file, then what was given (None: not given), then what the data says.
+    """Return the options of a run: defaults, overridden by the preset, the config file and `options`, in this order.
 
-    Tables of the defaults and presets are cut at the target resolution; the user's own are the growth controller's
-    to refuse.
+    Resolution, channels and out, if not specified, are derived from the images. Per-stage tables of defaults and
+    presets are cut at the final resolution; in the user's own, the growth controller refuses stages that do not exist.
+
+    Args:
+        options: values by field name; None: not specified. config_file: path of a JSON file, such as a config.json.
 
     Raises:
-        ConfigError: an unknown key or preset, or a value outside its range.
+        ConfigError: an unknown option or preset, or a value outside its range.
         datasets.DataError: images that cannot be found.
     """
     options = {k: v for k, v in options.items() if v is not None}
@@ -740,9 +786,9 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
         raise ConfigError(f"--preset: {preset!r} is not one of {', '.join(PRESETS)}")
     config = TrainConfig(**{**(PRESETS[preset] if preset else {}), **chosen})
     if not config.data:
-        raise ConfigError(f"DATA: name {SOURCE_TYPES}")
+        raise ConfigError(f"DATA is missing: specify {SOURCE_TYPES}")
     if config.resume is not None:
-        config = with_format_of_start(config)
+        config = fill_image_format(config)
     if config.resolution is None or config.channels is None:
         native = read_native_format(open_source(config.data), config.fit, config.resolution is None)
         if native.note and config.channels is None:
@@ -767,10 +813,11 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
     return replace(config, out=out, **paths, **tables)
 
 
-def with_format_of_start(config: TrainConfig) -> TrainConfig:
-    """Return the config of a run begun by --resume with a resolution and channels.
+def fill_image_format(config: TrainConfig) -> TrainConfig:
+    """Return the config of a run begun by --resume with resolution and channels filled in.
 
-    Not specified, they are the checkpoint's: of a run under way, which needs that file no longer, its own.
+    If not specified, they are the run's own if --out has a run, which then no longer needs the checkpoint; else the
+    checkpoint's.
 
     Raises:
         checkpoints.CheckpointError: no checkpoint.
@@ -779,40 +826,49 @@ def with_format_of_start(config: TrainConfig) -> TrainConfig:
     if not missing:
         return config
     known = read_options(Path(config.out)) if config.out else {}
-    known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+    try:
+        known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+    except CheckpointError:
+        known = find_begun(config.data, config.resume or "", config.resolution)
+        if not known:
+            raise
     found: dict[str, Any] = {name: known.get(name) for name in missing}
     return replace(config, **found)
 
 
 def truncate_table(table: PerStage[Number], resolution: int) -> dict[int, Number]:
-    """A table without the resolutions above the run's own."""
+    """Return a per-stage table without the resolutions above the run's own."""
     return {r: value for r, value in table.items() if r <= max(resolution, 4)}
 
 
-def read_config_file(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_config_file(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options in a JSON file.
 
-    A run directory's own config.json stands for that run wherever it lies now, unless `given` has other images: then
-    the rest of its options begin a run of their own.
+    A run directory's config.json continues that run, wherever the directory is now. If `options` has other images, its
+    options start a new run instead.
 
     Raises:
-        ConfigError: it cannot be read, or has other keys.
+        ConfigError: the file cannot be read, or has unknown keys.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # editors on Windows begin files with a BOM
     except OSError as error:
         raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config: {path} is not JSON: {error}") from None
     known = {f.name for f in fields(TrainConfig)}
+    if isinstance(values, dict):
+        values = {name: value for name, value in values.items() if name not in RETIRED_OPTIONS}
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
-        what = f"has no option {unknown[0]!r}" if isinstance(values, dict) else "is not an object of options"
-        raise ConfigError(f"--config: {path} {what}")
+        problem = (
+            f"has an unknown option, {unknown[0]!r}" if isinstance(values, dict) else "is not a JSON object of options"
+        )
+        raise ConfigError(f"--config: {path} {problem}")
     run = Path(path).parent
     if not (Path(path).name == "config.json" and (run / "checkpoints").is_dir()):
         return values
-    values = with_found_paths(values, run) | {"out": str(run)}
+    values = relocate_paths(values, run) | {"out": str(run)}
     recorded = values.get("data")
-    if isinstance(recorded, str) and not is_same_path(given.get("data", recorded), recorded):
+    if isinstance(recorded, str) and not is_same_path(options.get("data", recorded), recorded):
         del values["out"]
     return values

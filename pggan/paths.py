@@ -1,4 +1,4 @@
-"""Paths that a run records: absolute, and found again from another working directory."""
+"""Record a run's paths as absolute ones, find them again after a move, and choose the default run directory."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 
 from datasets.torchvision_sets import is_torchvision_name
 
-RECORDED = ("data", "resume", "inception_weights")  # options that are paths; a run's config.json holds them absolute
+RECORDED = ("data", "resume", "inception_weights")  # options that are paths; config.json has them absolute
 
 
 def make_absolute(path: str) -> str:
-    """Return a path that exists as an absolute one, and anything else, such as a dataset's name, unchanged."""
+    """Return an existing path as an absolute one, and anything else, such as a dataset name, unchanged."""
     return os.path.abspath(path) if path != "synthetic" and os.path.exists(path) else path
 
 
-def run_folder(checkpoint: Path) -> Path | None:
-    """Return the run directory that a checkpoint file lies in, or None."""
+def find_run_folder(checkpoint: Path) -> Path | None:
+    """Return the run directory of a checkpoint file, or None if it is not in one."""
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
 def find_recorded(path: str, out: Any, run: Path | None) -> str:
-    """Return where a path that a run recorded lies now.
+    """Return the present location of a path that a run recorded.
 
-    A relative path (runs of earlier versions recorded those) is relative to the folder that the run was started in; so
-    is the last part of an absolute one whose run was moved with its images, or is mounted elsewhere.
+    A relative path, as recorded by earlier versions, is resolved against the folder in which the run was started. If
+    an absolute path no longer exists, its last parts are resolved likewise: the run may have been moved with its
+    images, or be mounted elsewhere.
 
     Args:
-        out: the run's recorded --out, which tells that folder if it is relative. run: where the run directory is now.
+        out: the run's recorded --out; if relative, it tells that folder. run: present location of the run directory.
 
     Returns:
-        A path that exists, or `path` unchanged.
+        An existing path, or `path` unchanged.
     """
     if path == "synthetic" or run is None or not isinstance(out, str) or (os.path.isabs(path) and os.path.exists(path)):
         return path
@@ -47,57 +48,77 @@ def find_recorded(path: str, out: Any, run: Path | None) -> str:
 
 
 def is_same_path(a: str, b: str) -> bool:
-    """Whether two paths lead to the same file or folder, or two names of datasets are equal."""
-    if "\0" in a + b:  # in a damaged config.json; the system refuses to look such a path up
+    """Return whether two paths are the same file or folder, or two dataset names are equal."""
+    if "\0" in a + b:  # from a damaged config.json; os.path.realpath refuses it
         return a == b
     return os.path.realpath(a) == os.path.realpath(b)
 
 
 def is_missing(data: str) -> bool:
-    """Whether a dataset is a path that does not exist, rather than a name such as cifar10."""
+    """Return whether a dataset is a path that does not exist, rather than a name such as cifar10."""
     return data != "synthetic" and not is_torchvision_name(data) and not os.path.exists(data)
 
 
 def read_options(run: Path) -> dict[str, Any]:
-    """Return a run directory's config.json with its paths found again; {} if there is none that can be read."""
+    """Return the options in a run directory's config.json, with present paths; {} if it is missing or damaged."""
     try:
         options = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return with_found_paths(options, run) if isinstance(options, dict) else {}
+    return relocate_paths(options, run) if isinstance(options, dict) else {}
 
 
-def with_found_paths(options: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
-    """Return a run's recorded options with `find_recorded` applied to each path."""
+def relocate_paths(options: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """Return a run's recorded options with each path replaced by its present location."""
     paths = {name: options[name] for name in RECORDED if isinstance(options.get(name), str)}
     return {**options, **{name: find_recorded(path, options.get("out"), run) for name, path in paths.items()}}
 
 
 def choose_out(data: str, resolution: int) -> tuple[str, str]:
-    """Choose the default run directory, one that is not a run on other images.
+    """Choose the default run directory: runs/DATA-RESOLUTION, or another name if that has a run on other images.
 
     Returns:
-        The run directory, and a sentence for the console if runs/DATA-RESOLUTION is a run on other images, else "".
+        The run directory, and a console line if the name is not the usual one, else "".
     """
     path = Path(os.path.realpath(data))
-    tag = hashlib.blake2b(os.fsencode(path), digest_size=3).hexdigest()
+    tag = hashlib.blake2b(os.fsencode(path), digest_size=3).hexdigest()  # 3: six characters, for one user's folders
     names = [path.name, f"{path.parent.name}-{path.name}", f"{path.name}-{tag}"]
     owners = {out: read_options(Path(out)).get("data") for out in (f"runs/{name}-{resolution}" for name in names)}
     mine = [out for out, owner in owners.items() if isinstance(owner, str) and is_same_path(owner, data)]
-    moved = [out for out, owner in owners.items() if isinstance(owner, str) and is_missing(owner)]  # perhaps these
+    moved = [out for out, owner in owners.items() if isinstance(owner, str) and is_missing(owner)]  # perhaps to `data`
     free = [out for out, owner in owners.items() if owner is None]
     usual, *_, last = owners
     out = [*mine, *moved, *free, last][0]
-    note = f"{usual} is a run on {owners[usual]}; this run is in {out} (--out selects another folder)"
+    note = f"{usual} has a run on {owners[usual]}; this run is in {out} (change this with --out)"
     return out, "" if out == usual else note
 
 
+def find_begun(data: str, checkpoint: str, resolution: int | None) -> dict[str, Any]:
+    """Return the options of the run in runs/ on these images that began from this checkpoint; {} if not exactly one.
+
+    resolution: the run's, or None for any.
+    """
+    found = []
+    for file in sorted(Path("runs").glob("*/config.json")):
+        options = read_options(file.parent)
+        begun, images = options.get("resume"), options.get("data")
+        if (
+            not isinstance(begun, str)
+            or not isinstance(images, str)
+            or resolution not in (None, options.get("resolution"))
+        ):
+            continue
+        if is_same_path(images, data) and is_same_checkpoint(begun, checkpoint):
+            found.append(options)
+    return found[0] if len(found) == 1 else {}
+
+
 def is_same_checkpoint(a: str, b: str) -> bool:
-    """Whether two paths name the same file; a run directory stands for its latest checkpoint."""
-    return checkpoint_of(a) == checkpoint_of(b)
+    """Return whether two paths are the same checkpoint; a run directory stands for its latest one."""
+    return resolve_checkpoint_file(a) == resolve_checkpoint_file(b)
 
 
-def checkpoint_of(path: str) -> Path:
-    """Return the checkpoint file that a path names, which need not exist."""
+def resolve_checkpoint_file(path: str) -> Path:
+    """Return the checkpoint file of a path, a file or a run directory; it need not exist."""
     real = Path(os.path.realpath(path))
     return real if real.suffix and not real.is_dir() else real / "checkpoints" / "latest.pt"

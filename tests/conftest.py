@@ -1,4 +1,4 @@
-"""The long suite of faults: pytest -m faults --long (make test-faults) tries each fault more often and keeps count."""
+"""Options and counters of the long fault suite (make test-faults), which repeats each fault and counts losses."""
 
 import json
 import platform
@@ -12,27 +12,27 @@ tries, losses = Counter(), Counter()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="try faults as often as docs/reliability.md says")
-    parser.addoption("--faults-table", metavar="FOLDER", help="write faults.md and faults.json there")
+    parser.addoption("--long", action="store_true", help="repeat faults as often as docs/reliability.md states")
+    parser.addoption("--faults-table", metavar="FOLDER", help="write faults.md and faults.json to this folder")
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: "process" not in item.path.parts)  # the slow ones first, for workers to share
+    items.sort(key=lambda item: "process" not in item.path.parts)  # slow tests first, to balance the workers
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="make test-faults tries it"))
+                item.add_marker(pytest.mark.skip(reason="runs only with --long (make test-faults)"))
 
 
 @pytest.fixture(name="tries")
-def how_many_tries(request):
-    """tries(short, long): how often a fault is tried."""
+def choose_tries(request):
+    """Return a function tries(short, long): how often to repeat a fault, without and with --long."""
     return lambda short, long: long if request.config.getoption("--long") else short
 
 
 @pytest.fixture
 def count_fault(request):
-    """count_fault(fault, tries): note that a fault was survived so many times; a failing test has a loss."""
+    """Return a function count_fault(fault, number=1) that counts survived faults; a failing test counts as a loss."""
     return lambda fault, number=1: request.node.user_properties.append((fault, number))
 
 
@@ -52,7 +52,7 @@ def pytest_sessionfinish(session):
     table = [{"fault": fault, "tries": tries[fault], "losses": losses[fault]} for fault in sorted(tries)]
     import torch
 
-    where = {
+    setup = {
         "command": "make test-faults",
         "date": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
@@ -60,8 +60,8 @@ def pytest_sessionfinish(session):
         "machine": platform.machine(),
         "failed_tests": session.testsfailed,
     }
-    (folder / "faults.json").write_text(json.dumps(where | {"faults": table}, indent=1) + "\n")
+    (folder / "faults.json").write_text(json.dumps(setup | {"faults": table}, indent=1) + "\n")
     lines = ["| fault | tries | losses |", "|---|---|---|"]
     lines += [f"| {row['fault']} | {row['tries']:,} | {row['losses']} |" for row in table]
-    note = ", ".join(f"{key} {value}" for key, value in where.items())
+    note = ", ".join(f"{key} {value}" for key, value in setup.items())
     (folder / "faults.md").write_text("\n".join([*lines, "", note]) + "\n")

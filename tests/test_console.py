@@ -1,4 +1,4 @@
-"""What every program does with its terminal, tried on one of a few lines."""
+"""Terminal handling that all programs share, tested with a program of a few lines."""
 
 import ast
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENTRIES = [
+ENTRY_POINTS = [
     ROOT / "train.py",
     *(ROOT / name / "__main__.py" for name in ("pggan", "checkpoints", "datasets", "metrics")),
 ]
@@ -21,7 +21,7 @@ with command("program", ValueError, stops=Stop):
     print({text})
     {body}
 """
-NAME = r"'\u5199\u771f caf\udce9'"  # two characters that cp1252 lacks, and a byte that is no text
+NAME = r"'\u5199\u771f caf\udce9'"  # two characters missing from cp1252, and a byte that is not valid UTF-8
 
 
 def run(body="pass", text="'text'", redirect="", **environment):
@@ -52,25 +52,25 @@ def test_any_text_can_be_printed_without_a_locale():
 @pytest.mark.parametrize("body", ["pass", "sys.stdout.flush()", "print('text', file=sys.stderr)", "raise ValueError"])
 @pytest.mark.parametrize("redirect", ["| true", "2>&1 | true"])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_closed_pipe_ends_quietly(body, redirect, unbuffered):
-    wait = "import time; time.sleep(0.2); "  # the reader is gone by then
+def test_program_exits_quietly_when_its_output_pipe_closes(body, redirect, unbuffered):
+    wait = "import time; time.sleep(0.2); "  # until the reader has exited
     process = run(wait + body + f"; print({NAME})", redirect=redirect, PYTHONUNBUFFERED=unbuffered)
     assert process.stdout == "" and process.stderr in ("", "text\n", "program: \n")
 
 
-def test_a_closed_pipe_within_the_program_is_no_terminal():
+def test_broken_pipe_inside_the_program_is_reported_as_an_error():
     body = "r, w = os.pipe(); os.close(r); os.write(w, b'text')"
     process = run(body)
     assert (process.returncode, process.stderr) == (2, "program: Broken pipe\n")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_under_the_output_is_said():
+def test_full_disk_behind_stdout_is_reported():
     process = run(redirect="> /dev/full")
     assert (process.returncode, process.stderr) == (2, "program: No space left on device: <stdout>\n")
 
 
-def test_closed_streams_do_no_harm():
+def test_program_runs_with_closed_standard_streams():
     body = "print('text', file=sys.stderr); assert sys.stdin.read() == ''; assert min(os.pipe()) > 2"
     assert run(body, redirect="<&- >&- 2>&-").returncode == 0
 
@@ -86,13 +86,13 @@ def test_closed_streams_do_no_harm():
         ("open('/nowhere/file')", 2, "program: No such file or directory: /nowhere/file\n"),
     ],
 )
-def test_a_program_ends_with_a_code_and_a_sentence(body, code, err):
+def test_program_exits_with_a_code_and_a_one_line_message(body, code, err):
     process = run(body)
     assert (process.returncode, process.stdout, process.stderr) == (code, "text\n", err)
 
 
-@pytest.mark.parametrize("path", ENTRIES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_program_runs_in_it(path):
+@pytest.mark.parametrize("path", ENTRY_POINTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_program_uses_the_command_context(path):
     main = next(n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == "main")
     calls = [item.context_expr for node in main.body if isinstance(node, ast.With) for item in node.items]
     assert "command" in [call.func.id for call in calls if isinstance(call, ast.Call)]

@@ -44,6 +44,8 @@ def read_torch(path: Path) -> Weights:
             return from_pro_gan_pytorch(content, path.name)
     except (LookupError, TypeError, AttributeError, RuntimeError, ZeroDivisionError):
         raise WeightsError("damaged: its networks are incomplete") from None
+    if isinstance(content, dict) and {"networks", "state"} <= content.keys():
+        raise WeightsError("already a checkpoint of this code; use it as it is, for example with --resume")
     raise WeightsError("a torch file, but with neither pro_gan_pytorch's nor pytorch_GAN_zoo's networks")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,11 +79,15 @@ def split_holdout(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarra
     count = round(size * (0.05 if config.holdout is None else config.holdout))
     if config.holdout is None and (size not in HOLDOUT_SIZES or count < group):
         count = 0
+    enough = math.ceil(100 * group / size)  # percent that make up a minibatch-stddev group
     if config.augment == "ada" and not count:
-        raise ConfigError("--augment ada needs held-out images to measure overfitting; set --holdout, for example 5%")
+        raise ConfigError(
+            f"--augment ada needs held-out images to measure overfitting; set --holdout, for example {max(enough, 5)}%"
+        )
     if count and not group <= count < size:
         raise ConfigError(
-            f"--holdout: {count} of {size} images are fewer than --mbstd-group {group}, or leave none to train on"
+            f"--holdout: holds out {count} of {size} images; use {enough}% or more, which makes up a minibatch-stddev "
+            f"group of {group}, and leave some to train on"
         )
     return np.sort(order[count:]), np.sort(order[:count])
 

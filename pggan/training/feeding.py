@@ -17,12 +17,12 @@ from .growth import Phase
 from .ranks import SINGLE_PROCESS, Ranks
 from .steps import Batch
 
-MEMORY_FRACTION = 0.25  # of free memory that a level may take: leaves room for activations, evaluation and other jobs
-READ_BYTES = 1 << 26  # bytes of a level read at a time: between two reads the loader checks whether the stage has ended
+MEMORY_FRACTION = 0.25  # of free memory for a level; the rest is for activations, evaluation and other jobs
+READ_BYTES = 1 << 26  # per read (64 MiB); between two reads the loader checks whether the stage has ended
 
 
 class Feeder:
-    """Yields batches of real images as a function of the seed and the number of images seen.
+    """Returns batches of real images as a function of the seed and the number of images seen.
 
     The images of the current stage (a level of the pyramid) are kept in GPU memory if they take at most a quarter of
     what is free there, otherwise in main memory under the same rule. If they do not fit, and until a thread has loaded
@@ -80,7 +80,7 @@ class Feeder:
         needed = len(self.indices) * self.pyramid.channels * resolution**2
         on_device = self.device.type == "cuda" and needed <= MEMORY_FRACTION * torch.cuda.mem_get_info(self.device)[0]
         if on_device or needed <= MEMORY_FRACTION * read_free_memory():
-            # daemon: ending the run does not wait for it
+            # daemon: the process can exit while it loads
             self.loader = threading.Thread(target=self.load_level, args=(resolution, on_device), daemon=True)
             self.loader.start()
 
@@ -102,6 +102,7 @@ class Feeder:
                 self.level = level
 
     def read_batch(self, images: int, count: int, resolution: int) -> Batch:
+        """Read this rank's share of the batch after `images` images, from the loaded level or from the cache."""
         share = self.ranks.share(count, self.group)
         places = share.select(torch.from_numpy(shuffled_indices(self.seed, images, count, len(self.indices))))
         if (level := self.level) is None:
@@ -118,7 +119,7 @@ class Feeder:
 
 
 def read_free_memory() -> int:
-    """Return the bytes of main memory in no use, not even as disk cache; 0 if the system does not tell."""
+    """Return the unused bytes of main memory, disk cache not included; 0 if the system does not report them."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from .augment import Augmentation, split_holdout
 from .device import (
     choose_device,
     choose_precision,
-    device_name,
+    describe_device,
     enable_determinism,
     keep_freed_memory,
     read_peak_memory,
@@ -43,13 +44,20 @@ from .losses import find_cautions
 from .memory import explain_out_of_memory, is_out_of_memory, suggest_less_memory
 from .plan import describe_idle_processes, print_stages, try_stages
 from .ranks import SINGLE_PROCESS, ProcessLost, Ranks
-from .remaining import evaluations_left, seconds_left, stage_times
-from .resume import begin_from, check_resumable, explain_mismatch, finished, resolve_resumed_config, roll_back
+from .remaining import count_evaluations_left, estimate_seconds_left, estimate_stage_times
+from .resume import (
+    check_resumable,
+    describe_finished_run,
+    explain_mismatch,
+    resolve_resumed_config,
+    roll_back,
+    start_new_run,
+)
 from .run_writer import RunWriter
 from .signals import StopRequested, StopSignals, TrainingStopped
 from .state import TrainState, draw_latents, to_device
 from .steps import Batch, Stepper
-from .tracking import Progress, Tracker, format_duration, grid_sample_count, log
+from .tracking import Progress, Tracker, choose_grid_size, format_duration, log
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
 
@@ -175,7 +183,7 @@ class Training:
                 state.load_state_dict(saved["state"])
             log(f"resuming {self.directory.folder} at {state.images / 1000:g} kimg")
         elif config.resume and self.ranks.is_first:
-            config, lines = begin_from(state, config, self.pyramid.classes)
+            config, lines = start_new_run(state, config, self.pyramid.classes)
             log("\n".join(lines))
         return state, self.ranks.broadcast(config)
 
@@ -218,7 +226,7 @@ class Training:
         """Train until the plan ends: phase, batch, step; log, sample, save and evaluate when due."""
         state = self.state
         if state.images >= self.plan.total_images:
-            log(finished(self.config, self.plan, state.images))
+            log(describe_finished_run(self.config, self.plan, state.images))
         progress = Progress(state.images, self.plan.total_images)
         with self.signals, self.explain_stop(progress):
             while True:
@@ -302,13 +310,13 @@ class Training:
         problem = f"{count} consecutive steps had non-finite gradients (at {kimg})"
         if self.config.on_nan == "stop":
             latest = self.directory.latest
-            start = f" --resume {latest}" if latest.exists() else ""
+            start = f" --resume {quote(str(latest))}" if latest.exists() else ""
             raise TrainingStopped(
                 f"{problem}; rerun with --on-nan rollback, or start a new run with a lower --lr or --precision fp32: "
                 f"--out ANOTHER{start}"
             )
         if self.ranks.is_first:
-            roll_back(state, self.directory, self.config.rollback_lr, problem)
+            roll_back(state, self.directory, problem)
             self.tracker.close()
             self.writer.drop_lines_after(state.images)
             self.tracker = Tracker(self.directory, self.config, state.images)
@@ -398,21 +406,21 @@ class Training:
         return "  ".join([*losses, f"{speed:.1f} img/s", self.format_time_left(line)])
 
     def format_time_left(self, line: dict[str, Any]) -> str:
-        """Return the time left in this stage and in all, evaluations included once one has been timed."""
-        times = stage_times(self.trial, [*self.history, line])
-        stage, training = seconds_left(self.plan, times, self.state.images)
+        """Return the time left in this stage and in total, evaluations included once one has been timed."""
+        times = estimate_stage_times(self.trial, [*self.history, line])
+        stage, training = estimate_seconds_left(self.plan, times, self.state.images)
         count, evaluations = 0, read_lines(self.directory.metrics)
         if self.evaluator.suite.metrics:
-            count = evaluations_left(self.plan, self.state.images, self.is_evaluation_due())
+            count = count_evaluations_left(self.plan, self.state.images, self.is_evaluation_due())
         each = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
-        left = f"left {format_duration(stage)} in this stage, {format_duration(training + count * each)} in all"
+        left = f"{format_duration(stage)} left in this stage, {format_duration(training + count * each)} in total"
         if count and not evaluations:
-            left += f" without {count} evaluation" + "s" * (count > 1)
+            left += f", plus {count} evaluation" + "s" * (count > 1)
         return left
 
     def save_samples(self, phase: Phase) -> dict[str, float]:
         """Save a grid of images of fixed latents, once per stage one of real images too, and measure their variety."""
-        count = grid_sample_count(phase.resolution)
+        count = choose_grid_size(phase.resolution)
         z = draw_latents(self.config.seed, 0, "grid", count, self.state.G.latent_size)
         present = torch.tensor(self.pyramid.class_counts).nonzero().flatten()  # never a class without images
         labels = present[torch.arange(count) % len(present)] if len(present) else None
@@ -441,7 +449,7 @@ class Training:
                 "versions": {
                     "python": platform.python_version(),
                     "torch": str(torch.__version__),
-                    "device": device_name(self.device),
+                    "device": describe_device(self.device),
                 },
                 "state": self.state.state_dict(),
             },

@@ -1,10 +1,11 @@
-"""Out of memory: recognize it, and suggest options that need less."""
+"""Recognize out-of-memory errors, and suggest options that need less memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -31,7 +32,7 @@ def explain_out_of_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(
-            "--fmap-max: out of memory while building networks of this size; lower --fmap-max or --fmap-base"
+            "--fmap-max: out of memory while building networks of this size; use a lower --fmap-max or --fmap-base"
         ) from None
 
 
@@ -44,7 +45,7 @@ def suggest_less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest:
         table = format_with_stage(config.micro_batch or {4: max(config.batch_size.values())}, phase.resolution, smaller)
         return f" with --micro-batch {table}, which needs less memory and gives the same result"
     table = format_with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
-    resume = f" --resume {latest}" if latest.exists() else ""
+    resume = f" --resume {quote(str(latest))}" if latest.exists() else ""
     return (
         f"; a micro-batch cannot be smaller than a minibatch-stddev group of {share.group}: start a new run with "
         f"--batch-size {table} --out ANOTHER{resume}"

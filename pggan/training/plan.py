@@ -1,4 +1,4 @@
-"""The plan of a run as a table: stages, batches, parameters, and what they will cost."""
+"""Print a run's plan as a table (stages, batches, parameters) with estimated memory and time."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ from datasets import open_source, summarize
 
 from ..config import TrainConfig
 from ..networks import Discriminator, Generator, build
-from .device import choose_device, choose_precision, device_name, matrix_rate, read_peak_memory
+from .device import choose_device, choose_precision, describe_device, measure_matrix_rate, read_peak_memory
 from .growth import GrowthController, Phase
 from .losses import find_cautions
 from .memory import is_out_of_memory
 from .ranks import SINGLE_PROCESS, Ranks
-from .resume import begin_from, check_not_past_end, explain_mismatch, finished, resolve_resumed_config
+from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
 from .steps import Batch, Stepper
 from .tracking import format_duration, log
 
-DRY_RUN_SECONDS = 30.0  # for timing steps of all stages
-TRIAL_SECONDS = 2.0  # the same before training, which waits for it
-TRIAL_SHARE = 0.01  # of a run's steps, that the trial may take at most
-STEPS = 3  # of a stage when it is timed
-STEP_COST = 9.0  # operations of a step by those of D(G(z)), as counted from 8x8 on with a gradient penalty
-EFFICIENCY = 0.5  # of the matrix rate, until a stage was timed; CPUs come to 0.6 in large stages
-CPU_MEMORY_OVERHEAD = (
-    1.6  # bytes of a CPU's memory to a byte of tensors: measured on Linux from 128 maps at 32x32 to 256 at 64x64
-)
+DRY_RUN_SECONDS = 30.0  # limit on timing steps for --dry-run: about as long as a user waits for a printed estimate
+TRIAL_SECONDS = 2.0  # limit on timing steps before training, which waits for it
+TRIAL_SHARE = 0.01  # largest fraction of a run's steps to spend on the trial; shorter runs use operation counts instead
+STEPS = 3  # timed per stage: one that compiles kernels, and the better of two
+STEP_COST = 9.0  # operations of a training step divided by those of D(G(z)): counted from 8x8 up with gradient penalty
+EFFICIENCY = 0.5  # assumed fraction of the matrix rate until a stage has been timed; CPUs reach 0.6 in large stages
+# Bytes of process memory per byte of tensors on a CPU, measured on Linux from 128 maps at 32x32 to 256 at 64x64.
+CPU_MEMORY_OVERHEAD = 1.6
 
 
 def compute_costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
-    """Return the operations of the convolutions and products for one image through G and D, by resolution."""
+    """Return the floating-point operations of D(G(z)) for one image by resolution, as counted by PyTorch."""
     costs = {}
     with torch.device("meta"), torch.no_grad():
         generator, discriminator = (build(kind, arguments[kind]) for kind in ("generator", "discriminator"))
@@ -58,11 +57,11 @@ def compute_costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, f
 
 
 def print_plan(config: TrainConfig) -> None:
-    """Print the whole plan as a table, then memory and time of each stage, estimated on this machine.
+    """Print the plan as a table, then the memory and time of each stage, estimated on this machine.
 
     Raises:
-        ConfigError: a plan that cannot be carried out, or is not that of the run in --out. CheckpointError: no
-            checkpoint to start from.
+        ConfigError: the plan is impossible, or contradicts the run in --out. CheckpointError: --resume names no
+            usable checkpoint.
     """
     source, device = open_source(config.data, config.labels), choose_device(config.device)
     print("\n".join(summarize(source)))
@@ -71,18 +70,19 @@ def print_plan(config: TrainConfig) -> None:
     config, start_lines = load_start_state(config, state, classes)
     config = replace(config, precision=choose_precision(config, device, warn=log))
     plan = GrowthController(config, state.stage_ends)
-    print(plan_table(plan, state))
-    print("".join(f"\n{line}" for line in [*find_cautions(config), *start_lines]), flush=True)
+    print(format_plan(plan, state))
+    if lines := [*find_cautions(config), *start_lines]:
+        print("", *lines, sep="\n", flush=True)
     print_estimates(config, plan, state)
 
 
-def plan_table(plan: GrowthController, state: TrainState) -> str:
-    """Return what is known without running anything: when each stage trains, with which options and parameters."""
+def format_plan(plan: GrowthController, state: TrainState) -> str:
+    """Return the table of stages: when each one trains, its options, and its parameters in millions."""
     header = ["stage", "", "from kimg", "to kimg", "alpha", "batch", "lr", "G + D, million"]
     rows = [
         [
             f"{row.resolution}x{row.resolution}",
-            "fade in" if row.is_fading else "stabilise",
+            "fade in" if row.is_fading else "stabilize",
             f"{row.start / 1000:g}",
             f"{row.end / 1000:g}",
             "0 -> 1" if row.is_fading else "1",
@@ -96,46 +96,47 @@ def plan_table(plan: GrowthController, state: TrainState) -> str:
 
 
 def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
-    """Print a stage's memory, speed and time as they are estimated; timing steps takes DRY_RUN_SECONDS at most."""
-    done, on_cpu = state.images, state.device.type == "cpu"
-    holes, beside = (
-        (CPU_MEMORY_OVERHEAD, max(read_peak_memory(state.device) - tensor_bytes(state), 0)) if on_cpu else (1.0, 0)
-    )
-    print(f"\nestimates for {device_name(state.device)} in {config.precision}, from steps timed now:", flush=True)
+    """Print each stage's estimated memory, speed and time as soon as it is known, within DRY_RUN_SECONDS."""
+    seen = state.images  # timing steps changes the state
+    overhead, base = 1.0, 0  # a GPU's figure is of tensors alone, a CPU's of the whole process
+    if state.device.type == "cpu":
+        overhead = CPU_MEMORY_OVERHEAD
+        base = max(read_peak_memory(state.device) - count_tensor_bytes(state), 0)
+    print(f"\nestimates for {describe_device(state.device)}, {config.precision}, timing a few steps:", flush=True)
     print("    stage  memory, GiB  images/s        time", flush=True)
-    total = left = 0.0
-    for resolution, each, timed in time_stages(
+    total = remaining = 0.0
+    for resolution, seconds, is_timed in time_stages(
         config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS
     ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
         tensors = max(
             estimate_memory(config, state, plan.phase(row.start + 1), config.precision == "bf16") for row in rows
         )
-        stage = each * sum(row.end - row.start for row in rows)
+        stage = seconds * sum(row.end - row.start for row in rows)
         total += stage
-        left += each * sum(max(row.end - max(row.start, done), 0) for row in rows)
-        name, about = f"{resolution}x{resolution}", "" if timed else "~"
-        peak, speed, needs = (
-            (beside + holes * tensors) / 2**30,
-            f"{about}{1 / each:.4g}",
-            about + format_duration(stage),
-        )
-        print(f"{name:>9}  {peak:>11.2f}  {speed:>8}  {needs:>10}", flush=True)
-    if not timed:
-        print("~: would take too long to time here; from the operations per image and the speed of the stage before")
-    print(f"\nabout {format_duration(total)} of training, evaluations not counted; memory and time are estimates")
-    if done:
-        print(f"about {format_duration(left)} of it are left")
+        remaining += seconds * sum(max(row.end - max(row.start, seen), 0) for row in rows)
+        name, mark = f"{resolution}x{resolution}", "" if is_timed else "~"
+        peak, speed, time_text = (base + overhead * tensors) / 2**30, f"{1 / seconds:.4g}", format_duration(stage)
+        print(f"{name:>9}  {peak:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
+    if not is_timed:
+        print("~: too slow to time here; extrapolated from the stage before by operations per image")
+    print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
+    if seen:
+        print(f"about {format_duration(remaining)} left")
 
 
-def tensor_bytes(state: TrainState) -> int:
+def count_tensor_bytes(state: TrainState) -> int:
     """Return the bytes of the networks' parameters and their EMA."""
     networks = (state.G, state.D, state.G_ema)
     return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
 
 
 def load_start_state(config: TrainConfig, state: TrainState, classes: list[str]) -> tuple[TrainConfig, list[str]]:
-    """Puts the state where this run would start; the options it would have, and lines on what it starts from."""
+    """Load the state that training would start from.
+
+    Returns:
+        The run's final options, and lines for the console that describe the start.
+    """
     run = RunDirectory(config.out)
     if run.exists():
         config = resolve_resumed_config(run, config)
@@ -148,15 +149,15 @@ def load_start_state(config: TrainConfig, state: TrainState, classes: list[str])
             state.load_state_dict(saved["state"])
         seen = f"{run.folder} has seen {state.images / 1000:g} kimg"
         if state.images >= plan.total_images:
-            seen = finished(config, plan, state.images)
+            seen = describe_finished_run(config, plan, state.images)
         return config, [*([note] if note else []), seen]
-    return begin_from(state, config, classes) if config.resume else (config, [])
+    return start_new_run(state, config, classes) if config.resume else (config, [])
 
 
 def try_stages(
     config: TrainConfig, plan: GrowthController, label_size: int, device: torch.device, processes: int
 ) -> dict[int, float]:
-    """Return seconds per image of every stage, timed for TRIAL_SECONDS at most; for short runs operations per image."""
+    """Return seconds per image by resolution, timed within TRIAL_SECONDS; for short runs, operations per image."""
     costs = compute_costs_per_image(network_arguments(config, label_size))
     steps = sum((row.end - row.start) / row.batch_size for row in plan.rows())
     if STEPS * len(plan.resolutions) > TRIAL_SHARE * steps:
@@ -176,23 +177,23 @@ def time_stages(
     limit: float,
     processes: int = 1,
 ) -> Iterator[tuple[int, float, bool]]:
-    """Time real steps of every stage; yield (resolution, seconds per image, whether it was timed).
+    """Time training steps of every stage; yield (resolution, seconds per image, whether it was timed).
 
-    Batches are the plan's, or as many images as the time allows. From a stage on that would take too long, times come
-    from the operations per image and the speed of the stage before.
+    Batches are the plan's, or as many images as the time allows. Once a stage would take too long, its time and those
+    of later stages are extrapolated from the last timed stage by operations per image.
 
     Args:
-        state: is trained on noise meanwhile. costs: operations per image by resolution. limit: seconds for all stages.
-        processes: how many share a batch.
+        state: trained on constant images meanwhile. costs: operations per image by resolution.
+        limit: seconds for all stages. processes: number of processes that share a batch.
     """
     end, bf16 = time.perf_counter() + limit, config.precision == "bf16"
-    rate = EFFICIENCY * matrix_rate(state.device, torch.bfloat16 if bf16 else torch.float32, limit / 10)
+    rate = EFFICIENCY * measure_matrix_rate(state.device, torch.bfloat16 if bf16 else torch.float32, limit / 10)
     stepper, slow = Stepper.from_config(replace(config, n_critic=1), bf16), False
     for resolution in plan.resolutions:
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
         size = max(phase.batch_size // processes, 1)
         group = min(size, config.mbstd_group)
-        affordable = rate * (end - time.perf_counter()) / STEPS / 2  # half is left for the stages after it
+        affordable = rate * (end - time.perf_counter()) / STEPS / 2  # the other half is for later stages
         while size > group and size * cost > affordable:
             size = max(size // 2 // group * group, group)
         slow = slow or size * cost > affordable
@@ -207,21 +208,21 @@ def time_stages(
 
 
 def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: Phase) -> float:
-    """Return the seconds of a step at this phase: the quickest of STEPS - 1, after one that prepares kernels."""
+    """Return the seconds of a step at this phase: the fastest of STEPS - 1, after one that compiles kernels."""
     count, side = phase.batch_size, phase.resolution
-    images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)
+    images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)  # speed does not depend on them
     labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
-    found = []
+    times = []
     for _ in range(STEPS):
         start = time.perf_counter()
         stepper.step(state, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group)), phase)
         float(state.skipped_in_a_row.sum())  # waits for the device
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def count_used_parameters(network: nn.Module, resolution: int) -> int:
-    """Parameters of the layers that run at a stage while it fades in; all of a network that has no stages."""
+    """Return the number of parameters used at a stage while it fades in; all of them for networks without stages."""
     if network.multiscale or not isinstance(network, (Generator, Discriminator)):
         return sum(p.numel() for p in network.parameters())
     level = resolution.bit_length() - 3
@@ -232,7 +233,11 @@ def count_used_parameters(network: nn.Module, resolution: int) -> int:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made in its context that live at the same time, and keeps the peak."""
+    """Tracks the bytes of tensors created in its context.
+
+    Attributes:
+        current: bytes of the tensors that are alive. peak: largest value of `current` so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,18 +259,20 @@ class LiveBytes(TorchDispatchMode):
 
 
 def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:
-    """Bytes of the tensors that live at the peak of a stage's steps, found by steps on tensors without content.
+    """Return the peak bytes of tensors during a stage's steps, measured on fake tensors, which hold no data.
 
-    state: whose networks' arguments and device count; it is not changed.
+    state: provides the networks' arguments and the device; it is not changed.
     """
     batch, side = phase.batch_size, phase.resolution
     with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
         twin = copy.copy(state)
-        with state.device:  # deepcopy cannot copy buffers here
+        with state.device:  # build, since deepcopy fails for buffers under FakeTensorMode
             networks = [build(kind, state.arguments[kind]) for kind in ("generator", "discriminator", "generator")]
         twin.G, twin.D, twin.G_ema = networks
         twin.G_ema.requires_grad_(False)
-        adam = replace(config, optimizer="adam")  # the others keep less, and RMSprop looks at numbers
+        adam = replace(
+            config, optimizer="adam"
+        )  # RMSprop reads values, which fake tensors lack; it and SGD need less memory than this
         twin.g_optimizer, twin.d_optimizer = (make_optimizer(adam, network) for network in networks[:2])
         twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))
         twin.clear_sums()
@@ -275,30 +282,30 @@ def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: 
         labels = torch.zeros(batch, dtype=torch.long, device=state.device) if state.G.label_size else None
         reals = Batch(images, labels, SINGLE_PROCESS.share(batch, config.mbstd_group))
         stepper = Stepper.from_config(replace(config, n_critic=1), bf16)
-        for _ in range(2):  # gradients and moments of both networks are there from the second on
+        for _ in range(2):  # the second step is the peak: all gradients and Adam's moments exist
             stepper.step(twin, reals, phase)
         return weights + live.peak
 
 
 def describe_idle_processes(plan: GrowthController, ranks: Ranks) -> list[str]:
-    """A sentence for each stage that has less minibatch-stddev groups in a batch than there are processes."""
+    """Return a warning for each stage with fewer minibatch-stddev groups in a batch than processes."""
     found = []
     for resolution in plan.resolutions:
         batch = plan.phase(plan.stage_end(resolution)).batch_size
         groups = batch // min(batch, plan.config.mbstd_group)
         if groups < ranks.world_size:
             found.append(
-                f"at {resolution}x{resolution} a batch of {batch} is {groups} minibatch-stddev groups: "
-                f"{ranks.world_size - groups} of {ranks.world_size} processes have nothing to do; "
-                "a larger --batch-size has more"
+                f"warning: at {resolution}x{resolution} a batch of {batch} has {groups} minibatch-stddev groups, so "
+                f"{ranks.world_size - groups} of {ranks.world_size} processes are idle; use a larger --batch-size"
             )
     return found
 
 
 def print_stages(lines: list[dict[str, Any]], run: RunDirectory, start: int) -> None:
-    """Print a finished run's stages from its metrics.jsonl, and where its last samples are.
+    """Print a finished run's stages as a table, and the path of its last sample grid.
 
-    start: images seen when the run began, by another one that it started from.
+    Args:
+        lines: lines of metrics.jsonl. start: images seen when the run began; more than 0 if it began by --resume.
     """
     ends = {line["resolution"]: line for line in lines if line["stage_end"]}
     scores = {"fid": "FID", "is": "IS", "swd": "SWD x1000"}
@@ -318,6 +325,6 @@ def print_stages(lines: list[dict[str, Any]], run: RunDirectory, start: int) -> 
 
 
 def format_table(header: list[str], rows: list[list[str]]) -> str:
-    """Lines of right-aligned columns."""
+    """Return a table with right-aligned columns, as one text."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in [header, *rows])

@@ -1,4 +1,4 @@
-"""python -m pggan profile: where the time of a training step goes."""
+"""python -m pggan profile: show where the time of a training step goes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..config import ConfigError, TrainConfig, add_options, resolve_config
-from .device import choose_device, choose_precision, device_name, keep_freed_memory, matrix_rate
+from .device import choose_device, choose_precision, describe_device, keep_freed_memory, measure_matrix_rate
 from .growth import GrowthController, Phase
 from .losses import map_scales
 from .plan import format_table
@@ -25,31 +25,31 @@ from .steps import Batch, Stepper, freeze_weights, update_ema
 from .tracking import log
 
 TEXT = """\
-Train some steps of one stage on noise and say where the time goes, by part of the step, and how much of the machine's
-rate of matrix products that is. Options are train.py's, such as --preset, --batch-size and --precision.
+Time some training steps of one stage on noise. Prints the time of each part of a step, and the FLOP/s of a step as a
+fraction of a large matrix product's. Takes train.py's options, such as --preset, --batch-size and --precision.
 """
 EXAMPLES = """\
 examples:
   python -m pggan profile photos --preset cifar10
   python -m pggan profile photos --resolution 128 --at 64 --fading
 """
-IMAGES = 2000  # of noise, to gather batches from
-LIMIT = 60.0  # seconds, after which no further step begins: one of 512 maps at 128x128 takes a minute on two cores
+IMAGES = 2000  # of noise to gather batches from; any number well above the batch size will do
+LIMIT = 60.0  # seconds, after which no further step begins: one with 512 maps at 128x128 takes a minute on two cores
 
 
 def add_parser(commands: Any) -> None:
     p = commands.add_parser(
         "profile",
-        help="say where the time of a training step goes",
+        help="show where the time of a training step goes",
         description=TEXT,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(p)
-    p.add_argument("--at", type=int, metavar="RESOLUTION", help="the stage (default: the last)")
-    p.add_argument("--fading", action="store_true", help="the stage in the middle of its fade")
+    p.add_argument("--at", type=int, metavar="RESOLUTION", help="stage to time (default: the last)")
+    p.add_argument("--fading", action="store_true", help="time the stage in the middle of its fade-in")
     p.add_argument(
-        "--steps", type=int, default=10, metavar="N", help="steps to time, 1 to 100000 (default: %(default)s)"
+        "--steps", type=int, default=10, metavar="N", help="number of steps to time, 1 to 100000 (default: %(default)s)"
     )
     p.set_defaults(run=run)
 
@@ -69,39 +69,39 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def profile_step(config: TrainConfig, device: torch.device, phase: Phase, count: int) -> str:
-    """The parts of a step, whole steps' time beside them, and the rate of computing."""
+    """Time `count` steps of a phase; return a table of a step's parts, with its images/s and FLOP/s."""
     step, end = TimedStep(config, device, phase), time.perf_counter() + LIMIT
     with FlopCount() as flops:
         step.time_whole()
     for _ in range(3):
         if time.perf_counter() < end - LIMIT / 2:
             step.time_whole()
-    together: list[float] = []
+    wholes: list[float] = []
     parts: list[dict[str, float]] = []
-    while not together or (len(together) < count and time.perf_counter() < end):
-        together.append(step.time_whole())
+    while not wholes or (len(wholes) < count and time.perf_counter() < end):
+        wholes.append(step.time_whole())
         parts.append(step.time_parts())
-    if len(together) < count:
-        log(f"after {LIMIT:g} s: {len(together)} of {count} steps were timed")
-    whole = statistics.median(together)
+    if len(wholes) < count:
+        log(f"warning: timed only {len(wholes)} of {count} steps, since they took {LIMIT:g} s")
+    whole = statistics.median(wholes)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
-    seconds["the rest, and gaps"] = max(whole - sum(seconds.values()), 0.0)
-    rate = matrix_rate(device, torch.bfloat16 if step.stepper.bf16 else torch.float32)
+    seconds["rest, and gaps"] = max(whole - sum(seconds.values()), 0.0)
+    rate = measure_matrix_rate(device, torch.bfloat16 if step.stepper.bf16 else torch.float32)
     fading = " fading in" if phase.is_fading else ""
     rows = [[name, f"{1000 * s:.2f}", f"{s / whole:.1%}"] for name, s in seconds.items()]
     return "\n".join(
         [
             f"{phase.resolution}x{phase.resolution}{fading}, batch {phase.batch_size}, {config.precision}, "
-            f"{device_name(device)}: {phase.batch_size / whole:,.1f} images/s",
-            format_table(["part", "ms", "of a step"], [*rows, ["a whole step", f"{1000 * whole:.2f}", ""]]),
-            f"{flops.total / whole / 1e9:,.0f} GFLOP/s: {flops.total / whole / rate:.0%} of the {rate / 1e9:,.0f} of a "
-            f"large matrix product in {config.precision}",
+            f"{describe_device(device)}: {phase.batch_size / whole:,.1f} images/s",
+            format_table(["part", "ms", "share"], [*rows, ["whole step", f"{1000 * whole:.2f}", ""]]),
+            f"{flops.total / whole / 1e9:,.0f} GFLOP/s, {flops.total / whole / rate:.0%} of a large matrix product's "
+            f"{rate / 1e9:,.0f} GFLOP/s in {config.precision}",
         ]
     )
 
 
 class TimedStep:
-    """A step on noise, as a whole or part by part, in seconds; between parts the device is waited for."""
+    """Times a training step on noise in seconds, as a whole or part by part, synchronizing the device between parts."""
 
     def __init__(self, config: TrainConfig, device: torch.device, phase: Phase):
         self.state, self.phase, self.device = TrainState(config, 0, device), phase, device
@@ -113,17 +113,18 @@ class TimedStep:
         self.stage = {"resolution": phase.resolution, "alpha": alpha}
 
     def make_batch(self) -> Batch:
-        """Images gathered as the feeder gathers them from a level in memory."""
+        """Gather a batch from memory as `Feeder` does, and copy it to the device."""
         places = random_generator(0, self.state.images, "grid").integers(0, IMAGES, self.phase.batch_size)
         return Batch(self.images[torch.from_numpy(places)], None, self.share).to(self.device)
 
     def time_whole(self) -> float:
+        """Return the seconds of a step, its batch included."""
         start = self.read_clock()
         self.stepper.step(self.state, self.make_batch(), self.phase)
         return self.read_clock() - start
 
     def time_parts(self) -> dict[str, float]:
-        """The same step by the same pieces."""
+        """Return the seconds of each part of the same step, by name."""
         state, stage, stepper = self.state, self.stage, self.stepper
         seconds: dict[str, float] = {}
         last = self.read_clock()
@@ -171,15 +172,16 @@ class TimedStep:
         return seconds
 
     def read_clock(self) -> float:
+        """Return the time in seconds, once the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
 class FlopCount(TorchDispatchMode):
-    """Counts floating-point operations of convolutions and matrix products.
+    """Counts the floating-point operations of convolutions and matrix products in `total`.
 
-    torch's FlopCounterMode also says in which module, by hooks that a gradient penalty's graph does not allow.
+    torch's FlopCounterMode attributes them to modules too, by hooks that fail in the graph of a gradient penalty.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How long the rest of a run takes: pure functions of its plan and of what has been measured so far."""
+"""Estimate the time left in a run from its plan, the trial before training and the ticks so far."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from .growth import GrowthController
 
-RECENT = 5  # ticks whose median counts: one or two that other work on the machine held up do not matter
+RECENT = 5  # ticks; their median ignores one or two that were slowed by other work on the machine
 
 
-def stage_times(trial: Mapping[int, float], log: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return seconds per image by resolution: as timed before training, corrected by the last ticks.
+def estimate_stage_times(trial: Mapping[int, float], log: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Return seconds per image by resolution: the times of the trial, corrected by the latest ticks.
 
-    The correction is the median of what the RECENT last ticks took, each compared with its stage's trial. After three
-    ticks of a stage it is that stage's own speed. Until then, other stages tell how much slower training is than the
-    trial: other work on the machine, slow images and several processes make all stages slower.
+    The correction is the median, over the RECENT last ticks, of a tick's time divided by its stage's trial time. After
+    three ticks of a stage it is that stage's own speed. Until then it comes from earlier stages, since other work on
+    the machine, slow reading of images and several processes slow all stages down alike.
 
     Args:
-        trial: seconds per image of every resolution, or anything proportional to them once there are ticks.
+        trial: seconds per image by resolution; once there are ticks, numbers proportional to them suffice.
         log: lines of log.jsonl.
     """
     ticks = [line for line in log if line["images_per_second"] and line["resolution"] in trial]
@@ -28,8 +28,8 @@ def stage_times(trial: Mapping[int, float], log: Sequence[Mapping[str, Any]]) ->
     return {resolution: seconds * correction for resolution, seconds in trial.items()}
 
 
-def seconds_left(plan: GrowthController, times: Mapping[int, float], images: int) -> tuple[float, float]:
-    """Return the seconds of training left in this stage and in the whole run after so many images.
+def estimate_seconds_left(plan: GrowthController, times: Mapping[int, float], images: int) -> tuple[float, float]:
+    """Return the seconds of training left in this stage and in the whole run after `images` images.
 
     times: seconds per image by resolution.
     """
@@ -42,8 +42,8 @@ def seconds_left(plan: GrowthController, times: Mapping[int, float], images: int
     return stage, whole
 
 
-def evaluations_left(plan: GrowthController, images: int, is_due: bool) -> int:
-    """Return how many evaluations are left after so many images; is_due: one at this moment, too."""
+def count_evaluations_left(plan: GrowthController, images: int, is_due: bool) -> int:
+    """Return the number of evaluations left after `images` images; `is_due` adds the one due at this moment."""
     every = plan.config.metric_every_kimg
     moments = set(plan.stage_ends)
     if every:

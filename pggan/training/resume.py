@@ -1,4 +1,4 @@
-"""Where a run starts: from scratch, from its own latest checkpoint, or from another run's."""
+"""Start or resume a run: from its own latest checkpoint, or a new run from another run's checkpoint (--resume)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -16,16 +17,21 @@ from checkpoints import CheckpointError, RunDirectory, load, resolve_checkpoint
 
 from ..config import ConfigError, TrainConfig, format_value, option_name, spell_option, validate_field
 from ..networks import ARCHITECTURES
-from ..paths import find_recorded, is_same_checkpoint, is_same_path, with_found_paths
+from ..paths import find_recorded, is_same_checkpoint, is_same_path, relocate_paths
 from .growth import GrowthController
 from .signals import TrainingStopped
 from .state import TrainState
 from .tracking import log
-from .transfer import kept_classes, move_classes
+from .transfer import find_kept_classes, move_classes
 
 
 def diff_options(old: dict[str, Any], new: TrainConfig, identity_only: bool = False) -> list[str]:
-    """Lines "--option: old here, new there" for every option that differs."""
+    """Return a line "  --option: old -> new" for each option that differs.
+
+    Args:
+        old: a recorded config; options that it lacks are skipped.
+        identity_only: skip options that may change when a run is resumed.
+    """
     lines = []
     for f in fields(TrainConfig):
         if (identity_only and not f.metadata.get("identity", True)) or f.name not in old:
@@ -37,21 +43,22 @@ def diff_options(old: dict[str, Any], new: TrainConfig, identity_only: bool = Fa
 
 
 def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfig:
-    """Return the options to resume a run with: those specified, its start, and the end that its start decided.
+    """Return the options to resume a run with: the command's, with the run's own --resume, precision and default end.
 
     Raises:
-        ConfigError: options that would make it another run, with what differs.
+        ConfigError: options that affect training differ; the message lists them.
     """
     old = run.read_config()
-    recorded = with_found_paths(old, run.folder).get("resume")
+    recorded = relocate_paths(old, run.folder).get("resume")
     if config.resume is not None and not (isinstance(recorded, str) and is_same_checkpoint(config.resume, recorded)):
-        raise ConfigError(other_start(run, config.resume, recorded))
+        raise ConfigError(explain_other_start(run, config.resume, recorded))
     if config.precision == "auto" and old.get("precision") in ("fp32", "bf16"):
-        config = replace(config, precision=old["precision"])  # what auto came to at the start
+        config = replace(config, precision=old["precision"])  # chosen by auto when the run began
     if lines := diff_options(old, config, identity_only=True):
         raise ConfigError(
-            f"{run.folder} is a run with other options:\n" + "\n".join(lines) + "\n"
-            f"use the same options to resume it, or --out ANOTHER --resume {run.latest} to start a new run from it"
+            f"the run in {run.folder} was started with other options:\n" + "\n".join(lines) + "\n"
+            "use its options to resume it, or --out ANOTHER to start a new run (from its weights with "
+            f"--resume {quote(str(run.latest))})"
         )
     if recorded is None:
         return replace(config, resume=None)
@@ -59,46 +66,55 @@ def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfi
     return replace(config, resume=recorded, total_kimg=config.total_kimg if end is None else end)
 
 
-def other_start(run: RunDirectory, wanted: str, recorded: str | None) -> str:
-    """Return why --resume cannot be followed in a run directory that has a run."""
+def explain_other_start(run: RunDirectory, wanted: str, recorded: str | None) -> str:
+    """Return the error message for a --resume that contradicts the run already in the run directory."""
     real = Path(os.path.realpath(wanted))
     if Path(os.path.realpath(run.folder)) in (real, *real.parents):
         return (
-            f"--resume: {wanted} is of the run in {run.folder} itself; leave out --resume to continue that run from "
-            f"its latest checkpoint (the rest of the command as it is), or add --out ANOTHER to start a new run from it"
+            f"--resume: {wanted} belongs to the run in {run.folder} itself; run the same command without --resume to "
+            f"resume that run from its latest checkpoint, or add --out ANOTHER to start a new run from it"
         )
     began = "from scratch" if recorded is None else f"from {recorded}"
+    has_saved = any(run.checkpoints.glob("*.pt"))  # else it cannot resume if its start has been moved
     return (
-        f"--resume: the run in {run.folder} began {began}, not from {wanted}; leave out --resume to continue that run, "
-        f"or add --out ANOTHER to start a new one"
+        f"--resume: the run in {run.folder} was started {began}, not from {wanted}; "
+        f"{'run the same command without --resume to resume that run, or ' if has_saved else ''}"
+        "add --out ANOTHER to start a new one"
     )
 
 
 def check_not_past_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
-    """Raises ConfigError for a run that is already past the plan's end."""
+    """Refuse to resume a run that has already passed the plan's end.
+
+    Raises:
+        ConfigError.
+    """
     if plan.total_images <= saved["state"]["previous"]:
         raise ConfigError(
-            f"--total-kimg: {config.out} has already seen {saved['images'] / 1000:g} kimg, more than the "
-            f"{plan.total_images / 1000:g} at which this command ends; use --total-kimg "
-            f"{longer(saved['images'], config):.10g} to train longer"
+            f"--total-kimg: the run in {config.out} has already seen {saved['images'] / 1000:g} kimg, more than the "
+            f"{plan.total_images / 1000:g} kimg of this command; use --total-kimg "
+            f"{suggest_total_kimg(saved['images'], config):.10g} to train longer"
         )
 
 
-def longer(images: int, config: TrainConfig) -> float:
-    """Return a --total-kimg that adds --stabilize-kimg to so many images."""
+def suggest_total_kimg(images: int, config: TrainConfig) -> float:
+    """Return the --total-kimg that trains --stabilize-kimg more after `images` images."""
     return round(images / 1000 + config.stabilize_kimg, 3)
 
 
-def finished(config: TrainConfig, plan: GrowthController, images: int) -> str:
-    """Return a sentence for a run that is at its end."""
+def describe_finished_run(config: TrainConfig, plan: GrowthController, images: int) -> str:
+    """Return the console line for a run that has nothing left to train."""
     return (
-        f"{config.out} has finished: it has seen {images / 1000:g} kimg and ends at {plan.total_images / 1000:g}; "
-        f"--total-kimg {longer(images, config):.10g} trains longer"
+        f"{config.out} has finished: it has seen {images / 1000:g} kimg of {plan.total_images / 1000:g}; "
+        f"use --total-kimg {suggest_total_kimg(images, config):.10g} to train longer"
     )
 
 
 def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
-    """Refuse to resume with other images, or to an end that is past.
+    """Refuse to resume a run with other images, or past the plan's end.
+
+    Args:
+        saved: the run's checkpoint. content: digest of the images to resume with.
 
     Raises:
         ConfigError.
@@ -106,31 +122,35 @@ def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, pl
     check_not_past_end(saved, config, plan)
     if saved["data"] == content:
         return
-    recorded, latest = saved["config"].get("data"), f"{config.out}/checkpoints/latest.pt"
+    recorded, latest = saved["config"].get("data"), quote(f"{config.out}/checkpoints/latest.pt")
     if isinstance(recorded, str):
         recorded = find_recorded(recorded, saved["config"].get("out"), RunDirectory(config.out).folder)
     if isinstance(recorded, str) and not is_same_path(recorded, config.data):
         raise ConfigError(
-            f"{config.out} is a run on {recorded}, and {config.data} holds other images; use --out ANOTHER to train on "
-            f"them (with --resume {latest} as well to start from that run's weights)"
+            f"the run in {config.out} was trained on {recorded}, and {config.data} has other images; use --out ANOTHER "
+            f"to train on them from scratch, or --out ANOTHER --resume {latest} to start from that run's weights"
         )
     raise ConfigError(
         f"the images in {config.data} have changed since this run began; use --out ANOTHER to train on them from "
-        f"scratch, --out ANOTHER --resume {latest} to start from this run's weights, or bring back the old images to "
-        f"continue it"
+        f"scratch, --out ANOTHER --resume {latest} to start from this run's weights, or restore the old images to "
+        f"resume it"
     )
 
 
 def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str, Any]]) -> None:
-    """Refuse networks that another checkpoint's weights do not fit.
+    """Refuse to load a checkpoint's weights into networks of other shapes.
+
+    Args:
+        saved, wanted: arguments of "generator" and "discriminator", in the checkpoint and for this run.
 
     Raises:
-        CheckpointError: they differ in more than a higher resolution, the classes or the size of the stddev groups.
+        CheckpointError: the networks differ in more than a higher resolution, the classes or the size of the
+            minibatch-stddev groups; the message has the options that fit.
     """
     options: dict[str, str] = {}
     for network, arguments in wanted.items():
         if network not in saved:
-            continue  # imported weights: it starts from scratch
+            continue  # imported weights have no discriminator: it is trained from scratch
         kind = ARCHITECTURES[arguments["arch"]][network]
         defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()} | {"arch": "pggan"}
         for name, value in arguments.items():
@@ -149,29 +169,36 @@ def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str,
                 name = "d_hidden"
             options.setdefault(name, spell_option(name, tuple(before) if isinstance(before, list) else before))
             if name == "arch":
-                break  # the others of another architecture mean nothing here
+                break  # options of another architecture cannot be compared
     if options:
-        raise CheckpointError(f"{path} has other networks than these options; use {' '.join(options.values())}")
+        raise CheckpointError(
+            f"{path} has networks of other shapes than these options; use {' '.join(options.values())}"
+        )
 
 
 def has_default_latents(arguments: dict[str, Any]) -> bool:
-    """Whether a generator's latents are as long as its first layer has feature maps, as without --latent-size."""
+    """Return whether a generator has the latent size that it gets without --latent-size: its first layer's maps."""
     return arguments.get("latent_size") == min(arguments.get("fmap_base", 0), arguments.get("fmap_max", 0))
 
 
 def list_new_layers(name: str, saved: dict[str, Any], resolution: int) -> list[str]:
-    """A line saying what of a network of `resolution` or more is not in the checkpoint, and so begins anew."""
+    """Return a line on the layers of a network that the checkpoint lacks, so that they are freshly initialized.
+
+    Args:
+        name: "G", "D" or "G_ema". saved: state dict, {} if the checkpoint lacks the network.
+        resolution: the checkpoint's final resolution; layers above it are new anyway and not mentioned.
+    """
     if not saved:
-        return [f"  {name}: not in the checkpoint, freshly initialised"]
+        return [f"  {name}: not in the checkpoint, freshly initialized"]
     levels = resolution.bit_length() - 2
     heads = [4 << i for i in range(levels) if not any(f"{kind}.{i}.weight" in saved for kind in ("to_rgb", "from_rgb"))]
     sizes = ", ".join(f"{size}x{size}" for size in heads)
-    return [f"  {name}: RGB layers of {sizes} are not in the checkpoint, freshly initialised"] if heads else []
+    return [f"  {name}: RGB layers of {sizes} are not in the checkpoint, freshly initialized"] if heads else []
 
 
 @contextmanager
 def explain_mismatch(where: Any) -> Iterator[None]:
-    """Says of a checkpoint that no run with such networks wrote that it does not fit."""
+    """Turn any error from loading a checkpoint's content into a CheckpointError that names the file, `where`."""
     try:
         yield
     except (CheckpointError, ConfigError):
@@ -181,45 +208,50 @@ def explain_mismatch(where: Any) -> Iterator[None]:
         raise CheckpointError(f"{where} does not fit its networks: {reason}") from None
 
 
-def begin_from(state: TrainState, config: TrainConfig, classes: list[str]) -> tuple[TrainConfig, list[str]]:
-    """Start a new run from the checkpoint of --resume, also on other images, to a higher resolution or by another plan.
+def start_new_run(state: TrainState, config: TrainConfig, classes: list[str]) -> tuple[TrainConfig, list[str]]:
+    """Start a new run from the checkpoint of --resume, possibly with other images, resolution or schedule.
 
     Returns:
-        The config with its end settled, and lines on what it starts from, what differs and what is new.
+        The config with its final --total-kimg, and console lines: the start, changed options, new layers.
 
     Raises:
-        CheckpointError: no checkpoint, or networks of other shapes. ConfigError: an end that is past already.
+        CheckpointError: no checkpoint, or networks of other shapes. ConfigError: --total-kimg leaves nothing to train.
     """
     path = str(resolve_checkpoint(config.resume or ""))
     plan = GrowthController(replace(config, total_kimg=None))
     lines = start_from_checkpoint(state, path, config, plan, classes)
     phase = GrowthController(plan.config, state.stage_ends).phase(state.images)
-    config = settle_end(config, plan, state.images, phase.resolution == config.resolution and not phase.is_fading)
+    config = resolve_total_kimg(
+        config, plan, state.images, phase.resolution == config.resolution and not phase.is_fading
+    )
     start, end = state.images / 1000, GrowthController(config, state.stage_ends).total_images / 1000
     first = (
         f"starting from {path} at {start:g} kimg; training {end - start:g} kimg more, until {end:g} kimg at "
-        f"{config.resolution}x{config.resolution} (--total-kimg sets another end)"
+        f"{config.resolution}x{config.resolution} (change this with --total-kimg)"
     )
     return config, [first, *lines]
 
 
-def settle_end(config: TrainConfig, plan: GrowthController, images: int, is_last_stage: bool) -> TrainConfig:
-    """Return the config with the --total-kimg of a run that begins at so many images.
+def resolve_total_kimg(config: TrainConfig, plan: GrowthController, images: int, is_last_stage: bool) -> TrainConfig:
+    """Return the config with the --total-kimg of a run that starts after `images` images.
 
-    Not specified, it is the plan's end; in the last stage, where that may be past or near, at least --stabilize-kimg
-    more, since a run that someone begins is meant to train.
+    The default is the plan's end. In the last stage the checkpoint may be near or past that end, so the default there
+    is at least --stabilize-kimg more.
+
+    Args:
+        is_last_stage: whether the checkpoint is in the last stage at alpha 1.
 
     Raises:
-        ConfigError: one that leaves nothing to train.
+        ConfigError: the specified --total-kimg leaves nothing to train.
     """
-    more = longer(images, config)
+    more = suggest_total_kimg(images, config)
     if config.has_default_end:
         end = config.total_kimg or plan.total_images / 1000
         return replace(config, total_kimg=max(end, more) if is_last_stage else end)
     if (config.total_kimg or 0) * 1000 <= images:
         raise ConfigError(
-            f"--total-kimg: {config.total_kimg:.10g} leaves nothing to train, since {config.resume} stands at "
-            f"{images / 1000:g} kimg of this plan; use --total-kimg {more:.10g} to train "
+            f"--total-kimg: {config.total_kimg:.10g} leaves nothing to train, since {config.resume} is at "
+            f"{images / 1000:g} kimg of this schedule; use --total-kimg {more:.10g} to train "
             f"{config.stabilize_kimg:g} kimg more"
         )
     return config
@@ -228,13 +260,16 @@ def settle_end(config: TrainConfig, plan: GrowthController, images: int, is_last
 def start_from_checkpoint(
     state: TrainState, path: str, config: TrainConfig, plan: GrowthController, classes: list[str]
 ) -> list[str]:
-    """Put a checkpoint's weights, and as far as they fit its optimizers and schedule, into a new run's state.
+    """Load a checkpoint's weights into a new run's state; its optimizers and position too, as far as they fit.
+
+    Args:
+        state: changed in place. plan: the new run's. classes: the new run's class names.
 
     Returns:
-        Lines telling what differs and what is new.
+        Console lines: changed options, classes and position, new layers.
 
     Raises:
-        CheckpointError: networks of other shapes.
+        CheckpointError: networks of other shapes, or damaged content.
     """
     saved = load(path)
     with explain_mismatch(path):
@@ -249,14 +284,14 @@ def load_from_checkpoint(
     plan: GrowthController,
     classes: list[str],
 ) -> list[str]:
-    """As `start_from_checkpoint`, which tells of what is wrong with a checkpoint in one sentence."""
+    """Do the work of `start_from_checkpoint`, with the checkpoint read; damaged content raises any exception."""
     check_networks(path, saved["networks"], state.arguments)
-    grown = saved["networks"]["generator"]["resolution"] != config.resolution
+    is_larger = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])
     content.setdefault("G", content["G_ema"])
-    told = ("out", "resume", "total_kimg")  # by the line above these
-    lines = diff_options({k: v for k, v in saved["config"].items() if k not in told}, config)
-    lines += class_changes(saved["classes"], classes)
+    in_first_line = ("out", "resume", "total_kimg")  # of `start_new_run`
+    lines = diff_options({k: v for k, v in saved["config"].items() if k not in in_first_line}, config)
+    lines += describe_class_changes(saved["classes"], classes)
     for name, network in (("G", "generator"), ("D", "discriminator"), ("G_ema", "generator")):
         if config.arch == "pggan":
             lines += list_new_layers(name, content.get(name, {}), saved["networks"]["generator"]["resolution"])
@@ -265,20 +300,24 @@ def load_from_checkpoint(
             weights, fresh, network, state.arguments[network], saved["classes"], classes
         )
     options = ("optimizer", "adam_beta1", "adam_beta2")
-    other = any(saved["config"].get(name, getattr(TrainConfig, name)) != getattr(config, name) for name in options)
+    is_other_optimizer = any(
+        saved["config"].get(name, getattr(TrainConfig, name)) != getattr(config, name) for name in options
+    )
     for name in ("g_optimizer", "d_optimizer"):
-        if grown or other or saved["classes"] != classes or name not in content:
+        if is_larger or is_other_optimizer or saved["classes"] != classes or name not in content:
             content[name] = getattr(state, name).state_dict()
     content = state.state_dict() | content
     state.load_state_dict(content)
     stage = saved["stage"]
     now = GrowthController(replace(config, total_kimg=None), state.stage_ends).phase(state.previous)
-    same_pace = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
-    if not same_pace or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
+    same_lengths = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
+    if not same_lengths or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
         state.stage_ends = {}
         state.images = plan.find_position(stage["resolution"], stage["alpha"])
-        lines.append(f"  counting on from {state.images / 1000:g} kimg, where this plan is at that stage")
-    if grown or plan.should_reset_optimizers(state.previous, state.images):
+        lines.append(
+            f"  counting images from {state.images / 1000:g} kimg, where this schedule reaches the checkpoint's stage"
+        )
+    if is_larger or plan.should_reset_optimizers(state.previous, state.images):
         state.reset_optimizers()
     state.previous = state.start = state.images
     state.seconds, state.lr_factor, state.rollbacks = {}, 1.0, []
@@ -286,61 +325,67 @@ def load_from_checkpoint(
     return lines
 
 
-def class_changes(old: list[str], new: list[str]) -> list[str]:
-    """Return lines on classes that differ from a checkpoint's, and on the label weights that are kept."""
+def describe_class_changes(old: list[str], new: list[str]) -> list[str]:
+    """Return console lines on changed classes and the label weights that are kept; [] if nothing changed."""
     if old == new:
         return []
-    lines, kept = [f"  classes: {listed(old)} -> {listed(new)}"], kept_classes(old, new)
+    lines, kept = [f"  classes: {join_names(old)} -> {join_names(new)}"], find_kept_classes(old, new)
     if kept is None:
-        lines.append("  label weights: kept, one class for another in this order")
+        lines.append("  label weights: kept, matched by position")
     elif added := [name for name in new if name not in kept]:
-        of_others = f"kept for {listed(kept)}, " if kept else ""
-        lines.append(f"  label weights: {of_others}freshly initialised for {listed(added)}")
+        of_others = f"kept for {join_names(kept)}, " if kept else ""
+        lines.append(f"  label weights: {of_others}freshly initialized for {join_names(added)}")
     return lines
 
 
-def listed(names: list[str], most: int = 10) -> str:
-    """Return names in a row, of a long list the first ones."""
+def join_names(names: list[str], most: int = 10) -> str:
+    """Return names separated by commas; of a long list the first `most`, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more if names else "none"
 
 
-MAX_ROLLBACKS = 5  # to one checkpoint
+ROLLBACK_LR = 0.5  # factor on all learning rates after each rollback: our choice
+MAX_ROLLBACKS = 5  # to one checkpoint: the learning rate is then 1/32 of the planned one
 
 
-def roll_back(state: TrainState, directory: RunDirectory, factor: float, why: str) -> None:
-    """To the last good checkpoint, with all learning rates times `factor`.
+def roll_back(state: TrainState, directory: RunDirectory, why: str) -> None:
+    """Return to the last good checkpoint, with all learning rates multiplied by `ROLLBACK_LR`.
+
+    why: the reason, for messages.
 
     Raises:
-        TrainingStopped: there is none, or the run has gone back to it too often.
+        TrainingStopped: there is no good checkpoint, or MAX_ROLLBACKS to it did not help.
     """
     try:
         saved = directory.load_newest(log, has_finite_state)
     except CheckpointError as error:
-        raise TrainingStopped(f"{why}, and there is no good checkpoint to go back to: {error}") from None
+        raise TrainingStopped(f"{why}, and there is no good checkpoint to roll back to: {error}") from None
     if saved is None:
-        raise TrainingStopped(f"{why}, and nothing was saved yet to go back to; try a lower --lr")
+        raise TrainingStopped(
+            f"{why}, and no checkpoint to roll back to was saved yet; start a new run with a lower --lr"
+        )
     rollbacks = [*state.rollbacks, [state.images, saved["images"]]]
     if sum(to == saved["images"] for _, to in rollbacks) > MAX_ROLLBACKS:
         at = f"{saved['images'] / 1000:g} kimg"
-        raise TrainingStopped(f"{why}, after {MAX_ROLLBACKS} returns to {at}; try a lower --lr")
-    lr_factor = state.lr_factor * factor
+        raise TrainingStopped(f"{why}, after {MAX_ROLLBACKS} rollbacks to {at}; start a new run with a lower --lr")
+    lr_factor = state.lr_factor * ROLLBACK_LR
     with explain_mismatch(directory.latest):
         state.load_state_dict(saved["state"])
     state.lr_factor, state.rollbacks = lr_factor, rollbacks
-    log(f"{why}: going back to {state.images / 1000:g} kimg, with {lr_factor:g} of the learning rates planned")
+    kimg = state.images / 1000
+    log(f"warning: {why}; rolling back to {kimg:g} kimg, with learning rates multiplied by {lr_factor:g}")
 
 
 def has_finite_state(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint can be gone back to: no step had just been skipped, every number in it is finite."""
+    """Return whether a checkpoint is good: its last step was not skipped, and all its numbers are finite."""
     state = content["state"]
     if torch.as_tensor(state["skipped_in_a_row"]).any():
         return False
-    left = [value for name, value in state.items() if name != "sums"]
-    while left:
-        part = left.pop()
+    parts = [value for name, value in state.items() if name != "sums"]
+    while parts:
+        part = parts.pop()
         if isinstance(part, dict):
-            left += part.values()
+            parts += part.values()
         elif isinstance(part, torch.Tensor) and not part.isfinite().all():
             return False
     return True

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: save, then stop."""
+"""Handle SIGINT and SIGTERM: training saves a checkpoint and stops."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 
 from .tracking import log
 
-REPEAT_WINDOW = 10  # seconds
+REPEAT_WINDOW = 10  # seconds; a SIGTERM this soon after a signal is a copy of it (see StopSignals)
 
 
 class TrainingStopped(RuntimeError):
-    """Training ended before its time, in one sentence."""
+    """Training ended early; carries one sentence with the reason and the remedy."""
 
 
 class StopRequested(Exception):
-    """SIGINT or SIGTERM came; carries the signal's name."""
+    """SIGINT or SIGTERM was received; carries the signal's name."""
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into StopRequested at the next `check`; the second ends the process at once.
+    """Raises StopRequested at the next `check` after SIGINT or SIGTERM; a second signal exits immediately.
 
-    SIGTERM soon after it is no second one: schedulers send it to every process, and torchrun passes it on to its own.
+    A SIGTERM within REPEAT_WINDOW is not counted as a second one: schedulers send it to every process, and torchrun
+    forwards its own to the processes it started. Python handles signals in the main thread only; in any other thread
+    they are left to the calling program.
 
-    Python handles signals in the main thread only: in another one, signals are left to the program.
-
-    agree: from this process' signal, 0 for none, to the one that all processes of the run stop for.
+    Args:
+        agree: maps this process's signal (0: none) to the signal on which all processes of the run stop.
     """
 
     def __init__(self, agree: Callable[[int], int] = lambda number: number) -> None:
@@ -44,13 +45,16 @@ class StopSignals:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def handle(self, number: int, frame: Any) -> None:
+        """Record the first signal; raise KeyboardInterrupt on a second one."""
         if self.received:
             if number == signal.SIGTERM and time.monotonic() - self.received_at < REPEAT_WINDOW:
                 return
             raise KeyboardInterrupt
         self.received, self.received_at = number, time.monotonic()
-        log(f"{signal.Signals(number).name}: saving, then stopping (once more: at once)")
+        name = signal.Signals(number).name
+        log(f"{name} received: saving a checkpoint, then exiting (send it again to exit immediately)")
 
     def check(self) -> None:
+        """Raise StopRequested if a signal was received by any process of the run."""
         if number := self.agree(self.received):
             raise StopRequested(signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""Weights of a network with other classes: what depends on the label is moved class by class, by name."""
+"""Transfer weights to a network with other classes: label weights are moved by class name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 from ..networks import build
 
 
-def kept_classes(old: list[str], new: list[str]) -> list[str] | None:
-    """Return the classes in both lists; None if there are as many, all under other names: then order decides."""
+def find_kept_classes(old: list[str], new: list[str]) -> list[str] | None:
+    """Return the classes in both lists; None if all are renamed and their number is equal, so that order decides."""
     kept = [name for name in new if name in old]
     return None if len(old) == len(new) and not kept else kept
 
@@ -24,22 +24,23 @@ def move_classes(
     old: list[str],
     new: list[str],
 ) -> dict[str, Tensor]:
-    """Return a network's saved weights for other classes, with `fresh` ones for each class that is new.
+    """Return a network's saved weights for other classes, with the weights of `fresh` for each new class.
 
-    What does not depend on the label is kept: G's first layer scales its weights by sqrt(2 / inputs), and pixel norm
-    its inputs by sqrt(inputs / sum of squares), so that the number of classes cancels.
+    Weights that do not depend on the label are kept unchanged: G's first layer scales its weights by sqrt(2 / inputs),
+    and pixel norm its inputs by sqrt(inputs / sum of squares), so the number of classes cancels.
 
     Args:
-        saved, fresh: state dicts. network, arguments: as for `networks.build`, of the fresh one.
-        old, new: names of the classes, [] for none.
+        saved, fresh: state dicts of the checkpoint's and of the new network.
+        network, arguments: type and arguments of the new network, as for `networks.build`.
+        old, new: class names of the checkpoint and of the new network, [] for none.
     """
-    if old == new or kept_classes(old, new) is None:
+    if old == new or find_kept_classes(old, new) is None:
         return saved
     moved = dict(saved)
     pairs = [(old.index(name), i) for i, name in enumerate(new) if name in old]
-    for name, axis in label_axes(network, arguments).items():
+    for name, axis in find_label_axes(network, arguments).items():
         if name in saved:
-            shared = saved[name].shape[axis] - len(old)  # latents in G, the score in D: they come before the labels
+            shared = saved[name].shape[axis] - len(old)  # inputs before the labels: latents in G, the score in D
             sources, targets = ([*range(shared), *(shared + pair[i] for pair in pairs)] for i in (0, 1))
             weights = fresh[name].clone()
             part = saved[name].index_select(axis, torch.tensor(sources))
@@ -47,8 +48,8 @@ def move_classes(
     return moved
 
 
-def label_axes(network: str, arguments: dict[str, Any]) -> dict[str, int]:
-    """Return the name and the axis of each tensor whose shape depends on the number of classes."""
+def find_label_axes(network: str, arguments: dict[str, Any]) -> dict[str, int]:
+    """Return, by name, the axis along which each tensor grows with the number of classes; others are omitted."""
     with torch.device("meta"):
         one, two = (build(network, {**arguments, "label_size": count}).state_dict() for count in (1, 2))
     changes = {name: torch.tensor(two[name].shape) - torch.tensor(one[name].shape) for name in one if one[name].ndim}

@@ -1,4 +1,4 @@
-"""python -m pggan evaluate: judge what was saved."""
+"""python -m pggan evaluate: compute metrics of a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from checkpoints import resolve_checkpoint
@@ -41,9 +42,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def add_evaluation_options(p: argparse.ArgumentParser) -> None:
-    """The options of `evaluate_checkpoint`."""
+    """Add the options of `evaluate_checkpoint`."""
     p.add_argument(
-        "--data", metavar="IMAGES", help="real images: a folder or a dataset's name (default: those it was trained on)"
+        "--data", metavar="IMAGES", help="real images: a folder or dataset name (default: the training images)"
     )
     p.add_argument("--metrics", default="fid,is,swd", help=f"any of {','.join(METRICS)} (default: %(default)s)")
     p.add_argument(
@@ -51,17 +52,21 @@ def add_evaluation_options(p: argparse.ArgumentParser) -> None:
         type=int_parser(2),
         default=10000,
         metavar="N",
-        help="generated images, and at most as many real ones (default: %(default)s)",
+        help="generated images, and real images at most (default: %(default)s)",
     )
     p.add_argument(
         "--resize",
         choices=list(RESIZES),
         default="tf1",
-        help="the way to Inception's 299x299: the 2015 graph's, pytorch-fid's or clean-fid's (default: %(default)s)",
+        help="resizing to Inception's 299x299, as in the 2015 graph, pytorch-fid or clean-fid (default: %(default)s)",
     )
-    p.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of Inception (default: %(default)s)")
+    p.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic of Inception (default: %(default)s)"
+    )
     p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
-    p.add_argument("--seed", type=int_parser(0), default=0, help="of the latents, 0 or more (default: %(default)s)")
+    p.add_argument(
+        "--seed", type=int_parser(0), default=0, help="random seed of the latents, 0 or more (default: %(default)s)"
+    )
     add_device(p)
 
 
@@ -76,45 +81,50 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:
-    """Open the real images specified, or those the checkpoint was trained on; with labels if the generator has classes.
+    """Open the real images to compare with: `data`, or the checkpoint's training images; labeled if it has classes.
 
     Raises:
-        ConfigError, datasets.DataError: none are specified and the training images are unknown, gone or changed; or
-            they cannot be used.
+        ConfigError: `data` is None, and the training images are unknown, missing or changed.
+        datasets.DataError: the images cannot be used.
     """
     recorded = trained.config.get("data")
     if data is None:
         if not isinstance(recorded, str):
-            raise ConfigError("--data: name the real images; the checkpoint does not say which they were")
+            raise ConfigError(
+                "--data is missing: the checkpoint does not record its training images; use --data IMAGES"
+            )
         if is_missing(recorded):
             raise ConfigError(
-                f"--data: the checkpoint was trained on {recorded}, which does not exist here; use --data IMAGES to "
-                f"name those images, or others"
+                f"--data: the checkpoint was trained on {recorded}, which does not exist here; use --data IMAGES with "
+                f"the present path of those images, or with others"
             )
-    source = open_source(data or str(recorded), labels=bool(trained.classes))
+    source = open_source(str(recorded) if data is None else data, labels=bool(trained.classes))
     names = "fit", "background", "allow_upscale", "max_bad"
     options = {name: trained.config[name] for name in names if name in trained.config}
     pyramid = open_pyramid(source, trained.generator.resolution, trained.generator.channels, **options)
     if are_training_images(trained, pyramid) is False:
         if data is None:
             raise ConfigError(
-                f"--data: the images in {recorded} are not those that the checkpoint was trained on; bring those back, "
-                f"or use --data {recorded} to compare with the present ones"
+                f"--data: the images in {recorded} are not those that the checkpoint was trained on; restore those, or "
+                f"use --data {quote(str(recorded))} to compare with the present ones"
             )
-        print(f"warning: {data} holds other images than the checkpoint was trained on", file=sys.stderr)
+        print(f"warning: {data} has other images than the checkpoint was trained on", file=sys.stderr)
     return source, pyramid
 
 
 def are_training_images(trained: Trained, pyramid: Pyramid) -> bool | None:
-    """Whether these are the images that the checkpoint was trained on; None if it does not tell."""
+    """Return whether the images are those the checkpoint was trained on; None if it does not record them."""
     return trained.digest == pyramid.compute_digest() if trained.digest else None
 
 
 def evaluate_checkpoint(checkpoint: str | Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The checkpoint's stage and its metrics, by name. `options` are those of `add_evaluation_options`.
+    """Return a checkpoint's stage, metrics and how they were computed, by name.
+
+    options: as added by `add_evaluation_options`.
 
     Raises:
-        ConfigError, MetricError, datasets.DataError, checkpoints.CheckpointError: what cannot be judged.
+        ConfigError, MetricError, datasets.DataError, checkpoints.CheckpointError: an unusable option, metric, dataset
+            or checkpoint.
     """
     device = choose_device(options.device)
     try:
@@ -125,11 +135,16 @@ def evaluate_checkpoint(checkpoint: str | Path, options: argparse.Namespace) -> 
     trained = load(path, device)
     _, pyramid = open_real_images(trained, options.data)
     if pyramid.classes != trained.classes:
-        raise ConfigError(f"--data: its classes are {pyramid.classes}, the checkpoint's {trained.classes}")
+        raise ConfigError(
+            f"--data: the images have classes {pyramid.classes}, the checkpoint {trained.classes}; use images with the "
+            f"same classes"
+        )
     if absent := [
         name for i, name in enumerate(trained.classes) if pyramid.class_counts[i] and i not in trained.drawable
     ]:
-        raise ConfigError(f"--data: the training images had none of class {', '.join(absent)}; remove these images")
+        raise ConfigError(
+            f"--data: the checkpoint was trained without images of class {', '.join(absent)}; remove these images"
+        )
     data = make_absolute(options.data or trained.config["data"])
     suite = Suite(
         names,
@@ -140,10 +155,11 @@ def evaluate_checkpoint(checkpoint: str | Path, options: argparse.Namespace) -> 
         more=synthetic_mode_metric(data, trained.generator.channels) if names else {},
         cache=default_folder(),
     )
-    judge = Evaluator(pyramid, suite, options.num_images, options.seed)
-    results = judge(trained.generator, trained.resolution, trained.alpha)
+    evaluator = Evaluator(pyramid, suite, options.num_images, options.seed)
+    results = evaluator(trained.generator, trained.resolution, trained.alpha)
     if not results:
-        raise MetricError(f"none of {', '.join(names) or 'no metrics'} can be computed here")
+        problem = f"none of {', '.join(names)} can be computed here" if names else "needs at least one metric"
+        raise MetricError(f"--metrics: {problem}; choose from {', '.join(METRICS)}")
     return {
         "checkpoint": str(path),
         "images": trained.images,

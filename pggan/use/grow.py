@@ -13,7 +13,7 @@ from PIL import Image
 from checkpoints import CheckpointError, RunDirectory
 from checkpoints.run_directory import read_lines
 
-from ..training.tracking import grid_sample_count
+from ..training.tracking import choose_grid_size
 from .film import SUFFIXES, add_caption, add_fps, check_film, write_film
 from .options import Commands, add_command, add_out
 from .output import Output
@@ -67,13 +67,13 @@ def draw_frames(grids: list[Path], stages: dict[int, dict[str, Any]], pauses: in
     """
     size = read_grid(grids[-1]).size
     # a log without lines, of a run stopped in its first tick, has no resolutions: nothing is cropped then
-    kept = grid_sample_count(max((line["resolution"] for line in stages.values()), default=4))
+    kept = choose_grid_size(max((line["resolution"] for line in stages.values()), default=4))
     shrink = -(-max(size) // MAX_SIDE)  # rounded up
     for path in grids:
         image, seen = read_grid(path), int(path.stem.removeprefix("fakes-"))
         line = stages.get(seen)
         # Training shows fewer images per grid at high resolutions: keep those that every grid shows.
-        if line and (there := grid_sample_count(line["resolution"])) > kept:
+        if line and (there := choose_grid_size(line["resolution"])) > kept:
             image = crop_grid(image, there, kept)
         # Once cropped, all grids have the same number of cells, whose sides are powers of two: nearest-neighbor
         # resizing repeats whole pixels.

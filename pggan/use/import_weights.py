@@ -6,6 +6,7 @@ import argparse
 import platform
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -125,4 +126,4 @@ def format_training_command(out: Path, content: dict[str, Any]) -> str:
     length = ""
     if content["stage"] == {"resolution": shape["resolution"], "alpha": 1.0}:
         length = " (trains --stabilize-kimg thousand images, 600 by default)"
-    return f"to fine-tune: python train.py IMAGES --resume {out} {' '.join(options)}{length}"
+    return f"to fine-tune: python train.py IMAGES --resume {quote(str(out))} {' '.join(options)}{length}"

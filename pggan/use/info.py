@@ -11,7 +11,7 @@ from checkpoints import RunDirectory
 from checkpoints.run_directory import read_lines
 
 from ..config import ConfigError, TrainConfig
-from ..paths import run_folder
+from ..paths import find_run_folder
 from ..training.growth import GrowthController
 from ..training.plan import print_stages
 from .options import Commands, add_checkpoint, add_command
@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     path = checkpoints.resolve_checkpoint(arguments.checkpoint)
     trained, content = load(path), checkpoints.load(path)
-    folder = run_folder(path)
+    folder = find_run_folder(path)
     directory = None if folder is None else RunDirectory(folder)
     lines = [] if directory is None else read_lines(directory.metrics)
     # Up to this checkpoint: a run's file also has the metrics of later ones.

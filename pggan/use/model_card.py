@@ -11,7 +11,7 @@ from datasets import make_grid
 
 from ..config import ConfigError, TrainConfig
 from ..training.growth import GrowthController
-from .output import run_folder
+from .output import find_run_folder
 from .trained import Trained
 
 SAMPLES = 36  # a 6x6 grid: cells stay large enough to see in the width of the Hub's page
@@ -105,7 +105,7 @@ def describe_training(trained: Trained, content: dict[str, Any]) -> list[str]:
 
 def describe_metrics(checkpoint: Path, trained: Trained) -> list[str]:
     """Return paragraphs with the metrics that the run logged for this checkpoint, and how they were computed."""
-    folder = run_folder(checkpoint)
+    folder = find_run_folder(checkpoint)
     try:
         lines = [] if folder is None else read_lines(RunDirectory(folder).metrics)
     except CheckpointError:  # a damaged metrics.jsonl is no reason to refuse the export

@@ -125,24 +125,33 @@ def open_trained(arguments: argparse.Namespace) -> Trained:
 def find_class(trained: Trained, text: str) -> int:
     """Return the index of a class specified by its name or by its index from 0.
 
-    A name wins over an index: the classes of digits are usually named "0" to "9".
+    A name wins over an index: the classes of digits are usually named "0" to "9". If all names are numbers, a number
+    is never an index: of the classes 01, 02 and 10, "1" is 01.
 
     Raises:
         ConfigError: there is no such class, it had no training images, or the generator is unconditional.
     """
     if not trained.classes:
         raise ConfigError(f"labels: {text!r} was specified, but this generator was trained without labels")
-    index = trained.classes.index(text) if text in trained.classes else int(text) if text.isdecimal() else -1
+    numbers = [int(name) for name in trained.classes if name.isdecimal()]
+    names_are_numbers = len(numbers) == len(trained.classes)
+    if text in trained.classes:
+        index = trained.classes.index(text)
+    elif not text.isdecimal():
+        index = -1
+    elif names_are_numbers:
+        index = numbers.index(int(text)) if numbers.count(int(text)) == 1 else -1
+    else:
+        index = int(text)
     if index in trained.drawable:
         return index
     drawable = [trained.classes[i] for i in trained.drawable]
     # ten names: enough for MNIST or CIFAR-10 in full, and ImageNet's thousand would bury the message
-    names = ", ".join(drawable[:10]) + (", ..." if len(drawable) > 10 else "")
+    known = ", ".join(drawable[:10]) + (", ..." if len(drawable) > 10 else "")
     if 0 <= index < len(trained.classes):
-        raise ConfigError(f"labels: class {trained.classes[index]!r} had no training images; use one of {names}")
-    raise ConfigError(
-        f"labels: there is no class {text!r}; use one of {names}, or an index from 0 to {len(trained.classes) - 1}"
-    )
+        raise ConfigError(f"labels: class {trained.classes[index]!r} had no training images; use one of {known}")
+    indices = "" if names_are_numbers else f", or an index from 0 to {len(trained.classes) - 1}"
+    raise ConfigError(f"labels: there is no class {text!r}; use one of {known}{indices}")
 
 
 def int_parser(minimum: int, maximum: int = MAX_SEED) -> Callable[[str], int]:

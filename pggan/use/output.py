@@ -15,7 +15,7 @@ from pathlib import Path
 from checkpoints import resolve_checkpoint
 
 from ..config import ConfigError
-from ..paths import run_folder
+from ..paths import find_run_folder
 from .trained import Trained
 
 # Every folder these commands write contains one of these files, with an entry "made_by"; --force replaces no others.
@@ -100,7 +100,7 @@ def default_path(checkpoint: str, trained: Trained, command: str, *parts: str, s
     For a checkpoint outside a run directory, outputs/ is created next to it and the name includes the checkpoint's.
     """
     file = resolve_checkpoint(checkpoint)
-    folder = run_folder(file)
+    folder = find_run_folder(file)
     # Several checkpoints may share a folder outside of runs, but a run's checkpoints differ in stage or kimg.
     origin = [] if folder else [file.stem]
     alpha = [f"alpha-{trained.alpha:g}"] if trained.alpha != 1 else []

@@ -1,4 +1,4 @@
-"""python -m pggan sample: a grid of images, or as many files of them as wanted."""
+"""python -m pggan sample: generate images, as one grid or as a dataset of any size."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ from .options import (
 from .output import Output, default_path
 from .trained import Trained
 
-BATCH = 64
-MAX_GRID, MAX_SIDE = 10000, 16384  # images in a grid, pixels across it
+BATCH = 64  # images generated at a time; bounds memory
+MAX_GRID, MAX_SIDE = 10000, 16384  # images in a grid; pixels per side, up to 0.8 GB uncompressed
 
 TEXT = """\
-Draw images by seeds: as one grid, or as a set of files.
+Generate images from seeds, as one grid or as a dataset.
 
-With --labels each seed is drawn with each label; without, a conditional generator draws each seed's label from the
-seed. A folder or zip has a subfolder for each class and a dataset.json with the labels: train.py takes the folder with
---labels, StyleGAN's training the zip. An .npz holds arr_0 (uint8 [N, height, width, channels]) and arr_1 (labels).
+With --labels, each seed is drawn with each label; otherwise a conditional generator derives the label from the seed.
+A folder or zip has a subfolder for each class and a dataset.json with the labels: train.py reads the folder with
+--labels, StyleGAN's training the zip. An .npz contains arr_0 (uint8 [N, height, width, channels]) and arr_1 (labels).
 """
 EXAMPLES = """\
   python -m pggan sample runs/faces-128                                      a grid of seeds 0 to 63
   python -m pggan sample runs/faces-128 --seeds 3,8,20-29 --truncation 0.7 --out best.png
-  python -m pggan sample runs/faces-128 --resolution 64 --alpha 0.5          half way through the fade to 64x64
-  python -m pggan sample runs/digits-32 --seeds 0-9 --labels all             a row for a seed, a column for a class
-  python -m pggan sample runs/digits-32 --count 10000 --out more-digits      a data set: a folder, x.zip or x.npz
+  python -m pggan sample runs/faces-128 --resolution 64 --alpha 0.5          halfway through the fade to 64x64
+  python -m pggan sample runs/digits-32 --seeds 0-9 --labels all             one row per seed, one column per class
+  python -m pggan sample runs/digits-32 --count 10000 --out more-digits      a dataset: a folder, x.zip or x.npz
 """
 
 
 def add_parser(commands: Commands) -> None:
-    p = add_command(commands, "sample", run, "draw images: a grid, or a data set of any size", TEXT, EXAMPLES)
+    p = add_command(commands, "sample", run, "generate images: a grid, or a dataset of any size", TEXT, EXAMPLES)
     add_checkpoint(p)
     which = p.add_mutually_exclusive_group()
     add_seeds(which, "0-63")
-    which.add_argument("--count", type=int_parser(1, MAX_SEEDS), metavar="N", help="the seeds from 0 to N - 1")
-    p.add_argument("--labels", metavar="LIST", help="classes by name or index from 0, as in cat,dog; or all")
+    which.add_argument("--count", type=int_parser(1, MAX_SEEDS), metavar="N", help="use the seeds 0 to N - 1")
+    p.add_argument("--labels", metavar="LIST", help="classes by name or index from 0, such as cat,dog; or all")
     add_truncation(p)
     add_stage(p)
-    add_out(p, "a .png for a grid; a folder, .zip or .npz for a set of images")
+    add_out(p, "a .png for a grid; a folder, .zip or .npz for a dataset")
     add_device(p)
 
 
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def parse_classes(trained: Trained, text: str | None) -> list[int]:
-    """Class indices of --labels; [] where each seed is to have its own."""
+    """Return the class indices of --labels; [] if each seed has its own label."""
     if text is None:
         return []
     if text == "all" and trained.classes:
@@ -100,17 +100,21 @@ def parse_classes(trained: Trained, text: str | None) -> list[int]:
 
 
 def check_grid(count: int, resolution: int) -> None:
-    """Raises ConfigError for more images than a picture can show."""
+    """Refuse grids of too many images.
+
+    Raises:
+        ConfigError: more than MAX_GRID images or MAX_SIDE pixels per side.
+    """
     side = (count**0.5 + 1) * resolution
     if count > MAX_GRID or side > MAX_SIDE:
         raise ConfigError(
-            f"{count} images of {resolution}x{resolution} are too many for a grid; name a folder, a .zip or an "
-            ".npz, or take fewer"
+            f"--out: {count} images of {resolution}x{resolution} are too many for a grid; use fewer, or write a "
+            "folder, .zip or .npz, such as --out images.zip"
         )
 
 
 def draw_batches(trained: Trained, seeds: list[int], classes: list[int], truncation: float) -> Iterator[Batch]:
-    """The images of every seed with every class, some at a time."""
+    """Yield the images of every seed with every class, [] for the seed's own, in batches of BATCH."""
     each = [seed for seed in seeds for _ in range(len(classes) or 1)]
     with tqdm(total=len(each), desc="drawing", unit="image", disable=None, leave=False) as bar:
         for start in range(0, len(each), BATCH):

@@ -16,7 +16,7 @@ import checkpoints
 from ..networks import AnyGenerator, Generator, build, to_one_hot
 from ..networks.progressive import check_resolution
 from ..networks.sampling import MAX_PIXELS, to_uint8
-from ..paths import run_folder, with_found_paths
+from ..paths import find_run_folder, relocate_paths
 
 LATENTS_FOR_MEAN = 2000  # their mean features are off by 2% (1/sqrt(2000)) of one standard deviation
 
@@ -210,7 +210,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
             float(stage["alpha"]),
             int(content["images"]),
             [str(name) for name in content.get("classes", [])],
-            with_found_paths(content["config"], run_folder(path)),
+            relocate_paths(content["config"], find_run_folder(path)),
             untrained,
             tuple(int(count) for count in content.get("class_counts", [])),
             str(content.get("data", "")),

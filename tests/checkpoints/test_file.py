@@ -85,7 +85,7 @@ class Malicious:
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     save(tmp_path / "evil.pt", make_content(extra=Malicious(tmp_path / "harm")))
-    with pytest.raises(CheckpointError, match="is damaged, or no checkpoint of this project"):
+    with pytest.raises(CheckpointError, match="is damaged, or not a checkpoint of this project"):
         load(tmp_path / "evil.pt")
     assert not (tmp_path / "harm").exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)
@@ -128,13 +128,13 @@ BROKEN = {
     "garbage": (lambda path: path.write_bytes(bytes(range(256)) * 99), "is damaged"),
     "text": (lambda path: path.write_text("hello\nthere\n"), "is damaged"),
     "one bit flipped": (flip, "is damaged"),
-    "another version": (resave(lambda value: value.update(version=2)), "is of version 2; this code reads version 1"),
-    "no version": (resave(drop("version")), "is of version None"),
-    "another format": (resave(lambda value: value.update(format="stylegan")), "is no checkpoint of this project"),
-    "a state dict": (resave(lambda value: value["state"]["G"]), "is no checkpoint of this project"),
-    "a tensor": (resave(lambda value: torch.zeros(3)), "is no checkpoint of this project"),
-    "no state": (resave(drop("state")), "is incomplete: it has no 'state'"),
-    "no images": (resave(drop("images")), "is incomplete: it has no 'images'"),
+    "another version": (resave(lambda value: value.update(version=2)), "has format version 2, but this code reads"),
+    "no version": (resave(drop("version")), "has format version None"),
+    "another format": (resave(lambda value: value.update(format="stylegan")), "is not a checkpoint of this project"),
+    "a state dict": (resave(lambda value: value["state"]["G"]), "is not a checkpoint of this project"),
+    "a tensor": (resave(lambda value: torch.zeros(3)), "is not a checkpoint of this project"),
+    "no state": (resave(drop("state")), "is incomplete: it lacks 'state'"),
+    "no images": (resave(drop("images")), "is incomplete: it lacks 'images'"),
     "a folder": (replace_by_folder, "is a folder, not a checkpoint"),
     "missing": (lambda path: path.unlink(), "does not exist"),
 }
@@ -152,10 +152,10 @@ def test_unusable_files_are_rejected_with_one_sentence(checkpoint, case):
 def test_a_run_directory_resolves_to_its_latest_checkpoint(checkpoint, tmp_path):
     assert resolve_checkpoint(checkpoint) == checkpoint
     run = tmp_path / "run"
-    with pytest.raises(CheckpointError, match="run does not exist; name a checkpoint or a run directory"):
+    with pytest.raises(CheckpointError, match="run does not exist; pass a checkpoint or a run directory"):
         resolve_checkpoint(run)
     (run / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"run holds no checkpoints/latest\.pt"):
+    with pytest.raises(CheckpointError, match=r"run contains no checkpoints/latest\.pt"):
         resolve_checkpoint(run)
     save(run / "checkpoints" / "latest.pt", make_content())
     assert resolve_checkpoint(str(run)) == run / "checkpoints" / "latest.pt"
@@ -177,4 +177,4 @@ def test_command_rejects_a_bad_file_in_one_line(checkpoint):
     truncate(0.5)(checkpoint)
     process = describe(checkpoint)
     assert process.returncode == 2 and process.stdout == ""
-    assert process.stderr == f"python -m checkpoints: {checkpoint} is damaged, or no checkpoint of this project\n"
+    assert process.stderr == f"python -m checkpoints: {checkpoint} is damaged, or not a checkpoint of this project\n"

@@ -58,13 +58,13 @@ def test_first_level_subfolders_are_the_classes(tmp_path):
 
 def test_a_loose_image_is_rejected_if_labels_are_requested(tmp_path):
     save_blanks(tmp_path, "cat/1.png", "loose.png")
-    with pytest.raises(DataError, match=r"--labels needs every image in a class subfolder .* loose\.png is in none"):
+    with pytest.raises(DataError, match=r"--labels: loose\.png is not in a class folder; move"):
         open_source(str(tmp_path), labels=True)
 
 
 def test_a_folder_without_images_is_rejected(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match=r"holds no images \(.*\.bmp, .*\.webp\), nor do its subfolders"):
+    with pytest.raises(DataError, match=r"and its subfolders contain no images \(.*\.bmp, .*\.webp\); pass"):
         open_source(str(tmp_path))
 
 
@@ -111,7 +111,7 @@ def test_labels_of_a_dataset_json_are_matched_by_name(tmp_path, layout):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"labels": null}', "has no labels; leave --labels out"),
+        ('{"labels": null}', "has no labels; omit --labels"),
         ('{"labels": [["0000.png", 0]]}', r"has no label for 0001\.png"),
         ('{"labels": [["0000.png", 0], ["0001.png", 0.5]]}', "must be class numbers"),
         ('{"labels": [["0000.png", 0], ["0001.png", 65536]]}', "must be class numbers"),
@@ -160,7 +160,9 @@ def test_damaged_and_compressed_archives_are_rejected_with_a_remedy(tmp_path):
     with pytest.raises(DataError, match=r"set\.zip is damaged"):
         open_source(str(path))
     path = make_tar(tmp_path / "set", tmp_path / "set.tar.gz", mode="w:gz")
-    with pytest.raises(DataError, match=r"is no plain tar .* a compressed one must be unpacked first"):
+    with pytest.raises(
+        DataError, match=r"is not an uncompressed tar archive .*; unpack it and pass the folder: .*tar -xf "
+    ):
         open_source(str(path))
 
 

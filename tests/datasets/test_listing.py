@@ -73,6 +73,21 @@ def test_only_a_runs_files_are_skipped_if_it_writes_into_the_image_folder(tmp_pa
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_copied_grids_of_a_run_are_skipped(tmp_path, layout):
+    save_noise(tmp_path / "set", 4)
+    save_blanks(tmp_path / "set" / "old", "reals-0016.png", "fakes-00000608.png")
+    source = open_source(pack(tmp_path / "set", layout))
+    assert len(source) == 4 and source.notes == ["skipped 2 images in old/: a run directory"]
+    assert len(open_source(str(tmp_path / "set" / "old"))) == 2  # if specified, they are data
+
+
+def test_images_in_a_folder_called_checkpoints_are_not_skipped(tmp_path):
+    save_noise(tmp_path / "checkpoints", 4)
+    (tmp_path / "config.json").write_text("{}")
+    assert len(open_source(str(tmp_path))) == 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_folder_that_only_resembles_a_run_is_not_skipped(tmp_path, layout):
     save_noise(tmp_path / "set" / "samples", 4)
     (tmp_path / "set" / "config.json").write_text("{}")
@@ -92,7 +107,7 @@ def test_generated_images_are_skipped_unless_their_folder_is_specified(tmp_path,
 
 def test_a_folder_with_only_runs_holds_no_images(tmp_path):
     make_run(tmp_path / "set-16", "config.json")
-    with pytest.raises(DataError, match=r"holds no images .* skipped 3 images in set-16/: a run directory"):
+    with pytest.raises(DataError, match=r"contain no images .* skipped 3 images in set-16/: a run directory"):
         open_source(str(tmp_path))
 
 
@@ -130,7 +145,7 @@ def test_splits_are_not_classes(tmp_path, layout, names):
     save_blanks(tmp_path / "set", *(f"{name}/{label}/1.png" for name in names for label in ("cat", "dog")))
     path = pack(tmp_path / "set", layout)
     train = next(name for name in names if name.lower().startswith("train"))
-    with pytest.raises(DataError, match=rf"holds the splits .* and not classes; .*name .*{train}"):
+    with pytest.raises(DataError, match=rf"contains the splits .*, not classes; .*pass .*{train}"):
         open_source(path, labels=True)
     source = open_source(path)
     assert len(source) == 2 * len(names) and "all splits are used" in source.notes[0]
@@ -155,7 +170,7 @@ def test_missing_images_listed_in_a_dataset_json_are_reported(tmp_path):
     save_blanks(tmp_path, "1.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 0], ["2.png", 0], ["3.png", 1]]}))
     (note,) = open_source(str(tmp_path), labels=True).notes
-    assert note.endswith("dataset.json lists 2 images more than there are")
+    assert note.endswith("dataset.json lists 2 images more than exist")
 
 
 @pytest.mark.parametrize("with_json", [False, True])
@@ -259,7 +274,7 @@ def test_links_out_of_an_archive_or_to_folders_are_reported(tmp_path, layout):
     (tmp_path / "set" / "cat" / "2.png").symlink_to("/elsewhere/2.png")
     source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 2 and source.notes == [source.notes[0]]
-    assert "skipped 2 links to folders or out of the archive: " in source.notes[0]
+    assert "skipped 2 links to folders or outside the archive: " in source.notes[0]
     assert "cat/2.png" in source.notes[0] and "dog" in source.notes[0]
 
 
@@ -279,7 +294,59 @@ def test_hidden_files_are_skipped_everywhere(tmp_path, layout):
     save_blanks(
         tmp_path / "set", "1.PNG", "a/2.jpeg", "._1.png", ".ipynb_checkpoints/1-checkpoint.png", "a/.thumbs/2.png"
     )
-    save_blanks(tmp_path / "set", "__MACOSX/a/x.png", "a/__MACOSX/x.png")
+    save_blanks(tmp_path / "set", "__MACOSX/a/x.png", "a/__MACOSX/x.png", "a/@eaDir/1.png/THUMB.jpg", "#recycle/1.png")
     (tmp_path / "set" / "Thumbs.db").write_text("")
     source = open_source(pack(tmp_path / "set", layout))
     assert len(source) == 2 and source.others == ["Thumbs.db"]
+
+
+def collect_notes(folder, *names):
+    save_blanks(folder, *names)
+    return open_source(str(folder), labels=True).notes
+
+
+def test_a_class_named_like_a_split_is_reported(tmp_path):
+    (note,) = collect_notes(tmp_path, "cat/1.png", "dog/1.png", "test/1.png")
+    assert note == f"classes that may be splits: test; if so, move them out of {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    "names", ["Train/0/1 Train/1/1 Test/1 Meta/1", "seg_train/seg_train/sea/1 seg_test/seg_test/sea/1 seg_pred/1"]
+)
+def test_splits_next_to_other_folders_trigger_a_warning(tmp_path, names):
+    (note,) = collect_notes(tmp_path, *(f"{name}.png" for name in names.split()))
+    assert note.startswith("warning: ") and note.endswith(f"; if so, pass {tmp_path}/{names.split('/')[0]}")
+
+
+def test_classes_with_the_same_subfolders_trigger_a_warning(tmp_path):
+    names = [f"{part}/{name}/1.png" for part in ("photos", "scans") for name in ("cat", "dog")]
+    (note,) = collect_notes(tmp_path, *names)
+    assert "the classes photos, scans have the same subfolders (cat, dog)" in note
+    assert f"pass {tmp_path}/photos" in note
+
+
+def test_classes_with_different_subfolders_trigger_no_warning(tmp_path):
+    assert collect_notes(tmp_path, "cat/1.png", "dog/pug/1.png", "dog/poodle/1.png", "owl/1.png") == []
+
+
+@pytest.mark.parametrize(
+    "parts", [("trainA", "testA"), ("train", "unlabeled"), ("Train", "Holdout"), ("train", "extra")]
+)
+def test_splits_are_recognized_by_many_names(tmp_path, parts):
+    save_blanks(tmp_path, *(f"{part}/{name}/1.png" for part in parts for name in ("cat", "dog")))
+    with pytest.raises(DataError, match=f"; pass {tmp_path}/{parts[0]}$"):
+        open_source(str(tmp_path), labels=True)
+
+
+def test_class_folders_without_images_are_reported(tmp_path):
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "1.heic").write_text("")
+    (tmp_path / "README").write_text("")
+    assert collect_notes(tmp_path, "cat/1.png", "dog/1.png") == ["folders without images are not classes: fox"]
+
+
+def test_an_unused_dataset_json_is_reported(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "dataset.json").write_text(json.dumps({"labels": [["1.png", 3]]}))
+    notes = collect_notes(tmp_path, "cat/1.png", "dog/1.png")
+    assert notes == ["classes are those of the class folders; skipped cat/dataset.json"]

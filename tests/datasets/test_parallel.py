@@ -1,11 +1,12 @@
 import errno
 import os
 import signal
+import sys
 
 import pytest
 
 from datasets import DataError, parallel
-from datasets.parallel import map_parallel
+from datasets.parallel import count_cores, map_parallel, read_cpu_quota
 
 
 def square(x):
@@ -34,7 +35,7 @@ def test_exceptions_in_workers_are_raised_in_the_caller():
 
 
 def test_a_killed_worker_is_reported():
-    with pytest.raises(DataError, match="a worker was killed"):
+    with pytest.raises(DataError, match=r"a worker process was killed, .* free some memory"):
         list(map_parallel(kill_worker, range(9), 2))
 
 
@@ -64,11 +65,29 @@ def test_the_main_process_does_the_work_if_no_other_can_start(monkeypatch, capsy
     results = dict(map_parallel(square, range(20), 8))
     assert sorted(results) == [x * x for x in range(20)] and set(results.values()) == {os.getpid()}
     err = capsys.readouterr().err
-    assert err.startswith("decoding in one process: ") and err.count("\n") == 1 and str(error.args[-1]) in err
+    assert err.startswith("warning: decoding in one process: ") and err.count("\n") == 1 and str(error.args[-1]) in err
 
 
 def test_fewer_processes_do_the_work_if_not_all_can_start(monkeypatch, capsys):
     fail_above(3, OSError(errno.EAGAIN, "no process"), monkeypatch)
     results = dict(map_parallel(square, range(200), 8))
     assert len(results) == 200 and os.getpid() not in results.values()
-    assert capsys.readouterr().err.startswith("decoding in 2 processes instead of 8: ")
+    assert capsys.readouterr().err.startswith("warning: decoding in 2 processes instead of 8: ")
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, sys.maxsize),
+        ({"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, sys.maxsize),
+        ({}, sys.maxsize),
+    ],
+)
+def test_the_cpu_quota_of_a_container_limits_the_cores(tmp_path, files, quota):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert read_cpu_quota(tmp_path) == quota
+    assert count_cores(tmp_path) == max(min(count_cores(), -int(-quota // 1)), 1)

@@ -9,9 +9,9 @@ import torch
 
 from checkpoints import lock
 from datasets import find_cache_folder, pyramid
-from datasets.cache_files import temporary_folder
+from datasets.cache_files import find_temporary_folder
 from metrics import default_folder
-from metrics.weights import downloads_folder
+from metrics.weights import find_download_folder
 
 NAMES = ("PGGAN_CACHE", "XDG_CACHE_HOME", "HOME")
 TEMPORARY = f"{tempfile.gettempdir()}/pggan-{os.getuid()}"
@@ -42,8 +42,8 @@ def fail_without_home():
     raise RuntimeError("Could not determine home directory.")
 
 
-def test_the_temporary_folder_is_warned_about_once(monkeypatch, capsys):
-    temporary_folder.cache_clear()
+def test_the_temporary_folder_is_reported_once(monkeypatch, capsys):
+    find_temporary_folder.cache_clear()
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", fail_without_home)
@@ -54,7 +54,7 @@ def test_the_temporary_folder_is_warned_about_once(monkeypatch, capsys):
 def test_downloads_without_a_home_folder_do_not_go_to_the_current_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "~/.cache/torch/hub")  # torch's answer without a home folder
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path))
-    assert downloads_folder() == tmp_path / "metrics"
+    assert find_download_folder() == tmp_path / "metrics"
 
 
 def test_both_packages_work_without_locks_after_the_same_errors():

@@ -33,6 +33,14 @@ def damage(folder, *numbers):
         (folder / ("odd" if i % 2 else "even") / f"{i:03d}.png").write_bytes(b"no image")
 
 
+def test_a_class_without_readable_images_is_reported(tmp_path, capsys):
+    save_noise(tmp_path / "cat", 4)
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "owl" / "1.png").write_bytes(b"no image")
+    pyramid = open_pyramid(open_source(str(tmp_path), labels=True), 8, 3, max_bad=0.5)
+    assert pyramid.class_counts == [4, 0] and "no readable images in owl: never drawn" in capsys.readouterr().err
+
+
 def watch_decoding(source, monkeypatch, before=lambda index: None):
     """Call `before` at every decoding; return the list of the indices decoded (by one worker)."""
     decoded, original = [], source.read_image
@@ -129,7 +137,7 @@ def test_a_few_bad_files_are_skipped_and_reported_and_labels_stay_with_their_ima
     assert f"of 200 images in images, {len(bad)} cannot be read" in capfd.readouterr().err
     assert [name for name, _ in opened.bad] == [name for name, _ in open_pyramid(source, 8, 1).bad] == names
     assert opened.find_damage() == []
-    with pytest.raises(DataError, match=rf"{len(bad)} of 200 images cannot be read, more than 0.001"):
+    with pytest.raises(DataError, match=rf"{len(bad)} of 200 images cannot be read, more than --max-bad 0\.1% allows"):
         open_pyramid(source, 8, 1, max_bad=0.001)
 
 
@@ -164,7 +172,7 @@ def test_small_images_are_counted_and_enlarged_only_if_allowed(tmp_path, capfd):
     for path in save_noise(tmp_path / "small", 10, (9, 30)):
         path.rename(tmp_path / "set" / f"small{path.name}")
     source = open_source(str(tmp_path / "set"))
-    with pytest.raises(DataError, match=r"10 of 100 images are smaller than 16x16.*9x30; give --resolution 8, --allow"):
+    with pytest.raises(DataError, match=r"10 of 100 images are smaller than 16x16.*9x30; pass --resolution 8, or"):
         open_pyramid(source, 16, 3)
     assert len(open_pyramid(source, 8, 3)) == 100 and "enlarged" not in capfd.readouterr().err
     for _ in range(2):
@@ -241,7 +249,7 @@ def test_too_little_disk_space_is_reported_before_anything_is_written(monkeypatc
     monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
     source = SyntheticShapes(1000)
     decoded = watch_decoding(source, monkeypatch)
-    with pytest.raises(DataError, match=r"needs 1\.0 MB but .* make room, or set PGGAN_CACHE"):
+    with pytest.raises(DataError, match=r"needs 1\.0 MB but .* free some space, or set PGGAN_CACHE"):
         open_pyramid(source, 16, 3, workers=1)
     assert decoded == [] and list(cache.iterdir()) == []
     monkeypatch.setattr(build.shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
@@ -253,7 +261,7 @@ def test_a_disk_that_fills_up_during_the_build_leaves_nothing(monkeypatch, cache
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(build.RowFile, "write", full)
-    with pytest.raises(DataError, match=r"the pyramid cache needs .*; nothing was kept"):
+    with pytest.raises(DataError, match=r"the image cache needs .*; the partial cache was removed"):
         open_pyramid(SyntheticShapes(100), 16, 3)
     assert list(cache.iterdir()) == []
 
@@ -261,7 +269,7 @@ def test_a_disk_that_fills_up_during_the_build_leaves_nothing(monkeypatch, cache
 def test_an_unwritable_cache_is_reported(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(DataError, match=r"cannot be written .* set PGGAN_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be read or written .* set PGGAN_CACHE"):
         open_pyramid(SyntheticShapes(4), 8, 3)
 
 
@@ -369,7 +377,7 @@ def test_a_cache_that_cannot_be_mapped_is_not_reported_as_damaged(monkeypatch, c
         raise OSError(errno.ENODEV, "No such device")
 
     monkeypatch.setattr(pyramid.np, "load", fail)
-    with pytest.raises(DataError, match=r"cannot be written or read .No such device.; set PGGAN_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be read or written .No such device.; set PGGAN_CACHE"):
         open_pyramid(SyntheticShapes(100), 8, 3)
 
 

@@ -14,7 +14,7 @@ def test_synthetic_is_the_embedded_dataset(labels):
 
 
 def test_a_missing_path_is_rejected_with_the_accepted_types(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere does not exist; name a folder, zip or tar .* or synthetic"):
+    with pytest.raises(DataError, match=r"nowhere does not exist; pass a folder, zip or tar .* or synthetic"):
         open_source(str(tmp_path / "nowhere"))
 
 
@@ -24,7 +24,7 @@ def test_a_file_that_is_not_a_dataset_is_rejected(tmp_path, name):
         save_blanks(tmp_path, name)
     else:
         (tmp_path / name).write_bytes(b"x" * (name == "noise.bin"))
-    with pytest.raises(DataError, match=r"is a file, but no zip, tar or \.npz"):
+    with pytest.raises(DataError, match=r"is not a zip, tar or \.npz file; pass a folder"):
         open_source(str(tmp_path / name))
 
 
@@ -37,3 +37,8 @@ def test_a_path_takes_precedence_over_a_dataset_name(tmp_path, monkeypatch):
 def test_arrays_are_recognized_by_their_suffix(tmp_path):
     np.savez(tmp_path / "set.NPZ.npz", x=np.zeros((2, 8, 8), np.uint8))
     assert isinstance(open_source(str(tmp_path / "set.NPZ.npz")), Arrays)
+
+
+def test_an_empty_name_is_not_the_working_directory():
+    with pytest.raises(DataError, match="an empty name"):
+        open_source("")

@@ -27,24 +27,24 @@ def test_sizes_are_summarized_by_smallest_largest_and_median(tmp_path):
 
 def test_headers_are_read_once_and_only_a_sample_of_many(tmp_path, monkeypatch):
     save_noise(tmp_path / "set", 50)
-    monkeypatch.setattr("datasets.summary.LOOKED_AT", 10)
-    assert summarize_path(tmp_path / "set") == ["50 images in set, all 16x16 (by 10 of them)"]
+    monkeypatch.setattr("datasets.summary.MAX_HEADERS", 10)
+    assert summarize_path(tmp_path / "set") == ["50 images in set, all 16x16 (in a sample of 10)"]
     source = open_source(str(tmp_path / "set"))
     read_native_format(source)
     monkeypatch.setattr(type(source), "header", None)
     assert summarize_path(tmp_path / "set") == ["50 images in set, all 16x16"]
 
 
-def test_skipped_files_are_reported_by_extension_with_a_remedy(tmp_path):
+def test_skipped_files_are_counted_by_extension_with_a_remedy(tmp_path):
     save_blanks(tmp_path / "set", "1.JPG")
     for name in ("2.HEIC", "3.heic", "notes.txt", "Thumbs.db"):
         (tmp_path / "set" / name).write_text("no image")
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "x", "JPEG")
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "4.jpg_large", "JPEG")
     (line,) = summarize_path(tmp_path / "set")[1:]
-    rename = "(images by their content: rename them to end in .jpg or .png)"
+    rename = "(images according to their content: rename them to end in .jpg or .png)"
     assert "skipped files: 2 .heic (not supported: convert them to .jpg or .png), " in line
-    assert f"1 without an ending {rename}" in line and f"1 .jpg_large {rename}" in line
+    assert f"1 without an extension {rename}" in line and f"1 .jpg_large {rename}" in line
     assert "1 .txt" in line and "1 .db" in line and line.count("(") == 3
 
 
@@ -52,14 +52,14 @@ def test_many_file_extensions_are_summed_up(tmp_path):
     save_blanks(tmp_path / "set", "1.png")
     for i in range(9):
         (tmp_path / "set" / f"x.{i}").write_text("")
-    assert summarize_path(tmp_path / "set")[1].endswith(", 4 of 4 other kinds")
+    assert summarize_path(tmp_path / "set")[1].endswith(", 4 of 4 other types")
 
 
-def test_classes_without_images_are_listed(tmp_path):
+def test_classes_without_images_are_reported(tmp_path):
     save_blanks(tmp_path, "1.png", "2.png")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": [["1.png", 1], ["2.png", 4]]}))
     found = summarize_path(tmp_path, labels=True)
-    assert found[1:3] == ["2 classes: 1 (1), 4 (1)", "no images in classes 0, 2, 3: never drawn"]
+    assert found[1:3] == ["2 classes: 1 (1), 4 (1)", "classes without images, never generated in training: 0, 2, 3"]
 
 
 def test_many_classes_are_summarized_by_smallest_and_largest(tmp_path):
@@ -68,12 +68,32 @@ def test_many_classes_are_summarized_by_smallest_and_largest(tmp_path):
     assert summarize_path(tmp_path / "set.npz", labels=True)[1] == "1,000 classes: 1 (0) to 2 (1) images in each"
 
 
+def test_many_classes_of_equal_size_are_summed_up(tmp_path):
+    save_blanks(tmp_path, *(f"{i:02}/1.png" for i in range(11)))
+    assert summarize_path(tmp_path, labels=True)[1] == "11 classes: 1 image in each"
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        ("0 1 2", ""),
+        ("cat 7", ""),
+        ("01 02 10", "01, 02, 10: class 01 has index 0"),
+        ("0 1 2 10", "0, 1, 10, 2: class 10 has index 2"),
+    ],
+)
+def test_numbers_that_differ_from_the_class_indices_are_reported(tmp_path, names, note):
+    save_blanks(tmp_path, *(f"{name}/1.png" for name in names.split()))
+    found = summarize_path(tmp_path, labels=True)
+    assert len(found) == 2 + bool(note) and note in found[-1]
+
+
 def test_a_single_class_triggers_a_warning(tmp_path):
     save_blanks(tmp_path, "cat/1.png")
     assert "warning: all images are of one class, cat" in summarize_path(tmp_path, labels=True)[-1]
 
 
 @pytest.mark.parametrize("labels", [False, True])
-def test_the_embedded_dataset_is_drawn_at_any_size(labels):
+def test_the_synthetic_dataset_is_drawn_at_any_size(labels):
     found = summarize_path("synthetic", labels)
     assert found[0] == "10,000 images in synthetic, drawn at the resolution of the run" and len(found) == 1 + labels

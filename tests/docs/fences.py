@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md tell a reader to type."""
+"""Read the fenced code blocks and the shell commands in README.md and docs/*.md."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ SHELLS = ("sh", "bash", "console")
 class Command:
     """One command line of a page: its words without the comment, and the comment."""
 
-    place: str
+    location: str
     words: tuple[str, ...]
     comment: str
 
     @property
-    def only_parsed(self) -> bool:
-        """The pages' own mark: a comment beginning "needs", as in "# needs 8 GPUs" or "# needs the network"."""
+    def is_only_parsed(self) -> bool:
+        """Return whether the comment begins with "needs", as in "# needs 8 GPUs" or "# needs the network"."""
         return self.comment.startswith("needs ")
 
 
-def blocks(page: Path) -> list[tuple[int, str, str]]:
-    """(line, language, text) of every fenced block."""
+def read_blocks(page: Path) -> list[tuple[int, str, str]]:
+    """Return (line, language, text) for every fenced block."""
     text = page.read_text(encoding="utf-8")
     return [(text[: match.start()].count("\n") + 2, match[1], match[2]) for match in FENCE.finditer(text)]
 
 
-def commands() -> list[Command]:
-    """Every command in the shell blocks; of a console block the lines that begin with "$ "."""
+def read_commands() -> list[Command]:
+    """Return every command in the shell blocks; in a console block, the lines that begin with "$ "."""
     found = []
     for page in PAGES:
-        for first, language, text in blocks(page):
+        for first, language, text in read_blocks(page):
             if language not in SHELLS:
                 continue
-            for line, command in logical_lines(first, text):
+            for line, command in join_continued_lines(first, text):
                 if language == "console":
                     if not command.startswith("$ "):
                         continue
                     command = command[2:]
-                words, comment = split(command)
+                words, comment = split_comment(command)
                 if words:
                     found.append(Command(f"{page.name}:{line}", words, comment))
     return found
 
 
-def logical_lines(first: int, text: str) -> list[tuple[int, str]]:
-    """Lines with their numbers, those that end in a backslash joined to the next."""
+def join_continued_lines(first: int, text: str) -> list[tuple[int, str]]:
+    """Return the numbered lines, with each line that ends in a backslash joined to the next."""
     lines: list[tuple[int, str]] = []
     open_line = ""
     for number, line in enumerate(text.splitlines(), first):
@@ -64,7 +64,7 @@ def logical_lines(first: int, text: str) -> list[tuple[int, str]]:
     return lines
 
 
-def split(command: str) -> tuple[tuple[str, ...], str]:
-    """The words of a command and its comment."""
+def split_comment(command: str) -> tuple[tuple[str, ...], str]:
+    """Return the words of a command and its comment."""
     code, _, comment = command.partition(" #") if not command.lstrip().startswith("#") else ("", "", command)
     return tuple(shlex.split(code)), comment.strip()

@@ -1,4 +1,4 @@
-"""README.md and docs/ tell the truth: their commands and snippets run, their links lead somewhere."""
+"""The commands and snippets in README.md and docs/ run, and their links resolve."""
 
 import argparse
 import re
@@ -11,7 +11,7 @@ import generated
 import numpy as np
 import pytest
 import torch
-from fences import PAGES, ROOT, blocks, commands
+from fences import PAGES, ROOT, read_blocks, read_commands
 from PIL import Image
 
 import checkpoints
@@ -35,9 +35,9 @@ TINY = {
     "holdout": "25%",
     "total_kimg": 0.3,
 }
-RUNS = ("photos-64", "faces-128", "cifar", "another", "synthetic-32")  # names of runs in the pages
+RUNS = ("photos-64", "faces-128", "cifar", "another", "synthetic-32")  # run names used in the pages
 
-# What the pages' commands are given besides, so that each takes a second or two: later options win.
+# Options appended to the pages' commands so that each takes a second or two: later options win.
 SHORTENED = {
     "python -m pggan sample": "--count 12 --truncation 1",
     "python -m pggan interpolate": "--frames 2",
@@ -50,24 +50,24 @@ SHORTENED = {
     "python -m metrics": "--num-images 32 --metrics swd",
     "python -m datasets": None,
 }
-ONLY_PARSED = {  # what would take minutes, or needs what a test machine may not have
+ONLY_PARSED = {  # commands that take minutes, or need something that a test machine may lack
     "python -m pggan explore": "serves until Ctrl-C",
-    "python -m pggan nearest": "Inception",
-    "python -m metrics stats": "Inception",
-    "python -m metrics photos.npz": "what stats would have written",
-    "python -m metrics .assets": "images of the network",
-    "python -m datasets clean": "the reader's own caches",
+    "python -m pggan nearest": "needs the Inception weights",
+    "python -m metrics stats": "needs the Inception weights",
+    "python -m metrics photos.npz": "needs the output of stats",
+    "python -m metrics .assets": "needs downloaded images",
+    "python -m datasets clean": "would delete the reader's caches",
 }
 OTHER_PROGRAMS = {"make", "pip", "npm", "tar", "git", "source", "cd", "ssh", "wandb", "hf", "export", "mkdir", "sbatch"}
 
 
-class Parsed(Exception):
-    """Ends a command when its options are parsed."""
+class OptionsParsed(Exception):
+    """Stop a command once its options are parsed."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder in which what the pages name is there: images, runs, latents."""
+    """Yield a folder with everything that the pages' commands use: images, runs, latents."""
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -109,58 +109,58 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def at(folder, monkeypatch):
+def enter_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PGGAN_CACHE", str(folder / "cache"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     return folder
 
 
-def program(words):
-    """(name, main, arguments) of a command of this project, also behind a launcher; None for others."""
-    names = {"train.py": "train.py", **{name: name for name in generated.programs()}}
+def find_program(words):
+    """Return (name, main, arguments) of this project's command, also behind a launcher, or None for other commands."""
+    names = {"train.py": "train.py", **{name: name for name in generated.load_programs()}}
     for start, word in enumerate(words):
         two = " ".join(words[start : start + 3])
         name = "train.py" if word.endswith("train.py") else two if word.startswith("python") and two in names else None
         if name:
             rest = words[start + (1 if name == "train.py" else 3) :]
-            return name, generated.programs()[name], list(rest)
+            return name, generated.load_programs()[name], list(rest)
     return None
 
 
-def full_name(name, rest):
+def join_subcommand(name, rest):
     return f"{name} {rest[0]}" if rest and not rest[0].startswith("-") and name != "train.py" else name
 
 
-def lookup(table, name):
+def find_prefix(table, name):
     return next((key for key in sorted(table, key=len, reverse=True) if name.startswith(key)), None)
 
 
-COMMANDS = commands()
+COMMANDS = read_commands()
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=[f"{c.place} {' '.join(c.words)}" for c in COMMANDS])
-def test_commands_run(command, at, monkeypatch, capsys):
-    found = program(command.words)
+@pytest.mark.parametrize("command", COMMANDS, ids=[f"{c.location} {' '.join(c.words)}" for c in COMMANDS])
+def test_commands_run(command, enter_folder, monkeypatch, capsys):
+    found = find_program(command.words)
     if found is None:
-        return check_other(command.words)
+        return check_other_program(command.words)
     name, main, rest = found
-    parse(name, main, rest, monkeypatch)
-    whole = full_name(name, rest)
-    if command.only_parsed or lookup(ONLY_PARSED, whole) or "--help" in rest:
+    check_options(name, main, rest, monkeypatch)
+    full_name = join_subcommand(name, rest)
+    if command.is_only_parsed or find_prefix(ONLY_PARSED, full_name) or "--help" in rest:
         return None
-    monkeypatch.setattr(sys, "argv", ["train.py", *shortened(whole, rest, command.place)])
+    monkeypatch.setattr(sys, "argv", ["train.py", *shorten(full_name, rest, command.location)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "set_num_threads", lambda _: None)
         try:
             main()
-        except SystemExit as ended:
-            assert not ended.code, capsys.readouterr().err
+        except SystemExit as system_exit:
+            assert not system_exit.code, capsys.readouterr().err
     return None
 
 
-def check_other(words):
-    """A command of another program: a target of the Makefile, a file of the repository, or a known program."""
+def check_other_program(words):
+    """Check another program's command: a target of the Makefile, a file in the repository, or a known program."""
     words = [word for word in words if not re.fullmatch(r"\w+=\S*", word)]
     if words[:2] == ["python", "-m"]:
         assert (ROOT / (words[2].replace(".", "/") + ".py")).is_file(), words
@@ -172,48 +172,48 @@ def check_other(words):
         assert words[0] in OTHER_PROGRAMS, words
 
 
-def parse(name, main, rest, monkeypatch):
-    """Let the program parse its options, and nothing more."""
+def check_options(name, main, rest, monkeypatch):
+    """Let the program parse its options and stop there."""
     parse_args = argparse.ArgumentParser.parse_args
 
-    def parse_and_end(self, *arguments):
+    def parse_and_stop(self, *arguments):
         options = vars(parse_args(self, *arguments))
         if name == "train.py":
-            given = {k: v for k, v in options.items() if v is not None and k not in ("config", "dry_run")}
-            TrainConfig(**{**PRESETS.get(given.get("preset"), {}), **given})
-        raise Parsed
+            specified = {k: v for k, v in options.items() if v is not None and k not in ("config", "dry_run")}
+            TrainConfig(**{**PRESETS.get(specified.get("preset"), {}), **specified})
+        raise OptionsParsed
 
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         patch.setattr(sys, "argv", ["train.py", *rest])
-        with pytest.raises((Parsed, SystemExit)) as ended:
+        with pytest.raises((OptionsParsed, SystemExit)) as stop:
             main()
-    assert isinstance(ended.value, Parsed) or not ended.value.code, rest
+    assert isinstance(stop.value, OptionsParsed) or not stop.value.code, rest
 
 
-def shortened(whole, rest, place):
-    """The command's arguments, and those that shorten it."""
+def shorten(full_name, rest, location):
+    """Return the command's arguments, extended by options that shorten it."""
     rest = [re.sub(r"^(64|128|256|512|1024)$", "16", word) if i else word for i, word in enumerate(rest)]
-    if whole == "train.py":
-        out = [] if "--out" in rest or "--dry-run" in rest else ["--out", f"runs/{place}".replace(":", "-")]
+    if full_name == "train.py":
+        out = [] if "--out" in rest or "--dry-run" in rest else ["--out", f"runs/{location}".replace(":", "-")]
         tiny = {key: value for key, value in TINY.items() if key != "total_kimg" or "--resume" not in rest}
         options = [f"--{key.replace('_', '-')}={value}" for key, value in tiny.items()]
         return [*rest, *options, "--channels=3", *out]
-    more = SHORTENED.get(lookup(SHORTENED, whole)) or ""
-    if whole == "python -m pggan sample" and "--seeds" in rest:
+    more = SHORTENED.get(find_prefix(SHORTENED, full_name)) or ""
+    if full_name == "python -m pggan sample" and "--seeds" in rest:
         more = ""
     return [*rest, *more.split()]
 
 
-SNIPPETS = [(p, line, text) for p in PAGES for line, language, text in blocks(p) if language == "python"]
+SNIPPETS = [(p, line, text) for p in PAGES for line, language, text in read_blocks(p) if language == "python"]
 
 
 @pytest.mark.parametrize("page, line, text", SNIPPETS, ids=[f"{p.name}:{line}" for p, line, _ in SNIPPETS])
-def test_snippets_run(page, line, text, at):
+def test_snippets_run(page, line, text, enter_folder):
     text = text.replace("FOLDER_OF_THE_CLONE", str(ROOT))
     before = "\n".join(t for p, n, t in SNIPPETS if p == page and n < line)
     names = {}
-    for found in re.findall(r"^import .*|^G = .*", before, re.MULTILINE):  # what the page imported and loaded above
+    for found in re.findall(r"^import .*|^G = .*", before, re.MULTILINE):  # imports and models loaded above
         exec(found, names) if found.startswith("import") else None
     exec(compile(text, f"{page.name}:{line}", "exec"), names)
     if "images" in names:
@@ -221,12 +221,12 @@ def test_snippets_run(page, line, text, at):
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-FOLDERS = ("docs", "benchmarks", "tests", *generated.ROOMS)  # not runs, nor an environment of the reader's
+FOLDERS = ("docs", "benchmarks", "tests", *generated.PACKAGES)  # not the reader's runs or virtual environment
 EVERY_PAGE = [*sorted(ROOT.glob("*.md")), *(p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.md")))]
 
 
 @pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_resolve(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in LINK.findall(text):
         if link.startswith(("http://", "https://", "mailto:")):
@@ -235,20 +235,20 @@ def test_links_lead_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), f"{page.name}: {link}"
         if anchor:
-            assert anchor in anchors(target), f"{page.name}: {link}"
+            assert anchor in read_anchors(target), f"{page.name}: {link}"
 
 
-def anchors(page):
-    """What GitHub calls the headings of a page."""
+def read_anchors(page):
+    """Return the anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("name", generated.PAGES)
-def test_pages_read_off_the_code_are_up_to_date(name):
-    """Where they are not: python tests/docs/generated.py"""
-    said, now = (ROOT / "docs" / name).read_text(encoding="utf-8"), generated.PAGES[name]()
+def test_generated_pages_are_up_to_date(name):
+    """Update them with: python tests/docs/generated.py"""
+    written, expected = (ROOT / "docs" / name).read_text(encoding="utf-8"), generated.PAGES[name]()
     if sys.version_info[:2] == (3, 11):
-        assert said == now, "python tests/docs/generated.py"
-    else:  # argparse breaks its lines elsewhere, and in another style, in other versions of Python
-        assert len(said.split()) == pytest.approx(len(now.split()), rel=0.02), "python tests/docs/generated.py"
+        assert written == expected, "python tests/docs/generated.py"
+    else:  # other versions of Python wrap and style argparse's help differently
+        assert len(written.split()) == pytest.approx(len(expected.split()), rel=0.02), "python tests/docs/generated.py"

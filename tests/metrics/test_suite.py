@@ -6,7 +6,7 @@ import torch
 
 from metrics import METRICS, MetricError, Suite, suite
 from metrics.features import Features, FeatureStatistics
-from metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, downloads_folder
+from metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, find_download_folder
 
 
 def draw_images(count, seed=0, side=16, channels=3):
@@ -77,7 +77,7 @@ def test_without_the_classifier_is_is_skipped_with_a_warning(inception):
     lines = []
     evaluator = Suite(["fid", "is", "swd"], log=lines.append)
     assert len(lines) == 1 and lines[0].startswith("skipping IS: ") and "\n" not in lines[0]
-    assert f"canonical file: curl -L --create-dirs -o {downloads_folder() / CACHED_NAMES[0]}" in lines[0]
+    assert f"canonical file: curl -L --create-dirs -o {find_download_folder() / CACHED_NAMES[0]}" in lines[0]
     results = evaluator.compare(
         evaluator.compute_statistics([draw_images(4)]), evaluator.compute_statistics([draw_images(4, seed=1)])
     )

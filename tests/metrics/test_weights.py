@@ -91,17 +91,17 @@ def test_the_cache_takes_precedence_over_the_download(cache, serve, tmp_path, na
 
 def test_the_package_takes_precedence_over_the_download(cache, package, serve, tmp_path):
     requests = serve(make_response((tmp_path / "canonical").read_bytes()))
-    assert get_value(load_weights(say=pytest.fail)) == 2 and requests == []
+    assert get_value(load_weights(log=pytest.fail)) == 2 and requests == []
 
 
 def test_the_cache_takes_precedence_over_the_package(cache, package, tmp_path):
     shutil.copy(tmp_path / "canonical", cache / CACHED_NAMES[0])
-    assert get_value(load_weights(say=pytest.fail)) == 1
+    assert get_value(load_weights(log=pytest.fail)) == 1
 
 
 def test_the_download_is_announced_and_cached(cache, serve, tmp_path):
     requests, lines = serve(make_response((tmp_path / "canonical").read_bytes())), []
-    assert get_value(load_weights(say=lines.append)) == 1 and get_value(load_weights(say=lines.append)) == 1
+    assert get_value(load_weights(log=lines.append)) == 1 and get_value(load_weights(log=lines.append)) == 1
     assert requests == ["/weights.pth"] and [p.name for p in cache.iterdir()] == [CACHED_NAMES[0]]
     assert len(lines) == 1 and lines[0].startswith("downloading the Inception weights") and str(cache) in lines[0]
 
@@ -143,7 +143,7 @@ def test_a_host_that_never_answers_times_out(cache, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(weights, "URL", f"http://127.0.0.1:{silent.getsockname()[1]}/weights.pth")
         with pytest.raises(MetricError, match="timed out"):
-            load_weights(say=lines.append)
+            load_weights(log=lines.append)
     assert time.monotonic() - start < 2 and len(lines) == 1 and list(cache.iterdir()) == []
 
 

@@ -1,4 +1,5 @@
 import copy
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -6,7 +7,15 @@ import pytest
 import torch
 from test_steps import FADING, copy_weights, make_batch, make_state, make_stepper
 
-from pggan.training.augment import Augmentation, compute_overfitting, jitter_color, square_mask, translate
+from pggan.config import ConfigError, resolve_config
+from pggan.training.augment import (
+    Augmentation,
+    compute_overfitting,
+    jitter_color,
+    split_holdout,
+    square_mask,
+    translate,
+)
 from pggan.training.ranks import SINGLE_PROCESS
 
 P = {p: torch.tensor(float(p)) for p in (0, 0.5, 1)}
@@ -175,3 +184,12 @@ def test_p_is_saved_with_the_state():
     fresh = make_state()
     fresh.load_state_dict(older)
     assert fresh.augment_p == 0
+
+
+@pytest.mark.parametrize("options", [{"augment": "ada"}, {"holdout": 0.05}, {"holdout": 0.9999}])
+def test_the_suggested_holdout_works(options):
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3} | options)
+    with pytest.raises(ConfigError, match="--holdout") as error:
+        split_holdout(config, 24)
+    (percent,) = re.findall(r"(\d+)%", str(error.value))
+    assert len(split_holdout(replace(config, holdout=int(percent) / 100), 24)[1]) == 4

@@ -65,6 +65,8 @@ def test_resolution_and_channels_come_from_the_data():
         ("data", 3),
         ("lr", []),
         ("preset", ["demo"]),
+        ("resume", ""),
+        ("out", "a\0b"),
     ],
 )
 def test_invalid_values_are_rejected_with_one_sentence_that_names_the_option(option, value):
@@ -82,7 +84,19 @@ def test_null_in_a_config_file_is_rejected_if_a_value_is_required(tmp_path, opti
         resolve_config(BASE, str(file))
 
 
-@pytest.mark.parametrize("text", ["not json", "[1]", '{"learning_rate": 1}'])
+def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text('{"lr": 0.5}', encoding="utf-8-sig")
+    assert resolve_config(BASE, str(file)).lr == {4: 0.5}
+
+
+def test_retired_options_in_a_config_file_are_ignored(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"rollback_lr": 0.25, "seed": 3}))
+    assert resolve_config(BASE, str(file)).seed == 3
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", '{"learning_rate": 1}', "[" * 100_000])
 def test_a_bad_config_file_is_rejected(tmp_path, text):
     file = tmp_path / "config.json"
     file.write_text(text)
@@ -102,7 +116,7 @@ OPTIONS = """
     mbstd_group minibatch_stddev equalized_lr pixel_norm fused_scale fade_kimg stabilize_kimg total_kimg growth
     growth_metric growth_share growth_window min_stabilize_kimg batch_size micro_batch lr d_lr optimizer
     adam_beta1 adam_beta2 n_critic repeats ema_decay loss penalty gp_weight gp_target r_weight penalty_pixels clip
-    drift label_smoothing label_weight max_skipped on_nan rollback_lr metrics metric_images metric_every_kimg
+    drift label_smoothing label_weight max_skipped on_nan metrics metric_images metric_every_kimg
     inception_weights seed tick_kimg keep_last device precision deterministic track
 """.split()
 

@@ -48,7 +48,7 @@ def test_trials_are_cached_by_width_and_environment(trial, monkeypatch):
     choose_precision(make_config(fmap_max=64), CPU)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
     choose_precision(make_config(fmap_max=32), CPU)
-    monkeypatch.setattr(device, "cpu_name", lambda: "another")
+    monkeypatch.setattr(device, "read_cpu_name", lambda: "another")
     choose_precision(make_config(fmap_max=32), CPU)
     assert len(trials) == 4
 
@@ -102,7 +102,7 @@ def test_requested_precision_is_used_if_supported(monkeypatch):
     assert choose_precision(make_config(precision="fp32"), CPU) == "fp32"
     with pytest.raises(ConfigError, match="cannot compute in bf16"):
         choose_precision(make_config(precision="bf16"), CPU)
-    with pytest.raises(ConfigError, match=r"use fp32 in a new run .* --resume runs/a/latest\.pt"):
+    with pytest.raises(ConfigError, match=r"use --precision fp32 --out ANOTHER --resume runs/a/latest\.pt"):
         choose_precision(make_config(precision="bf16"), CPU, Path("runs/a/latest.pt"))
 
 

@@ -186,11 +186,14 @@ def test_a_stage_lasts_its_minimum_time_and_the_last_stage_runs_to_the_end():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"growing": False}, "--growth adaptive is for networks that grow"),
-        ({"arch": "dcgan"}, "--growth adaptive is for networks that grow"),
-        ({"metric_every_kimg": None}, "--growth adaptive looks at swd during a stage: give --metric-every-kimg"),
-        ({"growth_metric": "fid"}, "fid among --metrics"),
-        ({"min_stabilize_kimg": 5}, "--min-stabilize-kimg is above --stabilize-kimg"),
+        ({"growing": False}, "--growth adaptive needs networks that grow"),
+        ({"arch": "dcgan"}, "--growth adaptive needs networks that grow"),
+        (
+            {"metric_every_kimg": None},
+            "--growth adaptive needs evaluations of swd during a stage: add --metric-every-kimg",
+        ),
+        ({"growth_metric": "fid"}, "include fid in --metrics"),
+        ({"min_stabilize_kimg": 5}, "--min-stabilize-kimg: 5 is more than --stabilize-kimg 4"),
     ],
 )
 def test_adaptive_growth_with_missing_options_is_rejected(options, message):

@@ -375,3 +375,9 @@ def test_hostile_and_unsupported_files_are_rejected(tmp_path, monkeypatch):
     assert sorted(os.listdir()) == before
     with pytest.raises(OSError):
         read_weights(Path("not-there.pkl"))
+
+
+def test_checkpoints_of_this_code_need_no_import(tmp_path):
+    torch.save({"networks": {}, "state": {}}, tmp_path / "latest.pt")
+    with pytest.raises(WeightsError, match=r"latest\.pt: already a checkpoint of this code; use it as it is"):
+        read_weights(tmp_path / "latest.pt")

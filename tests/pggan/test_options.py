@@ -63,6 +63,13 @@ def test_classes_without_training_images_are_rejected(labeled):
             find_class(model, text)
 
 
+def test_class_names_that_are_all_numbers_match_by_value(labeled):
+    model = replace(labeled, classes=["01", "10", "2"])
+    assert [find_class(model, text) for text in ("1", "01", "10", "02")] == [0, 0, 1, 2]
+    with pytest.raises(ConfigError, match=r"no class '0'; use one of 01, 10, 2$"):
+        find_class(model, "0")
+
+
 def test_classes_are_found_by_name_or_number(labeled, trained):
     assert [find_class(labeled, text) for text in ("dog", "2")] == [1, 2]
     for model, text, message in ((labeled, "cow", "cat, dog, owl"), (labeled, "3", "3"), (trained, "cat", "without")):

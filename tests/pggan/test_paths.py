@@ -51,7 +51,7 @@ def test_folders_with_the_same_name_get_separate_runs(cwd):
     for spelling in ("cats/train", "./cats/train/", str(cwd / "cats" / "train"), "dogs/../cats/train"):
         assert choose_out(spelling, 16) == ("runs/train-16", "")
     out, note = choose_out("dogs/train", 16)
-    assert out == "runs/dogs-train-16" and "runs/train-16 is a run on" in note and "cats/train" in note
+    assert out == "runs/dogs-train-16" and "runs/train-16 has a run on" in note and "cats/train" in note
     begin_run(cwd / out, cwd / "dogs" / "train")
     third, _ = choose_out("more/dogs/train", 16)
     assert third not in ("runs/train-16", out) and third.startswith("runs/train-")

@@ -33,7 +33,7 @@ def test_estimated_memory_matches_the_peak_of_real_steps(options):
     config = resolve_config(all_options)
     phase = GrowthController(config).phase(GrowthController(config).find_position(16, 0.5))
     state = TrainState(config, 0, torch.device("cpu"))
-    assert estimate_memory(config, state, phase, False) == pytest.approx(measure_peak(config, phase), rel=0.1)
+    assert estimate_memory(config, state, phase, False) == pytest.approx(measure_peak(config, phase), rel=0.01)
     assert state.images == 0 and all(p.grad is None for p in state.D.parameters())
 
 
@@ -46,7 +46,10 @@ def run_trial(config, seconds, costs=None):
         batches.append(phase.batch_size)
         return phase.batch_size * costs[phase.resolution] * plan.STEP_COST / RATE
 
-    with mock.patch.object(plan, "time_step", time_step), mock.patch.object(plan, "matrix_rate", lambda *_: RATE):
+    with (
+        mock.patch.object(plan, "time_step", time_step),
+        mock.patch.object(plan, "measure_matrix_rate", lambda *_: RATE),
+    ):
         found = list(time_stages(config, GrowthController(config), state, costs, seconds))
     assert all(each == pytest.approx(plan.STEP_COST * costs[r] / RATE, rel=1e-6) for r, each, timed in found if timed)
     return [(resolution, timed) for resolution, _, timed in found], batches

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pggan import Discriminator
 from pggan.config import resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.profile import FlopCount, matrix_rate, profile_step
+from pggan.training.profile import FlopCount, measure_matrix_rate, profile_step
 
 OPTIONS = {"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8, "precision": "fp32"}
 
@@ -40,9 +40,9 @@ def test_matrix_rate_is_measured_in_bounded_time_on_a_slow_device(monkeypatch):
         return product(x, y, out=out)
 
     start = time.monotonic()
-    rate = matrix_rate(torch.device("cpu"), torch.float32)
+    rate = measure_matrix_rate(torch.device("cpu"), torch.float32)
     assert time.monotonic() - start < 6
     monkeypatch.setattr(torch, "mm", multiply_slowly)
     start = time.monotonic()
-    assert 0 < matrix_rate(torch.device("cpu"), torch.bfloat16, 0.5) < rate
+    assert 0 < measure_matrix_rate(torch.device("cpu"), torch.bfloat16, 0.5) < rate
     assert time.monotonic() - start < 2 and max(sizes) <= 256

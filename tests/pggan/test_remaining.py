@@ -7,7 +7,7 @@ import pytest
 
 from pggan.config import resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.remaining import evaluations_left, seconds_left, stage_times
+from pggan.training.remaining import count_evaluations_left, estimate_seconds_left, estimate_stage_times
 
 RECORDED = Path(__file__).parent / "recorded"
 PLAN = GrowthController(resolve_config({"data": "synthetic", "preset": "demo", "channels": 3}))
@@ -24,8 +24,8 @@ def estimate(trial, events):
     ticks = [event for event in events if "images_per_second" in event]
     evaluations = [event["evaluation_seconds"] for event in events if "evaluation_seconds" in event]
     images = ticks[-1]["images"]
-    _, training = seconds_left(PLAN, stage_times(trial, ticks), images)
-    return training + evaluations_left(PLAN, images, images in PLAN.stage_ends) * (
+    _, training = estimate_seconds_left(PLAN, estimate_stage_times(trial, ticks), images)
+    return training + count_evaluations_left(PLAN, images, images in PLAN.stage_ends) * (
         evaluations[-1] if evaluations else 0.0
     )
 
@@ -69,20 +69,20 @@ def make_tick(resolution, speed):
 
 def test_the_trial_is_corrected_by_the_median_of_the_last_ticks():
     trial = {4: 1.0, 8: 2.0, 16: 6.0}
-    assert stage_times(trial, []) == trial
-    assert stage_times(trial, [make_tick(4, 0.5)]) == {4: 2.0, 8: 4.0, 16: 12.0}
+    assert estimate_stage_times(trial, []) == trial
+    assert estimate_stage_times(trial, [make_tick(4, 0.5)]) == {4: 2.0, 8: 4.0, 16: 12.0}
     one_slow_tick = [make_tick(4, 1.0), make_tick(4, 1.0), make_tick(8, 0.1)]
-    assert stage_times(trial, one_slow_tick) == trial
+    assert estimate_stage_times(trial, one_slow_tick) == trial
     slow_stage = [make_tick(4, 1.0)] * 9 + [make_tick(8, 0.1)] * 3
-    assert stage_times(trial, slow_stage)[8] == 10.0
-    assert stage_times(trial, [make_tick(8, 0.0), make_tick(64, 1.0)]) == trial
+    assert estimate_stage_times(trial, slow_stage)[8] == 10.0
+    assert estimate_stage_times(trial, [make_tick(8, 0.0), make_tick(64, 1.0)]) == trial
 
 
 def test_remaining_time_is_summed_by_stage():
     times = {4: 1.0, 8: 2.0, 16: 3.0, 32: 4.0}
-    assert seconds_left(PLAN, times, 0) == (4000, 4000 + 16000 + 24000 + 80000)
-    assert seconds_left(PLAN, times, 39_000) == (4000, 4000)
-    assert seconds_left(PLAN, times, 40_008) == (0, 0)
+    assert estimate_seconds_left(PLAN, times, 0) == (4000, 4000 + 16000 + 24000 + 80000)
+    assert estimate_seconds_left(PLAN, times, 39_000) == (4000, 4000)
+    assert estimate_seconds_left(PLAN, times, 40_008) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_remaining_time_is_summed_by_stage():
 def test_evaluations_left_are_counted(images, is_due, every, left):
     options = {"data": "synthetic", "preset": "demo", "channels": 3, "metric_every_kimg": every}
     plan = GrowthController(resolve_config({k: v for k, v in options.items() if v is not None}))
-    assert evaluations_left(plan, images, is_due) == left
+    assert count_evaluations_left(plan, images, is_due) == left

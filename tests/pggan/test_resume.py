@@ -1,5 +1,6 @@
 """How a run starts, without training: its end, the networks it can start from, and its errors."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from checkpoints import CheckpointError, RunDirectory
 from pggan.config import ConfigError, resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.resume import check_networks, finished, resolve_resumed_config, settle_end
+from pggan.training.resume import check_networks, describe_finished_run, resolve_resumed_config, resolve_total_kimg
 from pggan.training.state import network_arguments
 
 SMALL = {
@@ -30,7 +31,7 @@ def make_config(**options):
 def find_end(images, is_last_stage=True, **options):
     chosen = make_config(**options)
     plan = GrowthController(replace(chosen, total_kimg=None))
-    return settle_end(chosen, plan, images, is_last_stage).total_kimg
+    return resolve_total_kimg(chosen, plan, images, is_last_stage).total_kimg
 
 
 @pytest.mark.parametrize("options", [{}, {"preset": "demo"}, {"preset": "demo", "total_kimg": 40}])
@@ -60,7 +61,7 @@ def test_the_same_command_resumes_with_the_settled_end(tmp_path):
     assert resolve_resumed_config(run, original).total_kimg == 44
     assert resolve_resumed_config(run, replace(original, resume=None)) == replace(original, total_kimg=44.0)
     assert resolve_resumed_config(run, replace(original, total_kimg=50.0)).total_kimg == 50
-    assert "--total-kimg 48 trains longer" in finished(original, GrowthController(original), 44_000)
+    assert "use --total-kimg 48 to train longer" in describe_finished_run(original, GrowthController(original), 44_000)
 
 
 def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
@@ -78,7 +79,7 @@ def test_a_run_cannot_start_from_its_own_checkpoint(tmp_path, monkeypatch, spell
     for folder in ("run", "./run", "link", tmp_path / "run"):
         with pytest.raises(ConfigError) as error:
             resolve_resumed_config(run, make_config(resume=f"{folder}{spelling}"))
-        assert "leave out --resume" in str(error.value) and "None" not in str(error.value)
+        assert "without --resume" in str(error.value) and "None" not in str(error.value)
 
 
 def test_the_path_a_run_started_from_may_be_spelled_differently(tmp_path, monkeypatch):
@@ -89,7 +90,7 @@ def test_the_path_a_run_started_from_may_be_spelled_differently(tmp_path, monkey
     )  # relative, as earlier versions wrote it
     for spelling in (tmp_path / "runs/old/checkpoints/latest.pt", "./runs/old", "runs/../runs/old/"):
         assert resolve_resumed_config(run, make_config(resume=str(spelling))).resume == "runs/old/checkpoints/latest.pt"
-    with pytest.raises(ConfigError, match=r"began from runs/old/checkpoints/latest.pt, not from runs/older"):
+    with pytest.raises(ConfigError, match=r"was started from runs/old/checkpoints/latest.pt, not from runs/older"):
         resolve_resumed_config(run, make_config(resume="runs/older"))
 
 
@@ -120,3 +121,23 @@ def test_compatible_networks_are_accepted():
     expected = network_arguments(make_config(resolution=32, mbstd_group=8), 2)
     check_networks("x.pt", network_arguments(make_config(), 0), expected)
     check_networks("x.pt", {"generator": network_arguments(make_config(), 0)["generator"]}, expected)
+
+
+def test_the_remedy_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    run = RunDirectory(tmp_path / "Ann's run")
+    original = make_config(out=str(run.folder))
+    run.create(original.to_dict())
+    with pytest.raises(ConfigError, match="other options") as error:
+        resolve_resumed_config(run, replace(original, batch_size={4: 16}))
+    remedy = str(error.value).splitlines()[-1].split(", or ")[1].split(" to start")[0]
+    assert shlex.split(remedy) == ["--out", "ANOTHER", "--resume", str(run.latest)]
+
+
+def test_a_run_without_a_checkpoint_is_not_advised_to_continue(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.create(make_config(out=str(run.folder), resume="moved.pt").to_dict())
+    with pytest.raises(ConfigError, match=r"not from here\.pt; add --out ANOTHER"):
+        resolve_resumed_config(run, make_config(out=str(run.folder), resume="here.pt"))
+    run.latest.touch()
+    with pytest.raises(ConfigError, match=r"leave out --resume to continue that run, or add --out ANOTHER"):
+        resolve_resumed_config(run, make_config(out=str(run.folder), resume="here.pt"))

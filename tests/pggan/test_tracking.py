@@ -15,7 +15,7 @@ from checkpoints import RunDirectory
 from datasets import make_grid
 from pggan.config import resolve_config
 from pggan.training.run_writer import RunWriter
-from pggan.training.tracking import Tracker, wandb_id
+from pggan.training.tracking import Tracker, load_or_create_wandb_id
 
 GRID = np.full((4, 3, 8, 8), 200, np.uint8)
 
@@ -143,18 +143,18 @@ def test_wandb_environment_variables_take_precedence(tmp_path, monkeypatch, envi
 def test_a_copied_run_directory_gets_a_new_id_and_a_moved_one_keeps_its_id(tmp_path, capsys):
     first, copy, moved = (tmp_path / name for name in ("first", "copy", "moved \udce9"))
     first.mkdir()
-    first_id = wandb_id(first)
-    assert first_id == wandb_id(first) == (first / "wandb-id").read_text()
+    first_id = load_or_create_wandb_id(first)
+    assert first_id == load_or_create_wandb_id(first) == (first / "wandb-id").read_text()
     shutil.copytree(first, copy)
-    copy_id = wandb_id(copy)
+    copy_id = load_or_create_wandb_id(copy)
     assert copy_id not in ("", first_id) and f"{copy} is a copy of {first}" in capsys.readouterr().err
-    assert (wandb_id(first), wandb_id(copy)) == (first_id, copy_id)
+    assert (load_or_create_wandb_id(first), load_or_create_wandb_id(copy)) == (first_id, copy_id)
     first.rename(moved)
-    assert (wandb_id(moved), wandb_id(moved)) == (first_id, first_id)
+    assert (load_or_create_wandb_id(moved), load_or_create_wandb_id(moved)) == (first_id, first_id)
     first.symlink_to(moved)
-    assert wandb_id(first) == first_id and capsys.readouterr().err == ""
+    assert load_or_create_wandb_id(first) == first_id and capsys.readouterr().err == ""
 
 
 def test_a_run_directory_without_a_recorded_path_keeps_its_id(tmp_path):
     (tmp_path / "wandb-id").write_text("0123abcd")
-    assert wandb_id(tmp_path) == "0123abcd"
+    assert load_or_create_wandb_id(tmp_path) == "0123abcd"

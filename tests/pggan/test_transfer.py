@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pggan.networks import build
-from pggan.training.transfer import kept_classes, label_axes, move_classes
+from pggan.training.transfer import find_kept_classes, find_label_axes, move_classes
 
 PLAIN = {"resolution": 16, "channels": 3, "fmap_base": 64, "fmap_decay": 1.0, "fmap_max": 16}
 SHAPES = {
@@ -75,12 +75,12 @@ def test_new_classes_start_as_in_a_new_network():
 
 
 def test_renamed_classes_keep_their_order():
-    assert kept_classes(["0", "1"], ["cat", "dog"]) is None and kept_classes(["a", "b"], ["b", "c"]) == ["b"]
+    assert find_kept_classes(["0", "1"], ["cat", "dog"]) is None and find_kept_classes(["a", "b"], ["b", "c"]) == ["b"]
     before, after = transfer("pggan", "discriminator", ["0", "1"], ["cat", "dog"])
     assert torch.equal(before.output.weight, after.output.weight)
 
 
 @pytest.mark.parametrize("arch", SHAPES)
 def test_one_layer_of_each_network_depends_on_the_classes(arch):
-    assert len(label_axes("generator", make(arch, "generator", "ab", 0)[1])) == 1
-    assert len(label_axes("discriminator", make(arch, "discriminator", "ab", 0)[1])) == 2  # weight and bias
+    assert len(find_label_axes("generator", make(arch, "generator", "ab", 0)[1])) == 1
+    assert len(find_label_axes("discriminator", make(arch, "discriminator", "ab", 0)[1])) == 2  # weight and bias

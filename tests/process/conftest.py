@@ -1,3 +1,5 @@
+"""Run the project's commands in subprocesses or in this process, and share one finished run."""
+
 import importlib
 import os
 import subprocess
@@ -15,18 +17,18 @@ TINY = """
     --precision fp32
 """.split()
 
-Said = namedtuple("Said", "code out err")
+Result = namedtuple("Result", "code out err")
 
 
 class Commands:
-    """Runs this project's commands as a user would, in a folder of their own, on one thread."""
+    """Run this project's commands as a user would, in a separate folder, on one thread, without network access."""
 
     def __init__(self, folder, cache):
         self.folder = folder
         threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         offline = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
-        places = {"PGGAN_CACHE": str(cache), "TORCH_HOME": str(cache / "torch"), "PYTHONPATH": str(ROOT)}
-        self.environment = os.environ | threads | offline | places
+        paths = {"PGGAN_CACHE": str(cache), "TORCH_HOME": str(cache / "torch"), "PYTHONPATH": str(ROOT)}
+        self.environment = os.environ | threads | offline | paths
 
     def start(self, *arguments):
         return subprocess.Popen(
@@ -63,7 +65,7 @@ def commands(tmp_path, cache):
 
 @pytest.fixture
 def in_process(monkeypatch, capsys, tmp_path, cache):
-    """in_process(module) runs a command in this process, in a folder of its own: starting torch anew takes seconds."""
+    """Return in_process(module), which runs a command in this process: importing torch in a new one takes seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PGGAN_CACHE", str(cache))
 
@@ -75,9 +77,9 @@ def in_process(monkeypatch, capsys, tmp_path, cache):
             try:
                 main()
                 code = 0
-            except SystemExit as ended:
-                code = ended.code
-            return Said(code, *capsys.readouterr())
+            except SystemExit as system_exit:
+                code = system_exit.code
+            return Result(code, *capsys.readouterr())
 
         return run
 
@@ -96,7 +98,7 @@ def train(in_process):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, cache):
-    """A tiny run, from start to end without a stop; the run directory."""
+    """Return the run directory of a tiny run that trained to the end without interruption."""
     folder = tmp_path_factory.mktemp("finished")
     process = Commands(folder, cache).train(*TINY, "--out", "run")
     assert process.returncode == 0, process.err
@@ -105,7 +107,7 @@ def finished_run(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="session")
-def some_images():
-    """64 training and 64 test images of CIFAR-10, uint8 [64, 3, 32, 32] each."""
+def cifar_images():
+    """Return 64 training and 64 test images of CIFAR-10 by split, uint8 [64, 3, 32, 32] each."""
     with np.load(ROOT / "tests" / "golden" / "cifar10_64.npz") as file:
         return {split: file[split] for split in ("train", "test")}

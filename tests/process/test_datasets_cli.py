@@ -1,4 +1,4 @@
-"""python -m datasets as a user meets it: killed, two at once, on a full disk, with files of every defect."""
+"""python -m datasets as a process: killed, run twice in parallel, on a full disk, with defective files."""
 
 import random
 import shutil
@@ -15,73 +15,75 @@ from PIL import Image
 
 @pytest.fixture
 def commands(tmp_path):
-    """With a cache of its own."""
+    """Return commands with an empty cache folder."""
     (tmp_path / "home").mkdir()
     return Commands(tmp_path, tmp_path / "home")
 
 
-def datasets(commands, *arguments):
+def run_datasets(commands, *arguments):
     return commands.run("-m", "datasets", *arguments)
 
 
-def done(process):
+def get_output(process):
     assert process.returncode == 0, process.err
     return process.out
 
 
-def refused(process, *says):
+def assert_rejected(process, *texts):
     assert process.returncode == 2, process.out + process.err
     assert "Traceback" not in process.err
-    assert all(text in process.out + process.err for text in says), process.out + process.err
+    assert all(text in process.out + process.err for text in texts), process.out + process.err
 
 
-def draw(folder, count, size=(40, 30), seed=0):
+def write_images(folder, count, size=(40, 30), seed=0):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for i in range(count):
         Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(folder / f"{i:05d}.png")
 
 
-def caches(commands):
+def list_caches(commands):
     return sorted(p.name for p in (commands.folder / "home" / "datasets").glob("*"))
 
 
-def levels(commands):
+def read_levels(commands):
     (folder,) = (commands.folder / "home" / "datasets").glob("*")
     return {p.name: p.read_bytes() for p in folder.glob("*.npy")}
 
 
 def test_plan_build_verify_grid_clean(commands):
-    draw(commands.folder / "art" / "cat", 30)
-    draw(commands.folder / "art" / "dog", 20, seed=1)
-    planned = done(datasets(commands, "plan", "art", "--resolution", "16", "--labels"))
-    assert "50 in art, 2 classes" in planned and "40x30 pixels, all of them" in planned
-    assert "0.1 MB; " in planned and "to be built" in planned and caches(commands) == []
-    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now")
-    assert "50 images in " in done(datasets(commands, "build", "art", "--resolution", "16"))
-    assert "built already" in done(datasets(commands, "plan", "art", "--resolution", "16"))
-    assert "is whole: 50 images, 50 of them decoded again" in done(
-        datasets(commands, "verify", "art", "--resolution", "16")
+    write_images(commands.folder / "art" / "cat", 30)
+    write_images(commands.folder / "art" / "dog", 20, seed=1)
+    plan = get_output(run_datasets(commands, "plan", "art", "--resolution", "16", "--labels"))
+    assert "50 in art, 2 classes" in plan and "all 40x30 pixels" in plan
+    assert "0.1 MB; " in plan and "not built yet" in plan and list_caches(commands) == []
+    assert_rejected(
+        run_datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art in its present state"
     )
-    assert "9 images at 16x16 in sheet.png\n" in done(
-        datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "sheet.png")
+    assert "50 images in " in get_output(run_datasets(commands, "build", "art", "--resolution", "16"))
+    assert "already built" in get_output(run_datasets(commands, "plan", "art", "--resolution", "16"))
+    assert "is intact: 50 images, 50 of them decoded again" in get_output(
+        run_datasets(commands, "verify", "art", "--resolution", "16")
     )
-    assert "9 images at 64x64 in large.png, 9 of them enlarged" in done(
-        datasets(commands, "grid", "art", "--resolution", "64", "--count", "9", "--out", "large.png")
+    assert "9 images at 16x16 in grid.png\n" in get_output(
+        run_datasets(commands, "grid", "art", "--resolution", "16", "--count", "9", "--out", "grid.png")
     )
-    with Image.open(commands.folder / "sheet.png") as sheet:
-        assert sheet.size == (1008, 1008)
-    listing = done(datasets(commands, "clean"))
-    assert "art, 50 images" in listing and len(caches(commands)) == 1
-    assert "art, 50 images  removed" in done(datasets(commands, "clean", listing.split()[0]))
-    assert caches(commands) == []
-    refused(datasets(commands, "clean", "nothing"), "there is no cache nothing")
+    assert "9 images at 64x64 in large.png, 9 of them enlarged" in get_output(
+        run_datasets(commands, "grid", "art", "--resolution", "64", "--count", "9", "--out", "large.png")
+    )
+    with Image.open(commands.folder / "grid.png") as grid:
+        assert grid.size == (1008, 1008)
+    listing = get_output(run_datasets(commands, "clean"))
+    assert "art, 50 images" in listing and len(list_caches(commands)) == 1
+    assert "art, 50 images  removed" in get_output(run_datasets(commands, "clean", listing.split()[0]))
+    assert list_caches(commands) == []
+    assert_rejected(run_datasets(commands, "clean", "nothing"), "there is no cache nothing")
 
 
-def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
+def test_inspect_reports_the_files_of_a_folder_with_defects(commands):
     art = commands.folder / "art"
-    draw(art / "cat", 6)
-    draw(art / "dog", 3, (100, 50), seed=1)
+    write_images(art / "cat", 6)
+    write_images(art / "dog", 3, (100, 50), seed=1)
     Image.new("L", (33, 64), 9).save(art / "dog" / "gray.png")
     shutil.copy(art / "cat" / "00002.png", art / "dog" / "copy.png")
     (art / "dog" / "empty.jpg").touch()
@@ -89,7 +91,7 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
     (art / "dog" / "song.jpg").write_bytes(b"ID3 not an image")
     Image.new("F", (50, 50), 0.5).save(art / "dog" / "float.tif")
     (art / "notes.txt").write_text("hello")
-    out = done(datasets(commands, "inspect", "art", "--labels"))
+    out = get_output(run_datasets(commands, "inspect", "art", "--labels"))
     for text in (
         "15 in art",
         "40x30 to 100x50",
@@ -97,13 +99,13 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
         "11 RGB, 1 F, 1 L",
         "2 of 13 images are gray",
         "duplicates  1",
-        "dog/copy.png: as art/cat/00002.png",
+        "dog/copy.png: same as art/cat/00002.png",
         "unreadable  4",
         "empty.jpg: empty file",
-        "float.tif: 32-bit grayscale has no range",
+        "float.tif: 32-bit grayscale has no defined range",
         "cut.png: image file is truncated",
         "song.jpg: not an image",
-        "not taken   1",
+        "other files 1",
         "notes.txt",
     ):
         assert text in out, (text, out)
@@ -111,58 +113,60 @@ def test_inspect_says_what_is_in_a_folder_of_awkward_files(commands):
     assert [row[:2] for row in rows] == [["cat", "6"], ["dog", "9"]]
 
 
-def test_the_embedded_set_is_inspected(commands):
-    out = done(datasets(commands, "inspect", "synthetic"))
+def test_inspect_accepts_the_synthetic_dataset(commands):
+    out = get_output(run_datasets(commands, "inspect", "synthetic"))
     assert "unreadable  0" in out and "duplicates  0" in out
 
 
-def test_dark_16_bit_images_are_noted(commands):
+def test_inspect_reports_dark_16_bit_images(commands):
     (commands.folder / "scans").mkdir()
     for i in range(3):
         values = np.full((8, 8), 4095 - i, np.uint16)
         Image.fromarray(values).save(commands.folder / "scans" / f"{i}.png")
-    assert "16-bit images reach 4095 of 65535 at most" in done(datasets(commands, "inspect", "scans"))
+    assert "16-bit images reach at most 4095 of 65535" in get_output(run_datasets(commands, "inspect", "scans"))
 
 
-def test_files_that_cannot_be_read_are_refused_then_left_out_where_allowed(commands):
-    draw(commands.folder / "art", 20)
+def test_unreadable_files_are_rejected_unless_max_bad_allows_skipping_them(commands):
+    write_images(commands.folder / "art", 20)
     (commands.folder / "art" / "bad.png").write_bytes(b"no")
     build = ["build", "art", "--resolution", "16"]
-    refused(datasets(commands, *build), "1 of 21 images cannot be read", "--max-bad 4.8%", "bad.png: not an image")
-    process = datasets(commands, *build, "--max-bad", "4.8%")
-    assert "20 images in " in done(process) and "1 cannot be read and are left out" in process.err
+    assert_rejected(
+        run_datasets(commands, *build), "1 of 21 images cannot be read", "--max-bad 4.8%", "bad.png: not an image"
+    )
+    process = run_datasets(commands, *build, "--max-bad", "4.8%")
+    assert "20 images in " in get_output(process) and "1 cannot be read and are skipped" in process.err
     (report,) = (commands.folder / "home" / "datasets").glob("*/report.txt")
     assert "bad.png: not an image" in report.read_text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "text"),
     [
-        (["plan", "nowhere"], "nowhere does not exist; name a folder"),
+        (["plan", "nowhere"], "nowhere does not exist; pass a folder"),
         (["build", "art", "--resolution", "30"], "30 is not a power of two"),
         (["build", "art", "--resolution", "64"], "20 of 20 images are smaller than 64x64"),
-        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: --allow-upscale"),
+        (["plan", "art", "--resolution", "64"], "20 images are smaller than 64: pass --allow-upscale"),
         (["build", "art", "--background", "blurple"], "--background: 'blurple'"),
         (["build", "art", "--max-bad", "200%"], "max-bad"),
         (["grid", "art", "--out", "nowhere/x.png"], "cannot be written"),
         (["grid", "art", "--count", "0"], "--count"),
-        (["inspect", "art", "--labels"], "--labels needs every image in a class subfolder"),
+        (["inspect", "art", "--labels"], "--labels: 00000.png is not in a class folder"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(commands, arguments, says):
-    draw(commands.folder / "art", 20)
-    refused(datasets(commands, *arguments), says)
+def test_errors_are_one_sentence(commands, arguments, text):
+    write_images(commands.folder / "art", 20)
+    assert_rejected(run_datasets(commands, *arguments), text)
 
 
-def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_path):
-    draw(commands.folder / "art", 1500, (64, 64))
+def test_build_killed_repeatedly_writes_the_same_cache(commands, tmp_path):
+    write_images(commands.folder / "art", 1500, (64, 64))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     kills, rng = 0, random.Random(time.time_ns())
     for _ in range(30):
         process = commands.start(*arguments)
         journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
         before = journal.stat().st_size if journal else 0
-        while process.poll() is None:  # until it has done something more
+        while process.poll() is None:  # until it has written more
             journal = next((commands.folder / "home" / "datasets").glob("*/journal"), None)
             if journal and journal.stat().st_size > before:
                 break
@@ -174,18 +178,18 @@ def test_a_build_killed_again_and_again_ends_as_one_never_killed(commands, tmp_p
         if kills == 4 or process.returncode == 0:
             break
     assert kills >= 2
-    done(commands.run(*arguments))
-    killed = levels(commands)
+    get_output(commands.run(*arguments))
+    resumed = read_levels(commands)
     shutil.rmtree(commands.folder / "home")
     (commands.folder / "home").mkdir()
-    done(commands.run(*arguments))
-    assert levels(commands) == killed and len(killed) == 6
+    get_output(commands.run(*arguments))
+    assert read_levels(commands) == resumed and len(resumed) == 6
 
 
-def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(commands):
-    draw(commands.folder / "art", 4000, (160, 160))
+def test_ctrl_c_ends_a_build_quietly_and_the_next_build_resumes(commands):
+    write_images(commands.folder / "art", 4000, (160, 160))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
-    for _ in range(5):  # on a busy machine a build may be whole before it is noticed that it began
+    for _ in range(5):  # on a busy machine a build may finish before this test notices that it began
         process = commands.start(*arguments)
         while process.poll() is None and not list((commands.folder / "home" / "datasets").glob("*/journal")):
             time.sleep(0.005)
@@ -195,42 +199,44 @@ def test_ctrl_c_ends_a_build_and_its_workers_quietly_and_the_next_goes_on(comman
             break
         shutil.rmtree(commands.folder / "home" / "datasets")
     assert process.returncode == 130 and "Traceback" not in errors
-    assert caches(commands)[0].startswith("building-")
-    assert "unfinished" in done(datasets(commands, "clean"))
-    assert "partly built" in done(datasets(commands, "plan", "art", "--resolution", "64"))
-    assert "4000 images" in done(commands.run(*arguments))
+    assert list_caches(commands)[0].startswith("building-")
+    assert "unfinished" in get_output(run_datasets(commands, "clean"))
+    assert "partly built" in get_output(run_datasets(commands, "plan", "art", "--resolution", "64"))
+    assert "4000 images" in get_output(commands.run(*arguments))
 
 
-def test_two_builders_at_once_do_not_collide(commands):
-    draw(commands.folder / "art", 600, (64, 64))
+def test_two_simultaneous_builds_share_one_cache(commands):
+    write_images(commands.folder / "art", 600, (64, 64))
     arguments = ["-m", "datasets", "build", "art", "--resolution", "64", "--workers", "2"]
     processes = [commands.start(*arguments) for _ in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert all("600 images in " in out for out, _ in outputs) and len(caches(commands)) == 1
-    assert "is whole" in done(datasets(commands, "verify", "art", "--resolution", "64"))
+    assert all("600 images in " in out for out, _ in outputs) and len(list_caches(commands)) == 1
+    assert "is intact" in get_output(run_datasets(commands, "verify", "art", "--resolution", "64"))
 
 
-def test_a_folder_that_changed_is_noticed(commands):
-    draw(commands.folder / "art", 20)
-    done(datasets(commands, "build", "art", "--resolution", "16"))
-    draw(commands.folder / "art", 1, seed=5)
-    refused(datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art as it is now")
-    done(datasets(commands, "build", "art", "--resolution", "16"))
-    assert len(caches(commands)) == 2
+def test_verify_detects_a_changed_folder(commands):
+    write_images(commands.folder / "art", 20)
+    get_output(run_datasets(commands, "build", "art", "--resolution", "16"))
+    write_images(commands.folder / "art", 1, seed=5)
+    assert_rejected(
+        run_datasets(commands, "verify", "art", "--resolution", "16"), "there is no cache of art in its present state"
+    )
+    get_output(run_datasets(commands, "build", "art", "--resolution", "16"))
+    assert len(list_caches(commands)) == 2
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
-    reason="needs Linux and the right to mount a small disk of its own; a full disk is simulated in test_pyramid.py",
+    reason="needs Linux and permission to mount a small disk; test_pyramid.py simulates a full disk",
 )
 @pytest.mark.parametrize("count", [60, 15])
-def test_a_full_disk_leaves_nothing_half_written(commands, count):
-    draw(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 do, but for what else is on the disk
+def test_full_disk_leaves_no_partial_files(commands, count):
+    write_images(commands.folder / "art", count, (64, 64))  # 60 images do not fit; 15 would, if the disk were empty
     filled = "" if count == 60 else "head -c 150k /dev/zero > home/other; "
     script = f"mount -t tmpfs -o size=300k none home; {filled}{sys.executable} -m datasets build art --resolution 64"
     script += ' --workers 2; echo "exit $?"; find home -type f'
-    out = subprocess.run(
+    process = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script],
         cwd=commands.folder,
         env=commands.environment,
@@ -238,15 +244,15 @@ def test_a_full_disk_leaves_nothing_half_written(commands, count):
         capture_output=True,
         timeout=300,
     )
-    assert "exit 2" in out.stdout and "Traceback" not in out.stderr, out.stdout + out.stderr
-    assert "the pyramid cache needs" in out.stderr and "make room, or set PGGAN_CACHE" in out.stderr
-    left = out.stdout.split("exit 2")[1].split()
-    assert not [path for path in left if "datasets" in path]
+    assert "exit 2" in process.stdout and "Traceback" not in process.stderr, process.stdout + process.stderr
+    assert "the image cache needs" in process.stderr and "free some space, or set PGGAN_CACHE" in process.stderr
+    remaining = process.stdout.split("exit 2")[1].split()
+    assert not [path for path in remaining if "datasets" in path]
 
 
-def test_training_starts_from_a_zip_and_knows_the_same_images_in_a_folder(commands):
-    draw(commands.folder / "art" / "cat", 12)
-    draw(commands.folder / "art" / "dog", 12, seed=1)
+def test_training_from_a_zip_resumes_from_a_folder_of_the_same_images(commands):
+    write_images(commands.folder / "art" / "cat", 12)
+    write_images(commands.folder / "art" / "dog", 12, seed=1)
     shutil.make_archive(str(commands.folder / "packed"), "zip", commands.folder / "art")
     options = """--resolution 8 --fmap-base 64 --fmap-max 8 --batch-size 8 --fade-kimg 0.1 --stabilize-kimg 0.1
         --metrics none --track none --labels --fit pad --background black --out run""".split()
@@ -254,4 +260,4 @@ def test_training_starts_from_a_zip_and_knows_the_same_images_in_a_folder(comman
     assert process.returncode == 0, process.err
     process = commands.train("art", *options)
     assert process.returncode == 0 and "resuming run" in process.err, process.err
-    refused(commands.train("art", *options, "--fit", "stretch"), "--fit: pad -> stretch")
+    assert_rejected(commands.train("art", *options, "--fit", "stretch"), "--fit: pad -> stretch")

@@ -1,3 +1,5 @@
+"""python -m pggan evaluate, run as a user would."""
+
 import importlib.util
 import json
 
@@ -6,7 +8,7 @@ import pytest
 EVALUATE = ("-m", "pggan", "evaluate")
 
 
-def test_a_stage_is_judged_at_its_own_resolution(commands, finished_run):
+def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, finished_run):
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.run(*EVALUATE, stage, "--data", "synthetic", "--metrics", "swd", "--num-images", 48, "--json")
     assert process.returncode == 0, process.err
@@ -14,10 +16,10 @@ def test_a_stage_is_judged_at_its_own_resolution(commands, finished_run):
     assert report["resolution"] == 8 and report["num_images"] == 48 and report["alpha"] == 1
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     (stage_end,) = (line for line in lines if line["resolution"] == 8 and line["stage_end"])
-    assert report["swd"] == stage_end["swd"]  # what training said of the same checkpoint
+    assert report["swd"] == stage_end["swd"]  # the value that training logged for the same checkpoint
 
 
-def test_a_run_directory_stands_for_its_latest_checkpoint_and_its_own_data(commands, finished_run):
+def test_run_directory_means_its_latest_checkpoint_and_training_data(commands, finished_run):
     process = commands.run(*EVALUATE, finished_run, "--metrics", "swd", "--num-images", 32)
     assert process.returncode == 0, process.err
     assert "resolution          16" in process.out and "swd" in process.out
@@ -34,7 +36,7 @@ def test_fid_of_a_checkpoint(commands, finished_run):
 
 
 @pytest.mark.parametrize(
-    "arguments, says",
+    "arguments, message",
     [
         (["missing"], "missing does not exist"),
         (["RUN", "--metrics", "beauty"], "--metrics"),
@@ -43,6 +45,6 @@ def test_fid_of_a_checkpoint(commands, finished_run):
         (["RUN", "--device", "abacus"], "--device"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_in_one_sentence(commands, finished_run, arguments, says):
+def test_invalid_arguments_are_rejected_with_one_sentence(commands, finished_run, arguments, message):
     process = commands.run(*EVALUATE, *(str(finished_run) if a == "RUN" else a for a in arguments))
-    assert process.returncode == 2 and says in process.err and "Traceback" not in process.err
+    assert process.returncode == 2 and message in process.err and "Traceback" not in process.err

@@ -1,4 +1,4 @@
-"""Machines that lack what most have: semaphores, locks, a home folder, a console that knows every character."""
+"""Machines without semaphores, file locks, a home folder, or a console that can print every character."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.05", "--stabilize-kimg", 
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory):
-    """unusual.c, compiled."""
+    """Return the path of unusual.c compiled to a shared library."""
     if sys.platform != "linux" or not COMPILER:
         pytest.skip(NO_SHIM)
     library = tmp_path_factory.mktemp("shim") / "unusual.so"
@@ -30,7 +30,7 @@ def shim(tmp_path_factory):
 
 @pytest.fixture
 def art(tmp_path):
-    """A folder of 24 images."""
+    """Return a folder of 24 images."""
     folder = tmp_path / "art"
     folder.mkdir()
     for number in range(24):
@@ -39,14 +39,14 @@ def art(tmp_path):
     return folder
 
 
-def failing(commands, shim, **errors):
-    """The commands on a machine where these calls fail."""
+def fail_calls(commands, shim, **errors):
+    """Make these system calls fail with these error numbers in the commands run from now on."""
     commands.environment["LD_PRELOAD"] = str(shim)
     commands.environment |= {name: str(number) for name, number in errors.items()}
     return commands
 
 
-def succeeded(process):
+def assert_succeeded(process):
     assert process.returncode == 0 and "Traceback" not in process.err, process.err
     return process
 
@@ -54,54 +54,54 @@ def succeeded(process):
 @pytest.mark.parametrize(
     ("call", "error"), [("SEM_OPEN", e) for e in (ENOENT, EROFS, ENOSPC, ENOSYS)] + [("FORK", EAGAIN)]
 )
-def test_images_are_decoded_in_one_process_where_no_other_can_be_started(commands, shim, art, call, error):
+def test_images_are_decoded_in_one_process_if_workers_cannot_start(commands, shim, art, call, error):
     commands.environment["PGGAN_CACHE"] = str(commands.folder / "cache")
-    failing(commands, shim, **{call: error})
-    process = succeeded(commands.run("-m", "datasets", "build", "art", "--resolution", "8", "--workers", "4"))
+    fail_calls(commands, shim, **{call: error})
+    process = assert_succeeded(commands.run("-m", "datasets", "build", "art", "--resolution", "8", "--workers", "4"))
     assert "24 images in " in process.out and os.strerror(error) in process.err
     assert process.err.count("decoding in one process") == 1 and "PGGAN_CACHE" not in process.err
     if error == ENOENT:
-        process = succeeded(commands.run("-m", "datasets", "inspect", "art", "--workers", "4"))
+        process = assert_succeeded(commands.run("-m", "datasets", "inspect", "art", "--workers", "4"))
         assert "unreadable  0" in process.out and process.err.count("decoding in one process") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
-def test_a_limit_of_open_files_is_not_blamed_on_the_cache(commands, art):
+def test_open_file_limit_is_not_blamed_on_the_cache(commands, art):
     commands.environment["PGGAN_CACHE"] = str(commands.folder / "cache")
     command = ["-m", "datasets", "build", "art", "--resolution", "8", "--workers", "24"]
     limited = ["import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (28, 28))"]
     limited += ["os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"]
-    process = succeeded(commands.run("-c", "; ".join(limited), *command))
+    process = assert_succeeded(commands.run("-c", "; ".join(limited), *command))
     assert "Too many open files" in process.err and "PGGAN_CACHE" not in process.err
     assert "decoding in " in process.err
 
 
-def test_a_run_on_a_disk_without_folder_sync_and_locks(commands, shim):
+def test_run_finishes_on_a_file_system_without_folder_sync_and_locks(commands, shim):
     commands.environment["PGGAN_CACHE"] = str(commands.folder / "cache")
-    failing(commands, shim, FSYNC_FOLDER=EINVAL, FLOCK=ENOLCK)
-    first = succeeded(commands.train(*SHORT, "--out", "run", "--total-kimg", "0.2"))
+    fail_calls(commands, shim, FSYNC_FOLDER=EINVAL, FLOCK=ENOLCK)
+    first = assert_succeeded(commands.train(*SHORT, "--out", "run", "--total-kimg", "0.2"))
     assert first.err.count("warning: the file system of run has no locks") == 1
     assert first.err.count("warning: the file system of run cannot sync folders") == 1
     assert first.err.count("warning: the file system of the image cache ") == 1
-    succeeded(commands.run("-m", "pggan", "report", "run", "--out", "page.html"))
+    assert_succeeded(commands.run("-m", "pggan", "report", "run", "--out", "page.html"))
     assert (commands.folder / "page.html").stat().st_size > 10_000
 
 
-def test_a_system_without_flock_locks_by_another_way(commands, shim, art):
+def test_missing_flock_falls_back_to_another_lock(commands, shim, art):
     commands.environment["PGGAN_CACHE"] = str(commands.folder / "cache")
-    failing(commands, shim, FLOCK=ENOSYS)
-    process = succeeded(commands.run("-m", "datasets", "build", "art", "--resolution", "8", "--workers", "1"))
+    fail_calls(commands, shim, FLOCK=ENOSYS)
+    process = assert_succeeded(commands.run("-m", "datasets", "build", "art", "--resolution", "8", "--workers", "1"))
     assert process.err == ""
 
 
 @pytest.fixture
-def strange(commands, finished_run):
-    """A finished run in a folder whose name is no text, and which most encodings lack."""
+def unprintable_name(commands, finished_run):
+    """Return a finished run's folder name that is not valid UTF-8 and cannot be written in most encodings."""
     name = "写真 caf\udce9"
     try:
         shutil.copytree(finished_run, commands.folder / name)
     except OSError:
-        pytest.skip("needs a file system that takes any bytes as names")
+        pytest.skip("needs a file system that accepts any bytes in names")
     commands.environment["PYTHONIOENCODING"] = "cp1252"
     return name
 
@@ -116,56 +116,56 @@ def strange(commands, finished_run):
     ],
     ids=lambda command: " ".join(map(str, command[1:3])),
 )
-def test_names_that_the_console_cannot_show(commands, strange, command):
-    process = succeeded(commands.run(*command, strange))
+def test_names_the_console_cannot_print_are_escaped(commands, unprintable_name, command):
+    process = assert_succeeded(commands.run(*command, unprintable_name))
     assert "\\u5199\\u771f" in process.out + process.err
 
 
-def test_no_home_folder(commands, shim, art):
+def test_caches_are_kept_in_the_temporary_folder_without_a_home_folder(commands, shim, art):
     temporary = commands.folder / "temporary"
     temporary.mkdir()
-    failing(commands, shim, GETPWUID=0)
+    fail_calls(commands, shim, GETPWUID=0)
     for name in ("HOME", "PGGAN_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
         commands.environment.pop(name, None)
     commands.environment["TMPDIR"] = str(temporary)
     cache = temporary / f"pggan-{os.getuid()}"
-    assert f"{cache}/metrics" in "".join(succeeded(commands.run("-m", "metrics", "--help")).out.split())
-    process = succeeded(commands.train("art", *SHORT[1:], "--track", "tensorboard", "--out", "run"))
-    assert process.err.count(f"there is no home folder: caches are kept in {cache}") == 1
+    assert f"{cache}/metrics" in "".join(assert_succeeded(commands.run("-m", "metrics", "--help")).out.split())
+    process = assert_succeeded(commands.train("art", *SHORT[1:], "--track", "tensorboard", "--out", "run"))
+    assert process.err.count(f"there is no home folder, so caches are written to {cache}") == 1
     assert (cache / "datasets").is_dir()
 
 
-LIBRARY = """
+NOTEBOOK = """
 import io, sys, threading
 from pggan.config import resolve_config
 from pggan.training import train
 
-class Cell(io.StringIO):  # as a notebook's
+class Cell(io.StringIO):  # like a notebook's output
     def fileno(self):
         raise io.UnsupportedOperation("fileno")
 
-def runs():
+def train_twice():
     sys.stdout, sys.stderr = Cell(), Cell()
     try:
         for name in ("first", "second"):
             train(resolve_config(vars(parser.parse_args([*sys.argv[1:], "--out", name]))))
-        text.append(sys.stdout.getvalue())
+        outputs.append(sys.stdout.getvalue())
     finally:
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
 import argparse
 from pggan.config import add_options
-parser, text = argparse.ArgumentParser(), []
+parser, outputs = argparse.ArgumentParser(), []
 add_options(parser)
-thread = threading.Thread(target=runs)
+thread = threading.Thread(target=train_twice)
 thread.start()
 thread.join()
-print(text[0])
+print(outputs[0])
 """
 
 
-def test_training_twice_from_a_thread_of_a_notebook(commands):
-    process = succeeded(commands.run("-c", LIBRARY, *SHORT))
+def test_training_runs_twice_in_a_notebook_thread(commands):
+    process = assert_succeeded(commands.run("-c", NOTEBOOK, *SHORT))
     assert process.out.count("final samples") == 2
-    weights = [(commands.folder / name / "checkpoints" / "latest.pt").stat().st_size for name in ("first", "second")]
-    assert weights[0] == weights[1]
+    sizes = [(commands.folder / name / "checkpoints" / "latest.pt").stat().st_size for name in ("first", "second")]
+    assert sizes[0] == sizes[1]

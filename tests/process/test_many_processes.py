@@ -1,4 +1,4 @@
-"""Several processes train what one does, stop together, and leave a run that any number of them can go on with."""
+"""Several processes train like one, stop together, and leave a run that any number of processes can resume."""
 
 import json
 import os
@@ -26,9 +26,9 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 class Processes:
-    """Training processes as a launcher would start them; the first one's output, and what the others say.
+    """Training processes, started as a launcher would start them.
 
-    fault: what goes wrong in the last of them, as faulty.py is told.
+    fault: the fault that faulty.py injects into the last process.
     """
 
     def __init__(self, commands, count, *arguments, fault=None):
@@ -37,14 +37,14 @@ class Processes:
             port = free.getsockname()[1]
         self.all = []
         for rank in range(count):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
-            place = {name: str(value) for name, value in (place | {"MASTER_PORT": port}).items()}
+            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+            variables = {name: str(value) for name, value in (variables | {"MASTER_PORT": port}).items()}
             script = [FAULTY, fault] if fault and rank == count - 1 else [ROOT / "train.py"]
             command = [sys.executable, *map(str, [*script, *arguments])]
             process = subprocess.Popen(
                 command,
                 cwd=commands.folder,
-                env=commands.environment | place,
+                env=commands.environment | variables,
                 text=True,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -53,7 +53,7 @@ class Processes:
             self.all.append(process)
 
     def wait(self):
-        """Exit codes, after the first process' output was set as `out` and `err`, the others' as `others`."""
+        """Return the exit codes; keep the first process' output as `out` and `err` and the others' as `others`."""
         try:
             texts = [process.communicate(timeout=600) for process in self.all]
         finally:
@@ -63,12 +63,12 @@ class Processes:
         self.others = [part for text in others for part in text]
         return [process.returncode for process in self.all]
 
-    def train_some(self, run, lines=2):
-        train_some(self.all[0], run, lines)
+    def wait_for_log_lines(self, run, lines=2):
+        wait_for_log_lines(self.all[0], run, lines)
 
 
-def train_some(process, run, lines):
-    """Wait until so many lines are logged."""
+def wait_for_log_lines(process, run, lines):
+    """Wait until the run has logged this many lines."""
     log, end = run / "log.jsonl", time.monotonic() + 300
     while not (log.exists() and len(log.read_text().splitlines()) >= lines):
         assert time.monotonic() < end and process.poll() is None
@@ -76,8 +76,8 @@ def train_some(process, run, lines):
 
 
 @pytest.fixture(scope="module")
-def by_count(tmp_path_factory, cache):
-    """Whole runs by 1, 2 (started by torchrun, in micro-batches) and 4 processes."""
+def runs_by_count(tmp_path_factory, cache):
+    """Return finished runs by number of processes: 1, 2 (started by torchrun, with --micro-batch) and 4."""
     commands = Commands(tmp_path_factory.mktemp("ranks"), cache)
     alone = commands.train(*OPTIONS, "--out", "1")
     assert alone.returncode == 0, alone.err
@@ -89,40 +89,40 @@ def by_count(tmp_path_factory, cache):
     return {count: commands.folder / str(count) for count in (1, 2, 4)}
 
 
-def state(run):
+def load_state(run):
     return torch.load(run / "checkpoints" / "latest.pt", weights_only=True)["state"]
 
 
-def lines(path):
+def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def assert_alike(run, reference):
-    """The same run up to the order of summation."""
-    ours, theirs = state(run), state(reference)
+def assert_equal_up_to_rounding(run, reference):
+    """Assert that the runs are equal up to the order of summation."""
+    ours, theirs = load_state(run), load_state(reference)
     assert ours["images"] == theirs["images"] and ours["augment_p"] == theirs["augment_p"]
     for name in ("G", "D", "G_ema"):
         for key, value in theirs[name].items():
             assert torch.allclose(ours[name][key], value, rtol=0, atol=2e-6), (name, key)
     for name in ("log.jsonl", "metrics.jsonl"):
-        for a, b in zip(lines(run / name), lines(reference / name), strict=True):
+        for a, b in zip(read_lines(run / name), read_lines(reference / name), strict=True):
             for key in {"images", "alpha", "d_loss", "g_loss", "real_score", "augment_p", "modes"} & b.keys():
                 assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-5), (name, key)
-            assert a.get("swd", 0) == pytest.approx(b.get("swd", 0), rel=0.01)  # rounding may turn a pixel's byte
+            assert a.get("swd", 0) == pytest.approx(b.get("swd", 0), rel=0.01)  # rounding may change a pixel's value
     assert {p.name for p in run.rglob("*")} == {p.name for p in reference.rglob("*")}
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_any_number_of_processes_trains_the_same_over_a_whole_fade(by_count, count):
-    assert_alike(by_count[count], by_count[1])
-    start = torch.load(by_count[1] / "checkpoints" / "stage-0004.pt", weights_only=True)["state"]["G"]
-    moved = [float((value - start[key]).abs().max()) for key, value in state(by_count[1])["G"].items()]
-    assert max(moved) > 1e-3  # much more than they may differ by
+def test_any_number_of_processes_trains_the_same_through_a_fade(runs_by_count, count):
+    assert_equal_up_to_rounding(runs_by_count[count], runs_by_count[1])
+    start = torch.load(runs_by_count[1] / "checkpoints" / "stage-0004.pt", weights_only=True)["state"]["G"]
+    changes = [float((value - start[key]).abs().max()) for key, value in load_state(runs_by_count[1])["G"].items()]
+    assert max(changes) > 1e-3  # much more than the tolerance above
 
 
-def test_a_process_that_dies_ends_the_run_and_one_alone_finishes_it(commands, by_count):
+def test_dead_process_stops_the_run_and_a_single_process_finishes_it(commands, runs_by_count):
     processes = Processes(commands, 2, *OPTIONS, "--out", "run")
-    processes.train_some(commands.folder / "run")
+    processes.wait_for_log_lines(commands.folder / "run")
     processes.all[1].kill()
     start = time.monotonic()
     assert processes.wait() == [1, -signal.SIGKILL], processes.err
@@ -131,53 +131,55 @@ def test_a_process_that_dies_ends_the_run_and_one_alone_finishes_it(commands, by
     assert "run the same command again to resume from run/checkpoints/latest.pt" in processes.err
     process = commands.train(*OPTIONS, "--out", "run")
     assert process.returncode == 0, process.err
-    assert_alike(commands.folder / "run", by_count[1])
+    assert_equal_up_to_rounding(commands.folder / "run", runs_by_count[1])
 
 
-def test_a_signal_to_one_stops_all_and_as_many_go_on_bit_for_bit(commands, by_count):
+def test_signal_to_one_process_stops_all_and_resuming_is_bit_identical(commands, runs_by_count):
     options = [*OPTIONS, "--micro-batch", "4", "--out", "run"]
     processes = Processes(commands, 2, *options)
-    processes.train_some(commands.folder / "run", lines=3)
+    processes.wait_for_log_lines(commands.folder / "run", lines=3)
     processes.all[1].send_signal(signal.SIGTERM)
     assert processes.wait() == [1, 1], processes.err
     assert "SIGTERM: saved run/checkpoints/latest.pt" in processes.err and processes.others == ["", ""]
     interrupt_torchrun(commands, options)
     processes = Processes(commands, 2, *options)
     assert processes.wait() == [0, 0], processes.err
-    whole, resumed = (state(run) | {"seconds": 0} for run in (by_count[2], commands.folder / "run"))
+    whole, resumed = (load_state(run) | {"seconds": 0} for run in (runs_by_count[2], commands.folder / "run"))
     assert_equal_bits(resumed, whole)
 
 
 def interrupt_torchrun(commands, options):
-    """Go on with the run for a line or two and press Ctrl-C, of which a terminal tells every process in front."""
+    """Resume the run for a line or two, then signal the whole process group, as a terminal does on Ctrl-C."""
     command = [sys.executable, *TORCHRUN, "--redirects", "3", "--log-dir", "logs", ROOT / "train.py", *options]
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     torchrun = subprocess.Popen(
         command, cwd=commands.folder, env=commands.environment, start_new_session=True, **output
     )
     run = commands.folder / "run"
-    train_some(torchrun, run, lines=len(lines(run / "log.jsonl")) + 1)
+    wait_for_log_lines(torchrun, run, lines=len(read_lines(run / "log.jsonl")) + 1)
     os.killpg(torchrun.pid, signal.SIGINT)
     torchrun.wait(timeout=300)
-    said = [next(commands.folder.glob(f"logs/*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)]
-    assert said[0].count("SIGINT: saved run/checkpoints/latest.pt; run the same command again to resume") == 1, said[0]
-    assert "Traceback" not in said[0] and said[1] == ""
+    errors = [next(commands.folder.glob(f"logs/*/attempt_0/{rank}/stderr.log")).read_text() for rank in (0, 1)]
+    assert errors[0].count("SIGINT: saved run/checkpoints/latest.pt; run the same command again to resume") == 1, (
+        errors[0]
+    )
+    assert "Traceback" not in errors[0] and errors[1] == ""
 
 
-def test_what_is_not_finite_in_one_process_takes_all_of_them_back(commands):
+def test_non_finite_weights_in_one_process_roll_back_all_processes(commands):
     short = ["--fade-kimg", "0.1", "--stabilize-kimg", "0.1", "--metrics", "none"]
     options = [*OPTIONS, *short, "--max-skipped", "4", "--on-nan", "rollback", "--out", "run"]
     processes = Processes(commands, 2, *options, fault="nan-weights:128")
     assert processes.wait() == [0, 0], processes.err
-    assert processes.err.count("going back to 0.128 kimg, with 0.5 of the learning rates") == 1
+    assert processes.err.count("rolling back to 0.128 kimg, with learning rates multiplied by 0.5") == 1
     assert processes.others == ["", ""]
     run = commands.folder / "run"
-    assert all(value.isfinite().all() for name in ("G", "D", "G_ema") for value in state(run)[name].values())
-    rates = {line["images"]: line["g_lr"] for line in lines(run / "log.jsonl")}
+    assert all(value.isfinite().all() for name in ("G", "D", "G_ema") for value in load_state(run)[name].values())
+    rates = {line["images"]: line["g_lr"] for line in read_lines(run / "log.jsonl")}
     assert rates == {128: 0.01, 256: 0.005, 320: 0.005}
 
 
-def test_what_cannot_be_followed_is_said_once(commands):
+def test_invalid_option_is_reported_once(commands):
     processes = Processes(commands, 2, *OPTIONS, "--batch-size", "10", "--out", "run")
     codes = processes.wait()
     assert codes[0] == 2 and codes[1] != 0, processes.err

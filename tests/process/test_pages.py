@@ -38,25 +38,25 @@ def browser():
 @pytest.fixture
 def open_page(browser):
     """Return a function that opens an address; at teardown, fail on script errors and requests to other hosts."""
-    contexts, complaints = [], []
+    contexts, problems = [], []
 
     def open_page(address, **options):
         contexts.append(browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options))
         page = contexts[-1].new_page()
-        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        own = (address, address.replace("http:", "ws:"), "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(own) else complaints.append(f"asked for {r.url}"))
+        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        allowed = (address, address.replace("http:", "ws:"), "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(allowed) else problems.append(f"asked for {r.url}"))
         page.goto(address)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
-def visible(page, selector):
+def find_visible(page, selector):
     return [e for e in page.query_selector_all(selector) if e.is_visible()]
 
 
@@ -66,24 +66,24 @@ def report(finished_run):
     return (finished_run / "report.html").as_uri()
 
 
-def test_the_slider_goes_through_training(report, open_page):
+def test_slider_steps_through_training(report, open_page):
     page = open_page(report)
     slider, caption = page.locator("#slider"), page.locator("#caption")
     assert caption.inner_text().startswith("generated: 16x16, alpha 1, 1.504 kimg")
-    assert [len(visible(page, s)) for s in (".fakes img", ".reals img")] == [1, 1]
-    last = visible(page, ".fakes img")[0].get_attribute("src")
+    assert [len(find_visible(page, s)) for s in (".fakes img", ".reals img")] == [1, 1]
+    last = find_visible(page, ".fakes img")[0].get_attribute("src")
     slider.focus()
     slider.press("Home")
     assert caption.inner_text().startswith("generated: 4x4, alpha 1, 0.128 kimg")
     slider.press("ArrowRight")
     assert "0.224 kimg" in caption.inner_text()
-    (shown,) = visible(page, ".fakes img")
-    assert shown.get_attribute("src") != last and shown.evaluate("image => image.naturalWidth") > 100
+    (image,) = find_visible(page, ".fakes img")
+    assert image.get_attribute("src") != last and image.evaluate("image => image.naturalWidth") > 100
     page.get_by_role("button", name="8x8", exact=True).click()
-    assert caption.inner_text().startswith("generated: 8x8") and [len(visible(page, ".fakes img"))] == [1]
+    assert caption.inner_text().startswith("generated: 8x8") and [len(find_visible(page, ".fakes img"))] == [1]
 
 
-def test_curves_are_read_by_pointer_and_keys(report, open_page):
+def test_curve_values_follow_the_pointer_and_arrow_keys(report, open_page):
     page = open_page(report)
     charts = page.locator(".chart")
     assert charts.count() >= 8
@@ -96,7 +96,7 @@ def test_curves_are_read_by_pointer_and_keys(report, open_page):
     assert charts.nth(0).locator(".at").inner_text() != early
 
 
-def test_the_report_fits_a_phone_and_follows_dark_mode(report, open_page):
+def test_report_fits_a_phone_and_follows_dark_mode(report, open_page):
     phone = open_page(report, viewport={"width": 375, "height": 800}, color_scheme="dark")
     assert phone.evaluate("document.documentElement.scrollWidth") == 375
     background = "getComputedStyle(document.body).backgroundColor"
@@ -105,16 +105,16 @@ def test_the_report_fits_a_phone_and_follows_dark_mode(report, open_page):
     assert dark != phone.evaluate(background)
 
 
-def test_print_shows_every_stage(report, open_page):
+def test_printed_report_shows_every_stage(report, open_page):
     page = open_page(report, color_scheme="dark")
     page.emulate_media(media="print")
-    assert [len(visible(page, s)) for s in (".fakes img", ".reals img", "#slider")] == [3, 3, 0]
+    assert [len(find_visible(page, s)) for s in (".fakes img", ".reals img", "#slider")] == [3, 3, 0]
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_the_report_is_legible_without_scripts(report, open_page):
+def test_report_is_readable_without_javascript(report, open_page):
     page = open_page(report, java_script_enabled=False)
-    assert len(visible(page, ".fakes img")) == 3 and not visible(page, "#slider")
+    assert len(find_visible(page, ".fakes img")) == 3 and not find_visible(page, "#slider")
 
 
 @pytest.fixture
@@ -154,24 +154,24 @@ def explorer(commands, checkpoint):
     assert process.returncode in (0, 130) and "Traceback" not in errors, errors
 
 
-def picture(page):
+def get_image_source(page):
     return page.locator("#picture").get_attribute("src")
 
 
-def slider(page, name):
-    """Return the element of a slider that takes the keyboard focus."""
+def find_slider(page, name):
+    """Return the element of a slider that receives the keyboard focus."""
     return page.get_by_label(name, exact=True).and_(page.get_by_role("slider")).locator("[tabindex]")
 
 
-def wait_for_another(page, old):
+def wait_for_new_image(page, old):
     page.wait_for_function("old => document.querySelector('#picture').src !== old", arg=old, timeout=10_000)
-    return picture(page)
+    return get_image_source(page)
 
 
-def test_every_control_of_the_explorer_changes_the_picture(explorer, open_page):
+def test_every_explorer_control_changes_the_image(explorer, open_page):
     page = open_page(explorer)
     page.wait_for_selector("#picture[src]")
-    now = picture(page)
+    current = get_image_source(page)
     for name, key in (
         ("seed", "ArrowRight"),
         ("truncation", "ArrowLeft"),
@@ -179,21 +179,21 @@ def test_every_control_of_the_explorer_changes_the_picture(explorer, open_page):
         ("interpolation", "ArrowRight"),
     ):
         for _ in range(20):
-            slider(page, name).press(key)
-        now = wait_for_another(page, now)
+            find_slider(page, name).press(key)
+        current = wait_for_new_image(page, current)
     page.locator("label", has=page.locator("#label")).or_(page.locator(".q-select")).first.click()
     page.get_by_role("option", name="dog").click()
-    now = wait_for_another(page, now)
+    current = wait_for_new_image(page, current)
     page.get_by_role("button", name="random").click()
-    now = wait_for_another(page, now)
+    current = wait_for_new_image(page, current)
     for _ in range(2):
-        slider(page, "stage").press("ArrowLeft")
-    wait_for_another(page, now)
+        find_slider(page, "stage").press("ArrowLeft")
+    wait_for_new_image(page, current)
     page.wait_for_function("document.querySelector('#picture').naturalWidth === 4")
     assert "4x4" in page.locator("#caption").inner_text()
 
 
-def test_a_download_is_the_sample_of_that_seed(explorer, open_page, checkpoint):
+def test_download_is_the_sample_for_the_chosen_seed(explorer, open_page, checkpoint):
     page = open_page(explorer)
     page.wait_for_selector("#picture[src]")
     page.get_by_label("seed", exact=True).and_(page.get_by_role("spinbutton")).fill("4000000")
@@ -206,30 +206,29 @@ def test_a_download_is_the_sample_of_that_seed(explorer, open_page, checkpoint):
     assert np.abs(pixels - expected.transpose(1, 2, 0)).max() <= 1
 
 
-def test_nobody_else_can_reach_the_explorer(explorer):
+def test_explorer_rejects_other_hosts_and_addresses(explorer):
     port = int(explorer.rsplit(":")[-1].strip("/"))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\nConnection: close\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
-    if (
-        os.uname().sysname == "Linux"
-    ):  # which has the whole of 127.0.0.0/8, so 127.0.0.2 would reach a server on all addresses
+    # Linux routes all of 127.0.0.0/8 to itself: 127.0.0.2 would reach a server that listens on all addresses.
+    if os.uname().sysname == "Linux":
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
-def test_a_port_in_use_is_said(commands, checkpoint):
+def test_port_in_use_is_reported(commands, checkpoint):
     pytest.importorskip("nicegui", reason="needs NiceGUI: pip install nicegui")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        process = commands.run("-m", "pggan", "explore", checkpoint, "--port", taken.getsockname()[1], "--no-open")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        process = commands.run("-m", "pggan", "explore", checkpoint, "--port", listener.getsockname()[1], "--no-open")
     assert (
         process.returncode == 2 and process.err.startswith("python -m pggan: --port") and "Traceback" not in process.err
     )
 
 
-def test_without_nicegui_one_sentence_says_what_to_install(commands, checkpoint):
+def test_missing_nicegui_is_reported_with_the_install_command(commands, checkpoint):
     blocked = commands.folder / "blocked"
     blocked.mkdir()
     (blocked / "nicegui.py").write_text("raise ImportError('No module named nicegui')")

@@ -1,4 +1,4 @@
-"""The script of docs/clusters.md, with stand-ins for SLURM's commands and for torchrun."""
+"""The SLURM script of docs/clusters.md, run with stand-ins for SLURM's commands and torchrun."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from conftest import ROOT, TINY
-from test_many_processes import train_some
+from test_many_processes import wait_for_log_lines
 
 STAND_INS = {
     "srun": 'exec "$@"',
@@ -15,32 +15,32 @@ STAND_INS = {
 }
 
 
-def start(commands, *arguments):
-    """The script as a job would run it."""
-    places = commands.folder / "bin"
-    places.mkdir(exist_ok=True)
+def start_job(commands, *arguments):
+    """Start the script as a SLURM job would run it."""
+    benter_folder = commands.folder / "bin"
+    benter_folder.mkdir(exist_ok=True)
     for name, line in STAND_INS.items():
-        (places / name).write_text(f"#!/bin/sh\n{line}\n")
-        (places / name).chmod(0o755)
+        (benter_folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (benter_folder / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "node[1-2]"}
     return subprocess.Popen(
         ["bash", ROOT / "docs" / "slurm.sh", *arguments],
         cwd=commands.folder,
         text=True,
         stderr=subprocess.PIPE,
-        env=commands.environment | job | {"PATH": f"{places}{os.pathsep}{os.environ['PATH']}"},
+        env=commands.environment | job | {"PATH": f"{benter_folder}{os.pathsep}{os.environ['PATH']}"},
     )
 
 
-def test_a_job_that_slurm_ends_saves_and_is_queued_again_and_goes_on(commands):
+def test_job_terminated_by_slurm_saves_requeues_and_resumes(commands):
     options = [*TINY, "--resolution", "8", "--fade-kimg", "0", "--metrics", "none", "--out", "run"]
-    job = start(commands, *options)
-    train_some(job, commands.folder / "run", lines=1)
+    job = start_job(commands, *options)
+    wait_for_log_lines(job, commands.folder / "run", lines=1)
     job.send_signal(signal.SIGTERM)
-    said = job.communicate(timeout=300)[1]
-    assert "SIGTERM: saved run/checkpoints/latest.pt; run the same command again to resume" in said
+    errors = job.communicate(timeout=300)[1]
+    assert "SIGTERM: saved run/checkpoints/latest.pt; run the same command again to resume" in errors
     assert (commands.folder / "requeued").read_text() == "requeue 7\n"
-    job = start(commands, *options)
-    said = job.communicate(timeout=300)[1]
-    assert job.returncode == 0 and "resuming run at" in said, said
+    job = start_job(commands, *options)
+    errors = job.communicate(timeout=300)[1]
+    assert job.returncode == 0 and "resuming run at" in errors, errors
     assert (commands.folder / "requeued").read_text() == "requeue 7\n"

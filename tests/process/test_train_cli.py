@@ -1,4 +1,4 @@
-"""train.py as a user meets it."""
+"""train.py as a user runs it."""
 
 import json
 import shutil
@@ -13,13 +13,13 @@ from PIL import Image
 SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.1", "--stabilize-kimg", "0.1"]
 
 
-def refused(process, *says, code=2):
+def assert_rejected(process, *messages, code=2):
     assert process.returncode == code, process.err
     assert "Traceback" not in process.err and process.err.startswith(("train.py: ", "usage: "))
-    assert all(text in process.err for text in says), process.err
+    assert all(text in process.err for text in messages), process.err
 
 
-def draw_folder(folder, count=24, size=(20, 20), mode="RGB"):
+def write_class_folders(folder, count=24, size=(20, 20), mode="RGB"):
     rng = np.random.default_rng(0)
     for i in range(count):
         target = folder / f"class{i % 2}"
@@ -28,14 +28,14 @@ def draw_folder(folder, count=24, size=(20, 20), mode="RGB"):
         Image.fromarray(pixels).convert(mode).save(target / f"{i}.png")
 
 
-def wait_until(happened, seconds=120):
+def wait_until(condition, seconds=120):
     end = time.monotonic() + seconds
-    while not happened():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
-def test_a_run_leaves_what_it_promises(finished_run):
+def test_run_writes_all_promised_files(finished_run):
     names = {str(p.relative_to(finished_run)) for p in finished_run.rglob("*")}
     assert {
         "config.json",
@@ -49,7 +49,7 @@ def test_a_run_leaves_what_it_promises(finished_run):
         "samples/reals-0016.png",
     } <= names
     log = [json.loads(line) for line in (finished_run / "log.jsonl").read_text().splitlines()]
-    wanted = {
+    expected_keys = {
         "images",
         "resolution",
         "alpha",
@@ -64,7 +64,7 @@ def test_a_run_leaves_what_it_promises(finished_run):
         "peak_memory_mb",
         "skipped",
     }
-    assert all(wanted <= line.keys() for line in log)
+    assert all(expected_keys <= line.keys() for line in log)
     assert [line["images"] for line in log] == sorted({line["images"] for line in log})
     assert len(list((finished_run / "samples").glob("fakes-*.png"))) == len(log)
     metrics = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
@@ -74,19 +74,19 @@ def test_a_run_leaves_what_it_promises(finished_run):
     assert "16x16" in table and "SWD" in table and "final samples: " in table
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(commands):
+def test_dry_run_prints_the_plan_and_writes_nothing(commands):
     process = commands.train(*TINY, "--dry-run")
     assert process.returncode == 0, process.err
-    assert "fade in" in process.out and "stabilise" in process.out and "16x16" in process.out
+    assert "fade in" in process.out and "stabilize" in process.out and "16x16" in process.out
     plan, _, estimates = process.out.partition("estimates for CPU")
     assert "G + D, million" in plan and "memory" not in plan
     assert [line.split()[0] for line in estimates.splitlines()[2:5]] == ["4x4", "8x8", "16x16"]
-    assert "of training, evaluations not counted" in estimates
+    assert "of training in total, evaluations not included" in estimates
     assert list(commands.folder.iterdir()) == []
 
 
-def test_a_dry_run_prints_the_plan_before_anything_slow(commands):
-    """At the paper's widths, in another process: the plan is there while steps are still being timed."""
+def test_dry_run_prints_the_plan_before_timing_steps(commands):
+    """Run at the paper's widths: the plan must be printed while steps are still being timed."""
     start = time.monotonic()
     process = commands.start(ROOT / "train.py", "synthetic", "--resolution", "32", "--dry-run")
     lines = []
@@ -100,29 +100,29 @@ def test_a_dry_run_prints_the_plan_before_anything_slow(commands):
     assert waited < 30  # 4 s on an idle machine
 
 
-def test_a_dry_run_says_what_is_left(commands, finished_run):
+def test_dry_run_reports_the_remaining_training(commands, finished_run):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     process = commands.train(*TINY, "--out", finished_run, "--dry-run")
     assert process.returncode == 0, process.err
     images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
     assert f"has finished: it has seen {images / 1000:g} kimg" in process.out
-    assert "about 0s of it are left" in process.out
+    assert "about 0s left" in process.out
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
     assert process.returncode == 0, process.err
     assert f"starting from {stage} at" in process.out and "--fade-kimg" in process.out
-    assert "about 0s of it" not in process.out
-    refused(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
+    assert "about 0s left" not in process.out
+    assert_rejected(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
     copy = shutil.copytree(finished_run, commands.folder / "copy")
     (copy / "checkpoints" / "latest.pt").write_bytes(b"damaged")
     process = commands.train(*TINY, "--out", copy, "--dry-run")
     assert process.returncode == 0 and "damaged" in process.out and "instead" in process.out, process.err
-    refused(commands.train(*TINY, "--out", copy, "--total-kimg", "1.25", "--dry-run"), "already seen")
+    assert_rejected(commands.train(*TINY, "--out", copy, "--total-kimg", "1.25", "--dry-run"), "already seen")
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
 
 
 @pytest.mark.parametrize(
-    "options, says",
+    "options, message",
     [
         (["--resolution", "24"], "--resolution"),
         (["--batch-size", "4:8,64:4"], "--batch-size: there is no stage 64"),
@@ -134,31 +134,33 @@ def test_a_dry_run_says_what_is_left(commands, finished_run):
         (["--config", "missing.json"], "--config"),
         (["--inception-weights", "missing.pth", "--metrics", "fid"], "missing.pth"),
         (["--loss", "hope"], "--loss"),
-        (["--augment", "ada"], "--augment ada watches images that are held out, here none; give --holdout"),
+        (["--augment", "ada"], "--augment ada needs held-out images to measure overfitting; set --holdout"),
         (["--holdout", "100%"], "--holdout"),
         (["--fit", "zoom"], "--fit"),
         (["--background", "blurple"], "--background: 'blurple'"),
     ],
 )
-def test_bad_options_are_refused_in_one_sentence_and_nothing_is_written(commands, options, says):
-    refused(commands.train(*TINY, *options), says)
+def test_bad_options_are_rejected_with_one_sentence_and_write_nothing(commands, options, message):
+    assert_rejected(commands.train(*TINY, *options), message)
     assert list(commands.folder.iterdir()) == []
 
 
-def test_data_that_is_not_there_is_refused(commands):
-    refused(commands.train("nowhere", "--resolution", "8"), "nowhere does not exist")
+def test_missing_or_empty_data_is_rejected(commands):
+    assert_rejected(commands.train("nowhere", "--resolution", "8"), "nowhere does not exist")
     (commands.folder / "empty").mkdir()
-    refused(commands.train("empty", "--resolution", "8"), "holds no images")
+    assert_rejected(commands.train("empty", "--resolution", "8"), "contain no images")
 
 
-def test_another_config_is_refused_with_what_differs(commands):
+def test_changed_config_is_rejected_with_the_differences(commands):
     assert commands.train(*SHORT, "--out", "run").returncode == 0
     before = (commands.folder / "run" / "config.json").read_text()
-    refused(commands.train(*SHORT, "--out", "run", "--lr", "0.5", "--mirror"), "--lr", "0.5", "--mirror", "--resume")
+    assert_rejected(
+        commands.train(*SHORT, "--out", "run", "--lr", "0.5", "--mirror"), "--lr", "0.5", "--mirror", "--resume"
+    )
     assert (commands.folder / "run" / "config.json").read_text() == before
 
 
-def test_the_runs_own_config_file_starts_the_same_run(commands):
+def test_config_file_of_a_run_reproduces_the_run(commands):
     assert commands.train(*SHORT, "--out", "one").returncode == 0
     assert commands.train("--config", "one/config.json", "--out", "two").returncode == 0
     a, b = (
@@ -167,7 +169,7 @@ def test_the_runs_own_config_file_starts_the_same_run(commands):
     assert all(torch.equal(a["state"]["G"][name], b["state"]["G"][name]) for name in a["state"]["G"])
 
 
-def test_a_stage_checkpoint_starts_a_run_to_a_higher_resolution(commands, finished_run):
+def test_stage_checkpoint_starts_a_run_to_a_higher_resolution(commands, finished_run):
     stage = finished_run / "checkpoints" / "stage-0008.pt"
     process = commands.train(*TINY, "--resolution", "32", "--out", "higher", "--resume", stage, "--lr", "0.0005")
     assert process.returncode == 0, process.err
@@ -178,50 +180,52 @@ def test_a_stage_checkpoint_starts_a_run_to_a_higher_resolution(commands, finish
     assert first["images"] > torch.load(stage, weights_only=True)["images"]
 
 
-def test_a_longer_plan_goes_on_from_the_last_checkpoint(commands, finished_run):
+def test_longer_plan_continues_from_the_last_checkpoint(commands, finished_run):
     last = finished_run / "checkpoints" / "latest.pt"
     process = commands.train(*TINY, "--out", "longer", "--resume", last, "--total-kimg", "1.8")
     assert process.returncode == 0, process.err
     assert torch.load(commands.folder / "longer" / "checkpoints" / "latest.pt", weights_only=True)["images"] >= 1800
 
 
-def test_a_checkpoint_of_other_networks_is_refused(commands, finished_run):
+def test_checkpoint_of_other_networks_is_rejected(commands, finished_run):
     last = finished_run / "checkpoints" / "latest.pt"
-    refused(
+    assert_rejected(
         commands.train(*TINY, "--out", "other", "--resume", last, "--fmap-max", "4"),
-        "has other networks",
+        "has networks of other shapes",
         "use --fmap-max 8",
     )
     assert not (commands.folder / "other").exists()
 
 
-def test_a_run_that_began_cannot_be_given_another_start(commands, finished_run):
+def test_existing_run_cannot_start_from_another_checkpoint(commands, finished_run):
     assert commands.train(*SHORT, "--out", "run").returncode == 0
     last = finished_run / "checkpoints" / "latest.pt"
-    refused(commands.train(*SHORT, "--out", "run", "--resume", last), "began from scratch", "--out ANOTHER")
+    assert_rejected(
+        commands.train(*SHORT, "--out", "run", "--resume", last), "was started from scratch", "--out ANOTHER"
+    )
 
 
-def test_an_end_that_is_past_is_refused(commands):
+def test_total_kimg_below_the_images_already_seen_is_rejected(commands):
     assert commands.train(*SHORT, "--out", "run").returncode == 0
-    refused(commands.train(*SHORT, "--out", "run", "--total-kimg", "0.21"), "--total-kimg", "already seen")
+    assert_rejected(commands.train(*SHORT, "--out", "run", "--total-kimg", "0.21"), "--total-kimg", "already seen")
 
 
-def test_a_copy_of_the_images_is_the_same_set(commands):
-    draw_folder(commands.folder / "art")
+def test_copied_images_count_as_the_same_dataset(commands):
+    write_class_folders(commands.folder / "art")
     assert commands.train("art", *SHORT[1:], "--out", "run").returncode == 0
     shutil.copytree(commands.folder / "art", commands.folder / "copy", copy_function=shutil.copyfile)
     process = commands.train("copy", *SHORT[1:], "--out", "run", "--total-kimg", "0.4")
     assert process.returncode == 0, process.err
 
 
-def test_gradients_that_stay_non_finite_end_the_run_with_the_reason(commands):
+def test_persistent_non_finite_gradients_stop_the_run_with_a_reason(commands):
     process = commands.train(*SHORT, "--out", "run", "--lr", "1e12", "--max-skipped", "6")
-    refused(process, "not finite", "--lr", code=1)
+    assert_rejected(process, "non-finite", "--lr", code=1)
 
 
 @pytest.mark.parametrize("mode, channels", [("L", 1), ("RGBA", 3)])
-def test_folders_of_non_square_images_of_any_channels_train(commands, mode, channels):
-    draw_folder(commands.folder / "art", size=(33, 20), mode=mode)
+def test_training_accepts_non_square_images_of_any_mode(commands, mode, channels):
+    write_class_folders(commands.folder / "art", size=(33, 20), mode=mode)
     (commands.folder / "art" / "notes.txt").write_text("not an image")
     process = commands.train("art", *SHORT[1:], "--out", "run")
     assert process.returncode == 0, process.err
@@ -229,40 +233,40 @@ def test_folders_of_non_square_images_of_any_channels_train(commands, mode, chan
 
 
 def test_class_folders_become_labels(commands):
-    draw_folder(commands.folder / "art")
+    write_class_folders(commands.folder / "art")
     process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
     assert process.returncode == 0, process.err
     saved = torch.load(commands.folder / "run" / "checkpoints" / "latest.pt", weights_only=True)
     assert saved["classes"] == ["class0", "class1"]
 
 
-def test_changed_images_are_noticed(commands):
-    draw_folder(commands.folder / "art")
+def test_changed_images_are_detected(commands):
+    write_class_folders(commands.folder / "art")
     assert commands.train("art", *SHORT[1:], "--out", "run").returncode == 0
     (commands.folder / "art" / "class0" / "0.png").unlink()
-    refused(commands.train("art", *SHORT[1:], "--out", "run"), "have changed since this run began")
+    assert_rejected(commands.train("art", *SHORT[1:], "--out", "run"), "have changed since this run began")
 
 
-def test_the_first_lines_tell_which_images_are_used(commands):
-    draw_folder(commands.folder / "art")
+def test_first_lines_summarize_the_dataset(commands):
+    write_class_folders(commands.folder / "art")
     for name in ("1.heic", "2.HEIC"):
         (commands.folder / "art" / name).write_text("no image")
-    says = [
+    summary = [
         "24 images in art, all 20x20",
         "2 classes: class0 (12), class1 (12)",
         "skipped files: 2 .heic (not supported: convert them to .jpg or .png)",
     ]
-    planned = commands.train("art", *SHORT[1:], "--labels", "--dry-run")
-    assert planned.out.splitlines()[:3] == says, planned.err
+    dry_run = commands.train("art", *SHORT[1:], "--labels", "--dry-run")
+    assert dry_run.out.splitlines()[:3] == summary, dry_run.err
     process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
-    assert process.out.splitlines()[:3] == says, process.err
+    assert process.out.splitlines()[:3] == summary, process.err
     saved = torch.load(commands.folder / "run" / "checkpoints" / "latest.pt", weights_only=True)
     assert saved["class_counts"] == [12, 12]
 
 
-def test_a_run_among_its_own_images_resumes_and_is_no_data(commands):
-    """The default --out is in the current folder, which may be that of the images."""
-    draw_folder(commands.folder / "art")
+def test_run_inside_its_image_folder_resumes_and_is_not_read_as_data(commands):
+    """Use the default --out, which is in the current folder: here the folder with the images."""
+    write_class_folders(commands.folder / "art")
     commands.folder = commands.folder / "art"
     first = commands.start_training(".", *SHORT[1:], "--total-kimg", "100")
     samples = commands.folder / "runs" / "art-8" / "samples"
@@ -276,27 +280,27 @@ def test_a_run_among_its_own_images_resumes_and_is_no_data(commands):
     assert second.returncode == 0 and "24 images in art" in second.out, second.err
 
 
-def test_classes_without_images_are_never_drawn(commands):
-    draw_folder(commands.folder / "art")
+def test_classes_without_images_are_never_sampled(commands):
+    write_class_folders(commands.folder / "art")
     names = sorted(f"{p.parent.name}/{p.name}" for p in (commands.folder / "art").rglob("*.png"))
     table = {"labels": [[name, 4 if "class0" in name else 1] for name in names]}
     (commands.folder / "art" / "dataset.json").write_text(json.dumps(table))
     process = commands.train("art", *SHORT[1:], "--labels", "--out", "run")
     assert process.returncode == 0 and "no images in classes 0, 2, 3: " in process.out, process.err
     assert commands.run("-m", "pggan", "sample", "run", "--count", "30", "--out", "set").returncode == 0
-    drawn = json.loads((commands.folder / "set" / "dataset.json").read_text())["labels"]
-    assert {label for _, label in drawn} == {1, 4}
+    sampled = json.loads((commands.folder / "set" / "dataset.json").read_text())["labels"]
+    assert {label for _, label in sampled} == {1, 4}
     one = commands.run("-m", "pggan", "sample", "run", "--labels", "3", "--out", "one.png")
     assert one.returncode == 2 and "class '3' had no training images; name one of class1, class0" in one.err
 
 
-def test_tensorboard_is_written_by_default(commands):
+def test_tensorboard_files_are_written(commands):
     process = commands.train(*SHORT, "--track", "tensorboard", "--out", "run")
     assert process.returncode == 0, process.err
     assert list((commands.folder / "run" / "tensorboard").glob("events*"))
 
 
-def test_wandb_goes_offline_without_asking_and_a_resumed_run_continues(commands):
+def test_wandb_logs_offline_without_a_key_and_resumes_the_same_run(commands):
     pytest.importorskip("wandb")
     commands.environment.pop("WANDB_API_KEY", None)
     commands.environment["HOME"] = str(commands.folder)  # no key in ~/.netrc
@@ -308,7 +312,7 @@ def test_wandb_goes_offline_without_asking_and_a_resumed_run_continues(commands)
     assert len(offline) == 2 and all(folder.name.endswith(identity) for folder in offline)
 
 
-def test_help_shows_what_most_runs_need_and_help_all_the_rest(commands):
+def test_help_shows_common_options_and_help_all_shows_every_option(commands):
     short, long = commands.train("--help"), commands.train("--help-all")
     assert short.returncode == long.returncode == 0
     assert "--resolution" in short.out and "--gp-target" not in short.out and "--help-all" in short.out

@@ -20,7 +20,7 @@ def run_folder(finished_run, tmp_path):
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def labeled(tmp_path):
     """Return the path of a checkpoint of an untrained conditional generator."""
     from checkpoints import save
     from pggan import Generator
@@ -38,26 +38,26 @@ def labelled(tmp_path):
     return tmp_path / "labelled.pt"
 
 
-def written(said):
+def get_path(result):
     """Return the one path that a command printed as written."""
-    assert said.code == 0, said.err
-    (line,) = (line for line in said.out.splitlines() if line.startswith("wrote "))
+    assert result.code == 0, result.err
+    (line,) = (line for line in result.out.splitlines() if line.startswith("wrote "))
     return line.removeprefix("wrote ")
 
 
-def frames(path):
-    with Image.open(path) as film:
-        return [np.asarray((film.seek(i), film.convert("RGB"))[1]) for i in range(film.n_frames)]
+def read_frames(path):
+    with Image.open(path) as video:
+        return [np.asarray((video.seek(i), video.convert("RGB"))[1]) for i in range(video.n_frames)]
 
 
-def test_the_module_runs_and_lists_its_commands(commands):
+def test_help_lists_every_command(commands):
     process = commands.run("-m", "pggan", "--help")
     assert process.returncode == 0
     for name in "sample interpolate grow fade evaluate compare nearest project upscale info".split():
         assert any(line.split()[:1] == [name] for line in process.out.splitlines())
 
 
-def test_every_command_has_examples_that_it_accepts(pggan):
+def test_every_command_accepts_its_own_examples(pggan):
     for module in importlib.import_module("pggan.__main__").COMMANDS:
         assert "python -m pggan " in module.EXAMPLES
         for line in module.EXAMPLES.strip().splitlines():
@@ -65,62 +65,62 @@ def test_every_command_has_examples_that_it_accepts(pggan):
             if words[0] != "python":
                 continue
             profile = words[3] == "profile"  # with a preset it needs no images, and succeeds
-            said = pggan(*words[3:], *(["--at", "4", "--steps", "1"] if profile else []))
-            refused = said.code == 2 and said.err.count("\n") == 1
-            assert "usage:" not in said.err and (refused or (profile and said.code == 0)), (line, said.err)
+            result = pggan(*words[3:], *(["--at", "4", "--steps", "1"] if profile else []))
+            is_rejected = result.code == 2 and result.err.count("\n") == 1
+            assert "usage:" not in result.err and (is_rejected or (profile and result.code == 0)), (line, result.err)
 
 
-def test_sample_writes_a_grid_into_the_runs_outputs(pggan, run_folder):
-    path = written(pggan("sample", run_folder, "--seeds", "0-3"))
+def test_sample_writes_a_grid_to_the_run_outputs(pggan, run_folder):
+    path = get_path(pggan("sample", run_folder, "--seeds", "0-3"))
     assert path == str(run_folder / "outputs" / "sample-16x16-2kimg-seeds-0-3.png")
     grid = np.asarray(Image.open(path))
     assert grid.shape == (512, 512, 3)
-    alone = np.asarray(Image.open(written(pggan("sample", run_folder, "--seeds", "2", "--out", "two.png"))))
+    alone = np.asarray(Image.open(get_path(pggan("sample", run_folder, "--seeds", "2", "--out", "two.png"))))
     assert np.array_equal(grid[256:, :256], alone[::2, ::2])
 
 
-def test_sample_at_other_stages_and_truncations(pggan, run_folder):
+def test_sample_options_change_the_grid_and_its_file_name(pggan, run_folder):
     options = [[], ["--resolution", "8"], ["--alpha", "0.5"], ["--truncation", "0.5"], ["--resolution", "4"]]
-    grids = [np.asarray(Image.open(written(pggan("sample", run_folder, "--seeds", "0-3", *more)))) for more in options]
+    grids = [np.asarray(Image.open(get_path(pggan("sample", run_folder, "--seeds", "0-3", *more)))) for more in options]
     assert len({grid.tobytes() for grid in grids}) == 5 and len(list((run_folder / "outputs").iterdir())) == 5
 
 
-def test_sample_makes_a_data_set(pggan, labelled):
-    assert written(pggan("sample", labelled, "--labels", "all", "--count", "24", "--out", "set")) == "set"
+def test_sample_writes_a_dataset(pggan, labeled):
+    assert get_path(pggan("sample", labeled, "--labels", "all", "--count", "24", "--out", "set")) == "set"
     source = open_source("set", labels=True)
     assert source.classes == ["cat", "dog"] and np.bincount(source.labels).tolist() == [24, 24]
-    grid = np.asarray(Image.open(written(pggan("sample", labelled, "--labels", "dog,cat", "--seeds", "0-4"))))
+    grid = np.asarray(Image.open(get_path(pggan("sample", labeled, "--labels", "dog,cat", "--seeds", "0-4"))))
     assert grid.shape[0] / grid.shape[1] == 5 / 2
 
 
-def test_films(pggan, run_folder):
-    walk = frames(written(pggan("interpolate", run_folder, "--seeds", "0-2", "--frames", "4", "--out", "a.webp")))
+def test_interpolate_fade_and_grow_write_videos(pggan, run_folder):
+    walk = read_frames(get_path(pggan("interpolate", run_folder, "--seeds", "0-2", "--frames", "4", "--out", "a.webp")))
     assert len(walk) == 9
-    still = np.asarray(Image.open(written(pggan("sample", run_folder, "--seeds", "1", "--out", "one.png"))), int)
+    still = np.asarray(Image.open(get_path(pggan("sample", run_folder, "--seeds", "1", "--out", "one.png"))), int)
     assert np.abs(walk[4] - still).mean() < 5 < np.abs(walk[0] - still).mean()
-    fade = frames(written(pggan("fade", run_folder, "--frames", "5", "--out", "b.webp")))
+    fade = read_frames(get_path(pggan("fade", run_folder, "--frames", "5", "--out", "b.webp")))
     assert len(fade) == 5
-    grow = frames(written(pggan("grow", run_folder, "--fps", "5", "--out", "c.webp")))
+    grow = read_frames(get_path(pggan("grow", run_folder, "--fps", "5", "--out", "c.webp")))
     ticks = sorted((run_folder / "samples").glob("fakes-*.png"))
     assert len(ticks) - 1 <= len(grow) <= len(ticks) + 1
     first, last = (Image.open(ticks[i]).convert("RGB") for i in (0, -1))
-    for frame, picture in ((grow[0], first.resize(last.size, Image.Resampling.NEAREST)), (grow[-1], last)):
-        assert np.abs(frame[: last.height].astype(int) - np.asarray(picture, int)).mean() < 16  # lossy
+    for frame, expected in ((grow[0], first.resize(last.size, Image.Resampling.NEAREST)), (grow[-1], last)):
+        assert np.abs(frame[: last.height].astype(int) - np.asarray(expected, int)).mean() < 16  # lossy
 
 
-def test_fade_as_rows_begins_with_the_lower_stage_upscaled(pggan, run_folder):
-    rows = np.asarray(Image.open(written(pggan("fade", run_folder, "--seeds", "0,1", "--out", "fade.png"))))
+def test_fade_grid_starts_with_the_upscaled_lower_stage(pggan, run_folder):
+    rows = np.asarray(Image.open(get_path(pggan("fade", run_folder, "--seeds", "0,1", "--out", "fade.png"))))
     cell = rows.shape[0] // 2
     assert rows.shape[1] == 9 * cell
     first = rows[:cell, :cell].reshape(8, cell // 8, 8, cell // 8, 3)
     assert (first == first[:, :1, :, :1]).all()
 
 
-def test_compare_prints_a_table_and_draws_both(pggan, run_folder):
+def test_compare_prints_a_table_and_writes_both_grids(pggan, run_folder):
     stage = run_folder / "checkpoints" / "stage-0008.pt"
-    said = pggan("compare", stage, run_folder, "--metrics", "swd", "--num-images", "32", "--seeds", "0-3")
-    assert written(said) == "compare.png"
-    (row,) = (line.split() for line in said.out.splitlines() if line.split()[:1] == ["swd"])
+    result = pggan("compare", stage, run_folder, "--metrics", "swd", "--num-images", "32", "--seeds", "0-3")
+    assert get_path(result) == "compare.png"
+    (row,) = (line.split() for line in result.out.splitlines() if line.split()[:1] == ["swd"])
     assert len(row) == 3 and row[1] != row[2]
     assert Image.open("compare.png").width == 2 * 512 + 16
     lines = pggan("compare", stage, run_folder, "--metrics", "swd", "--num-images", "32", "--json", "--force").out
@@ -137,25 +137,27 @@ class Pixels:
         return images.flatten(1).float(), None
 
 
-def test_nearest_finds_what_was_memorised(pggan, run_folder, monkeypatch):
+def test_nearest_finds_memorized_images(pggan, run_folder, monkeypatch):
     nearest = importlib.import_module("pggan.use.nearest")
     monkeypatch.setattr(nearest, "Inception", Pixels)
     monkeypatch.setattr(nearest, "load_weights", lambda path: None)
-    written(pggan("sample", run_folder, "--count", "12", "--out", "set"))
-    said = pggan("nearest", run_folder, "--data", "set", "--seeds", "3,5,40", "--neighbours", "2", "--out", "near.png")
-    assert written(said) == "near.png"
-    lines = said.out.splitlines()
+    get_path(pggan("sample", run_folder, "--count", "12", "--out", "set"))
+    result = pggan(
+        "nearest", run_folder, "--data", "set", "--seeds", "3,5,40", "--neighbours", "2", "--out", "near.png"
+    )
+    assert get_path(result) == "near.png"
+    lines = result.out.splitlines()
     assert "seed00000003.png, distance 0.00" in lines[0] and "seed00000005.png, distance 0.00" in lines[1]
     assert "distance 0.00" not in lines[2] and "reference" in lines[3]
-    sheet = np.asarray(Image.open("near.png"))  # sample, gap, two neighbours
-    sample, gap, first, second = np.split(sheet[: len(sheet) // 3], 4, axis=1)
+    grid = np.asarray(Image.open("near.png"))  # sample, gap, two neighbours
+    sample, gap, first, second = np.split(grid[: len(grid) // 3], 4, axis=1)
     assert np.array_equal(sample, first) and (gap == 255).all() and not np.array_equal(sample, second)
 
 
-def test_project_and_upscale(pggan, run_folder):
-    written(pggan("sample", run_folder, "--count", "1", "--out", "set"))
-    said = pggan("project", run_folder, "set/seed00000000.png", "--searches", "2", "--steps", "60", "--out", "found")
-    assert written(said) == "found" and "root mean square error" in said.out
+def test_project_and_upscale_report_their_errors(pggan, run_folder):
+    get_path(pggan("sample", run_folder, "--count", "1", "--out", "set"))
+    result = pggan("project", run_folder, "set/seed00000000.png", "--searches", "2", "--steps", "60", "--out", "found")
+    assert get_path(result) == "found" and "root mean square error" in result.out
     found = json.loads(Path("found/found.json").read_text())["images"]
     image, target = (np.asarray(Image.open(path), float) for path in ("found/image-00.png", "set/seed00000000.png"))
     assert found[0]["rms_error"] == pytest.approx(np.sqrt(((image - target) ** 2).mean()), abs=1e-3) and len(found) == 2
@@ -165,8 +167,8 @@ def test_project_and_upscale(pggan, run_folder):
     assert np.array_equal(library.load(run_folder).draw(latents)[0].permute(1, 2, 0).numpy(), image)
 
     Image.open("set/seed00000000.png").reduce(4).save("small.png")
-    said = pggan("upscale", run_folder, "small.png", "--searches", "2", "--steps", "60", "--tolerance", "60")
-    folder = written(said)
+    result = pggan("upscale", run_folder, "small.png", "--searches", "2", "--steps", "60", "--tolerance", "60")
+    folder = get_path(result)
     image = np.asarray(Image.open(f"{folder}/image-00.png"), float).reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
     error = np.sqrt(((image - np.asarray(Image.open("small.png"))) ** 2).mean())
     assert json.loads(Path(folder, "found.json").read_text())["images"][0]["rms_error"] == pytest.approx(
@@ -174,23 +176,23 @@ def test_project_and_upscale(pggan, run_folder):
     )
 
 
-def test_info(pggan, run_folder):
-    said = pggan("info", run_folder)
-    assert said.code == 0
-    for text in ("16x16, stabilising", "torch", "fmap_max", "100% done", "stage-0008.pt", "SWD"):
-        assert text in said.out
+def test_info_reports_stage_options_and_metrics(pggan, run_folder):
+    result = pggan("info", run_folder)
+    assert result.code == 0
+    for text in ("16x16, stabilizing", "torch", "fmap_max", "100% done", "stage-0008.pt", "SWD"):
+        assert text in result.out
     earlier = json.loads(pggan("info", run_folder / "checkpoints" / "stage-0008.pt", "--json").out)
     assert earlier["stage"] == {"resolution": 8, "alpha": 1.0}
     assert max(line["images"] for line in earlier["metrics"]) <= earlier["images"]
 
 
 @pytest.mark.parametrize(
-    "arguments, says",
+    "arguments, message",
     [
-        ("sample empty", "holds no checkpoints/latest.pt"),
+        ("sample empty", "contains no checkpoints/latest.pt"),
         ("sample nowhere", "does not exist"),
         ("sample old.pt", "version 0"),
-        ("sample text.png", "no checkpoint"),
+        ("sample text.png", "not a checkpoint"),
         ("sample RUN --seeds 9-3", "3-9"),
         ("sample RUN --seeds 0-3 --count 4", "not allowed with"),
         ("sample RUN --labels dog", "without labels"),
@@ -221,10 +223,12 @@ def test_info(pggan, run_folder):
         ("project RUN text.png", "cannot be read"),
         ("upscale RUN there.png", "square"),
         ("upscale RUN four.png --searches 1 --steps 1 --tolerance 0.01", "none of 1 searches"),
-        ("info text.png", "no checkpoint"),
+        ("info text.png", "not a checkpoint"),
     ],
 )
-def test_bad_input_gets_one_sentence_and_nothing_is_overwritten(pggan, run_folder, labelled, tmp_path, arguments, says):
+def test_bad_input_is_rejected_with_one_sentence_and_overwrites_nothing(
+    pggan, run_folder, labeled, tmp_path, arguments, message
+):
     (tmp_path / "empty").mkdir()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").write_text("dear")
@@ -233,20 +237,20 @@ def test_bad_input_gets_one_sentence_and_nothing_is_overwritten(pggan, run_folde
     Image.new("RGB", (4, 4), "red").save(tmp_path / "four.png")
     torch.save({"format": "pggan-checkpoint", "version": 0}, tmp_path / "old.pt")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    said = pggan(*(str(run_folder) if word == "RUN" else word for word in arguments.split()))
-    assert said.code == 2 and says in said.err, said
-    assert "Traceback" not in said.err and said.err.splitlines()[-1].startswith("python -m pggan")
+    result = pggan(*(str(run_folder) if word == "RUN" else word for word in arguments.split()))
+    assert result.code == 2 and message in result.err, result
+    assert "Traceback" not in result.err and result.err.splitlines()[-1].startswith("python -m pggan")
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_an_mp4_without_pyav_says_what_to_install(pggan, run_folder, monkeypatch):
+def test_missing_pyav_is_reported_with_the_install_command(pggan, run_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     for command in ("interpolate", "grow", "fade"):
-        said = pggan(command, run_folder)
-        assert said.code == 2 and "pip install av" in said.err
+        result = pggan(command, run_folder)
+        assert result.code == 2 and "pip install av" in result.err
 
 
-def test_a_place_that_cannot_be_written(pggan, run_folder, tmp_path):
+def test_unwritable_output_is_rejected(pggan, run_folder, tmp_path):
     (tmp_path / "file").write_text("")
-    said = pggan("sample", run_folder, "--seeds", "0", "--out", tmp_path / "file" / "a.png")
-    assert said.code == 2 and "file" in said.err and "Traceback" not in said.err
+    result = pggan("sample", run_folder, "--seeds", "0", "--out", tmp_path / "file" / "a.png")
+    assert result.code == 2 and "file" in result.err and "Traceback" not in result.err
