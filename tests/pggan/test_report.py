@@ -250,7 +250,7 @@ def test_a_damaged_run_is_rejected_with_one_sentence(run, file, content, message
 def test_an_oversized_log_is_rejected(run):
     with run.log.open("r+b") as file:
         file.truncate(1 << 30)
-    with pytest.raises(CheckpointError, match="larger than 64 MB"):
+    with pytest.raises(CheckpointError, match="larger than 64 MiB"):
         write_report(run.folder)
 
 
