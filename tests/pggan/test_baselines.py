@@ -167,12 +167,12 @@ def test_plan_estimates_cost_and_memory_of_every_architecture(arch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"arch": "dcgan", "resolution": 4}, "--arch dcgan begins with images of 8x8"),
-        ({"hidden": "16"}, "--hidden is for --arch mlp and hybrid"),
-        ({"arch": "dcgan", "d_hidden": "16"}, "--d-hidden is for --arch mlp and hybrid"),
-        ({"arch": "mlp", "pixel_norm": False}, "--no-pixel-norm is for --arch pggan and msg"),
-        ({"arch": "msg", "augment": "diffaug"}, "--augment diffaug is not there for --arch msg"),
-        ({"arch": "dcgan", "micro_batch": 4}, "--micro-batch: the batch norm"),
+        ({"arch": "dcgan", "resolution": 4}, "--arch dcgan needs at least 8x8 pixels; use --resolution 8"),
+        ({"hidden": "16"}, "--hidden applies to --arch mlp and hybrid only"),
+        ({"arch": "dcgan", "d_hidden": "16"}, "--d-hidden applies to --arch mlp and hybrid only"),
+        ({"arch": "mlp", "pixel_norm": False}, "--no-pixel-norm applies to --arch pggan and msg only"),
+        ({"arch": "msg", "augment": "diffaug"}, "--augment diffaug does not work with --arch msg"),
+        ({"arch": "dcgan", "micro_batch": 4}, "--micro-batch does not work with --arch dcgan"),
         ({"arch": "mlp", "hidden": "0"}, "--hidden: '0'"),
         ({"arch": "mlp", "hidden": "a,b"}, "--hidden: 'a,b' is not a list"),
         ({"arch": "vae"}, "--arch: 'vae' is not one of"),
@@ -220,7 +220,7 @@ def test_a_run_trains_saves_and_samples(arch, tmp_path, monkeypatch):
     assert images.shape == (6, 3, 8, 8) and torch.equal(images[2:4], trained.sample(2, seed=2))
     assert not torch.equal(images, trained.sample(6, truncation=0.5))
     assert trained.resolutions == ([4, 8] if arch == "msg" else [8]) and not trained.is_grown
-    with pytest.raises(ValueError, match="did not grow"):
+    with pytest.raises(ValueError, match="was not grown progressively"):
         trained.at(alpha=0.5)
     content = load_checkpoint(tmp_path / "run" / "checkpoints" / "stage-0008.pt")
     assert content["networks"]["generator"]["arch"] == arch
@@ -231,5 +231,5 @@ def test_a_run_trains_saves_and_samples(arch, tmp_path, monkeypatch):
 def test_lower_stages_of_a_non_growing_network_are_rejected(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     train(resolve_config(RUN | {"growing": False, "out": str(tmp_path / "run")}))
-    with pytest.raises(ValueError, match="4x4 is not trained: this network has one stage"):
+    with pytest.raises(ValueError, match="4x4 was not trained: this network has one stage"):
         load(tmp_path / "run").at(4)

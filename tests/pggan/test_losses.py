@@ -192,7 +192,7 @@ def test_each_loss_has_a_default_penalty():
 
 
 def test_smoothing_a_loss_without_probabilities_is_rejected():
-    with pytest.raises(ConfigError, match="--label-smoothing is for the losses minimax and nonsaturating"):
+    with pytest.raises(ConfigError, match=r"--label-smoothing needs .*: use --loss minimax or nonsaturating"):
         TrainConfig(label_smoothing=0.1)
 
 
