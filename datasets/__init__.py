@@ -19,7 +19,7 @@ from .order import shuffled_indices
 from .pyramid import Pyramid, open_pyramid
 from .sheet import make_grid
 from .sources import SOURCE_TYPES, open_source
-from .summary import summarize
+from .summary import check_sizes, summarize
 from .survey import read_native_format
 from .synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
 
@@ -35,6 +35,7 @@ __all__ = [
     "Pyramid",
     "Source",
     "SyntheticShapes",
+    "check_sizes",
     "classify",
     "find_cache_folder",
     "make_grid",

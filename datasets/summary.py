@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .base import Source, escape_for_terminal
+from .base import DataError, Source, escape_for_terminal
+from .build import describe_small_images
+from .images import Preparation
 from .skipped import format_counts, format_names
 from .survey import find_survey, format_size_range, survey_sample
 from .synthetic import SyntheticShapes
@@ -23,6 +25,15 @@ def summarize(source: Source) -> list[str]:
         *source.describe_skipped(),
         *source.notes,
     ]
+
+
+def check_sizes(source: Source, prepare: Preparation) -> None:
+    """Raise DataError if images are smaller than the resolution, by the headers of all or of a sample of them."""
+    survey = find_survey(source) or survey_sample(source, MAX_HEADERS)
+    if survey is None or isinstance(source, SyntheticShapes):
+        return
+    if (survey.compute_limiting_sides(prepare.fit) < prepare.resolution).any():
+        raise DataError(describe_small_images(source, prepare))
 
 
 def describe_sizes(source: Source) -> str:

@@ -788,7 +788,7 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
     if not config.data:
         raise ConfigError(f"DATA is missing: specify {SOURCE_TYPES}")
     if config.resume is not None:
-        config = fill_image_format(config)
+        config = inherit_networks(config, set(chosen))
     if config.resolution is None or config.channels is None:
         native = read_native_format(open_source(config.data), config.fit, config.resolution is None)
         if native.note and config.channels is None:
@@ -813,27 +813,55 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
     return replace(config, out=out, **paths, **tables)
 
 
-def fill_image_format(config: TrainConfig) -> TrainConfig:
-    """Return the config of a run begun by --resume with resolution and channels filled in.
+# what --resume takes from the checkpoint if it is not specified, since a checkpoint's weights fit no other networks
+NETWORK_OPTIONS = {
+    *("fmap_base", "fmap_decay", "fmap_max", "latent_size", "first_layer", "hidden", "d_hidden"),
+    *("minibatch_stddev", "equalized_lr", "pixel_norm", "fused_scale"),
+}
 
-    If not specified, they are the run's own if --out has a run, which then no longer needs the checkpoint; else the
-    checkpoint's.
+
+def inherit_networks(config: TrainConfig, specified: set[str]) -> TrainConfig:
+    """Return the config of a run begun by --resume with the checkpoint's resolution, channels and network options.
+
+    They come from the run itself if --out has one, which then no longer needs the checkpoint. An architecture that
+    differs, as with --preset dcgan, is left for `training.resume` to refuse.
+
+    Args:
+        specified: names of the options that the user specified; these win. A preset's do not.
 
     Raises:
         checkpoints.CheckpointError: no checkpoint.
     """
-    missing = [name for name in ("resolution", "channels") if getattr(config, name) is None]
-    if not missing:
-        return config
     known = read_options(Path(config.out)) if config.out else {}
     try:
-        known = known or load(resolve_checkpoint(config.resume or ""))["networks"].get("generator", {})
+        known = known or name_network_options(load(resolve_checkpoint(config.resume or ""))["networks"])
     except CheckpointError:
-        known = find_begun(config.data, config.resume or "", config.resolution)
+        known = find_begun(config.data, config.resume or "", config.resolution if "resolution" in specified else None)
         if not known:
             raise
-    found: dict[str, Any] = {name: known.get(name) for name in missing}
-    return replace(config, **found)
+    arch = known.get("arch", "pggan")
+    if "arch" not in specified | PRESETS.get(config.preset or "", {}).keys():
+        config = replace(config, arch=arch)
+    inherited = {"resolution", "channels", *(NETWORK_OPTIONS if config.arch == arch else ())}
+    return replace(config, **{name: value for name, value in known.items() if name in inherited - specified})
+
+
+def spell_preset(name: str) -> str:
+    """Return a preset's options as they are written on the command line."""
+    return " ".join(spell_option(option, getattr(TrainConfig(**PRESETS[name]), option)) for option in PRESETS[name])
+
+
+def name_network_options(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the arguments of a checkpoint's networks by the names of their options."""
+    generator, discriminator = networks["generator"], networks.get("discriminator", {})
+    options = {**discriminator, **generator}
+    if generator.get("latent_size") == min(generator.get("fmap_base", 0), generator.get("fmap_max", 0)):
+        options["latent_size"] = None  # as without the option
+    if "hidden" in discriminator:
+        options["d_hidden"] = discriminator["hidden"]
+    if "mbstd_group" in discriminator:
+        options["minibatch_stddev"] = bool(discriminator["mbstd_group"])
+    return options
 
 
 def truncate_table(table: PerStage[Number], resolution: int) -> dict[int, Number]:

@@ -227,6 +227,12 @@ class Training:
         state = self.state
         if state.images >= self.plan.total_images:
             log(describe_finished_run(self.config, self.plan, state.images))
+        else:
+            log(
+                f"training to {self.plan.total_images / 1000:g} kimg at {self.config.resolution}x"
+                f"{self.config.resolution} on {describe_device(self.device)} in {self.config.precision}; writing to "
+                f"{self.directory.folder}"
+            )
         progress = Progress(state.images, self.plan.total_images)
         with self.signals, self.explain_stop(progress):
             while True:
@@ -408,7 +414,7 @@ class Training:
     def format_time_left(self, line: dict[str, Any]) -> str:
         """Return the time left in this stage and in total, evaluations included once one has been timed."""
         times = estimate_stage_times(self.trial, [*self.history, line])
-        stage, training = estimate_seconds_left(self.plan, times, self.state.images)
+        stage, training = estimate_seconds_left(self.plan, times, self.state.images, line["resolution"])
         count, evaluations = 0, read_lines(self.directory.metrics)
         if self.evaluator.suite.metrics:
             count = count_evaluations_left(self.plan, self.state.images, self.is_evaluation_due())
@@ -463,6 +469,9 @@ class Training:
         state, phase = self.state, self.plan.phase(self.state.previous)
         is_evaluated = self.ranks.broadcast(self.ranks.is_first and self.find_evaluation() is not None)
         start = time.perf_counter()
+        if not is_evaluated and self.evaluator.suite.metrics:
+            reals, size = min(self.config.metric_images, len(self.pyramid)), f"{phase.resolution}x{phase.resolution}"
+            log(f"evaluating {self.config.metric_images:,} generated against {reals:,} real images at {size}")
         results = {} if is_evaluated else self.evaluator(state.G_ema, phase.resolution, phase.alpha)
         if self.config.growth == "adaptive" and not phase.is_fading:
             self.end_stage_early(phase, results)

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import RunDirectory
-from datasets import open_source, summarize
+from datasets import Preparation, check_sizes, open_source, summarize
 
-from ..config import TrainConfig
+from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
 from .device import choose_device, choose_precision, describe_device, measure_matrix_rate, read_peak_memory
 from .growth import GrowthController, Phase
@@ -65,11 +65,15 @@ def print_plan(config: TrainConfig) -> None:
     """
     source, device = open_source(config.data, config.labels), choose_device(config.device)
     print("\n".join(summarize(source)))
+    if not config.allow_upscale:
+        check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))
     classes = source.classes
     state = TrainState(config, len(classes), device)
     config, start_lines = load_start_state(config, state, classes)
     config = replace(config, precision=choose_precision(config, device, warn=log))
     plan = GrowthController(config, state.stage_ends)
+    if config.preset:
+        print(f"--preset {config.preset} sets {spell_preset(config.preset)}")
     print(format_plan(plan, state))
     if lines := [*find_cautions(config), *start_lines]:
         print("", *lines, sep="\n", flush=True)

@@ -28,12 +28,13 @@ def estimate_stage_times(trial: Mapping[int, float], log: Sequence[Mapping[str, 
     return {resolution: seconds * correction for resolution, seconds in trial.items()}
 
 
-def estimate_seconds_left(plan: GrowthController, times: Mapping[int, float], images: int) -> tuple[float, float]:
-    """Return the seconds of training left in this stage and in the whole run after `images` images.
+def estimate_seconds_left(
+    plan: GrowthController, times: Mapping[int, float], images: int, resolution: int
+) -> tuple[float, float]:
+    """Return the seconds of training left in the stage of this resolution and in the whole run after `images` images.
 
     times: seconds per image by resolution.
     """
-    resolution = plan.phase(images).resolution
     stage = whole = 0.0
     for row in plan.rows():
         seconds = times[row.resolution] * max(row.end - max(row.start, images), 0)

@@ -236,7 +236,7 @@ def resolve_total_kimg(config: TrainConfig, plan: GrowthController, images: int,
     """Return the config with the --total-kimg of a run that starts after `images` images.
 
     The default is the plan's end. In the last stage the checkpoint may be near or past that end, so the default there
-    is at least --stabilize-kimg more.
+    is --stabilize-kimg more.
 
     Args:
         is_last_stage: whether the checkpoint is in the last stage at alpha 1.
@@ -247,7 +247,7 @@ def resolve_total_kimg(config: TrainConfig, plan: GrowthController, images: int,
     more = suggest_total_kimg(images, config)
     if config.has_default_end:
         end = config.total_kimg or plan.total_images / 1000
-        return replace(config, total_kimg=max(end, more) if is_last_stage else end)
+        return replace(config, total_kimg=more if is_last_stage else end)
     if (config.total_kimg or 0) * 1000 <= images:
         raise ConfigError(
             f"--total-kimg: {config.total_kimg:.10g} leaves nothing to train, since {config.resume} is at "

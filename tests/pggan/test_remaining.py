@@ -24,7 +24,7 @@ def estimate(trial, events):
     ticks = [event for event in events if "images_per_second" in event]
     evaluations = [event["evaluation_seconds"] for event in events if "evaluation_seconds" in event]
     images = ticks[-1]["images"]
-    _, training = estimate_seconds_left(PLAN, estimate_stage_times(trial, ticks), images)
+    _, training = estimate_seconds_left(PLAN, estimate_stage_times(trial, ticks), images, 32)
     return training + count_evaluations_left(PLAN, images, images in PLAN.stage_ends) * (
         evaluations[-1] if evaluations else 0.0
     )
@@ -80,9 +80,9 @@ def test_the_trial_is_corrected_by_the_median_of_the_last_ticks():
 
 def test_remaining_time_is_summed_by_stage():
     times = {4: 1.0, 8: 2.0, 16: 3.0, 32: 4.0}
-    assert estimate_seconds_left(PLAN, times, 0) == (4000, 4000 + 16000 + 24000 + 80000)
-    assert estimate_seconds_left(PLAN, times, 39_000) == (4000, 4000)
-    assert estimate_seconds_left(PLAN, times, 40_008) == (0, 0)
+    assert estimate_seconds_left(PLAN, times, 0, 4) == (4000, 4000 + 16000 + 24000 + 80000)
+    assert estimate_seconds_left(PLAN, times, 39_000, 32) == (4000, 4000)
+    assert estimate_seconds_left(PLAN, times, 40_008, 32) == (0, 0)
 
 
 @pytest.mark.parametrize(
