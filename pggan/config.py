@@ -830,16 +830,16 @@ def inherit_networks(config: TrainConfig, specified: set[str]) -> TrainConfig:
         specified: names of the options that the user specified; these win. A preset's do not.
 
     Raises:
-        checkpoints.CheckpointError: no checkpoint.
+        checkpoints.CheckpointError: there is no checkpoint to take them from.
     """
     known = read_options(Path(config.out)) if config.out else {}
     try:
         known = known or name_network_options(load(resolve_checkpoint(config.resume or ""))["networks"])
     except CheckpointError:
         known = find_begun(config.data, config.resume or "", config.resolution if "resolution" in specified else None)
-        if not known:
-            raise
-    arch = known.get("arch", "pggan")
+        if not known and None in (config.resolution, config.channels):
+            raise  # else the run refuses the checkpoint, if it still needs it
+    arch = known.get("arch", config.arch)
     if "arch" not in specified | PRESETS.get(config.preset or "", {}).keys():
         config = replace(config, arch=arch)
     inherited = {"resolution", "channels", *(NETWORK_OPTIONS if config.arch == arch else ())}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from checkpoints import CheckpointError, RunDirectory
-from pggan.config import ConfigError, resolve_config
+from pggan.config import NETWORK_OPTIONS, ConfigError, name_network_options, resolve_config
 from pggan.training.growth import GrowthController
 from pggan.training.resume import check_networks, describe_finished_run, resolve_resumed_config, resolve_total_kimg
 from pggan.training.state import network_arguments
@@ -44,7 +44,24 @@ def test_a_run_from_a_finished_one_trains_one_more_stage(options):
 def test_a_run_from_an_earlier_stage_trains_to_the_end_of_the_schedule():
     assert find_end(4_000, is_last_stage=False) == 20  # 4, then twice 4 of fading and 4 of stabilizing
     assert find_end(4_000, is_last_stage=False, preset="demo") == 40
-    assert find_end(17_000, preset="demo") == 40 and find_end(17_000) == 21
+    assert find_end(17_000, preset="demo") == find_end(17_000) == 21  # in the last stage, a preset's total has no say
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"fmap_base": 64, "fmap_max": 8, "latent_size": 12, "minibatch_stddev": False},
+        {"pixel_norm": False, "equalized_lr": False, "fused_scale": False, "first_layer": "no-norm"},
+        {"arch": "mlp", "hidden": "9,8", "d_hidden": "7"},
+        {"arch": "msg", "fmap_max": 16},
+        {"arch": "dcgan"},
+    ],
+)
+def test_network_options_are_read_back_from_a_checkpoints_networks(options):
+    networks = network_arguments(make_config(**options), 0)
+    named = {k: v for k, v in name_network_options(networks).items() if k in NETWORK_OPTIONS | {"arch"}}
+    assert network_arguments(make_config(**named), 0) == networks
 
 
 def test_a_specified_end_is_used_if_it_leaves_something_to_train():

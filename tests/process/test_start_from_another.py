@@ -95,6 +95,16 @@ def test_unusable_resume_options_are_rejected_with_a_remedy(train_again, options
     assert result.code == 2 and message in result.err and "\n" not in result.err.strip() and not os.path.exists("new")
 
 
+def test_networks_of_the_checkpoint_are_the_default(train_again):
+    """As in the README: no option but --resume and a length, also with a preset that has other networks."""
+    options = "--batch-size 8 --metrics none --track none --device cpu --precision fp32 --stabilize-kimg 0.04".split()
+    for more in (["--out", "a"], ["--out", "b", "--preset", "demo"]):
+        result = train_again("dogs/train", "--resume", "runs/train-8", *options, "--tick-kimg", "0.02", *more)
+        assert result.code == 0 and "training 0.04 kimg more" in result.err, result.err
+        config = json.loads(Path(more[1], "config.json").read_text())
+        assert (config["resolution"], config["fmap_base"], config["fmap_max"]) == (8, 64, 8)
+
+
 def test_checkpoint_resolution_is_the_default(train_again, tmp_path):
     assert SMALL[:2] == ["--resolution", "8"]
     Image.new("RGB", (64, 64)).save(tmp_path / "dogs" / "train" / "0.png")
