@@ -13,7 +13,7 @@ import torch
 
 import checkpoints
 
-from ..config import TrainConfig, spell_option
+from ..config import TrainConfig
 from ..interop import WeightsError, read_weights
 from .options import Commands, add_command, add_force, int_parser
 from .output import Output
@@ -111,19 +111,9 @@ def describe_weights(content: dict[str, Any]) -> list[str]:
 
 
 def format_training_command(out: Path, content: dict[str, Any]) -> str:
-    """Return the command that fine-tunes the weights, with every option whose default does not match them."""
-    networks = content["networks"]
-    shape = networks["generator"] | networks.get("discriminator", {})
-    first_maps = min(shape["fmap_base"], shape["fmap_max"])
-    options = [f"--resolution {shape['resolution']} --channels {shape['channels']}"]
-    for f in fields(TrainConfig):
-        default = first_maps if f.name == "latent_size" else f.default
-        if f.name in ("resolution", "channels") or shape.get(f.name, default) == default:
-            continue
-        options.append(spell_option(f.name, shape[f.name]))
-    if shape["label_size"]:
-        options.append("--labels")
-    length = ""
+    """Return the command that fine-tunes the weights; train.py takes the networks' options from the checkpoint."""
+    shape = content["networks"]["generator"]
+    labels, length = " --labels" if shape["label_size"] else "", ""
     if content["stage"] == {"resolution": shape["resolution"], "alpha": 1.0}:
-        length = " (trains --stabilize-kimg thousand images, 600 by default)"
-    return f"to fine-tune: python train.py IMAGES --resume {quote(str(out))} {' '.join(options)}{length}"
+        length = " (trains 600 thousand images; --stabilize-kimg changes this)"
+    return f"to fine-tune: python train.py IMAGES --resume {quote(str(out))}{labels}{length}"
