@@ -228,10 +228,11 @@ class Training:
         if state.images >= self.plan.total_images:
             log(describe_finished_run(self.config, self.plan, state.images))
         else:
-            log(
+            print(
                 f"training to {self.plan.total_images / 1000:g} kimg at {self.config.resolution}x"
                 f"{self.config.resolution} on {describe_device(self.device)} in {self.config.precision}; writing to "
-                f"{self.directory.folder}"
+                f"{self.directory.folder}",
+                flush=True,
             )
         progress = Progress(state.images, self.plan.total_images)
         with self.signals, self.explain_stop(progress):

@@ -200,7 +200,7 @@ def test_info_reports_stage_options_and_metrics(pggan, run_folder):
         ("sample RUN --out there.png", "--force"),
         ("sample RUN --out photos --force", "other contents"),
         ("sample RUN --out a.tiff", "does not end in"),
-        ("sample RUN --count 900000", "name a folder"),
+        ("sample RUN --count 900000", "write a folder"),
         ("sample RUN --resolution 32", "not trained"),
         ("sample RUN --resolution 12", "power of two"),
         ("sample RUN --alpha 1.5", "range"),
