@@ -326,12 +326,12 @@ def plot(results: list[dict], data: str, score: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for system, colour in zip(SYSTEMS, COLORS, strict=True):
+    for system, color in zip(SYSTEMS, COLORS, strict=True):
         for r in results:
             if has_same(r, {"data": data, "objective": "own", "system": system}, "data", "objective", "system"):
                 points = [(m["seconds"], m[score]) for m in r["course"] if score in m]
                 label = system if r["seed"] == 0 else None
-                axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=".", linewidth=1)
+                axes.plot(*zip(*points, strict=True), color=color, label=label, marker=".", linewidth=1)
     axes.set(xlabel="CPU seconds", ylabel=SCORES[score], title=data, xscale="log")
     axes.legend()
     figure.savefig(path, metadata={"Date": None})  # so that the same plot gives the same file

@@ -57,13 +57,13 @@ class SyntheticShapes(Source):
         1 channel is luma (ITU-R BT.601); 2 and 4 channels add the shape's coverage as alpha.
         """
         rng = np.random.default_rng((self.seed, index))
-        shape, colour, background = MODES[index % len(MODES)]
+        shape, color, background = MODES[index % len(MODES)]
         radius = rng.uniform(0.22, 0.38)
-        centre = rng.uniform(radius, 1 - radius, 2)
+        center = rng.uniform(radius, 1 - radius, 2)
         angle = rng.uniform(0, 2 * np.pi)
-        paint = np.array(COLORS[colour]) + rng.uniform(-16, 16, 3)
+        paint = np.array(COLORS[color]) + rng.uniform(-16, 16, 3)
         ground = BACKGROUNDS[background] + rng.uniform(-16, 16, 3)
-        coverage = render_coverage(shape, resolution, centre, radius, angle)
+        coverage = render_coverage(shape, resolution, center, radius, angle)
         rgb = ground[:, None, None] + (paint - ground)[:, None, None] * coverage
         if channels in (1, 2):
             rgb = np.tensordot([0.299, 0.587, 0.114], rgb, 1)[None]
@@ -72,11 +72,11 @@ class SyntheticShapes(Source):
         return np.rint(rgb).clip(0, 255).astype(np.uint8)
 
 
-def render_coverage(shape: str, resolution: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:
+def render_coverage(shape: str, resolution: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
     """How much of each pixel the shape covers, [resolution, resolution] in [0, 1], by 4x4 or more samples a pixel."""
     samples = resolution * max(4, 64 // resolution)
     axis = (np.arange(samples) + 0.5) / samples
-    x, y = (axis[None, :] - centre[0]) / radius, (axis[:, None] - centre[1]) / radius
+    x, y = (axis[None, :] - center[0]) / radius, (axis[:, None] - center[1]) / radius
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     distance = np.hypot(u, v)
     if shape == "disc":
@@ -97,11 +97,11 @@ def classify(images: np.ndarray) -> np.ndarray:
     Background and color are measured directly. The shape is the one whose second, third and fourth moments, which do
     not depend on position, size and rotation, are closest to those of reference images.
     """
-    background, colour, coverage = segment(images)
+    background, color, coverage = segment(images)
     moments = compute_moments(coverage)
     centres, spread = compute_references(images.shape[-1])
     shape = (((moments[:, None] - centres) / spread) ** 2).sum(axis=2).argmin(axis=1)
-    return (shape * len(COLORS) + colour) * len(BACKGROUNDS) + background
+    return (shape * len(COLORS) + color) * len(BACKGROUNDS) + background
 
 
 def segment(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,11 +115,11 @@ def segment(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     strength = np.square(difference).sum(axis=1)
     strong = strength >= 0.6 * strength.max(axis=(1, 2), keepdims=True)
     mean = (x * strong[:, None]).sum(axis=(2, 3)) / strong.sum(axis=(1, 2))[:, None]
-    colour = np.square(mean[:, None] - paints).sum(axis=2).argmin(axis=1)
+    color = np.square(mean[:, None] - paints).sum(axis=2).argmin(axis=1)
     direction = mean - ground
     size = np.square(direction).sum(axis=1)[:, None, None] + 1e-6
     coverage = (difference * direction[:, :, None, None]).sum(axis=1) / size
-    return background, colour, np.where(coverage > 0.15, coverage, 0).clip(0, 1)
+    return background, color, np.where(coverage > 0.15, coverage, 0).clip(0, 1)
 
 
 def compute_moments(coverage: np.ndarray) -> np.ndarray:
