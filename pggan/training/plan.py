@@ -33,7 +33,7 @@ from .tracking import format_duration, log
 
 DRY_RUN_SECONDS = 30.0  # limit on timing steps for --dry-run: about as long as a user waits for a printed estimate
 TRIAL_SECONDS = 2.0  # limit on timing steps before training, which waits for it
-TRIAL_SHARE = 0.01  # largest fraction of a run's steps to spend on the trial; shorter runs use operation counts instead
+TRIAL_SHARE = 0.05  # largest fraction of a run's steps to spend on the trial; shorter runs use operation counts instead
 STEPS = 3  # timed per stage: one that compiles kernels, and the better of two
 STEP_COST = 9.0  # operations of a training step divided by those of D(G(z)): counted from 8x8 up with gradient penalty
 EFFICIENCY = 0.5  # assumed fraction of the matrix rate until a stage has been timed; CPUs reach 0.6 in large stages

@@ -83,7 +83,7 @@ def test_a_stage_that_runs_out_of_memory_is_extrapolated(monkeypatch):
 def test_short_runs_are_not_delayed_by_a_trial(monkeypatch):
     monkeypatch.setattr(plan, "TrainState", lambda *_: pytest.fail("built networks for a trial"))
     options = {"data": "synthetic", "resolution": 16, "channels": 3, "fmap_max": 8, "batch_size": 8}
-    config = resolve_config(options | {"fade_kimg": 0.3, "stabilize_kimg": 0.3})
+    config = resolve_config(options | {"fade_kimg": 0.1, "stabilize_kimg": 0.1})
     found = try_stages(config, GrowthController(config), 0, CPU, 1)
     assert found == compute_costs_per_image(network_arguments(config, 0))
 
