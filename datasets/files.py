@@ -179,7 +179,7 @@ class ImageFiles(Source):
         if files:
             where = "the class folders" if index is None else escape_for_terminal(index)
             unused = [escape_for_terminal(name) for name in sorted(files)]
-            self.notes.append(f"classes are those of {where}; skipped {format_names(unused)}")
+            self.notes.append(f"the classes come from {where}; skipped {format_names(unused)}")
         classes, labels = (
             self.read_folder_labels(places, root) if index is None else self.read_json_labels(places, index)
         )

@@ -32,7 +32,7 @@ def open_source(data: str, labels: bool = False) -> Source:
         DataError: there is no such path or name, it contains no images, or labels are requested and missing.
     """
     if not data:
-        raise DataError(f"an empty name was given for the images; name {SOURCE_TYPES}")
+        raise DataError(f"the path of the images is empty; pass {SOURCE_TYPES}")
     if data == "synthetic":
         return SyntheticShapes(labelled=labels)
     path = Path(data)

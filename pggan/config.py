@@ -842,8 +842,14 @@ def inherit_networks(config: TrainConfig, specified: set[str]) -> TrainConfig:
     arch = known.get("arch", config.arch)
     if "arch" not in specified | PRESETS.get(config.preset or "", {}).keys():
         config = replace(config, arch=arch)
-    inherited = {"resolution", "channels", *(NETWORK_OPTIONS if config.arch == arch else ())}
-    return replace(config, **{name: value for name, value in known.items() if name in inherited - specified})
+    inherited = {"resolution", "channels", *(NETWORK_OPTIONS if config.arch == arch else ())} - specified
+    inherited &= known.keys()
+    other = replace(config, **{name: known[name] for name in inherited})
+    presets = PRESETS.get(config.preset or "", {}).keys()
+    if ignored := [f for f in sorted(inherited & presets) if getattr(other, f) != getattr(config, f)]:
+        used = " ".join(spell_option(name, getattr(other, name)) for name in ignored)
+        print(f"--resume: using the checkpoint's {used}, not --preset {config.preset}'s", file=sys.stderr)
+    return other
 
 
 def spell_preset(name: str) -> str:

@@ -349,4 +349,4 @@ def test_an_unused_dataset_json_is_reported(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "dataset.json").write_text(json.dumps({"labels": [["1.png", 3]]}))
     notes = collect_notes(tmp_path, "cat/1.png", "dog/1.png")
-    assert notes == ["classes are those of the class folders; skipped cat/dataset.json"]
+    assert notes == ["the classes come from the class folders; skipped cat/dataset.json"]

@@ -40,5 +40,5 @@ def test_arrays_are_recognized_by_their_suffix(tmp_path):
 
 
 def test_an_empty_name_is_not_the_working_directory():
-    with pytest.raises(DataError, match="an empty name"):
+    with pytest.raises(DataError, match="path of the images is empty"):
         open_source("")

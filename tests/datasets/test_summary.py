@@ -5,7 +5,7 @@ import pytest
 from helpers import save_blanks, save_noise
 from PIL import Image
 
-from datasets import open_source, read_native_format, summarize
+from datasets import DataError, Preparation, check_sizes, open_source, read_native_format, summarize
 
 
 def summarize_path(path, labels=False):
@@ -97,3 +97,12 @@ def test_a_single_class_triggers_a_warning(tmp_path):
 def test_the_synthetic_dataset_is_drawn_at_any_size(labels):
     found = summarize_path("synthetic", labels)
     assert found[0] == "10,000 images in synthetic, drawn at the resolution of the run" and len(found) == 1 + labels
+
+
+def test_images_smaller_than_the_resolution_are_rejected_unless_drawn(tmp_path):
+    save_blanks(tmp_path, "a/1.png", "a/2.png")
+    source = open_source(str(tmp_path))
+    check_sizes(source, Preparation(4, 3))
+    with pytest.raises(DataError, match=r"2 of 2 images are smaller than 1024x1024, .*--allow-upscale"):
+        check_sizes(source, Preparation(1024, 3))
+    check_sizes(open_source("synthetic"), Preparation(1024, 3))

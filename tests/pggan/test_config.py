@@ -1,9 +1,19 @@
+import argparse
 import json
 from dataclasses import fields
 
 import pytest
 
-from pggan.config import COMMON_OPTIONS, ConfigError, TrainConfig, format_help, resolve_config
+from pggan.config import (
+    COMMON_OPTIONS,
+    PRESETS,
+    ConfigError,
+    TrainConfig,
+    add_options,
+    format_help,
+    resolve_config,
+    spell_preset,
+)
 
 BASE = {"data": "synthetic", "resolution": 32, "channels": 3}
 
@@ -88,6 +98,15 @@ def test_a_config_file_may_begin_with_a_byte_order_mark(tmp_path):
     file = tmp_path / "config.json"
     file.write_text('{"lr": 0.5}', encoding="utf-8-sig")
     assert resolve_config(BASE, str(file)).lr == {4: 0.5}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_spelled_as_it_can_be_typed(preset):
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    typed = vars(parser.parse_args(spell_preset(preset).split()))
+    typed = {name: value for name, value in typed.items() if value is not None}
+    assert TrainConfig(**typed) == TrainConfig(**PRESETS[preset])
 
 
 def test_retired_options_in_a_config_file_are_ignored(tmp_path):

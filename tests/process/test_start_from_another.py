@@ -103,6 +103,7 @@ def test_networks_of_the_checkpoint_are_the_default(train_again):
         assert result.code == 0 and "training 0.04 kimg more" in result.err, result.err
         config = json.loads(Path(more[1], "config.json").read_text())
         assert (config["resolution"], config["fmap_base"], config["fmap_max"]) == (8, 64, 8)
+    assert "using the checkpoint's --fmap-base 64 --fmap-max 8 --resolution 8, not --preset demo's" in result.err
 
 
 def test_checkpoint_resolution_is_the_default(train_again, tmp_path):
