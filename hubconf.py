@@ -17,7 +17,7 @@ def trained(checkpoint, device="cpu"):
         device: where the generator runs, such as "cpu" or "cuda".
 
     Raises:
-        checkpoints.CheckpointError: the checkpoint cannot be read or used.
+        pggan.checkpoints.CheckpointError: the checkpoint cannot be read or used.
     """
     from pggan import load  # in here, so that torch.hub checks `dependencies` first
 

@@ -16,11 +16,11 @@ import sys
 if __name__ == "__main__":  # Ctrl-C during the imports below, which take seconds, ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from checkpoints import CheckpointError
-from console import command
-from datasets import DataError
-from metrics import MetricError
+from pggan.checkpoints import CheckpointError
 from pggan.config import ConfigError, add_options, resolve_config
+from pggan.console import command
+from pggan.datasets import DataError
+from pggan.metrics import MetricError
 from pggan.training import TrainingStopped, print_plan, train
 from pggan.training.ranks import connect_ranks, exit_without_teardown, silence_other_ranks
 from pggan.use.report import write_final_report

@@ -32,10 +32,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from datasets import make_grid, open_pyramid, open_source
-from metrics import Suite, default_folder
 from pggan import load
 from pggan.config import add_options, resolve_config
+from pggan.datasets import make_grid, open_pyramid, open_source
+from pggan.metrics import Suite, default_folder
 from pggan.training import train
 from pggan.training.device import keep_freed_memory
 from pggan.training.evaluation import Evaluator, synthetic_mode_metric

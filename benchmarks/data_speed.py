@@ -32,8 +32,8 @@ from torchvision.transforms import InterpolationMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datasets import Pyramid, open_pyramid, open_source
-from datasets.parallel import count_cores
+from pggan.datasets import Pyramid, open_pyramid, open_source
+from pggan.datasets.parallel import count_cores
 from pggan.training.feeding import Feeder
 from pggan.training.growth import Phase
 

@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from checkpoints import save
 from pggan import Generator, load
+from pggan.checkpoints import save
 from pggan.use.explorer_view import View, prepare_for_rendering, render_png
 
 LEVEL, DRAWS = 4, 20  # level 4 is 64x64 (4x4 is level 0); 20 images take a few seconds at the paper's widths

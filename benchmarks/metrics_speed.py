@@ -26,13 +26,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from metrics import MetricError  # noqa: E402
-from metrics.features import FeatureStatistics  # noqa: E402
-from metrics.fid import FID  # noqa: E402
-from metrics.inception import Inception  # noqa: E402
-from metrics.reading import ImageSet  # noqa: E402
-from metrics.swd import PatchDescriptors, sliced_wasserstein  # noqa: E402
-from metrics.weights import load_weights  # noqa: E402
+from pggan.metrics import MetricError  # noqa: E402
+from pggan.metrics.features import FeatureStatistics  # noqa: E402
+from pggan.metrics.fid import FID  # noqa: E402
+from pggan.metrics.inception import Inception  # noqa: E402
+from pggan.metrics.reading import ImageSet  # noqa: E402
+from pggan.metrics.swd import PatchDescriptors, sliced_wasserstein  # noqa: E402
+from pggan.metrics.weights import load_weights  # noqa: E402
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from datasets import Preparation, open_source
+from pggan.datasets import Preparation, open_source
 
 ROOT = Path(__file__).parents[1]
 MODES = ("none", "diffaug", "ada")

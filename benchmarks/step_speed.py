@@ -34,8 +34,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from metrics.cpu_trial import has_bf16_units  # noqa: E402
 from pggan.config import resolve_config  # noqa: E402
+from pggan.metrics.cpu_trial import has_bf16_units  # noqa: E402
 from pggan.networks import layers, progressive  # noqa: E402
 from pggan.training.device import keep_freed_memory, read_peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from console import command
-
-from .describe import describe
-from .file import CheckpointError, resolve_checkpoint
-from .formats import load
+from pggan.checkpoints.describe import describe
+from pggan.checkpoints.file import CheckpointError, resolve_checkpoint
+from pggan.checkpoints.formats import load
+from pggan.console import command
 
 
 def main() -> None:

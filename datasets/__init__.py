@@ -5,23 +5,16 @@ pyramid = open_pyramid(source, resolution=64, channels=3)
 pyramid.read_images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
-import signal
-import sys
-
-# The imports below take seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
-if sys.argv[:1] == ["-m"]:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from .base import DataError, Format, Header, Source, parse_fraction
-from .cache_files import find_cache_folder
-from .images import FITS, Preparation
-from .order import shuffled_indices
-from .pyramid import Pyramid, open_pyramid
-from .sheet import make_grid
-from .sources import SOURCE_TYPES, open_source
-from .summary import check_sizes, summarize
-from .survey import read_native_format
-from .synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
+from pggan.datasets.base import DataError, Format, Header, Source, parse_fraction
+from pggan.datasets.cache_files import find_cache_folder
+from pggan.datasets.images import FITS, Preparation
+from pggan.datasets.order import shuffled_indices
+from pggan.datasets.pyramid import Pyramid, open_pyramid
+from pggan.datasets.sheet import make_grid
+from pggan.datasets.sources import SOURCE_TYPES, open_source
+from pggan.datasets.summary import check_sizes, summarize
+from pggan.datasets.survey import read_native_format
+from pggan.datasets.synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
 
 __all__ = [
     "FITS",

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from console import command
-
-from .base import DataError, parse_fraction
-from .commands import build_pyramid, clean, inspect, print_plan, verify, write_grid
-from .images import FITS
-from .sources import SOURCE_TYPES
+from pggan.console import command
+from pggan.datasets.base import DataError, parse_fraction
+from pggan.datasets.commands import build_pyramid, clean, inspect, print_plan, verify, write_grid
+from pggan.datasets.images import FITS
+from pggan.datasets.sources import SOURCE_TYPES
 
 EXAMPLES = """examples:
   sizes, color modes, classes, duplicates, unreadable files:

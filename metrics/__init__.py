@@ -9,16 +9,9 @@ The package compares two collections of images and does not depend on the GANs i
     suite.compare(real, fake)                      # {"fid": ..., "swd_16": ..., "swd": ...}
 """
 
-import signal
-import sys
-
-# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
-if sys.argv[:1] == ["-m"]:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from .cache import default_folder
-from .modes import ModeCoverage
-from .preprocess import RESIZES
-from .suite import METRICS, MetricError, Suite
+from pggan.metrics.cache import default_folder
+from pggan.metrics.modes import ModeCoverage
+from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.suite import METRICS, MetricError, Suite
 
 __all__ = ["METRICS", "RESIZES", "MetricError", "ModeCoverage", "Suite", "default_folder"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from checkpoints import CheckpointError
-from console import command
-from datasets import DataError
-from metrics import MetricError
+from pggan.checkpoints import CheckpointError
+from pggan.console import command
+from pggan.datasets import DataError
+from pggan.metrics import MetricError
 
 from .config import ConfigError
 from .interop import WeightsError

@@ -10,9 +10,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from checkpoints import CheckpointError, load, resolve_checkpoint
-from datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
-from metrics import METRICS
+from pggan.checkpoints import CheckpointError, load, resolve_checkpoint
+from pggan.datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
+from pggan.metrics import METRICS
 
 from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute, read_options, relocate_paths
 
@@ -777,7 +777,7 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
 
     Raises:
         ConfigError: an unknown option or preset, or a value outside its range.
-        datasets.DataError: images that cannot be found.
+        pggan.datasets.DataError: images that cannot be found.
     """
     options = {k: v for k, v in options.items() if v is not None}
     chosen = (read_config_file(config_file, options) if config_file else {}) | options
@@ -830,7 +830,7 @@ def inherit_networks(config: TrainConfig, specified: set[str]) -> TrainConfig:
         specified: names of the options that the user specified; these win. A preset's do not.
 
     Raises:
-        checkpoints.CheckpointError: there is no checkpoint to take them from.
+        pggan.checkpoints.CheckpointError: there is no checkpoint to take them from.
     """
     known = read_options(Path(config.out)) if config.out else {}
     try:

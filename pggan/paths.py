@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets.torchvision_sets import is_torchvision_name
+from pggan.datasets.torchvision_sets import is_torchvision_name
 
 RECORDED = ("data", "resume", "inception_weights")  # options that are paths; config.json has them absolute
 

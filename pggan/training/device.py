@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from datasets.cache_files import find_cache_folder, write_atomically
-from datasets.parallel import count_cores, mallopt
-from metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
+from pggan.datasets.cache_files import find_cache_folder, write_atomically
+from pggan.datasets.parallel import count_cores, mallopt
+from pggan.metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
 
 from ..config import ConfigError, TrainConfig
 from ..networks.progressive import count_feature_maps

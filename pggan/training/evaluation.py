@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import MIN_CLASSIFIED_SIDE, MODES, Pyramid, classify
-from metrics import ModeCoverage, Suite
-from metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource
+from pggan.datasets import MIN_CLASSIFIED_SIDE, MODES, Pyramid, classify
+from pggan.metrics import ModeCoverage, Suite
+from pggan.metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource
 
 from ..networks import AnyGenerator, generate
 from .ranks import SINGLE_PROCESS, Ranks

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import Pyramid, shuffled_indices
+from pggan.datasets import Pyramid, shuffled_indices
 
 from .growth import Phase
 from .ranks import SINGLE_PROCESS, Ranks

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets import MIN_CLASSIFIED_SIDE, classify
-from metrics.msssim import ms_ssim
+from pggan.datasets import MIN_CLASSIFIED_SIDE, classify
+from pggan.metrics.msssim import ms_ssim
 
 Line = Mapping[str, Any]  # one line of log.jsonl
 MIN_TICKS = 5  # ticks for which a failure must persist, so that a fluctuation at the start of a fade does not count

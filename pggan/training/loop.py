@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from checkpoints import RunDirectory
-from checkpoints.run_directory import read_lines
-from datasets import make_grid, open_pyramid, open_source, shuffled_indices, summarize
-from metrics import Suite, default_folder
+from pggan.checkpoints import RunDirectory
+from pggan.checkpoints.run_directory import read_lines
+from pggan.datasets import make_grid, open_pyramid, open_source, shuffled_indices, summarize
+from pggan.metrics import Suite, default_folder
 
 from ..config import ConfigError, TrainConfig
 from ..networks import generate
@@ -72,7 +72,7 @@ def train(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> None:
         ranks: the processes that share the work; only rank 0 writes to the run directory.
 
     Raises:
-        ConfigError, datasets.DataError, checkpoints.CheckpointError, metrics.MetricError: unusable options or files;
+        ConfigError, DataError, CheckpointError, MetricError: unusable options or files;
             nothing has been written to the run directory.
         TrainingStopped: a signal (the state is saved), persistently non-finite gradients, a checkpoint that cannot be
             written, too little memory, or the loss of another process.

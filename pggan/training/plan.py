@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints import RunDirectory
-from datasets import Preparation, check_sizes, open_source, summarize
+from pggan.checkpoints import RunDirectory
+from pggan.datasets import Preparation, check_sizes, open_source, summarize
 
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build

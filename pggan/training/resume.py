@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from checkpoints import CheckpointError, RunDirectory, load, resolve_checkpoint
+from pggan.checkpoints import CheckpointError, RunDirectory, load, resolve_checkpoint
 
 from ..config import ConfigError, TrainConfig, format_value, option_name, spell_option, validate_field
 from ..networks import ARCHITECTURES

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from checkpoints import RunDirectory
-from checkpoints.run_directory import append_line
+from pggan.checkpoints import RunDirectory
+from pggan.checkpoints.run_directory import append_line
 
 from .signals import TrainingStopped
 from .tracking import log

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from checkpoints import RunDirectory
-from checkpoints.run_directory import read_lines, write_text
+from pggan.checkpoints import RunDirectory
+from pggan.checkpoints.run_directory import read_lines, write_text
 
 from ..config import TrainConfig, format_value
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets import make_grid
+from pggan.datasets import make_grid
 
 from ..config import ConfigError
 from ..training.device import choose_device

@@ -9,9 +9,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from checkpoints import resolve_checkpoint
-from datasets import Pyramid, Source, open_pyramid, open_source
-from metrics import METRICS, RESIZES, MetricError, Suite, default_folder
+from pggan.checkpoints import resolve_checkpoint
+from pggan.datasets import Pyramid, Source, open_pyramid, open_source
+from pggan.metrics import METRICS, RESIZES, MetricError, Suite, default_folder
 
 from ..config import ConfigError, parse_metric_names
 from ..paths import is_missing, make_absolute
@@ -85,7 +85,7 @@ def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyrami
 
     Raises:
         ConfigError: `data` is None, and the training images are unknown, missing or changed.
-        datasets.DataError: the images cannot be used.
+        pggan.datasets.DataError: the images cannot be used.
     """
     recorded = trained.config.get("data")
     if data is None:
@@ -123,7 +123,7 @@ def evaluate_checkpoint(checkpoint: str | Path, options: argparse.Namespace) -> 
     options: as added by `add_evaluation_options`.
 
     Raises:
-        ConfigError, MetricError, datasets.DataError, checkpoints.CheckpointError: an unusable option, metric, dataset
+        ConfigError, MetricError, DataError, CheckpointError: an unusable option, metric, dataset
             or checkpoint.
     """
     device = choose_device(options.device)

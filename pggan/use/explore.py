@@ -6,7 +6,7 @@ import argparse
 import socket
 from pathlib import Path
 
-from checkpoints import resolve_checkpoint
+from pggan.checkpoints import resolve_checkpoint
 
 from ..config import ConfigError
 from ..training.device import choose_device

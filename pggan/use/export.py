@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-from checkpoints import resolve_checkpoint, save_safetensors
+from pggan import checkpoints
+from pggan.checkpoints import resolve_checkpoint, save_safetensors
 
 from ..config import ConfigError
 from ..interop.exported import ExportModule, export_onnx, export_torch

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from PIL import Image
 
-from datasets import make_grid
+from pggan.datasets import make_grid
 
 from ..config import ConfigError
 from .film import SUFFIXES, add_caption, add_fps, check_film, write_film

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from checkpoints import CheckpointError, RunDirectory
-from checkpoints.run_directory import read_lines
+from pggan.checkpoints import CheckpointError, RunDirectory
+from pggan.checkpoints.run_directory import read_lines
 
 from ..training.tracking import choose_grid_size
 from .film import SUFFIXES, add_caption, add_fps, check_film, write_film

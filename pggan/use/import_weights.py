@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-import checkpoints
+from pggan import checkpoints
 
 from ..config import TrainConfig
 from ..interop import WeightsError, read_weights

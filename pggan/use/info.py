@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any
 
-import checkpoints
-from checkpoints import RunDirectory
-from checkpoints.run_directory import read_lines
+from pggan import checkpoints
+from pggan.checkpoints import RunDirectory
+from pggan.checkpoints.run_directory import read_lines
 
 from ..config import ConfigError, TrainConfig
 from ..paths import find_run_folder

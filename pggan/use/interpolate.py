@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from datasets import make_grid
+from pggan.datasets import make_grid
 
 from ..config import ConfigError
 from .film import SUFFIXES, add_fps, check_film, write_film

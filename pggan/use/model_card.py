@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from checkpoints import CheckpointError, RunDirectory
-from checkpoints.run_directory import read_lines
-from datasets import make_grid
+from pggan.checkpoints import CheckpointError, RunDirectory
+from pggan.checkpoints.run_directory import read_lines
+from pggan.datasets import make_grid
 
 from ..config import ConfigError, TrainConfig
 from ..training.growth import GrowthController

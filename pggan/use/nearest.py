@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import Pyramid, Source, make_grid
-from metrics.inception import Inception
-from metrics.weights import load_weights
+from pggan.datasets import Pyramid, Source, make_grid
+from pggan.metrics.inception import Inception
+from pggan.metrics.weights import load_weights
 
 from ..config import ConfigError
 from ..training.device import choose_device

@@ -112,7 +112,7 @@ def open_trained(arguments: argparse.Namespace) -> Trained:
 
     Raises:
         ConfigError: --device, --resolution or --alpha cannot be used.
-        checkpoints.CheckpointError: the checkpoint is missing or damaged.
+        pggan.checkpoints.CheckpointError: the checkpoint is missing or damaged.
     """
     trained = load(arguments.checkpoint, choose_device(arguments.device))
     try:

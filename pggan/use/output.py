@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoints import resolve_checkpoint
+from pggan.checkpoints import resolve_checkpoint
 
 from ..config import ConfigError
 from ..paths import find_run_folder

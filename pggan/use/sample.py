@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
-from checkpoints import resolve_checkpoint
-from datasets import make_grid
+from pggan.checkpoints import resolve_checkpoint
+from pggan.datasets import make_grid
 
 from ..config import ConfigError
 from .image_set import SUFFIXES, Batch, write_image_set

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import make_grid
+from pggan.datasets import make_grid
 
 from ..config import ConfigError
 from ..networks import to_one_hot

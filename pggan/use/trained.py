@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import checkpoints
+from pggan import checkpoints
 
 from ..networks import AnyGenerator, Generator, build, to_one_hot
 from ..networks.progressive import check_resolution
@@ -193,7 +193,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
         device: where to put the generator.
 
     Raises:
-        checkpoints.CheckpointError: there is no checkpoint, or it is damaged.
+        pggan.checkpoints.CheckpointError: there is no checkpoint, or it is damaged.
     """
     path = checkpoints.resolve_checkpoint(path)
     content = checkpoints.load(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import CheckpointError, load, resolve_checkpoint, save
+from pggan.checkpoints import CheckpointError, load, resolve_checkpoint, save
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import RunDirectory, load
-from checkpoints.run_directory import append_line, read_lines
+from pggan.checkpoints import RunDirectory, load
+from pggan.checkpoints.run_directory import append_line, read_lines
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 CRASHED, DONE = 3, 4

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from checkpoints import CheckpointError, RunDirectory, load
-from checkpoints.run_directory import append_line, read_lines
+from pggan.checkpoints import CheckpointError, RunDirectory, load
+from pggan.checkpoints.run_directory import append_line, read_lines
 
 
 def make_content(images):

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from datasets import Preparation
+from pggan.datasets import Preparation
 
 
 def read_pixels(source, index, resolution, channels, **options):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import read_pixels
 
-from datasets import DataError, open_source
+from pggan.datasets import DataError, open_source
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 

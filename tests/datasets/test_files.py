@@ -10,7 +10,7 @@ import pytest
 from helpers import read_pixels, save_blanks, save_noise
 from PIL import Image
 
-from datasets import DataError, Preparation, open_source
+from pggan.datasets import DataError, Preparation, open_source
 
 
 def make_zip(folder, path, inside="", compression=zipfile.ZIP_DEFLATED):

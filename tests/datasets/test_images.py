@@ -8,8 +8,8 @@ import pytest
 from helpers import read_pixels
 from PIL import Image, ImageOps
 
-from datasets import DataError, Preparation, open_source
-from datasets.images import MAX_PIXELS, open_image
+from pggan.datasets import DataError, Preparation, open_source
+from pggan.datasets.images import MAX_PIXELS, open_image
 
 
 def make_image(mode, color, size=(16, 16)):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.levels import RowFile, compute_checksums, level_resolutions, pyramid_levels
+from pggan.datasets.levels import RowFile, compute_checksums, level_resolutions, pyramid_levels
 
 
 @pytest.mark.parametrize("channels", [1, 3])

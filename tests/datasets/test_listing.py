@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import save_blanks, save_noise
 
-from datasets import DataError, open_pyramid, open_source
+from pggan.datasets import DataError, open_pyramid, open_source
 
 LAYOUTS = ("folder", "zip", "tar")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets import shuffled_indices
+from pggan.datasets import shuffled_indices
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])

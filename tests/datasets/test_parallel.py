@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from datasets import DataError, parallel
-from datasets.parallel import count_cores, map_parallel, read_cpu_quota
+from pggan.datasets import DataError, parallel
+from pggan.datasets.parallel import count_cores, map_parallel, read_cpu_quota
 
 
 def square(x):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import lock
-from datasets import find_cache_folder, pyramid
-from datasets.cache_files import find_temporary_folder
-from metrics import default_folder
-from metrics.weights import find_download_folder
+from pggan.checkpoints import lock
+from pggan.datasets import find_cache_folder, pyramid
+from pggan.datasets.cache_files import find_temporary_folder
+from pggan.metrics import default_folder
+from pggan.metrics.weights import find_download_folder
 
 NAMES = ("PGGAN_CACHE", "XDG_CACHE_HOME", "HOME")
 TEMPORARY = f"{tempfile.gettempdir()}/pggan-{os.getuid()}"

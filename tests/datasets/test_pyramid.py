@@ -12,8 +12,8 @@ import pytest
 from helpers import save_noise
 from PIL import Image
 
-from datasets import DataError, SyntheticShapes, build, find_cache_folder, open_pyramid, open_source, pyramid
-from datasets.commands import clean
+from pggan.datasets import DataError, SyntheticShapes, build, find_cache_folder, open_pyramid, open_source, pyramid
+from pggan.datasets.commands import clean
 
 ROOT = Path(__file__).parents[2]
 
@@ -287,7 +287,7 @@ def test_a_damaged_cache_is_detected_and_reported(cache):
 def test_concurrent_processes_build_a_pyramid_only_once(cache):
     script = """
 import sys
-from datasets import SyntheticShapes, open_pyramid
+from pggan.datasets import SyntheticShapes, open_pyramid
 print("ready", flush=True)
 sys.stdin.readline()
 source = SyntheticShapes(300)

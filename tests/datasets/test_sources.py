@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from helpers import save_blanks
 
-from datasets import DataError, SyntheticShapes, open_source
-from datasets.arrays import Arrays
-from datasets.files import Folder
+from pggan.datasets import DataError, SyntheticShapes, open_source
+from pggan.datasets.arrays import Arrays
+from pggan.datasets.files import Folder
 
 
 @pytest.mark.parametrize("labels", [False, True])

@@ -5,7 +5,7 @@ import pytest
 from helpers import save_blanks, save_noise
 from PIL import Image
 
-from datasets import DataError, Preparation, check_sizes, open_source, read_native_format, summarize
+from pggan.datasets import DataError, Preparation, check_sizes, open_source, read_native_format, summarize
 
 
 def summarize_path(path, labels=False):
@@ -27,7 +27,7 @@ def test_sizes_are_summarized_by_smallest_largest_and_median(tmp_path):
 
 def test_headers_are_read_once_and_only_a_sample_of_many(tmp_path, monkeypatch):
     save_noise(tmp_path / "set", 50)
-    monkeypatch.setattr("datasets.summary.MAX_HEADERS", 10)
+    monkeypatch.setattr("pggan.datasets.summary.MAX_HEADERS", 10)
     assert summarize_path(tmp_path / "set") == ["50 images in set, all 16x16 (in a sample of 10)"]
     source = open_source(str(tmp_path / "set"))
     read_native_format(source)

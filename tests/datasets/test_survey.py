@@ -3,8 +3,8 @@ import pytest
 from helpers import save_blanks
 from PIL import Image
 
-from datasets import DataError, Format, open_source, read_native_format
-from datasets.survey import read_all_headers
+from pggan.datasets import DataError, Format, open_source, read_native_format
+from pggan.datasets.survey import read_all_headers
 
 
 def read_native(folder, *options):

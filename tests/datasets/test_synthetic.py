@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import SyntheticShapes
-from datasets.synthetic import BACKGROUNDS, COLORS, MODES, SHAPES, classify
-from metrics import ModeCoverage
+from pggan.datasets import SyntheticShapes
+from pggan.datasets.synthetic import BACKGROUNDS, COLORS, MODES, SHAPES, classify
+from pggan.metrics import ModeCoverage
 
 
 @lru_cache

@@ -8,8 +8,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from helpers import read_pixels
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from datasets import DataError, open_pyramid, open_source
-from datasets.tfrecords import parse_example
+from pggan.datasets import DataError, open_pyramid, open_source
+from pggan.datasets.tfrecords import parse_example
 
 BYTES, INT64, MESSAGE, OPTIONAL, REPEATED = 12, 3, 11, 1, 3
 MESSAGES = {  # the public definitions of tf.train.Example: (name, number, type, label, message)

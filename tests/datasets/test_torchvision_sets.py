@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import read_pixels
 
-from datasets import DataError, open_pyramid, open_source, read_native_format, torchvision_sets
+from pggan.datasets import DataError, open_pyramid, open_source, read_native_format, torchvision_sets
 
 torchvision = pytest.importorskip("torchvision")
 OPEN = urllib.request.urlopen

@@ -32,8 +32,8 @@ The first line of every module's docstring. `python tests/docs/generated.py` wri
 
 def load_programs() -> dict[str, Callable[[], None]]:
     """Return each program's main() by name."""
-    modules = {"train.py": "train"} | {
-        f"python -m {name}": f"{name}.__main__" for name in ("pggan", "datasets", "metrics", "checkpoints")
+    modules = {"train.py": "train", "python -m pggan": "pggan.__main__"} | {
+        f"python -m {name}": f"pggan.{name}.__main__" for name in ("datasets", "metrics", "checkpoints")
     }
     return {name: importlib.import_module(module).main for name, module in modules.items()}
 
@@ -70,7 +70,7 @@ def make_commands_page() -> str:
 
 
 def make_tree_page() -> str:
-    parts = [TREE_HEAD, make_table([ROOT / "train.py", ROOT / "console.py", ROOT / "hubconf.py"])]
+    parts = [TREE_HEAD, make_table([ROOT / "train.py", ROOT / "hubconf.py"])]
     for package in PACKAGES:
         for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
             parts.append(f"## {folder.relative_to(ROOT)}\n\n{read_first_line(folder / '__init__.py')}\n")

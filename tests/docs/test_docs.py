@@ -14,8 +14,7 @@ import torch
 from fences import PAGES, ROOT, read_blocks, read_commands
 from PIL import Image
 
-import checkpoints
-from pggan import Generator
+from pggan import Generator, checkpoints
 from pggan.config import PRESETS, TrainConfig
 from pggan.training import train
 

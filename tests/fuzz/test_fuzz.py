@@ -19,17 +19,17 @@ import torch
 from mutate import corrupt, corrupt_json, mutate
 from PIL import Image
 
-import checkpoints
 import pggan
-from checkpoints import CheckpointError, RunDirectory
-from checkpoints.run_directory import read_lines
-from datasets import DataError, open_pyramid, open_source
-from metrics import MetricError
-from metrics.reading import ImageSet
-from metrics.statistics_file import read_statistics
-from metrics.weights import read_state_dict
+from pggan import checkpoints
+from pggan.checkpoints import CheckpointError, RunDirectory
+from pggan.checkpoints.run_directory import read_lines
 from pggan.config import ConfigError, resolve_config
+from pggan.datasets import DataError, open_pyramid, open_source
 from pggan.interop import WeightsError, read_weights
+from pggan.metrics import MetricError
+from pggan.metrics.reading import ImageSet
+from pggan.metrics.statistics_file import read_statistics
+from pggan.metrics.weights import read_state_dict
 from pggan.training.growth import GrowthController
 from pggan.training.resume import explain_mismatch, resolve_resumed_config, start_from_checkpoint
 from pggan.training.state import TrainState, network_arguments

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.weights import find_package_file, read_package
+from pggan.metrics.weights import find_package_file, read_package
 
 ROOT = Path(__file__).parents[2]
 FETCH = ROOT.parent / "shared" / "tools" / "get_assets.py"

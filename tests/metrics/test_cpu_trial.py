@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
+from pggan.metrics.cpu_trial import RESTRICTIONS, has_bf16_units, run_apart
 
 
 @pytest.fixture

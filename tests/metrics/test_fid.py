@@ -5,9 +5,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from metrics import MetricError
-from metrics.features import FeatureStatistics
-from metrics.fid import FID, frechet_distance, square_root, trace_of_product_root
+from pggan.metrics import MetricError
+from pggan.metrics.features import FeatureStatistics
+from pggan.metrics.fid import FID, frechet_distance, square_root, trace_of_product_root
 
 
 def draw_covariance(rng, dimensions):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.features import Features, FeatureStatistics
-from metrics.fid import FID
-from metrics.fid_infinity import FIDInfinity, compute_subset_fids, fit_intercept
+from pggan.metrics.features import Features, FeatureStatistics
+from pggan.metrics.fid import FID
+from pggan.metrics.fid_infinity import FIDInfinity, compute_subset_fids, fit_intercept
 
 
 def collect(array):

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from metrics import MetricError, inception
-from metrics.inception import Inception, average_pool, fold_batch_norm
-from metrics.preprocess import inception_input
-from metrics.weights import find_package_file, read_package
+from pggan.metrics import MetricError, inception
+from pggan.metrics.inception import Inception, average_pool, fold_batch_norm
+from pggan.metrics.preprocess import inception_input
+from pggan.metrics.weights import find_package_file, read_package
 
 
 def draw_images(*shape, seed=0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.inception_score import IS, inception_score
+from pggan.metrics.inception_score import IS, inception_score
 
 
 def score_by_formula(logits, splits):

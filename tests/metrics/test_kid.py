@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.features import Features
-from metrics.kid import KID, polynomial_mmd
+from pggan.metrics.features import Features
+from pggan.metrics.kid import KID, polynomial_mmd
 
 
 def compute_mmd_by_formula(x, y):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import ModeCoverage
+from pggan.metrics import ModeCoverage
 
 COVERAGE = ModeCoverage(lambda images: images[:, 0, 0, 0].astype(int), modes=8, smallest=8)
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from metrics.msssim import MSSSIM, WEIGHTS, PairSimilarities, gaussian, ms_ssim, ssim
+from pggan.metrics.msssim import MSSSIM, WEIGHTS, PairSimilarities, gaussian, ms_ssim, ssim
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL = json.loads((ROOT / "tests" / "golden" / "official_metrics.json").read_text())

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import prdc
-from metrics.prdc import precision_recall_density_coverage
+from pggan.metrics import prdc
+from pggan.metrics.prdc import precision_recall_density_coverage
 
 
 def compute_by_definition(real, fake):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from metrics.preprocess import as_rgb, inception_input
+from pggan.metrics.preprocess import as_rgb, inception_input
 
 
 def draw_images(*shape, seed=0):

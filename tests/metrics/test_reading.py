@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from metrics import MetricError, reading
-from metrics.reading import ImageSet
+from pggan.metrics import MetricError, reading
+from pggan.metrics.reading import ImageSet
 
 
 def draw_pixels(count, side=8, seed=0):
@@ -273,7 +273,7 @@ def make_awkward_folder(folder):
 
 
 def test_a_folder_holds_the_images_that_training_uses(tmp_path):
-    from datasets import open_source
+    from pggan.datasets import open_source
 
     folder = make_awkward_folder(tmp_path / "set")
     (folder / "linked").symlink_to("elsewhere")
@@ -290,7 +290,7 @@ def test_a_folder_holds_the_images_that_training_uses(tmp_path):
 
 
 def test_a_zip_holds_the_images_that_training_uses(tmp_path):
-    from datasets import open_source
+    from pggan.datasets import open_source
 
     folder = make_awkward_folder(tmp_path / "set")
     for path, separator in ((tmp_path / "a.zip", "/"), (tmp_path / "b.zip", "\\")):
@@ -312,7 +312,7 @@ def test_a_zip_of_generated_images_holds_them(tmp_path):
 
 
 def test_suffixes_and_run_files_match_those_of_training():
-    from datasets import images, listing
+    from pggan.datasets import images, listing
 
     assert reading.SUFFIXES == images.SUFFIXES
     assert (reading.RUN_FILES, reading.RUN_WRITES) == (listing.RUN_FILES, listing.RUN_WRITES)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import Suite
-from metrics.features import Features, FeatureStatistics
-from metrics.fid import FID
-from metrics.inception import Inception
-from metrics.kid import KID
-from metrics.prdc import PRDC
-from metrics.preprocess import inception_input
-from metrics.weights import load_weights
+from pggan.metrics import Suite
+from pggan.metrics.features import Features, FeatureStatistics
+from pggan.metrics.fid import FID
+from pggan.metrics.inception import Inception
+from pggan.metrics.kid import KID
+from pggan.metrics.prdc import PRDC
+from pggan.metrics.preprocess import inception_input
+from pggan.metrics.weights import load_weights
 
 SUBSET = 20
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import MetricError, statistics_file
-from metrics.features import FeatureStatistics
-from metrics.fid import FID
-from metrics.statistics_file import has_statistics, read_statistics, write_statistics
+from pggan.metrics import MetricError, statistics_file
+from pggan.metrics.features import FeatureStatistics
+from pggan.metrics.fid import FID
+from pggan.metrics.statistics_file import has_statistics, read_statistics, write_statistics
 
 SETTINGS = {"metrics_version": 1, "resize": "tf1"}
 

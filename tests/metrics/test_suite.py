@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import METRICS, MetricError, Suite, suite
-from metrics.features import Features, FeatureStatistics
-from metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, find_download_folder
+from pggan.metrics import METRICS, MetricError, Suite, suite
+from pggan.metrics.features import Features, FeatureStatistics
+from pggan.metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, find_download_folder
 
 
 def draw_images(count, seed=0, side=16, channels=3):

@@ -7,8 +7,8 @@ import scipy.ndimage
 import scipy.stats
 import torch
 
-from metrics import MetricError, swd
-from metrics.swd import (
+from pggan.metrics import MetricError, swd
+from pggan.metrics.swd import (
     PATCHES_PER_IMAGE,
     SWD,
     PatchDescriptors,

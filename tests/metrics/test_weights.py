@@ -10,8 +10,8 @@ from importlib.machinery import ModuleSpec
 import pytest
 import torch
 
-from metrics import MetricError, weights
-from metrics.weights import CACHED_NAMES, URL, find_package_file, hash_file, load_weights, read_package
+from pggan.metrics import MetricError, weights
+from pggan.metrics.weights import CACHED_NAMES, URL, find_package_file, hash_file, load_weights, read_package
 
 LAST = "Mixed_7c.branch_pool.conv.weight"
 

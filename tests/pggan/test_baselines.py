@@ -7,8 +7,8 @@ import torch
 from test_steps import copy_weights, make_batch
 from torch import nn
 
-from checkpoints import load as load_checkpoint
 from pggan import load
+from pggan.checkpoints import load as load_checkpoint
 from pggan.config import ConfigError, TrainConfig, resolve_config
 from pggan.networks import ARCHITECTURES, build, generate, to_one_hot
 from pggan.networks.layers import EqualizedConv2d, PixelNorm, downscale

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import RunDirectory
+from pggan.checkpoints import RunDirectory
 from pggan.config import ConfigError, resolve_config
 from pggan.training import device
 from pggan.training.device import EMULATED, choose_precision, read_peak_memory, time_convolutions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import DataError
+from pggan.datasets import DataError
 from pggan.use.evaluate import open_real_images
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import SyntheticShapes, open_pyramid, shuffled_indices
+from pggan.datasets import SyntheticShapes, open_pyramid, shuffled_indices
 from pggan.training import feeding
 from pggan.training.feeding import Feeder
 from pggan.training.growth import Phase

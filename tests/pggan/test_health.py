@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import open_source
+from pggan.datasets import open_source
 from pggan.training.health import MIN_TICKS, SIGNS, describe_sign, find_signs, measure_variety
 
 

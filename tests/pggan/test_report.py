@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoints import CheckpointError, RunDirectory
+from pggan.checkpoints import CheckpointError, RunDirectory
 from pggan.training.health import SIGNS
 from pggan.use.report import write_final_report, write_report
 from pggan.use.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, build_chart, compute_ticks

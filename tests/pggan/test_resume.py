@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from checkpoints import CheckpointError, RunDirectory
+from pggan.checkpoints import CheckpointError, RunDirectory
 from pggan.config import NETWORK_OPTIONS, ConfigError, name_network_options, resolve_config
 from pggan.training.growth import GrowthController
 from pggan.training.resume import check_networks, describe_finished_run, resolve_resumed_config, resolve_total_kimg

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.cpu_trial import run_apart
 from pggan.config import resolve_config
+from pggan.metrics.cpu_trial import run_apart
 from pggan.networks.layers import Equalized, downscale, upscale
 from pggan.training.device import compute_in_bf16
 from pggan.training.growth import Phase

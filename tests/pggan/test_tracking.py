@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from checkpoints import RunDirectory
-from datasets import make_grid
+from pggan.checkpoints import RunDirectory
 from pggan.config import resolve_config
+from pggan.datasets import make_grid
 from pggan.training.run_writer import RunWriter
 from pggan.training.tracking import Tracker, load_or_create_wandb_id
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-import checkpoints
 import pggan
+from pggan import checkpoints
 from pggan.networks import generate
 from pggan.networks.sampling import to_one_hot, to_uint8
 

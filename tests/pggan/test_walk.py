@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import make_grid
+from pggan.datasets import make_grid
 from pggan.use.film import add_caption, write_film
 from pggan.use.grow import crop_grid
 from pggan.use.interpolate import interpolate_latents, slerp

@@ -7,19 +7,19 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import checkpoints.__main__
-import datasets.__main__
-import metrics.__main__
 import pggan.__main__
+import pggan.checkpoints.__main__
+import pggan.datasets.__main__
+import pggan.metrics.__main__
 import train
 
 pytestmark = pytest.mark.faults
 MAINS = {
     "train.py": train.main,
     "pggan": pggan.__main__.main,
-    "metrics": metrics.__main__.main,
-    "datasets": datasets.__main__.main,
-    "checkpoints": checkpoints.__main__.main,
+    "metrics": pggan.metrics.__main__.main,
+    "datasets": pggan.datasets.__main__.main,
+    "checkpoints": pggan.checkpoints.__main__.main,
 }
 TRAIN = "train.py synthetic --resolution 8 --channels 3 --fmap-base 32 --fmap-max 8 --batch-size 4 --device cpu"
 # A tiny run; the options of a case come later and override these.

@@ -15,7 +15,7 @@ from conftest import ROOT, TINY
 from PIL import Image
 from test_stop_and_resume import assert_same_end, read_lines, read_lines_without_times, stop_at_random_moment
 
-from checkpoints import load
+from pggan.checkpoints import load
 
 pytestmark = pytest.mark.faults
 LONG = pytest.mark.long

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoints
 import pggan
+from pggan import checkpoints
 from pggan.networks import Generator
 
 NETWORK = {"resolution": 16, "channels": 3, "label_size": 2, "fmap_base": 64, "fmap_max": 8}

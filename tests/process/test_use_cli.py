@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import open_source
+from pggan.datasets import open_source
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def run_folder(finished_run, tmp_path):
 @pytest.fixture
 def labeled(tmp_path):
     """Return the path of a checkpoint of an untrained conditional generator."""
-    from checkpoints import save
     from pggan import Generator
+    from pggan.checkpoints import save
 
     arguments = {"resolution": 8, "channels": 1, "label_size": 2, "fmap_base": 32, "fmap_max": 8}
     content = {

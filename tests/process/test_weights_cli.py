@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoints
-from pggan import load
+from pggan import checkpoints, load
 
 SNAPSHOT = Path(__file__).parents[1] / "golden" / "official_gray16_labels.pkl"
 

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from tqdm import tqdm
 
-from checkpoints import CheckpointError
-from checkpoints.run_directory import write_text
+from pggan.checkpoints import CheckpointError
+from pggan.checkpoints.run_directory import write_text
 
 from ...config import format_value
 from ...training.growth import PlanRow

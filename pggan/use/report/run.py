@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from checkpoints import CheckpointError, RunDirectory, load
-from checkpoints.run_directory import read_lines
+from pggan.checkpoints import CheckpointError, RunDirectory, load
+from pggan.checkpoints.run_directory import read_lines
 
 from ...config import ConfigError, TrainConfig
 from ...training.growth import GrowthController, PlanRow

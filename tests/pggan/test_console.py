@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ENTRY_POINTS = [
     ROOT / "train.py",
     *(ROOT / name / "__main__.py" for name in ("pggan", "checkpoints", "datasets", "metrics")),
 ]
 PROGRAM = """
 import os, signal, sys
-from console import command
+from pggan.console import command
 class Stop(Exception): pass
 with command("program", ValueError, stops=Stop):
     print({text})
