@@ -37,12 +37,13 @@ sys.path.insert(0, str(ROOT))
 from pggan.config import resolve_config  # noqa: E402
 from pggan.metrics.cpu_trial import has_bf16_units  # noqa: E402
 from pggan.networks import layers, progressive  # noqa: E402
+from pggan.training.batch import Batch  # noqa: E402
 from pggan.training.device import keep_freed_memory, read_peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
 from pggan.training.profile import FlopCount, measure_matrix_rate  # noqa: E402
 from pggan.training.ranks import SINGLE_PROCESS  # noqa: E402
 from pggan.training.state import TrainState  # noqa: E402
-from pggan.training.steps import Batch, Stepper  # noqa: E402
+from pggan.training.steps import Stepper  # noqa: E402
 
 PEER, COMPILED = "pro_gan_pytorch", "compiled"
 

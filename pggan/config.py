@@ -444,6 +444,11 @@ class TrainConfig:
         "auto",
         choices=("auto", "fp32", "bf16"),
     )
+    cuda_graphs: bool = option(
+        "replay each training step as one CUDA graph (one GPU, Adam): faster at low resolutions and narrow networks",
+        False,
+        identity=False,
+    )
     deterministic: bool = option("use deterministic GPU kernels (bit-reproducible, slower)", False, identity=False)
     track: str = option(
         "where to send numbers and samples besides the run directory",

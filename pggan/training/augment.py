@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ConfigError, TrainConfig
-from .ranks import Share
 from .state import random_generator
 
 HOLDOUT_SIZES = range(200, 10_000)  # dataset sizes at risk of being memorized, yet large enough to hold out 5%
@@ -41,24 +40,27 @@ class Augmentation:
     speed: float = 500_000.0
     every: int = 1
 
-    def __call__(self, images: Tensor, p: Tensor, rng: np.random.Generator, share: Share) -> Tensor:
+    def draw(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
+        """Return the random numbers of `count` images of `side` pixels, float32 [count, 10]."""
+        chance, places = rng.random((8, count), dtype=np.float32), rng.integers(0, side + 1, (2, count))
+        return torch.from_numpy(np.concatenate([chance, places.astype(np.float32)]).T)
+
+    def __call__(self, images: Tensor, p: Tensor, noise: Tensor) -> Tensor:
         """Return images [N, C, r, r] in [-1, 1], augmented.
 
         Args:
-            p: scalar tensor in [0, 1] on the images' device. rng: draws for the global batch. share: of these images.
+            p: scalar tensor in [0, 1] on the images' device. noise: [N, 10], drawn by `draw`.
         """
         if self.mode == "none":
             return images
         count, side = len(images), images.shape[-1]
-        chance = share.select(torch.from_numpy(rng.random((8, share.global_size), dtype=np.float32)).T).T
-        chance = chance.to(images.device, non_blocking=True)
+        chance, places = noise.T.split([8, 2])
         color, translation, cutout = (
             (chance[:3] < (p if self.mode == "ada" else 1.0)).reshape(3, count, 1, 1, 1).unbind(0)
         )
         x = torch.where(color, jitter_color(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0)), images)
         reach = int(side / 8 + 0.5)
         x = translate(x, (sample_offsets(chance[6:8], reach) * translation.view(1, count)).long(), reach)
-        places = share.select(torch.from_numpy(rng.integers(0, side + 1, (2, share.global_size))).T).T.to(x.device)
         return torch.where(cutout & square_mask(places, side), torch.zeros((), device=x.device), x)
 
     def update_p(self, p: Tensor, signal: Tensor, batch_size: int) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pggan.datasets import Pyramid, shuffled_indices
 
+from .batch import Batch
 from .growth import Phase
 from .ranks import SINGLE_PROCESS, Ranks
-from .steps import Batch
 
 MEMORY_FRACTION = 0.25  # of free memory for a level; the rest is for activations, evaluation and other jobs
 READ_BYTES = 1 << 26  # per read (64 MiB); between two reads the loader checks whether the stage has ended
@@ -108,7 +108,7 @@ class Feeder:
         if (level := self.level) is None:
             images_read = torch.from_numpy(self.pyramid.read_images(resolution, self.indices[places.numpy()]))
         else:
-            images_read = level[places.to(level.device)]
+            images_read = level[self.pin_memory(places).to(level.device, non_blocking=True)]
         return Batch(
             self.pin_memory(images_read), None if self.labels is None else self.pin_memory(self.labels[places]), share
         )

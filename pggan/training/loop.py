@@ -28,6 +28,7 @@ from pggan.metrics import Suite, default_folder
 from ..config import ConfigError, TrainConfig
 from ..networks import generate
 from .augment import Augmentation, split_holdout
+from .batch import Batch
 from .device import (
     choose_device,
     choose_precision,
@@ -38,6 +39,7 @@ from .device import (
 )
 from .evaluation import Evaluator, synthetic_mode_metric
 from .feeding import Feeder
+from .graphs import check_graphs
 from .growth import GrowthController, Phase, is_due
 from .health import describe_sign, find_signs, measure_variety
 from .losses import find_cautions
@@ -56,7 +58,7 @@ from .resume import (
 from .run_writer import RunWriter
 from .signals import StopRequested, StopSignals, TrainingStopped
 from .state import TrainState, draw_latents, to_device
-from .steps import Batch, Stepper
+from .steps import Stepper
 from .tracking import Progress, Tracker, choose_grid_size, format_duration, log
 
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
@@ -191,6 +193,8 @@ class Training:
         config, ranks = self.config, self.ranks
         if ranks.world_size > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
+        if config.cuda_graphs:
+            check_graphs(config, self.device, ranks)
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
         self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks)
         train_indices, held_out_indices = split_holdout(config, len(self.pyramid))

@@ -140,6 +140,8 @@ class Loss:
     ) -> dict[str, Tensor]:
         """Return the discriminator's loss L_D and the terms worth logging.
 
+        Training differentiates its two parts, `score_loss` and `penalty_loss`, one after the other.
+
         Args:
             reals, fakes: [N, C, r, r] in [-1, 1], or a list of them by scale.
             epsilon: position of x_hat between each pair, [N, 1, 1, 1] in [0, 1). labels: class indices [N].
@@ -148,6 +150,16 @@ class Loss:
             "d_loss", a differentiable scalar, and the detached scalars "real_score", "fake_score" and, with a penalty,
             "grad_norm": at x_hat with gp, otherwise at the real images with r1, otherwise at the generated ones.
         """
+        terms = self.score_loss(critic, reals, fakes, labels)
+        if self.penalty:
+            penalty = self.penalty_loss(critic, reals, fakes, epsilon)
+            terms |= penalty | {"d_loss": terms["d_loss"] + penalty["d_loss"]}
+        return terms
+
+    def score_loss(
+        self, critic: Critic, reals: Images, fakes: Images, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return all terms of `discriminator_loss` but the gradient penalty gp."""
         real, fake = self.critic_outputs(critic, reals, fakes)
         logged = {"real_score": real.scores, "fake_score": fake.scores}
 
@@ -160,10 +172,6 @@ class Loss:
         if real.squared_norms is not None:
             loss = loss + (self.r1 / 2) * real.squared_norms
             logged["grad_norm"] = real.squared_norms.detach().sqrt()
-        if self.penalty:
-            mixed = map_scales(lambda x, x_fake: torch.lerp(x, x_fake, epsilon), reals, fakes)  # x_hat
-            logged["grad_norm"] = norms = self.gradient_norms(critic, mixed)
-            loss = loss + (norms - self.target).square() * (self.penalty / self.target**2)
         if self.drift:
             loss = loss + self.drift * real.scores.square()
         loss = loss.mean()
@@ -171,6 +179,13 @@ class Loss:
             entropy = F.cross_entropy(real.logits, labels) + F.cross_entropy(fake.logits, labels)
             loss = loss + self.label_weight * entropy
         return {"d_loss": loss} | {name: value.detach().mean() for name, value in logged.items()}
+
+    def penalty_loss(self, critic: Critic, reals: Images, fakes: Images, epsilon: Tensor) -> dict[str, Tensor]:
+        """Return the gradient penalty gp at x_hat as "d_loss", and the mean gradient norm as "grad_norm"."""
+        mixed = map_scales(lambda x, x_fake: torch.lerp(x, x_fake, epsilon), reals, fakes)  # x_hat
+        norms = self.gradient_norms(critic, mixed)
+        loss = (norms - self.target).square() * (self.penalty / self.target**2)
+        return {"d_loss": loss.mean(), "grad_norm": norms.detach().mean()}
 
     def generator_loss(
         self, critic: Critic, fakes: Images, labels: Tensor | None = None, reals: Images | None = None

@@ -21,6 +21,7 @@ from pggan.datasets import Preparation, check_sizes, open_source, summarize
 
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
+from .batch import Batch
 from .device import choose_device, choose_precision, describe_device, measure_matrix_rate, read_peak_memory
 from .growth import GrowthController, Phase
 from .losses import find_cautions
@@ -28,7 +29,7 @@ from .memory import is_out_of_memory
 from .ranks import SINGLE_PROCESS, Ranks
 from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
-from .steps import Batch, Stepper
+from .steps import Stepper
 from .tracking import format_duration, log
 
 DRY_RUN_SECONDS = 30.0  # limit on timing steps for --dry-run: about as long as a user waits for a printed estimate
@@ -274,9 +275,7 @@ def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: 
             networks = [build(kind, state.arguments[kind]) for kind in ("generator", "discriminator", "generator")]
         twin.G, twin.D, twin.G_ema = networks
         twin.G_ema.requires_grad_(False)
-        adam = replace(
-            config, optimizer="adam"
-        )  # RMSprop reads values, which fake tensors lack; it and SGD need less memory than this
+        adam = replace(config, optimizer="adam")  # the others need less memory
         twin.g_optimizer, twin.d_optimizer = (make_optimizer(adam, network) for network in networks[:2])
         twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))
         twin.clear_sums()
@@ -285,7 +284,7 @@ def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: 
         images = torch.empty(batch, config.channels, side, side, dtype=torch.uint8, device=state.device)
         labels = torch.zeros(batch, dtype=torch.long, device=state.device) if state.G.label_size else None
         reals = Batch(images, labels, SINGLE_PROCESS.share(batch, config.mbstd_group))
-        stepper = Stepper.from_config(replace(config, n_critic=1), bf16)
+        stepper = Stepper.from_config(replace(config, n_critic=1, cuda_graphs=False), bf16)
         for _ in range(2):  # the second step is the peak: all gradients and Adam's moments exist
             stepper.step(twin, reals, phase)
         return weights + live.peak

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ..config import ConfigError, TrainConfig, add_options, resolve_config
+from .batch import Batch
 from .device import choose_device, choose_precision, describe_device, keep_freed_memory, measure_matrix_rate
 from .growth import GrowthController, Phase
-from .losses import map_scales
 from .plan import format_table
 from .ranks import SINGLE_PROCESS
 from .state import TrainState, random_generator
-from .steps import Batch, Stepper, freeze_weights, update_ema
+from .steps import Stepper, freeze_weights, update_ema
 from .tracking import log
 
 TEXT = """\
@@ -136,27 +136,26 @@ class TimedStep:
 
         critic = partial(state.D, **stage)
 
-        part = self.make_batch()
+        inputs = stepper.draw_inputs(state, self.make_batch(), self.phase)
+        part = inputs.batch
         with stepper.autocast(state):
             reals = stepper.prepare_reals(state, stage, part, "augmented reals")
             lap("data")
             with torch.no_grad():
                 fakes = stepper.generate_fakes(state, stage, part, "d latents", "augmented fakes")
             lap("G forward")
-            mixing = torch.full((len(fakes), 1, 1, 1), 0.5, device=self.device)
-            terms = replace(stepper.loss, penalty=0.0).discriminator_loss(critic, reals, fakes, mixing)
+            terms = stepper.loss.score_loss(critic, reals, fakes)
             lap("D forward")
         state.d_optimizer.zero_grad()
         terms["d_loss"].backward()
         lap("D backward")
         if stepper.loss.penalty:
-            mixed = map_scales(partial(torch.lerp, weight=mixing), reals, fakes)
             with stepper.autocast(state):
-                penalty = stepper.loss.gradient_norms(critic, mixed).square().mean()
+                penalty = stepper.loss.penalty_loss(critic, reals, fakes, part.noise["mixing"])
             lap("penalty, D forward and gradient")
-            penalty.backward()
+            penalty["d_loss"].backward()
             lap("penalty, double backward")
-        stepper.apply_gradients(state.D, state.d_optimizer, terms, "d_loss", self.phase.lr)
+        stepper.apply_gradients(state.D, state.d_optimizer, terms, "d_loss")
         lap("optimizers, EMA")
         state.g_optimizer.zero_grad()
         with stepper.autocast(state), freeze_weights(state.D):
@@ -166,7 +165,7 @@ class TimedStep:
             lap("D forward")
             terms["g_loss"].backward()
         lap("G backward, through D")
-        stepper.apply_gradients(state.G, state.g_optimizer, terms, "g_loss", self.phase.lr)
+        stepper.apply_gradients(state.G, state.g_optimizer, terms, "g_loss")
         update_ema(state.G_ema, state.G, stepper.ema_decay)
         lap("optimizers, EMA")
         return seconds

@@ -81,6 +81,7 @@ class TrainState:
         lr_factor: factor on all learning rates; below 1 after a rollback.
         rollbacks: [from, to] in images seen, one per rollback.
         stage_ends: resolution -> images seen when adaptive growth ended that stage.
+        version: an object that is replaced whenever tensors of the state are replaced instead of changed in place.
     """
 
     def __init__(self, config: TrainConfig, label_size: int, device: torch.device):
@@ -100,6 +101,7 @@ class TrainState:
         self.lr_factor = 1.0
         self.rollbacks: list[list[int]] = []
         self.stage_ends: dict[int, int] = {}
+        self.version = object()
         self.clear_sums()
 
     def clear_sums(self) -> None:
@@ -107,9 +109,12 @@ class TrainState:
         self.counts: dict[str, int] = {}
 
     def accumulate(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        """Add scalars on the device to `sums`, in one launch."""
+        for name in values:
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(values[name])
             self.counts[name] = self.counts.get(name, 0) + 1
+        torch._foreach_add_([self.sums[name] for name in values], list(values.values()))
 
     def average_sums(self) -> dict[str, float]:
         """Return the mean of each term since the last log line; of "skipped", the sum."""
@@ -119,6 +124,7 @@ class TrainState:
     def reset_optimizers(self) -> None:
         self.g_optimizer.state.clear()
         self.d_optimizer.state.clear()
+        self.version = object()
 
     MODULES = ("G", "D", "G_ema", "g_optimizer", "d_optimizer")
     PLAIN = (
@@ -152,20 +158,34 @@ class TrainState:
                 setattr(self, name, to_device(state[name], self.device))
         if "counts" not in state:  # written by an earlier version, which counted steps instead
             self.counts = dict.fromkeys(self.sums, state["steps"])
+        self.version = object()
 
 
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return Adam (Karras et al. 2018, appendix A.1), RMSprop (Arjovsky et al. 2017) or plain SGD.
 
-    `Stepper.apply_gradients` sets the learning rate before every step.
+    `set_lr` sets the learning rate before every step. For Adam on a GPU it is a tensor there, so that a CUDA graph of
+    the step reads its value of the moment.
     """
-    parameters = network.parameters()
+    parameters = list(network.parameters())
+    device = parameters[0].device
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=1e-3)
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=1e-3, fused=True)
+    on_gpu = device.type == "cuda"
+    lr = torch.tensor(1e-3, device=device) if on_gpu else 1e-3
     betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.Adam(parameters, lr=1e-3, betas=betas, eps=1e-8, fused=True)
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, eps=1e-8, fused=True, capturable=on_gpu)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters; if it is a tensor, in place and without waiting for its device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 MOMENTS = {

@@ -1,15 +1,17 @@
 """One training step: update the discriminator D, update the generator G, average G's weights.
 
-`Stepper.step` is the paper's algorithm in order; `compute_d_terms` and `compute_g_terms` return what each network
-minimizes, and losses.py has the formulas. With a fused optimizer (Adam), nothing is read back from the device: alpha,
-losses and the decision to skip a step with non-finite gradients stay in tensors, so that the host runs ahead of a GPU.
+A step has three parts: `Stepper.draw_inputs` draws every random number on the host, `Stepper.update` is the paper's
+algorithm in order and runs on the device alone, and `Stepper.step` counts. `compute_d_terms` and `compute_g_terms`
+yield what each network minimizes, and losses.py has the formulas. An update never waits for the device: alpha,
+learning rates, losses and the decision to skip a step with non-finite gradients are tensors, so that the host runs
+ahead of a GPU, and a CUDA graph can replay the whole update (graphs.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,42 +24,15 @@ from ..networks import to_one_hot
 from ..networks.layers import Equalized, downscale, upscale
 from ..networks.multiscale import pyramid
 from .augment import Augmentation, compute_overfitting
+from .batch import Batch, Inputs, copy_to_device
+from .graphs import UpdateGraphs
 from .growth import Phase
 from .losses import Images, Loss, build_loss
-from .ranks import SINGLE_PROCESS, Ranks, Share
-from .state import TrainState, draw_latents, random_generator
+from .ranks import SINGLE_PROCESS, Ranks
+from .state import TrainState, draw_latents, random_generator, set_lr
 
 Terms = dict[str, Tensor]  # scalars by name: a loss and the terms to log beside it
 Stage = dict[str, Any]  # keyword arguments of G and D: resolution and alpha
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A share of the global batch: real images, uint8 [N, C, r, r], and class indices [N] if there are classes.
-
-    Args:
-        share: which samples of the global batch these are. Random numbers are drawn for the global batch, and each
-            process selects those of its share, so that any number of processes computes the same step.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    share: Share
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; copying from pinned memory does not block."""
-        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), labels, self.share)
-
-    def micro_batches(self, max_samples: int | None) -> Iterator[Batch]:
-        """Yield micro-batches of at most `max_samples` images, made of whole minibatch-stddev groups."""
-        for share in self.share.micro_batches(max_samples):
-            selection = share.relative_to(self.share)
-            yield Batch(
-                selection.select(self.images),
-                None if self.labels is None else selection.select(self.labels),
-                share,
-            )
 
 
 @dataclass(frozen=True)
@@ -70,7 +45,7 @@ class Stepper:
         bf16: compute convolutions and matrix products in bfloat16.
         augment: applied to everything the discriminator sees; by default the identity.
         n_critic: updates of D per update of G. clip: bound on D's weights, or None.
-        ranks: the processes that share each batch.
+        ranks: the processes that share each batch. graphs: replays updates as CUDA graphs; None: runs them eagerly.
     """
 
     loss: Loss
@@ -82,6 +57,7 @@ class Stepper:
     n_critic: int = 1
     clip: float | None = None
     ranks: Ranks = SINGLE_PROCESS
+    graphs: UpdateGraphs | None = None
 
     @classmethod
     def from_config(
@@ -98,6 +74,7 @@ class Stepper:
             n_critic=config.n_critic,
             clip=config.clip if config.penalty == "clip" else None,
             ranks=ranks,
+            graphs=UpdateGraphs() if config.cuda_graphs else None,
         )
 
     def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> None:
@@ -110,67 +87,122 @@ class Stepper:
             batch: this process's share; losses and gradients are those of the global batch in every process.
             held_out: real images that are never trained on, scored to measure overfitting.
         """
-        # alpha is a tensor only while a block fades in: its value changes every step and must not cause recompilation
-        alpha = torch.tensor(phase.alpha, device=state.device) if phase.is_fading else 1.0
-        stage = {"resolution": phase.resolution, "alpha": alpha}
-        micro_batches = list(batch.to(state.device).micro_batches(phase.micro_batch))
-        held_out_terms = self.score_held_out(state, stage, held_out, phase)  # before D learns from this batch
-        d_lr, g_lr = phase.d_and_g_lr
+        inputs = self.draw_inputs(state, batch, phase, held_out)
+        for optimizer, lr in zip((state.d_optimizer, state.g_optimizer), phase.d_and_g_lr, strict=True):
+            set_lr(optimizer, lr)
+        terms = self.graphs.run(self.update, state, inputs) if self.graphs else self.update(state, inputs)
+        state.images += batch.share.global_size
+        state.accumulate(terms)
+
+    def draw_inputs(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> Inputs:
+        """Return the update's inputs on the state's device: the images, and random numbers drawn on the host."""
+        trains_generator = self.is_generator_step(state.images, batch.share.global_size)
+        alpha = {"alpha": torch.tensor(phase.alpha)} if phase.is_fading else {}
+        noise = self.draw_noise(state, batch, ["reals", "fakes", *(["g fakes"] if trains_generator else [])])
+        held_out_noise = self.draw_noise(state, held_out, ["held out"]) if held_out else {}
+        numbers = copy_to_device(
+            alpha | noise | {f"held out {name}": values for name, values in held_out_noise.items()}, state.device
+        )
+        return Inputs(
+            replace(batch.to(state.device), noise={name: numbers[name] for name in noise}),
+            held_out
+            and replace(
+                held_out.to(state.device), noise={name: numbers[f"held out {name}"] for name in held_out_noise}
+            ),
+            alpha=numbers.get("alpha", 1.0),
+            resolution=phase.resolution,
+            micro_batch=phase.micro_batch,
+            trains_generator=trains_generator,
+        )
+
+    def update(self, state: TrainState, inputs: Inputs) -> Terms:
+        """Update all networks on the device; return the terms to log. Reads nothing back, changes tensors in place."""
+        stage = {"resolution": inputs.resolution, "alpha": inputs.alpha}
+        micro_batches = list(inputs.batch.micro_batches(inputs.micro_batch))
+        held_out_terms = self.score_held_out(state, stage, inputs)  # before D learns from this batch
 
         # D minimizes  L_D = D(G(z)) - D(x) + lambda (r/R |grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
         compute_terms = partial(self.compute_d_terms, state, stage)
         d_terms = accumulate_gradients(state.d_optimizer, micro_batches, compute_terms, "d_loss") | held_out_terms
-        d_skipped, d_norm = self.apply_gradients(state.D, state.d_optimizer, d_terms, "d_loss", d_lr)
+        d_skipped, d_norm = self.apply_gradients(state.D, state.d_optimizer, d_terms, "d_loss")
         if self.clip is not None:
             clip_weights(state.D, self.clip)
 
         # G minimizes  L_G = -D(G(z)), with fresh latents z
         g_terms: Terms = {}
         g_skipped, g_norm = torch.zeros_like(d_skipped), None
-        if self.is_generator_step(state.images, batch.share.global_size):
+        if inputs.trains_generator:
             compute_terms = partial(self.compute_g_terms, state, stage)
             with freeze_weights(state.D):
                 g_terms = accumulate_gradients(state.g_optimizer, micro_batches, compute_terms, "g_loss")
-            g_skipped, g_norm = self.apply_gradients(state.G, state.g_optimizer, g_terms, "g_loss", g_lr)
+            g_skipped, g_norm = self.apply_gradients(state.G, state.g_optimizer, g_terms, "g_loss")
             update_ema(state.G_ema, state.G, self.ema_decay)  # G is unchanged if its update was skipped
 
-        state.images += batch.share.global_size
-        self.record_step(state, d_terms | g_terms, (d_norm, g_norm), (d_skipped, g_skipped), batch.share.global_size)
+        batch_size = inputs.batch.share.global_size
+        return self.finish_update(state, d_terms | g_terms, (d_norm, g_norm), (d_skipped, g_skipped), batch_size)
 
     def is_generator_step(self, images: int, batch_size: int) -> bool:
         """Return whether the step after `images` real images updates G: every `n_critic`-th does."""
         return images // batch_size % self.n_critic == self.n_critic - 1
 
-    def compute_d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
-        """Return L_D on real images x and as many generated images G(z) of the same classes."""
-        rng = random_generator(self.seed, state.images, "mixing")
-        epsilon = torch.from_numpy(rng.random((batch.share.global_size, 1, 1, 1), dtype=np.float32))
-        epsilon = batch.share.select(epsilon).to(state.device, non_blocking=True)
+    def draw_noise(self, state: TrainState, batch: Batch, images: list[str]) -> dict[str, Tensor]:
+        """Return the random numbers [N, ...] that this process's share of a step needs, by purpose, in main memory.
+
+        images: which are computed: "reals", "fakes", "g fakes", "held out".
+        """
+        size, latent_size = batch.share.global_size, state.G.latent_size
+        noise = {
+            f"augmented {name}": self.augment.draw(
+                random_generator(self.seed, state.images, f"augmented {name}"), size, batch.images.shape[-1]
+            )
+            for name in (images if self.augment.mode != "none" else [])
+        }
+        if self.mirror:
+            flips = random_generator(self.seed, state.images, "mirror").random(size) < 0.5
+            noise["mirror"] = torch.from_numpy(flips.astype(np.float32))
+        if "fakes" in images:
+            noise["d latents"] = draw_latents(self.seed, state.images, "d latents", size, latent_size)
+            mixing = random_generator(self.seed, state.images, "mixing").random((size, 1, 1, 1), dtype=np.float32)
+            noise["mixing"] = torch.from_numpy(mixing)
+        if "g fakes" in images:
+            noise["g latents"] = draw_latents(self.seed, state.images, "g latents", size, latent_size)
+        return {name: batch.share.select(numbers) for name, numbers in noise.items()}
+
+    def compute_d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Iterator[Terms]:
+        """Yield L_D on real images x and as many generated images G(z) of the same classes, in parts.
+
+        The penalty has a graph of its own: each part's memory is freed before the next is computed.
+        """
+        critic = partial(state.D, **stage)
         with self.autocast(state):
             x = self.prepare_reals(state, stage, batch, "augmented reals")
             with torch.no_grad():  # D's loss needs no gradients of G's weights
                 x_fake = self.generate_fakes(state, stage, batch, "d latents", "augmented fakes")
-            return self.loss.discriminator_loss(partial(state.D, **stage), x, x_fake, epsilon, batch.labels)
+            terms = self.loss.score_loss(critic, x, x_fake, batch.labels)
+        yield terms
+        if self.loss.penalty:
+            with self.autocast(state):
+                terms = self.loss.penalty_loss(critic, x, x_fake, batch.noise["mixing"])
+            yield terms
 
-    def compute_g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Terms:
-        """Return L_G on freshly generated images, one per real image of the batch and of the same class."""
+    def compute_g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Iterator[Terms]:
+        """Yield L_G on freshly generated images, one per real image of the batch and of the same class."""
         with self.autocast(state):
             x_fake = self.generate_fakes(state, stage, batch, "g latents", "augmented g fakes")
             x = self.prepare_reals(state, stage, batch, "augmented reals") if self.loss.needs_reals else None
-            return self.loss.generator_loss(partial(state.D, **stage), x_fake, batch.labels, x)
+            terms = self.loss.generator_loss(partial(state.D, **stage), x_fake, batch.labels, x)
+        yield terms
 
-    def score_held_out(self, state: TrainState, stage: Stage, held_out: Batch | None, phase: Phase) -> Terms:
+    def score_held_out(self, state: TrainState, stage: Stage, inputs: Inputs) -> Terms:
         """Return D's mean score of held-out real images as "held_out_score", {} if there are none."""
         sums: Terms = {}
-        if held_out is None:
-            return sums
-        for batch in held_out.to(state.device).micro_batches(phase.micro_batch):
+        for batch in inputs.held_out.micro_batches(inputs.micro_batch) if inputs.held_out else ():
             with torch.no_grad(), self.autocast(state):
                 scores, _ = state.D(self.prepare_reals(state, stage, batch, "augmented held out"), **stage)
             add_terms(sums, {"held_out_score": scores.mean()}, batch.share.weight)
         return sums
 
-    def prepare_reals(self, state: TrainState, stage: Stage, batch: Batch, purpose: str) -> Images:
+    def prepare_reals(self, state: TrainState, stage: Stage, batch: Batch, augmentation: str) -> Images:
         """Turn uint8 images [N, C, r, r] into what D sees: floats in [-1, 1], mirrored, faded and augmented.
 
         While a stage fades in, real images are blended with their own half resolution, as generated ones are
@@ -178,35 +210,30 @@ class Stepper:
         """
         x = batch.images
         if self.mirror:  # on bytes: a quarter of the memory traffic of floats
-            flips = random_generator(self.seed, state.images, "mirror").random(batch.share.global_size) < 0.5
-            flips = batch.share.select(torch.from_numpy(flips)).to(x.device, non_blocking=True)
-            x = torch.where(flips.view(-1, 1, 1, 1), x.flip(3), x)
+            x = torch.where(batch.noise["mirror"].view(-1, 1, 1, 1) > 0, x.flip(3), x)
         x = x.to(torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1)
         x = fade(x, stage["alpha"])
-        return self.apply_augmentation(state, pyramid(x) if state.D.multiscale else x, batch, purpose)
+        return self.apply_augmentation(state, pyramid(x) if state.D.multiscale else x, batch, augmentation)
 
-    def generate_fakes(self, state: TrainState, stage: Stage, batch: Batch, purpose: str, augmented: str) -> Images:
-        """Return augmented images G(z), [N, C, r, r] or a list by scale, with z from the standard normal distribution.
+    def generate_fakes(self, state: TrainState, stage: Stage, batch: Batch, latents: str, augmentation: str) -> Images:
+        """Return augmented images G(z), [N, C, r, r] or a list by scale, of the batch's classes.
 
-        purpose, augmented: select the random streams of the latents and of the augmentation.
+        latents, augmentation: which of the batch's random numbers to use.
         """
-        z = draw_latents(self.seed, state.images, purpose, batch.share.global_size, state.G.latent_size)
-        z = batch.share.select(z).to(state.device, non_blocking=True)
-        labels = to_one_hot(batch.labels, state.G.label_size)  # None without classes
+        z, labels = batch.noise[latents], to_one_hot(batch.labels, state.G.label_size)  # None without classes
         images = state.G.pyramid(z, labels) if state.G.multiscale else state.G(z, labels, **stage)
-        return self.apply_augmentation(state, images, batch, augmented)
+        return self.apply_augmentation(state, images, batch, augmentation)
 
-    def apply_augmentation(self, state: TrainState, images: Images, batch: Batch, purpose: str) -> Images:
-        if isinstance(images, list):  # --arch msg, for which there is no augmentation
+    def apply_augmentation(self, state: TrainState, images: Images, batch: Batch, name: str) -> Images:
+        if self.augment.mode == "none" or isinstance(images, list):  # --arch msg has no augmentation
             return images
-        rng = random_generator(self.seed, state.images, purpose)
-        return self.augment(images, state.augment_p, rng, batch.share)
+        return self.augment(images, state.augment_p, batch.noise[name])
 
     def autocast(self, state: TrainState) -> torch.autocast:
         return torch.autocast(state.device.type, torch.bfloat16, enabled=self.bf16)
 
     def apply_gradients(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms, loss: str, lr: float
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, terms: Terms, loss: str
     ) -> tuple[Tensor, Tensor]:
         """Sum gradients and terms over all processes, in place, and take one optimizer step.
 
@@ -219,46 +246,51 @@ class Stepper:
         self.ranks.all_reduce([*gradients, *terms.values()])
         norm = torch.nn.utils.get_total_norm(gradients)
         skipped = 1 - (norm.isfinite() & terms[loss].isfinite()).float()
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        if optimizer.defaults.get(
-            "fused"
-        ):  # torch's contract with GradScaler: fused kernels do nothing if found_inf is 1
+        if optimizer.defaults.get("fused"):  # torch's contract with GradScaler: with found_inf 1, kernels do nothing
             optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
-            optimizer.step()
-        elif not skipped:  # RMSprop has no fused kernel, so this reads the tensor back
-            optimizer.step()
+        else:  # RMSprop has no such kernel: a gradient of zero leaves the weights as they are
+            for gradient in gradients:
+                gradient.masked_fill_(skipped > 0, 0.0)
+        optimizer.step()
         return skipped, norm
 
-    def record_step(
+    def finish_update(
         self,
         state: TrainState,
         terms: Terms,
         norms: tuple[Tensor, Tensor | None],
         skipped: tuple[Tensor, Tensor],
         batch_size: int,
-    ) -> None:
-        """Add a step's terms to the sums of the next log line; count skipped updates; adapt the augmentation.
+    ) -> Terms:
+        """Count skipped updates, adapt the augmentation, and return all terms to log.
 
         norms, skipped: of (D, G); the norm is None if this step did not update G, whose count then stays as it is.
         """
         (d_norm, g_norm), trained_g = norms, norms[1] is not None
         in_a_row = (state.skipped_in_a_row + torch.stack(skipped)) * torch.stack(skipped)
-        state.skipped_in_a_row = in_a_row if trained_g else torch.stack([in_a_row[0], state.skipped_in_a_row[1]])
-        state.accumulate(terms | {"d_gradient": d_norm, "skipped": skipped[0] + skipped[1]})
+        count = 2 if trained_g else 1
+        state.skipped_in_a_row[:count].copy_(in_a_row[:count])
+        terms = terms | {"d_gradient": d_norm, "skipped": skipped[0] + skipped[1]}
         if g_norm is not None:
-            state.accumulate({"g_gradient": g_norm})
+            terms["g_gradient"] = g_norm
         if "held_out_score" in terms:
             seen, held_out, faked = (terms[f"{name}_score"] for name in ("real", "held_out", "fake"))
-            state.accumulate({"seen_score": seen, "faked_score": faked})
+            terms |= {"seen_score": seen, "faked_score": faked}
             signal = compute_overfitting(seen, held_out, faked)
-            state.augment_p = self.augment.update_p(state.augment_p, signal, batch_size)
+            state.augment_p.copy_(self.augment.update_p(state.augment_p, signal, batch_size))
+        return terms
 
 
 def accumulate_gradients(
-    optimizer: torch.optim.Optimizer, micro_batches: Iterable[Batch], compute_terms: Callable[[Batch], Terms], loss: str
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Iterable[Batch],
+    compute_terms: Callable[[Batch], Iterable[Terms]],
+    loss: str,
 ) -> Terms:
     """Set the gradients of the optimizer's parameters to those of the term `loss`, summed over micro-batches.
+
+    Args:
+        compute_terms: yields the loss of a micro-batch in one or more parts, each differentiated before the next.
 
     Returns:
         This process's contribution to the global batch's mean of each term, detached.
@@ -267,9 +299,9 @@ def accumulate_gradients(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sums: Terms = {}
     for batch in micro_batches:
-        terms = compute_terms(batch)
-        (terms[loss] * batch.share.weight).backward(inputs=parameters)
-        add_terms(sums, terms, batch.share.weight)
+        for terms in compute_terms(batch):
+            (terms[loss] * batch.share.weight).backward(inputs=parameters)
+            add_terms(sums, terms, batch.share.weight)
     return sums
 
 

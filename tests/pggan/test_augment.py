@@ -16,7 +16,6 @@ from pggan.training.augment import (
     square_mask,
     translate,
 )
-from pggan.training.ranks import SINGLE_PROCESS
 
 P = {p: torch.tensor(float(p)) for p in (0, 0.5, 1)}
 
@@ -26,7 +25,8 @@ def make_images(count=64, side=16, channels=3, seed=0):
 
 
 def augment(mode, x, p=1, seed=0):
-    return Augmentation(mode)(x, P[p], np.random.default_rng(seed), SINGLE_PROCESS.share(len(x), 1))
+    augmentation = Augmentation(mode)
+    return augmentation(x, P[p], augmentation.draw(np.random.default_rng(seed), len(x), x.shape[-1]))
 
 
 def differs(x, y):

@@ -5,11 +5,12 @@ import torch
 
 from pggan.config import resolve_config
 from pggan.training import plan
+from pggan.training.batch import Batch
 from pggan.training.growth import GrowthController
 from pggan.training.plan import LiveBytes, compute_costs_per_image, estimate_memory, time_stages, try_stages
 from pggan.training.ranks import SINGLE_PROCESS
 from pggan.training.state import TrainState, network_arguments
-from pggan.training.steps import Batch, Stepper
+from pggan.training.steps import Stepper
 
 CPU = torch.device("cpu")
 

@@ -8,12 +8,13 @@ import torch
 from pggan.config import resolve_config
 from pggan.metrics.cpu_trial import run_apart
 from pggan.networks.layers import Equalized, downscale, upscale
+from pggan.training.batch import Batch
 from pggan.training.device import compute_in_bf16
 from pggan.training.growth import Phase
 from pggan.training.losses import ADVERSARIAL, WGANGP, Loss
 from pggan.training.ranks import SINGLE_PROCESS
 from pggan.training.state import TrainState, draw_latents, random_generator
-from pggan.training.steps import Batch, Stepper, fade, update_ema
+from pggan.training.steps import Stepper, fade, update_ema
 
 OPTIONS = {"data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8}
 FADING = Phase(resolution=8, alpha=0.5, batch_size=8, lr=0.001, tick_images=1)
@@ -107,7 +108,9 @@ def test_reals_are_in_range_and_half_of_them_mirrored():
     state, stage = make_state(), {"resolution": 2, "alpha": 1.0}
     plain = make_stepper().prepare_reals(state, stage, reals, "augmented reals")
     assert plain.min() == -1 and plain.max() == 1
-    mirrored = make_stepper(mirror=True).prepare_reals(state, stage, reals, "augmented reals")
+    stepper = make_stepper(mirror=True)
+    drawn = replace(reals, noise=stepper.draw_noise(state, reals, ["reals"]))
+    mirrored = stepper.prepare_reals(state, stage, drawn, "augmented reals")
     flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
     assert 16 < sum(flipped) < 48
     assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))

@@ -1,0 +1,101 @@
+"""CUDA graphs of training updates: a step's hundreds of kernels, launched at once.
+
+At low resolutions and with narrow networks, launching the kernels of a step one by one takes longer than they run. A
+graph records them once and replays them in one launch. It reads and writes fixed memory: inputs are copied into the
+tensors it was captured with, and weights, moments and the moving average are updated in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError, TrainConfig
+from .batch import Inputs
+from .ranks import Ranks
+from .state import TrainState
+
+Update = Callable[[TrainState, Inputs], dict[str, Tensor]]
+
+# Before a capture: the first updates create the optimizers' moments, and let cuDNN choose its kernels
+EAGER_UPDATES = 3
+
+
+class UpdateGraphs:
+    """Runs updates, each kind of update from its own graph once it has run eagerly `EAGER_UPDATES` times.
+
+    Updates are of one kind if they launch the same kernels: the same stage, fading or not, batch size, held-out images
+    or not, and with G or not. A state that has replaced its tensors (see `TrainState.version`) invalidates all graphs.
+    The first updates of a kind are ordinary training steps, as is the replay: the weights do not depend on the number
+    of eager ones.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, Inputs, dict[str, Tensor]]] = {}
+        self.eager_updates: dict[tuple, int] = {}
+        self.version: object = None
+
+    def run(self, update: Update, state: TrainState, inputs: Inputs) -> dict[str, Tensor]:
+        """Return what `update(state, inputs)` would; the tensors are overwritten by the next call."""
+        if self.version is not state.version:
+            self.graphs.clear()
+            self.eager_updates.clear()
+            self.version = state.version
+            self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        key = find_kind(inputs)
+        if key not in self.graphs:
+            count = self.eager_updates[key] = self.eager_updates.get(key, 0) + 1
+            if count <= EAGER_UPDATES:
+                return self.run_eagerly(update, state, inputs)
+            self.graphs[key] = self.capture(update, state, inputs)
+        graph, fixed_inputs, terms = self.graphs[key]
+        copy_inputs(inputs, fixed_inputs)
+        graph.replay()
+        return terms
+
+    def run_eagerly(self, update: Update, state: TrainState, inputs: Inputs) -> dict[str, Tensor]:
+        """Run an update on the stream of captures, so that a capture finds nothing that belongs to another stream."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            terms = update(state, inputs)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return terms
+
+    def capture(
+        self, update: Update, state: TrainState, inputs: Inputs
+    ) -> tuple[torch.cuda.CUDAGraph, Inputs, dict[str, Tensor]]:
+        """Record an update without running it.
+
+        All graphs share one memory pool: they never run at the same time. Errors are confined to this thread, since
+        others load images meanwhile.
+        """
+        fixed_inputs, graph = inputs.map_tensors(torch.clone), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            terms = update(state, fixed_inputs)
+        return graph, fixed_inputs, terms
+
+
+def check_graphs(config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
+    """Raise ConfigError if updates cannot be captured."""
+    if device.type != "cuda" or ranks.world_size > 1 or config.optimizer != "adam":
+        raise ConfigError("--cuda-graphs needs one GPU and --optimizer adam; leave it out, or add --no-cuda-graphs")
+
+
+def find_kind(inputs: Inputs) -> tuple:
+    """Return a key that is equal for updates that launch the same kernels."""
+    shapes: list[torch.Size] = []
+    inputs.map_tensors(lambda tensor: shapes.append(tensor.shape) or tensor)
+    return inputs.resolution, inputs.micro_batch, inputs.trains_generator, inputs.held_out is None, *shapes
+
+
+def copy_inputs(source: Inputs, target: Inputs) -> None:
+    """Copy each tensor of `source` into the tensor of `target` at its place, one launch per dtype."""
+    sources: list[Tensor] = []
+    targets: list[Tensor] = []
+    source.map_tensors(lambda tensor: sources.append(tensor) or tensor)
+    target.map_tensors(lambda tensor: targets.append(tensor) or tensor)
+    for dtype in {tensor.dtype for tensor in sources}:
+        pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s.dtype == dtype]
+        torch._foreach_copy_([t for _, t in pairs], [s for s, _ in pairs])
