@@ -76,7 +76,7 @@ def time_in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) 
         what: name in the progress bar.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in tqdm(range(turns + 1), desc=what):
+    for turn in tqdm(range(turns + 1), desc=what, disable=None):
         for name, job in jobs.items():
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # CUDA runs asynchronously: wait for the previous job

@@ -27,6 +27,7 @@ START = time.monotonic()  # before torch is imported, which takes seconds
 SECONDS = {"check": 90.0, "speed": 120.0, "inception": 40.0, "train": 300.0}
 FULL_MINUTES = 9.0  # for which SECONDS are meant; shorter limits scale them
 MARGIN = 10.0  # seconds between the end of the last part's work and the end of the time, for writing and exiting
+WHOLE_PART = "the whole part"  # the item that records that a part was stopped or crashed
 GRACE = 8.0  # seconds that a part may go on after its time before it is stopped
 
 
@@ -59,6 +60,7 @@ def parse_options() -> argparse.Namespace:
         metavar="DIR",
         help="folder of the training run (default: %(default)s)",
     )
+    parser.add_argument("--config", metavar="FILE", help="JSON file of further options of the training run")
     parser.add_argument("--split", type=Path, metavar="FILE", help="only split this file into parts in --out")
     parser.add_argument(
         "--join", type=Path, metavar="DIR", help="only join the parts in this folder to a file in --out"
@@ -92,9 +94,9 @@ def main() -> None:
         print(f"{part}: {limit:.0f} s", flush=True)
         process.start()
         if problem := wait_for(process, clock.end + GRACE):
-            Results(options.out).record(part, "the whole part", {"error": problem})
+            Results(options.out).record(part, WHOLE_PART, {"error": problem})
             print(f"{part}: {problem}", flush=True)
-    print(f"\n{Results(options.out).format_table()}")
+    print(f"\n{Results(options.out).format_summary()}")
 
 
 def run_part(part: str, module, options: argparse.Namespace, clock) -> None:
@@ -115,6 +117,7 @@ def run_part(part: str, module, options: argparse.Namespace, clock) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
     }
+    results.content["parts"].get(part, {}).pop(WHOLE_PART, None)
     results.write()
     run_items(part, module.items(options), results, clock)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ class Item:
 
     Attributes:
         measure: returns the rows, and raw data for results.json. Raises NotAvailable.
-        seconds: the item is skipped if less time remains.
+        seconds: the item is skipped if less time remains. is_repeated: a second start measures it again.
     """
 
     name: str
     measure: Callable[[Clock], tuple[list[Measurement], dict[str, Any]]]
     seconds: float = 0.0
+    is_repeated: bool = False
 
 
 class Results:
@@ -88,17 +90,50 @@ class Results:
         write_atomically(self.folder / "results.json", (json.dumps(self.content, indent=1) + "\n").encode())
         write_atomically(self.folder / "results.md", (self.format_table() + "\n").encode())
 
+    def format_summary(self) -> str:
+        """Return a line per item, as is printed at the end."""
+        lines = [", ".join(f"{name} {value}" for name, value in self.content["setup"].items())]
+        for part, items in self.content["parts"].items():
+            lines += [f"{part}: {item}: {format_entry(entry)}" for item, entry in items.items()]
+        return "\n".join(lines)
+
     def format_table(self) -> str:
         """Return the rows of all items as a Markdown table; of an item without rows, its error."""
         lines = [", ".join(f"{name} {value}" for name, value in self.content["setup"].items()), ""]
         lines += ["| part | item | measurement | value | target | met |", "|---|---|---|---|---|---|"]
         for part, items in self.content["parts"].items():
             for item, entry in items.items():
-                for row in map(lambda values: Measurement(**values), entry.get("rows", [])):
+                for row in read_rows(entry):
                     lines.append(f"| {part} | {item} | {row.name} | {' | '.join(format_row(row))} |")
                 if "error" in entry:
                     lines.append(f"| {part} | {item} | | {entry['error'].replace('|', '/')} | | |")
         return "\n".join(lines)
+
+
+def read_rows(entry: dict[str, Any]) -> list[Measurement]:
+    return [Measurement(**row) for row in entry.get("rows", [])]
+
+
+def format_entry(entry: dict[str, Any]) -> str:
+    """Return an item's result in one line: the error, or all rows; only a count if all of them meet their targets."""
+    rows = read_rows(entry)
+    if rows and all(row.is_met() for row in rows):
+        return f"ok, {len(rows)} of {len(rows)} targets met"
+    found = [f"{row.name} {' '.join(filter(None, mark_target(row)))}" for row in rows]
+    return "; ".join([*found, *([entry["error"]] if "error" in entry else [])])
+
+
+def mark_target(row: Measurement) -> tuple[str, str]:
+    """Return a row's value, and its target with whether it is met."""
+    value, target, met = format_row(row)
+    return value, target and f"({target}: {met})"
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Drop what training prints; the end of the output is for results."""
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        yield
 
 
 def format_row(row: Measurement) -> tuple[str, str, str]:
@@ -111,7 +146,7 @@ def format_row(row: Measurement) -> tuple[str, str, str]:
 def run_items(part: str, items: Iterable[Item], results: Results, clock: Clock) -> None:
     """Run a part's items in order, those that are already done excepted; record each result or error."""
     for item in items:
-        if results.is_done(part, item.name):
+        if results.is_done(part, item.name) and not item.is_repeated:
             continue
         if clock.remaining() < item.seconds:
             results.record(part, item.name, {"error": f"skipped: {max(clock.remaining(), 0):.0f} s remained"})
@@ -127,10 +162,7 @@ def run_items(part: str, items: Iterable[Item], results: Results, clock: Clock) 
             entry = {"error": f"{type(error).__name__}: {text}", "traceback": traceback.format_exc()}
         entry["seconds"] = round(time.monotonic() - start, 2)
         results.record(part, item.name, entry)
-        outcome = entry.get("error") or "; ".join(
-            f"{row.name} {format_row(row)[0]}" + (" MISSED" if row.is_met() is False else "") for row in rows
-        )
-        print(f"{part}: {item.name} ({entry['seconds']:.1f} s): {outcome}", flush=True)
+        print(f"{part}: {item.name} ({entry['seconds']:.1f} s): {format_entry(entry)}", flush=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

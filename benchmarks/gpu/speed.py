@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import json
 import tempfile
@@ -20,7 +21,7 @@ from pggan.training import train
 from pggan.training.device import measure_matrix_rate
 
 from ..step_speed import PEER, compare
-from .results import Clock, Item, Measurement, NotAvailable
+from .results import Clock, Item, Measurement, NotAvailable, silence
 
 TO_PEER, OF_RATE = 4.0, 0.35  # targets: bf16 with 512 maps at 32x32 against the peer, and of the matrix rate
 IMAGES_PER_SECOND = 10_000  # target: CIFAR-10's networks at batch 64 or more
@@ -38,11 +39,13 @@ def items(options: Namespace) -> Iterator[Item]:
     yield Item("matrix rate", partial(measure_rates, device, toy))
     yield Item(name_stage(wide), partial(measure, wide, [*sides, *graphs]))
     if toy:
-        yield Item("training loop", partial(measure_loop, device, toy))
+        yield Item("training loop", partial(measure_loop, device, toy, {}))
         return
     for batch in (128, 64):
         yield Item(name_stage((128, 32, batch)), partial(measure, (128, 32, batch), [*sides, *graphs]))
-    yield Item("training loop", partial(measure_loop, device, toy))
+    yield Item("training loop", partial(measure_loop, device, toy, {}))
+    if graphs:
+        yield Item("training loop, CUDA graphs", partial(measure_loop, device, toy, {"cuda_graphs": True}))
     for stage in ((512, 128, 16), (512, 64, 32), (512, 256, 8), (128, 32, 256), (128, 32, 16)):
         yield Item(name_stage(stage), partial(measure, stage, [*sides, *graphs]))
     if not graphs:
@@ -107,20 +110,21 @@ def measure_stage(
     if narrow:
         rows.append(Measurement("bf16", fastest["images_per_second"], "images/s", at_least=IMAGES_PER_SECOND))
     if device.type == "cuda":
+        gc.collect()  # networks and hooks refer to each other
         torch.cuda.empty_cache()
     return rows, row
 
 
-def measure_loop(device: torch.device, toy: bool, clock: Clock) -> Rows:
+def measure_loop(device: torch.device, toy: bool, more: dict[str, Any], clock: Clock) -> Rows:
     """Train as train.py does, with CIFAR-10's networks at 32x32 and the images on the device: the loop's own speed."""
     size = {"fmap_base": 64, "batch_size": 8, "resolution": 8} if toy else {"fmap_base": 4096, "batch_size": 128}
     kimg = 0.2 if toy else 60.0  # a few seconds on a GPU
     options = {"resolution": 32, "fmap_max": 128, "growing": False, "stabilize_kimg": kimg, "tick_kimg": kimg / 4}
     options |= {"data": "synthetic", "channels": 3, "mirror": True, "metrics": "none", "track": "none"}
     options |= {"device": str(device), "precision": "fp32" if device.type == "cpu" else "bf16"}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, silence():
         run = Path(folder, "run")
-        train(resolve_config(options | size | {"out": str(run)}))
+        train(resolve_config(options | size | more | {"out": str(run)}))
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     last = lines[-1]
     rows = [

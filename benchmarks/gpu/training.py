@@ -32,9 +32,10 @@ Rows = tuple[list[Measurement], dict[str, Any]]
 
 def items(options: Namespace) -> Iterator[Item]:
     """Yield the run, then its evaluations."""
-    yield Item("cifar10-fast", partial(train_until_limit, options))
+    yield Item("cifar10-fast", partial(train_until_limit, options), is_repeated=True)
+    seconds: dict[int, float] = {}
     for count in (16,) if options.toy else (SHORT_EVALUATION, FULL_EVALUATION):
-        yield Item(f"FID of {count:,} images", partial(measure_fid, options, count))
+        yield Item(f"FID of {count:,} images", partial(measure_fid, options, count, seconds), is_repeated=True)
 
 
 def make_config(options: Namespace, run: Path) -> TrainConfig:
@@ -44,7 +45,7 @@ def make_config(options: Namespace, run: Path) -> TrainConfig:
     chosen: dict[str, Any] = {"preset": "cifar10-fast", "data": options.data, "out": str(run), "track": "none"}
     chosen |= {"device": options.device, "inception_weights": options.inception_weights}
     chosen |= {} if options.inception_weights else {"metrics": "swd"}
-    return resolve_config(chosen | (TOY if options.toy else {}))
+    return resolve_config(chosen | (TOY if options.toy else {}), options.config)
 
 
 def train_until_limit(options: Namespace, clock: Clock) -> Rows:
@@ -65,7 +66,7 @@ def train_until_limit(options: Namespace, clock: Clock) -> Rows:
             end = str(stopped)
     parts = pack_run(run, options.out)
     lines, metrics = read_lines(run / "log.jsonl"), read_lines(run / "metrics.jsonl")
-    rows = [Measurement("end", end)] + [Measurement("checkpoint", f"{len(parts)} parts")]
+    rows = [Measurement("end", end), Measurement("checkpoint", f"{len(parts)} parts")]
     if lines:
         last = lines[-1]
         rows += [
@@ -112,17 +113,21 @@ def pack_every(seconds: float, run: Path, folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def measure_fid(options: Namespace, count: int, clock: Clock) -> Rows:
-    """Compute FID, and IS if the weights have the classifier, of the newest checkpoint against as many real images."""
+def measure_fid(options: Namespace, count: int, seconds: dict[int, float], clock: Clock) -> Rows:
+    """Compute FID, and IS if the weights have the classifier, of the newest checkpoint against as many real images.
+
+    seconds: of the evaluations so far, by number of images, from which the time of larger ones is estimated.
+    """
     if options.inception_weights is None:
         raise NotAvailable("needs --inception-weights")
-    if count == FULL_EVALUATION and clock.remaining() < FULL_EVALUATION / SHORT_EVALUATION * measure_fid.seconds:
-        raise NotAvailable(f"{clock.remaining():.0f} s remained")
+    needed = max((count / other * time for other, time in seconds.items()), default=0.0)
+    if clock.remaining() < needed:
+        raise NotAvailable(f"{clock.remaining():.0f} s remained, and it takes {needed:.0f} s at most")
     start = clock.remaining()
     run = options.work / ("toy-run" if options.toy else "run")
     how = Namespace(data=options.data, metrics="fid,is", num_images=count, resize="tf1", precision="fp32")
     how.inception_weights, how.seed, how.device = options.inception_weights, 0, options.device
     report = evaluate_checkpoint(run, how)
-    measure_fid.seconds = start - clock.remaining()
+    seconds[count] = start - clock.remaining()
     rows = [Measurement(name.upper(), report[name]) for name in ("fid", "is") if name in report]
     return [*rows, Measurement("images seen", report["images"])], json.loads(json.dumps(report))
