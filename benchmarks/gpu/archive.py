@@ -62,7 +62,8 @@ def pack_run(run: Path, folder: Path) -> list[Path]:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in [*(run / name for name in KEPT), *samples]:
             if path.exists():
-                archive.add(path, path.relative_to(run).as_posix())
+                with path.open("rb") as file:  # stays the same file if training replaces it meanwhile
+                    archive.addfile(archive.gettarinfo(arcname=path.relative_to(run).as_posix(), fileobj=file), file)
     return split(time.strftime("run-%Y%m%d-%H%M%S.tar", time.gmtime()), buffer.getvalue(), folder)
 
 
