@@ -1,6 +1,7 @@
 # make demo: set up, train on the embedded dataset to 32x32 and print a table of the stages (about 12 minutes)
 # make test: set up and run the tests
 # make test-faults: run each fault test as often as stated in docs/reliability.md, write its table (half an hour)
+# make gpu: check training on a GPU, measure its speed and train on CIFAR-10, within MINUTES (default 9); results in OUT
 # make check: lint, formatting and type checks
 # make clean: delete the virtual environment
 PYTHON ?= python3
@@ -8,7 +9,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PARALLEL = --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-faults check setup clean
+MINUTES ?= 9
+OUT ?= runs/gpu-results
+
+.PHONY: demo test test-faults gpu check setup clean
 
 demo: setup
 	$(BIN)/python train.py synthetic --preset demo
@@ -18,6 +22,9 @@ test: setup $(VENV)/tested-with
 
 test-faults: setup $(VENV)/tested-with
 	$(BIN)/python -m pytest $(PARALLEL) -m faults --long --faults-table=benchmarks/results/faults
+
+gpu: setup $(VENV)/tested-with
+	$(BIN)/python -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) --data cifar10
 
 check: setup $(VENV)/tested-with
 	$(BIN)/ruff check .

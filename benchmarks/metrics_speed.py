@@ -48,7 +48,8 @@ def main() -> None:
     arguments = parser.parse_args()
     images = torch.cat(list(ImageSet(arguments.images, max(arguments.num_images, 2048)).batches()))
     device = torch.device(arguments.device)
-    rows, features = inception_rows(images[: arguments.num_images], device, arguments.batch, arguments.turns)
+    weights = load_weights()
+    rows, features = inception_rows(weights, images[: arguments.num_images], device, arguments.batch, arguments.turns)
     rows += swd_rows(images[:2048], arguments.turns)
     rows += trace_rows(arguments.turns)
     report = {
@@ -75,7 +76,7 @@ def time_in_turns(what: str, jobs: dict[str, Callable[[], object]], turns: int) 
         what: name in the progress bar.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in tqdm(range(turns + 1), desc=what):
+    for turn in tqdm(range(turns + 1), desc=what, disable=None):
         for name, job in jobs.items():
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # CUDA runs asynchronously: wait for the previous job
@@ -102,9 +103,10 @@ def format_row(what: str, name: str, seconds: list[float], peer: float, rate: fl
     return {"what": what, "who": name, "seconds": seconds, "per_second": rate and rate / median, "ratio": peer / median}
 
 
-def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns: int) -> tuple[list[dict], dict]:
+def inception_rows(
+    weights: dict, images: torch.Tensor, device: torch.device, batch: int, turns: int
+) -> tuple[list[dict], dict]:
     """Return rows for Inception features, and the effect of bf16 on them (see `measure_feature_error`)."""
-    weights = load_weights()
     networks = {"ours, fp32": Inception(weights, device)}
     try:
         networks["ours, bf16"] = Inception(weights, device, precision="bf16")
@@ -115,34 +117,41 @@ def inception_rows(images: torch.Tensor, device: torch.device, batch: int, turns
     # n=network binds each network now; a plain closure would call the last one in all jobs
     jobs = {name: lambda n=network: [n(b) for b in batches] for name, network in (networks | peers).items()}
     seconds = time_in_turns("Inception", jobs, turns)
-    fastest_peer = min(statistics.median(seconds[name]) for name in peers)
+    fastest_peer = min((statistics.median(seconds[name]) for name in peers), default=float("nan"))
     rows = [format_row("Inception features", name, s, fastest_peer, len(images)) for name, s in seconds.items()]
     return rows, measure_feature_error(networks, batches)
 
 
 def peer_networks(weights: dict, device: torch.device) -> dict[str, Callable]:
-    """Return the peers' feature extractors, each a function of a uint8 batch, with the same weights as ours."""
-    import pytorch_fid.inception
+    """Return the installed peers' feature extractors, functions of a uint8 batch, with the same weights as ours."""
+    # Both load the classifier too, which features do not use.
+    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | weights
+    peers = {"torch-fidelity": make_torch_fidelity, "pytorch-fid": make_pytorch_fid}
+    networks = {}
+    for name, make in peers.items():
+        try:
+            networks[name] = torch.inference_mode()(make(state, device))
+        except ImportError as error:
+            print(f"{name} is not compared: {error}", file=sys.stderr)
+    return networks
+
+
+def make_torch_fidelity(state: dict, device: torch.device) -> Callable:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    # Both load the classifier too, which features do not use. pytorch-fid would download its weights.
-    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)} | weights
     file = Path(os.environ.get("TMPDIR", "/tmp")) / f"inception-{os.getpid()}.pth"
     torch.save(state, file)
-    fidelity = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(device)
+    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(device)
     file.unlink()  # loaded
-    pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state
-    pytorch = pytorch_fid.inception.InceptionV3([3]).eval().to(device)
+    return lambda x: network(x.to(device))[0]
 
-    @torch.inference_mode()
-    def run_fidelity(x):
-        return fidelity(x.to(device))[0]
 
-    @torch.inference_mode()
-    def run_pytorch(x):
-        return pytorch((x.float() / 255).to(device))[0]
+def make_pytorch_fid(state: dict, device: torch.device) -> Callable:
+    import pytorch_fid.inception
 
-    return {"torch-fidelity": run_fidelity, "pytorch-fid": run_pytorch}
+    pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: state  # it would download its weights
+    network = pytorch_fid.inception.InceptionV3([3]).eval().to(device)
+    return lambda x: network(x.to(device).float() / 255)[0]
 
 
 def measure_feature_error(networks: dict[str, Inception], batches: tuple[torch.Tensor, ...]) -> dict[str, float]:

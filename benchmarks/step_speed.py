@@ -5,8 +5,9 @@
 
 A step is one discriminator update, one generator update and the EMA update at a stage, on images that are already on
 the device. The peer, pro_gan_pytorch (pip install --no-deps pro-gan-pth==3.4; also torchvision and tensorboard), runs
-the same step as its own `ProGAN.train`, with its own losses, in float32, the only precision it has. Peak memory is
-measured afterwards, in a separate process for each side. Writes step-speed.json and step-speed.md.
+the same step as its own `ProGAN.train`, with its own losses, in float32, the only precision it has (with PyTorch's
+default of TF32 in convolutions, where ours are in full float32). Peak memory is that of the first four steps on a GPU,
+and on a CPU measured afterwards, in a separate process for each side. Writes step-speed.json and step-speed.md.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 from pggan.config import resolve_config  # noqa: E402
 from pggan.metrics.cpu_trial import has_bf16_units  # noqa: E402
 from pggan.networks import layers, progressive  # noqa: E402
+from pggan.training import steps as training_steps  # noqa: E402
 from pggan.training.batch import Batch  # noqa: E402
 from pggan.training.device import keep_freed_memory, read_peak_memory  # noqa: E402
 from pggan.training.growth import Phase  # noqa: E402
@@ -45,7 +48,7 @@ from pggan.training.ranks import SINGLE_PROCESS  # noqa: E402
 from pggan.training.state import TrainState  # noqa: E402
 from pggan.training.steps import Stepper  # noqa: E402
 
-PEER, COMPILED = "pro_gan_pytorch", "compiled"
+PEER = "pro_gan_pytorch"
 
 
 def torchs_convolution(
@@ -56,13 +59,47 @@ def torchs_convolution(
     return function(x, weight, bias, stride, padding)
 
 
+@torch.no_grad()
+def update_ema_one_by_one(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """Update the moving average parameter by parameter, in place of `update_ema`."""
+    for ours, theirs in zip(ema.parameters(), network.parameters(), strict=True):
+        ours.lerp_(theirs, 1 - decay)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run this project's step.
+
+    Attributes:
+        options: options of the run. instead: functions to replace this project's operations with, by name.
+        compiled: compile the generator. torch.compile does not support double backward, which the discriminator's
+            gradient penalty needs.
+        benchmark: let cuDNN choose kernels by timing them.
+        eager: PyTorch sees every operation, so that they can be counted.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    instead: dict[str, Any] = field(default_factory=dict)
+    compiled: bool = False
+    benchmark: bool = True
+    eager: bool = True
+
+
+ABLATIONS = {  # --ablate: torch's operations that replace ours, one at a time
+    "torch's convolution": Variant(instead={"convolve": torchs_convolution}),
+    "torch's leaky ReLU": Variant(
+        instead={"leaky_relu": functools.partial(torch.nn.functional.leaky_relu, negative_slope=0.2)}
+    ),
+}
+VARIANTS = ABLATIONS | {
+    "compiled": Variant(compiled=True, eager=False),
+    "CUDA graphs": Variant(options={"cuda_graphs": True}, eager=False),
+    "no cudnn.benchmark": Variant(benchmark=False),
+    "EMA one by one": Variant(instead={"update_ema": update_ema_one_by_one}),
+}
 STAGES = {  # (fmap_max, resolution, batch size); narrow networks on a CPU, the paper's 512 on a GPU
     "cpu": ((128, 8, 64), (128, 16, 32), (128, 32, 16)),
     "cuda": ((512, 32, 64), (512, 64, 32), (512, 128, 16), (128, 32, 64)),
-}
-TORCHS_OWN = {  # --ablate: torch's operations that replace ours, one at a time
-    "torch's convolution": {"convolve": torchs_convolution},
-    "torch's leaky ReLU": {"leaky_relu": functools.partial(torch.nn.functional.leaky_relu, negative_slope=0.2)},
 }
 Step = Callable[[], None]
 
@@ -110,9 +147,9 @@ def main() -> None:
         print("this CPU has no bf16 instructions: ours in bf16 is skipped, emulated it takes minutes", file=sys.stderr)
         names = names[:1]
     if a.ablate:
-        names += [f"{name}, {without}" for without in TORCHS_OWN for name in names]
+        names += [f"{name}, {variant}" for variant in ABLATIONS for name in names]
     elif a.compile:
-        names += [f"{name}, {COMPILED}" for name in names]
+        names += [f"{name}, compiled" for name in names]
     elif not a.no_peer:
         names.append(PEER)
     if a.peak_of:
@@ -123,7 +160,7 @@ def main() -> None:
     rows = []
     for stage in tqdm(a.stages, disable=None):
         row = compare(names, stage, a, device, rates)
-        if not a.no_memory:
+        if device.type == "cpu" and not a.no_memory:
             for name in names:
                 row["sides"][name]["peak_bytes"] = measure_peak_in_process(name, stage, a)
         rows.append(row)
@@ -152,25 +189,37 @@ def parse_stages(text: str) -> tuple[tuple[int, int, int], ...]:
 def compare(
     names: list[str], stage: tuple[int, int, int], a: argparse.Namespace, device: torch.device, rates: dict[str, float]
 ) -> dict[str, Any]:
-    """Return images per second and FLOPs of each side at one stage, measured alternately."""
+    """Return images per second and FLOPs of each side at one stage, measured alternately; on a GPU peak bytes, too.
+
+    a: the options alpha, turns and seconds. rates: FLOP/s of a large matrix product by dtype.
+    """
     maps, resolution, batch = stage
     steps, sides = {}, {}
     for name in names:
-        steps[name] = make_step(name, stage, a.alpha, device)
-        start = time.perf_counter()
-        steps[name]()
-        wait(device)
-        first = time.perf_counter() - start
-        eager = name.removesuffix(f", {COMPILED}")  # operations of compiled code cannot be counted
-        with FlopCount() as counter:
-            steps[eager]()
-        sides[name] = {"first_step_seconds": first, "flops": counter.total}
-        for _ in range(2):  # warm up: cuDNN and the allocator settle within a few steps
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        with settings(name):
+            steps[name] = make_step(name, stage, a.alpha, device)
+            start = time.perf_counter()
             steps[name]()
+            wait(device)
+            first = time.perf_counter() - start
+            if is_counted := name == PEER or find_variant(name).eager:
+                with FlopCount() as counter:
+                    steps[name]()
+            for _ in range(2):  # warm up: cuDNN and the allocator settle within a few steps
+                steps[name]()
+            wait(device)
+        flops = counter.total if is_counted else sides[name.partition(", ")[0]]["flops"]
+        sides[name] = {"first_step_seconds": first, "flops": flops}
+        if device.type == "cuda":
+            sides[name]["peak_bytes"] = torch.cuda.max_memory_allocated(device) - before
     speeds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(a.turns):
         for name, step in steps.items():
-            speeds[name].append(batch / time_step(step, a.seconds, device))
+            with settings(name):
+                speeds[name].append(batch / time_step(step, a.seconds, device))
     for name, values in speeds.items():
         median = statistics.median(values)
         flops = sides[name]["flops"] * median / batch
@@ -186,16 +235,35 @@ def compare(
     return {"feature_maps": maps, "resolution": resolution, "batch": batch, "sides": sides}
 
 
+def find_variant(name: str) -> Variant:
+    """Return the variant of a side such as "ours bf16, compiled"."""
+    variant = name.partition(", ")[2]
+    return VARIANTS[variant] if variant else Variant()
+
+
+@contextlib.contextmanager
+def settings(name: str) -> Iterator[None]:
+    """Set what cuDNN does for one side: kernels chosen by timing; TF32 as PyTorch's default for the peer, else off."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = name == PEER or find_variant(name).benchmark, name == PEER
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before
+
+
 def time_step(step: Step, at_least: float, device: torch.device) -> float:
     """Return the mean seconds of a step over a turn of at least `at_least` seconds."""
     wait(device)
-    start, count = time.perf_counter(), 0
+    start, count, at_once = time.perf_counter(), 0, 1
     while (elapsed := time.perf_counter() - start) < at_least:
-        # ten at a time on a GPU, so that waiting for it does not interrupt the queue after every step
-        for _ in range(1 if device.type == "cpu" else 10):
+        for _ in range(at_once):
             step()
-            count += 1
         wait(device)
+        count += at_once
+        # more at a time once a step's time is known, so that waiting for a GPU does not interrupt its queue every step
+        at_once = max(int((at_least - elapsed) * count / (time.perf_counter() - start)), 1)
     return elapsed / count
 
 
@@ -209,32 +277,17 @@ def make_step(name: str, stage: tuple[int, int, int], alpha: float, device: torc
     """Return the training step of the side with this name."""
     if name == PEER:
         return make_peer_step(*stage, alpha, device)
-    which, _, without = name.partition(", ")
-    return make_our_step(*stage, alpha, device, which == "ours bf16", TORCHS_OWN.get(without, {}), without == COMPILED)
+    return make_our_step(*stage, alpha, device, name.startswith("ours bf16"), find_variant(name))
 
 
 def make_our_step(
-    maps: int,
-    resolution: int,
-    batch: int,
-    alpha: float,
-    device: torch.device,
-    bf16: bool,
-    instead: dict[str, Any],
-    compiled: bool,
+    maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool, variant: Variant
 ) -> Step:
-    """Return this project's training step, on real images that are on the device as uint8.
-
-    Args:
-        maps: fmap_max.
-        instead: functions to replace this project's operations with, by name.
-        compiled: compile the generator. torch.compile does not support double backward, which the discriminator's
-            gradient penalty needs.
-    """
+    """Return this project's training step, on real images that are on the device as uint8; maps: fmap_max."""
     options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
-    config = resolve_config(options)
+    config = resolve_config(options | variant.options)
     state = TrainState(config, 0, device)
-    if compiled:
+    if variant.compiled:
         state.G = torch.compile(state.G)
     stepper = Stepper.from_config(config, bf16)
     images = torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device)
@@ -244,9 +297,9 @@ def make_our_step(
     def step() -> None:
         # patched for each step, since sides alternate in one process
         with contextlib.ExitStack() as patches:
-            for module in (layers, progressive):
-                for operation in instead.keys() & vars(module).keys():
-                    patches.enter_context(mock.patch.object(module, operation, instead[operation]))
+            for module in (layers, progressive, training_steps):
+                for operation in variant.instead.keys() & vars(module).keys():
+                    patches.enter_context(mock.patch.object(module, operation, variant.instead[operation]))
             stepper.step(state, reals, phase)
 
     return step

@@ -1,0 +1,1 @@
+"""python -m benchmarks.gpu: check, measure and train on a GPU within a time limit; see __main__.py."""
