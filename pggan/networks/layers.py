@@ -114,6 +114,8 @@ def convolve_with_box(kernel: Tensor) -> Tensor:
     Repeating each pixel 2x2 times, and summing 2x2 boxes, are convolutions with that box. Convolving the two kernels
     first gives a single convolution of stride 2 for both steps.
     """
+    if kernel.is_cuda:  # there, torch's gradient of padded pooling is wrong in channels_last (seen with 2.11)
+        kernel = kernel.contiguous()
     # average pooling over the zero-padded kernel, divided by 1: the sum of each 2x2 window
     return F.avg_pool2d(kernel, 2, stride=1, padding=1, divisor_override=1)
 
