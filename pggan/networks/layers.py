@@ -3,7 +3,11 @@
 "Paper" is Karras et al. 2018 (arXiv 1710.10196); "official code" is its authors' TensorFlow implementation.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +56,71 @@ class Equalized(nn.Module):
         self.weight = nn.Parameter(torch.randn(weight_shape))
         self.bias = nn.Parameter(torch.zeros(biases))
         self.scale = gain / math.sqrt(fan_in)
+        self.shared: SharedKernels | None = None
 
     def scaled_weight(self) -> Tensor:
         return self.weight * self.scale
+
+    def kernel(self) -> Tensor:
+        """Return what the layer multiplies its input by."""
+        return self.scaled_weight()
+
+    def current_kernel(self) -> Tensor:
+        """Return the kernel, computed now or, within `use_kernels`, once for all passes."""
+        return self.kernel() if self.shared is None else self.shared.find(self)
+
+
+class SharedKernels:
+    """Kernels that all passes of a network share until its weights change, computed at first use in autocast's dtype.
+
+    A pass within `use_kernels` sees a kernel as a leaf of its graph and adds to its gradient, which `backward` finally
+    takes on to the weight. So scaling, rearranging and rounding a weight, and their gradients, are computed once
+    instead of once per pass.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.layers = [module for module in network.modules() if isinstance(module, Equalized)]
+        self.kernels: dict[Equalized, tuple[Tensor, Tensor]] = {}  # as a function of the weight; as a leaf
+
+    def find(self, layer: Equalized) -> Tensor:
+        if layer not in self.kernels:
+            device = layer.weight.device.type
+            dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+            with torch.enable_grad():  # a later pass may need the gradients that this one does not
+                kernel = layer.kernel()
+                layout = torch.channels_last if kernel.ndim == 4 else torch.preserve_format
+                kernel = kernel.to(dtype, memory_format=layout)
+            self.kernels[layer] = kernel, kernel.detach().requires_grad_(kernel.requires_grad)
+        return self.kernels[layer][1]
+
+    def leaves(self) -> list[Tensor]:
+        """Return the kernels whose gradients are needed."""
+        return [leaf for _, leaf in self.kernels.values() if leaf.requires_grad]
+
+    def backward(self, parameters: list[Tensor]) -> None:
+        """Add to the gradients of `parameters` what follows from the gradients of the kernels."""
+        pairs = [(kernel, leaf.grad) for kernel, leaf in self.kernels.values() if leaf.grad is not None]
+        if pairs:
+            kernels, gradients = zip(*pairs, strict=True)
+            torch.autograd.backward(kernels, gradients, inputs=parameters)
+
+
+def share_kernels(network: nn.Module) -> SharedKernels | None:
+    """Return kernels to share on a GPU; None on a CPU, where computing them is a small part of a step."""
+    return SharedKernels(network) if next(network.parameters()).is_cuda else None
+
+
+@contextmanager
+def use_kernels(shared: SharedKernels | None) -> Iterator[SharedKernels | None]:
+    """Let the network's layers use shared kernels in this block; None changes nothing."""
+    layers = shared.layers if shared else []
+    for layer in layers:
+        layer.shared = shared
+    try:
+        yield shared
+    finally:
+        for layer in layers:
+            layer.shared = None
 
 
 @torch.no_grad()
@@ -76,7 +142,7 @@ class EqualizedLinear(Equalized):
         super().__init__((outputs, inputs), inputs, outputs, gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.scaled_weight(), self.bias)
+        return F.linear(x, self.current_kernel(), self.bias)
 
 
 class EqualizedLatent(Equalized):
@@ -92,7 +158,7 @@ class EqualizedLatent(Equalized):
             self.bias = nn.Parameter(torch.zeros(outputs, 4, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x @ self.scaled_weight().permute(0, 2, 3, 1).flatten(1)  # [N, 4 * 4 * outputs]
+        x = x @ self.current_kernel().permute(0, 2, 3, 1).flatten(1)  # [N, 4 * 4 * outputs]
         x = x.view(-1, 4, 4, len(self.bias)).permute(0, 3, 1, 2)  # [N, outputs, 4, 4], channels_last without a copy
         return x + self.bias.view(len(self.bias), *(self.bias.shape[1:] or (1, 1)))
 
@@ -105,7 +171,7 @@ class EqualizedConv2d(Equalized):
         self.padding = kernel_size // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.scaled_weight(), self.bias, padding=self.padding)
+        return convolve(x, self.current_kernel(), self.bias, padding=self.padding)
 
 
 def convolve_with_box(kernel: Tensor) -> Tensor:
@@ -132,15 +198,18 @@ class FusedUpConv2d(EqualizedConv2d):
         return convolve_with_box(kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.kernel(), self.bias, stride=2, padding=1, transposed=True)
+        return convolve(x, self.current_kernel(), self.bias, stride=2, padding=1, transposed=True)
 
 
 class FusedDownConv2d(EqualizedConv2d):
     """`downscale(EqualizedConv2d(x))` as one strided convolution: 16 products per output pixel instead of 36."""
 
+    def kernel(self) -> Tensor:
+        """Return the kernel of the strided convolution, [outputs, inputs, 4, 4]."""
+        return convolve_with_box(self.scaled_weight() / 4)  # / 4: the 2x2 box is averaged, not summed
+
     def forward(self, x: Tensor) -> Tensor:
-        # / 4: the 2x2 box is averaged, not summed
-        return convolve(x, convolve_with_box(self.scaled_weight() / 4), self.bias, stride=2, padding=1)
+        return convolve(x, self.current_kernel(), self.bias, stride=2, padding=1)
 
 
 class PixelNorm(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..networks import to_one_hot
-from ..networks.layers import Equalized, downscale, upscale
+from ..networks.layers import Equalized, SharedKernels, downscale, share_kernels, upscale, use_kernels
 from ..networks.multiscale import pyramid
 from .augment import Augmentation, compute_overfitting
 from .batch import Batch, Inputs, copy_to_device
@@ -119,11 +119,14 @@ class Stepper:
         """Update all networks on the device; return the terms to log. Reads nothing back, changes tensors in place."""
         stage = {"resolution": inputs.resolution, "alpha": inputs.alpha}
         micro_batches = list(inputs.batch.micro_batches(inputs.micro_batch))
-        held_out_terms = self.score_held_out(state, stage, inputs)  # before D learns from this batch
+        g_kernels = share_kernels(state.G)
 
         # D minimizes  L_D = D(G(z)) - D(x) + lambda (r/R |grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
         compute_terms = partial(self.compute_d_terms, state, stage)
-        d_terms = accumulate_gradients(state.d_optimizer, micro_batches, compute_terms, "d_loss") | held_out_terms
+        with use_kernels(g_kernels), use_kernels(share_kernels(state.D)) as d_kernels:
+            held_out_terms = self.score_held_out(state, stage, inputs)  # before D learns from this batch
+            d_terms = accumulate_gradients(state.d_optimizer, micro_batches, compute_terms, "d_loss", d_kernels)
+        d_terms |= held_out_terms
         d_skipped, d_norm = self.apply_gradients(state.D, state.d_optimizer, d_terms, "d_loss")
         if self.clip is not None:
             clip_weights(state.D, self.clip)
@@ -133,8 +136,12 @@ class Stepper:
         g_skipped, g_norm = torch.zeros_like(d_skipped), None
         if inputs.trains_generator:
             compute_terms = partial(self.compute_g_terms, state, stage)
-            with freeze_weights(state.D):
-                g_terms = accumulate_gradients(state.g_optimizer, micro_batches, compute_terms, "g_loss")
+            with (
+                freeze_weights(state.D),
+                use_kernels(g_kernels),
+                use_kernels(share_kernels(state.D)),
+            ):
+                g_terms = accumulate_gradients(state.g_optimizer, micro_batches, compute_terms, "g_loss", g_kernels)
             g_skipped, g_norm = self.apply_gradients(state.G, state.g_optimizer, g_terms, "g_loss")
             update_ema(state.G_ema, state.G, self.ema_decay)  # G is unchanged if its update was skipped
 
@@ -286,11 +293,13 @@ def accumulate_gradients(
     micro_batches: Iterable[Batch],
     compute_terms: Callable[[Batch], Iterable[Terms]],
     loss: str,
+    kernels: SharedKernels | None,
 ) -> Terms:
     """Set the gradients of the optimizer's parameters to those of the term `loss`, summed over micro-batches.
 
     Args:
         compute_terms: yields the loss of a micro-batch in one or more parts, each differentiated before the next.
+        kernels: of the network, if its passes share them.
 
     Returns:
         This process's contribution to the global batch's mean of each term, detached.
@@ -300,8 +309,10 @@ def accumulate_gradients(
     sums: Terms = {}
     for batch in micro_batches:
         for terms in compute_terms(batch):
-            (terms[loss] * batch.share.weight).backward(inputs=parameters)
+            (terms[loss] * batch.share.weight).backward(inputs=parameters + (kernels.leaves() if kernels else []))
             add_terms(sums, terms, batch.share.weight)
+    if kernels:
+        kernels.backward(parameters)
     return sums
 
 
