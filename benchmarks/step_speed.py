@@ -6,7 +6,7 @@
 A step is one discriminator update, one generator update and the EMA update at a stage, on images that are already on
 the device. The peer, pro_gan_pytorch (pip install --no-deps pro-gan-pth==3.4; also torchvision and tensorboard), runs
 the same step as its own `ProGAN.train`, with its own losses, in float32, the only precision it has (with PyTorch's
-default of TF32 in convolutions, where ours are in full float32). Peak memory is that of the first four steps on a GPU,
+default of TF32 in convolutions, where ours are in full float32). Peak memory is that of the first steps on a GPU,
 and on a CPU measured afterwards, in a separate process for each side. Writes step-speed.json and step-speed.md.
 """
 
@@ -208,7 +208,7 @@ def compare(
             if is_counted := name == PEER or find_variant(name).eager:
                 with FlopCount() as counter:
                     steps[name]()
-            for _ in range(2):  # warm up: cuDNN and the allocator settle within a few steps
+            for _ in range(4):  # warm up: cuDNN and the allocator settle; CUDA graphs are captured after three steps
                 steps[name]()
             wait(device)
         flops = counter.total if is_counted else sides[name.partition(", ")[0]]["flops"]

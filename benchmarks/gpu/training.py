@@ -39,6 +39,11 @@ def items(options: Namespace) -> Iterator[Item]:
         yield Item(f"FID of {count:,} images", partial(measure_fid, options, count, seconds), is_repeated=True)
 
 
+def find_run(options: Namespace) -> Path:
+    """Return the run directory, which outlives this process."""
+    return options.work / ("toy-run" if options.toy else "run")
+
+
 def make_config(options: Namespace, run: Path) -> TrainConfig:
     """Return the preset's options; without Inception weights evaluations are limited to SWD."""
     if options.data is None:
@@ -54,7 +59,7 @@ def train_until_limit(options: Namespace, clock: Clock) -> Rows:
 
     The run directory is in --work, so that a second start there resumes it; --resume-from is for a new machine.
     """
-    run = options.work / ("toy-run" if options.toy else "run")
+    run = find_run(options)
     if options.resume_from and not (run / "config.json").exists():
         unpack_run(options.resume_from, run)
     config = make_config(options, run)
@@ -121,11 +126,13 @@ def measure_fid(options: Namespace, count: int, seconds: dict[int, float], clock
     """
     if options.inception_weights is None:
         raise NotAvailable("needs --inception-weights")
+    run = find_run(options)
+    if not (run / "checkpoints" / "latest.pt").exists():
+        raise NotAvailable("nothing has been trained")
     needed = max((count / other * time for other, time in seconds.items()), default=0.0)
     if clock.remaining() < needed:
         raise NotAvailable(f"{clock.remaining():.0f} s remained, and it takes {needed:.0f} s at most")
     start = clock.remaining()
-    run = options.work / ("toy-run" if options.toy else "run")
     how = Namespace(data=options.data, metrics="fid,is", num_images=count, resize="tf1", precision="fp32")
     how.inception_weights, how.seed, how.device = options.inception_weights, 0, options.device
     report = evaluate_checkpoint(run, how)
