@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,22 @@ from .growth import Phase
 from .ranks import Ranks
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means out of memory, on a GPU or in main memory.
+# Texts of the RuntimeErrors that have no class of their own, from torch 2.14's libraries and NVIDIA's lists of codes.
+# Near the limit, libraries that allocate on their own (cuBLAS, cuDNN, NCCL) fail before PyTorch's allocator does.
+OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory"  # Linux and macOS, Windows
+    r"|(CUDA|HIP) (driver )?error: out of memory"  # also of pinned memory and expandable segments
+    r"|CUDA ran out of memory outside PyTorch's allocator"
+    r"|CU(BLAS|DNN|SOLVER)_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED)"
+    r"|unable to find an engine to execute this computation"  # cuDNN: no algorithm's workspace fits
+    r"|Cuda failure (\d+ )?'out of memory'"  # NCCL
+)
 
-    PyTorch's CPU allocator raises a plain RuntimeError, which only its text identifies.
-    """
-    of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or of_cpu
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means out of memory, on a GPU or in main memory."""
+    has_text = isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or has_text
 
 
 @contextmanager

@@ -43,14 +43,37 @@ def test_with_one_group_left_a_smaller_batch_is_suggested(tmp_path):
     assert suggest(tmp_path / "latest.pt", micro_batch=4).endswith(f"--out ANOTHER --resume {tmp_path / 'latest.pt'}")
 
 
-def test_out_of_memory_errors_of_gpus_and_cpus_are_recognized():
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in ..."),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("NCCL error in: ...\nLast error:\nCuda failure 2 'out of memory'"),
+]
+OTHER_ERRORS = [
+    RuntimeError("shapes differ"),
+    RuntimeError("The size of tensor a (2) must match the size of tensor b (3) at non-singleton dimension 0"),
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"),
+    RuntimeError("CUDA driver error: invalid argument"),
+    ValueError("CUDA error: out of memory"),
+]
+
+
+def test_only_out_of_memory_errors_are_recognized():
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60)
-    assert is_out_of_memory(error.value) and is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(MemoryError()) and not is_out_of_memory(RuntimeError("shapes differ"))
+    assert [e for e in [error.value, *OUT_OF_MEMORY] if not is_out_of_memory(e)] == []
+    assert [e for e in OTHER_ERRORS if is_out_of_memory(e)] == []
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY[0], OUT_OF_MEMORY[4]])
 def test_out_of_memory_at_a_growth_step_suggests_an_option_that_resumes(tmp_path, monkeypatch, error):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     options = OPTIONS | {"out": str(tmp_path / "run")}
