@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from pggan.networks import Discriminator, Generator
 from pggan.networks.operations import (
@@ -84,6 +85,13 @@ def test_sum_by_channel_works_in_both_layouts():
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
         assert torch.allclose(sum_by_channel(x.contiguous(memory_format=layout)), x.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("device, has_product", [("cpu", True), ("meta", False)])  # meta stands in for a GPU
+def test_only_a_cpu_sums_channels_by_a_matrix_product(device, has_product):
+    with FlopCounterMode(display=False) as counter:
+        sum_by_channel(torch.ones(2, 3, 4, 4, device=device))
+    assert (counter.get_total_flops() > 0) == has_product
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
