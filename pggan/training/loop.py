@@ -344,7 +344,8 @@ class Training:
             return None
         group = min(self.config.mbstd_group, phase.batch_size)
         count = min(phase.batch_size, len(self.held_out.indices)) // group * group
-        return self.held_out.next_batch(self.state.images, replace(phase, batch_size=count))
+        until_next = self.config.repeats * phase.batch_size
+        return self.held_out.next_batch(self.state.images, replace(phase, batch_size=count), until_next)
 
     def is_stage_end(self) -> bool:
         return self.plan.is_stage_end(self.state.previous, self.state.images)

@@ -1,10 +1,10 @@
-"""Recognize out-of-memory errors, and suggest options that need less memory."""
+"""Find out how much memory is usable, recognize out-of-memory errors, and suggest options that need less."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
@@ -13,6 +13,49 @@ import torch
 from ..config import ConfigError, PerStage, TrainConfig, format_value
 from .growth import Phase
 from .ranks import Ranks
+
+
+def read_usable_memory(device: torch.device, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of the device's memory that this process can still use; 0 if the system does not tell.
+
+    On a GPU this includes what PyTorch keeps for reuse, in main memory the cached files, which Linux gives up first.
+
+    Args:
+        proc, cgroup: where Linux mounts processes and control groups.
+    """
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    with suppress(OSError):
+        lines = (proc / "meminfo").read_text().splitlines()
+        of_machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        return max(min([*of_machine, *read_memory_limits(proc, cgroup)], default=0), 0)
+    return 0
+
+
+def read_memory_limits(proc: Path, cgroup: Path) -> Iterator[int]:
+    """Yield the bytes left under each memory limit on this process: a container's, a SLURM job's, their parents'."""
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            root, limit_file, used_file, total = cgroup, "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):
+            root, limit_file, used_file, total = (
+                cgroup / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_",  # with the groups below it
+            )
+        else:
+            continue
+        folder = root / path.strip("/")
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError, KeyError):  # the limit is "max", or outside what the container sees
+                limit, used = (int((group / name).read_text()) for name in (limit_file, used_file))
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                yield limit - used + sum(int(statistics[f"{total}{name}_file"]) for name in ("active", "inactive"))
+            if group == root:
+                break
 
 
 # Texts of the RuntimeErrors that have no class of their own, from torch 2.14's libraries and NVIDIA's lists of codes.
