@@ -245,9 +245,9 @@ class Training:
                 if state.images >= self.plan.total_images:
                     break
                 phase = self.current_phase()
-                self.train_until_next_check(phase)
-                if int(state.skipped_in_a_row.max()) >= self.config.max_skipped:
-                    self.roll_back_or_stop()
+                skipped = self.train_until_next_check(phase)
+                if skipped >= self.config.max_skipped:
+                    self.roll_back_or_stop(skipped)
                     continue
                 if self.is_tick_due():
                     if self.ranks.is_first:
@@ -302,8 +302,12 @@ class Training:
         """Return the phase of the next steps, with learning rates reduced by rollbacks."""
         return self.plan.phase(self.state.images).scale_lr(self.state.lr_factor)
 
-    def train_until_next_check(self, phase: Phase) -> None:
-        """Train for `--repeats` steps, between two updates of the schedule."""
+    def train_until_next_check(self, phase: Phase) -> int:
+        """Train for `--repeats` steps, between two updates of the schedule.
+
+        Returns:
+            The number of consecutive updates of D or G that were skipped last, whichever is larger.
+        """
         state, start = self.state, time.perf_counter()
         state.previous = state.images
         held_out = self.held_out_images(phase)
@@ -313,12 +317,13 @@ class Training:
         if self.plan.should_reset_optimizers(state.previous, state.images):
             state.reset_optimizers()
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
+        skipped = int(state.skipped_in_a_row.max())  # waits for the GPU, so that the time below is the steps' own
 
-    def roll_back_or_stop(self) -> None:
+        return skipped
+    def roll_back_or_stop(self, skipped: int) -> None:
         """Follow --on-nan after too many consecutive steps with non-finite gradients."""
-        state = self.state
-        count, kimg = int(state.skipped_in_a_row.max()), f"{state.images / 1000:g} kimg"
-        problem = f"{count} consecutive steps had non-finite gradients (at {kimg})"
+        state, kimg = self.state, f"{self.state.images / 1000:g} kimg"
+        problem = f"{skipped} consecutive steps had non-finite gradients (at {kimg})"
         if self.config.on_nan == "stop":
             latest = self.directory.latest
             start = f" --resume {quote(str(latest))}" if latest.exists() else ""
