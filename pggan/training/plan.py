@@ -184,8 +184,8 @@ def time_stages(
 ) -> Iterator[tuple[int, float, bool]]:
     """Time training steps of every stage; yield (resolution, seconds per image, whether it was timed).
 
-    Batches are the plan's, or as many images as the time allows. Once a stage would take too long, its time and those
-    of later stages are extrapolated from the last timed stage by operations per image.
+    Batches are the plan's; on a CPU, as many of their images as the time allows. Once a stage would take too long, its
+    time and those of later stages are extrapolated from the last timed stage by operations per image.
 
     Args:
         state: trained on constant images meanwhile. costs: operations per image by resolution.
@@ -199,7 +199,8 @@ def time_stages(
         size = max(phase.batch_size // processes, 1)
         group = min(size, config.mbstd_group)
         affordable = rate * (end - time.perf_counter()) / STEPS / 2  # the other half is for later stages
-        while size > group and size * cost > affordable:
+        # A GPU needs the plan's batch: it takes as long for a small one, so that would say nothing about a large one.
+        while state.device.type == "cpu" and size > group and size * cost > affordable:
             size = max(size // 2 // group * group, group)
         slow = slow or size * cost > affordable
         if not slow:
