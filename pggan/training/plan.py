@@ -25,7 +25,7 @@ from .batch import Batch
 from .device import choose_device, choose_precision, describe_device, measure_matrix_rate, read_peak_memory
 from .growth import GrowthController, Phase
 from .losses import find_cautions
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
 from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
@@ -111,6 +111,8 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
     print("    stage  memory, GiB  images/s        time", flush=True)
     total = remaining = 0.0
     for resolution, seconds, is_timed in time_stages(
+    free = read_usable_memory(state.device)  # beside the networks, which exist already; 0 if unknown
+    usable, too_large = free + count_tensor_bytes(state), []
         config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS
     ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
@@ -129,10 +131,16 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
     if seen:
         print(f"about {format_duration(remaining)} left")
 
+        too_large += [name] if free and overhead * tensors > usable else []
 
 def count_tensor_bytes(state: TrainState) -> int:
     """Return the bytes of the networks' parameters and their EMA."""
     networks = (state.G, state.D, state.G_ema)
+    if too_large:
+        print(
+            f"warning: {', '.join(too_large)} will probably run out of memory: {usable / 2**30:.2f} GiB are usable; "
+            "use --micro-batch, which gives the same result, or a smaller --batch-size"
+        )
     return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
 
 
