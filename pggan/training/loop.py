@@ -31,11 +31,12 @@ from .augment import Augmentation, split_holdout
 from .batch import Batch
 from .device import (
     choose_device,
+    choose_kernels,
     choose_precision,
     describe_device,
-    enable_determinism,
     keep_freed_memory,
     read_peak_memory,
+    release_unused_memory,
 )
 from .evaluation import Evaluator, synthetic_mode_metric
 from .feeding import Feeder
@@ -133,8 +134,7 @@ class Training:
 
     def choose_hardware(self, config: TrainConfig, is_resuming: bool) -> tuple[torch.device, TrainConfig]:
         """Choose the device and, on rank 0 for all, the precision."""
-        if config.deterministic:
-            enable_determinism()
+        choose_kernels(config.deterministic)
         device = choose_device(config.device, self.ranks)
         latest = self.directory.latest if is_resuming else None
         precision = choose_precision(config, device, latest, log) if self.ranks.is_first else None
@@ -174,6 +174,7 @@ class Training:
             if self.ranks.is_first:
                 classes = len(self.pyramid.classes)
                 self.trial = try_stages(self.config, self.plan, classes, self.device, self.ranks.world_size)
+                release_unused_memory(self.device)
 
     def make_state(self, saved: dict[str, Any] | None) -> tuple[TrainState, TrainConfig]:
         """Return the state (from the run's checkpoint, --resume's, or from scratch) and the final options."""
@@ -316,10 +317,10 @@ class Training:
             held_out = None
         if self.plan.should_reset_optimizers(state.previous, state.images):
             state.reset_optimizers()
-        state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
         skipped = int(state.skipped_in_a_row.max())  # waits for the GPU, so that the time below is the steps' own
-
+        state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
         return skipped
+
     def roll_back_or_stop(self, skipped: int) -> None:
         """Follow --on-nan after too many consecutive steps with non-finite gradients."""
         state, kimg = self.state, f"{self.state.images / 1000:g} kimg"
@@ -484,6 +485,7 @@ class Training:
             reals, size = min(self.config.metric_images, len(self.pyramid)), f"{phase.resolution}x{phase.resolution}"
             log(f"evaluating {self.config.metric_images:,} generated against {reals:,} real images at {size}")
         results = {} if is_evaluated else self.evaluator(state.G_ema, phase.resolution, phase.alpha)
+        release_unused_memory(self.device)  # Inception's, and the previous stage's
         if self.config.growth == "adaptive" and not phase.is_fading:
             self.end_stage_early(phase, results)
         if not self.ranks.is_first:

@@ -22,7 +22,14 @@ from pggan.datasets import Preparation, check_sizes, open_source, summarize
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
 from .batch import Batch
-from .device import choose_device, choose_precision, describe_device, measure_matrix_rate, read_peak_memory
+from .device import (
+    choose_device,
+    choose_kernels,
+    choose_precision,
+    describe_device,
+    measure_matrix_rate,
+    read_peak_memory,
+)
 from .growth import GrowthController, Phase
 from .losses import find_cautions
 from .memory import is_out_of_memory, read_usable_memory
@@ -64,6 +71,7 @@ def print_plan(config: TrainConfig) -> None:
         ConfigError: the plan is impossible, or contradicts the run in --out. CheckpointError: --resume names no
             usable checkpoint.
     """
+    choose_kernels(config.deterministic)
     source, device = open_source(config.data, config.labels), choose_device(config.device)
     print("\n".join(summarize(source)))
     if not config.allow_upscale:
@@ -103,6 +111,8 @@ def format_plan(plan: GrowthController, state: TrainState) -> str:
 def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
     """Print each stage's estimated memory, speed and time as soon as it is known, within DRY_RUN_SECONDS."""
     seen = state.images  # timing steps changes the state
+    free = read_usable_memory(state.device)  # beside the networks, which exist already; 0 if unknown
+    usable, too_large = free + count_tensor_bytes(state), []
     overhead, base = 1.0, 0  # a GPU's figure is of tensors alone, a CPU's of the whole process
     if state.device.type == "cpu":
         overhead = CPU_MEMORY_OVERHEAD
@@ -111,8 +121,6 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
     print("    stage  memory, GiB  images/s        time", flush=True)
     total = remaining = 0.0
     for resolution, seconds, is_timed in time_stages(
-    free = read_usable_memory(state.device)  # beside the networks, which exist already; 0 if unknown
-    usable, too_large = free + count_tensor_bytes(state), []
         config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS
     ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
@@ -123,24 +131,24 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
         total += stage
         remaining += seconds * sum(max(row.end - max(row.start, seen), 0) for row in rows)
         name, mark = f"{resolution}x{resolution}", "" if is_timed else "~"
+        too_large += [name] if free and overhead * tensors > usable else []
         peak, speed, time_text = (base + overhead * tensors) / 2**30, f"{1 / seconds:.4g}", format_duration(stage)
         print(f"{name:>9}  {peak:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
     if not is_timed:
         print("~: too slow to time here; extrapolated from the stage before by operations per image")
-    print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
-    if seen:
-        print(f"about {format_duration(remaining)} left")
-
-        too_large += [name] if free and overhead * tensors > usable else []
-
-def count_tensor_bytes(state: TrainState) -> int:
-    """Return the bytes of the networks' parameters and their EMA."""
-    networks = (state.G, state.D, state.G_ema)
     if too_large:
         print(
             f"warning: {', '.join(too_large)} will probably run out of memory: {usable / 2**30:.2f} GiB are usable; "
             "use --micro-batch, which gives the same result, or a smaller --batch-size"
         )
+    print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
+    if seen:
+        print(f"about {format_duration(remaining)} left")
+
+
+def count_tensor_bytes(state: TrainState) -> int:
+    """Return the bytes of the networks' parameters and their EMA."""
+    networks = (state.G, state.D, state.G_ema)
     return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
 
 
