@@ -136,6 +136,7 @@ class Training:
         """Choose the device and, on rank 0 for all, the precision."""
         choose_kernels(config.deterministic)
         device = choose_device(config.device, self.ranks)
+        check_graphs(config, device, self.ranks)
         latest = self.directory.latest if is_resuming else None
         precision = choose_precision(config, device, latest, log) if self.ranks.is_first else None
         return device, replace(config, precision=self.ranks.broadcast(precision))
@@ -194,8 +195,6 @@ class Training:
         config, ranks = self.config, self.ranks
         if ranks.world_size > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
-        if config.cuda_graphs:
-            check_graphs(config, self.device, ranks)
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
         self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks)
         train_indices, held_out_indices = split_holdout(config, len(self.pyramid))

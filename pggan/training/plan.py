@@ -30,6 +30,7 @@ from .device import (
     measure_matrix_rate,
     read_peak_memory,
 )
+from .graphs import EAGER_UPDATES, check_graphs
 from .growth import GrowthController, Phase
 from .losses import find_cautions
 from .memory import is_out_of_memory, read_usable_memory
@@ -42,7 +43,7 @@ from .tracking import format_duration, log
 DRY_RUN_SECONDS = 30.0  # limit on timing steps for --dry-run: about as long as a user waits for a printed estimate
 TRIAL_SECONDS = 2.0  # limit on timing steps before training, which waits for it
 TRIAL_SHARE = 0.05  # largest fraction of a run's steps to spend on the trial; shorter runs use operation counts instead
-STEPS = 3  # timed per stage: one that compiles kernels, and the better of two
+TIMED_STEPS = 2  # per stage, after the warm-up; the faster one counts
 STEP_COST = 9.0  # operations of a training step divided by those of D(G(z)): counted from 8x8 up with gradient penalty
 EFFICIENCY = 0.5  # assumed fraction of the matrix rate until a stage has been timed; CPUs reach 0.6 in large stages
 # Bytes of process memory per byte of tensors on a CPU, measured on Linux from 128 maps at 32x32 to 256 at 64x64.
@@ -76,6 +77,7 @@ def print_plan(config: TrainConfig) -> None:
     print("\n".join(summarize(source)))
     if not config.allow_upscale:
         check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))
+    check_graphs(config, device)
     classes = source.classes
     state = TrainState(config, len(classes), device)
     config, start_lines = load_start_state(config, state, classes)
@@ -181,7 +183,7 @@ def try_stages(
     """Return seconds per image by resolution, timed within TRIAL_SECONDS; for short runs, operations per image."""
     costs = compute_costs_per_image(network_arguments(config, label_size))
     steps = sum((row.end - row.start) / row.batch_size for row in plan.rows())
-    if STEPS * len(plan.resolutions) > TRIAL_SHARE * steps:
+    if count_trial_steps(config) * len(plan.resolutions) > TRIAL_SHARE * steps:
         return costs
     state = TrainState(config, label_size, device)
     return {
@@ -214,7 +216,9 @@ def time_stages(
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
         size = max(phase.batch_size // processes, 1)
         group = min(size, config.mbstd_group)
-        affordable = rate * (end - time.perf_counter()) / STEPS / 2  # the other half is for later stages
+        affordable = (
+            rate * (end - time.perf_counter()) / count_trial_steps(config) / 2
+        )  # the other half is for later stages
         # A GPU needs the plan's batch: it takes as long for a small one, so that would say nothing about a large one.
         while state.device.type == "cpu" and size > group and size * cost > affordable:
             size = max(size // 2 // group * group, group)
@@ -230,17 +234,23 @@ def time_stages(
 
 
 def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: Phase) -> float:
-    """Return the seconds of a step at this phase: the fastest of STEPS - 1, after one that compiles kernels."""
+    """Return the seconds of a step at this phase: the fastest of TIMED_STEPS after the warm-up."""
     count, side = phase.batch_size, phase.resolution
     images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)  # speed does not depend on them
     labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
     times = []
-    for _ in range(STEPS):
+    for _ in range(count_trial_steps(config)):
         start = time.perf_counter()
         stepper.step(state, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group)), phase)
         float(state.skipped_in_a_row.sum())  # waits for the device
         times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return min(times[-TIMED_STEPS:])
+
+
+def count_trial_steps(config: TrainConfig) -> int:
+    """Return the steps that timing a stage takes: those before kernels are compiled, or a CUDA graph captured, too."""
+    warm_up = EAGER_UPDATES + 1 if config.cuda_graphs else 1
+    return warm_up + TIMED_STEPS
 
 
 def count_used_parameters(network: nn.Module, resolution: int) -> int:

@@ -24,6 +24,7 @@ from .device import (
     keep_freed_memory,
     measure_matrix_rate,
 )
+from .graphs import check_graphs
 from .growth import GrowthController, Phase
 from .plan import format_table
 from .ranks import SINGLE_PROCESS
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     keep_freed_memory()
     choose_kernels(config.deterministic)
     device = choose_device(config.device)
+    check_graphs(config, device)
     config = replace(config, precision=choose_precision(config, device, warn=log))
     phase = plan.phase(plan.find_position(at, 0.5 if arguments.fading and at > 4 else 1.0))
     print(profile_step(config, device, phase, arguments.steps))
