@@ -8,6 +8,8 @@ pooling. Batch norm is folded into the convolutions when the weights are loaded.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -91,9 +93,10 @@ class Inception:
         The images may have 1 to 4 channels. The logits have no bias, as in the reference implementation of IS; they
         are None without a classifier.
         """
-        x = inception_input(images.to(self.device), self.resize)
-        features = self.pool3(x.contiguous(memory_format=torch.channels_last))
-        return features, None if self.classifier is None else features @ self.classifier.T
+        with without_tf32():
+            x = inception_input(images.to(self.device), self.resize)
+            features = self.pool3(x.contiguous(memory_format=torch.channels_last))
+            return features, None if self.classifier is None else features @ self.classifier.T
 
     def conv(self, x: Tensor, name: str, stride: int = 1, same: bool = True) -> Tensor:
         """Apply a convolution, batch norm (folded) and ReLU; `same` pads so that stride 1 keeps the size."""
@@ -186,6 +189,20 @@ class Inception:
             ],
             dim=1,
         )
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Compute float32 as float32 on a GPU, where PyTorch's convolutions round to TF32's 10 bits unless told not to."""
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = [each.fp32_precision for each in settings]
+    try:
+        for each in settings:
+            each.fp32_precision = "ieee"
+        yield
+    finally:
+        for each, value in zip(settings, before, strict=True):
+            each.fp32_precision = value
 
 
 def average_pool(x: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class FeatureBatch:
     Attributes:
         count: number of images.
         shape: of one image, [C, H, W].
-        features: any of "images", "features" and "logits", each [count, ...].
+        features: any of "images", "features" and "logits", each [count, ...], in main memory.
     """
 
     count: int
@@ -182,7 +182,8 @@ class Suite:
         if inception:
             features["features"], logits = inception(images)
             features |= {} if logits is None else {"logits": logits}
-        return FeatureBatch(len(images), tuple(images.shape[1:]), {what: features[what] for what in takes})
+        # in main memory, because they may go to another process, which cannot reach this one's GPU
+        return FeatureBatch(len(images), tuple(images.shape[1:]), {what: features[what].cpu() for what in takes})
 
     def accumulate(self, extract: FeatureSource, accumulators: dict[Any, Any] | None = None) -> DatasetStatistics:
         """Feed accumulators with batches that were processed elsewhere, such as on other ranks.

@@ -440,7 +440,8 @@ class TrainConfig:
     )
     device: str = option("auto, cpu, cuda or cuda:N", "auto", metavar="DEVICE", identity=False)
     precision: str = option(
-        "arithmetic of convolutions; auto picks bf16 on hardware that computes it faster",
+        "arithmetic of convolutions; fp32 does not use TF32; auto is bf16 on GPUs of compute capability 8.0 and up, "
+        "and on CPUs where a short trial finds it faster",
         "auto",
         choices=("auto", "fp32", "bf16"),
     )

@@ -28,6 +28,8 @@ from .ranks import SINGLE_PROCESS, Ranks
 def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
     """Return the device for --device: auto, cpu, cuda or cuda:N. Each of several processes uses its own GPU.
 
+    On a GPU, turns TF32 off, so that fp32 is float32 in convolutions too, where PyTorch would round to 10 bits.
+
     Raises:
         ConfigError: the device does not exist or does not work, or there are fewer GPUs than processes.
     """
@@ -52,21 +54,28 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device: {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # threads beyond a container's CPU quota would spin at OpenMP's barriers and use the quota up
         torch.set_num_threads(min(torch.get_num_threads(), count_cores()))
     return device
 
 
-def enable_determinism() -> None:
-    """Make GPU results bit-reproducible, at a lower speed. Call it before the first use of the GPU.
+def choose_kernels(deterministic: bool) -> None:
+    """Make GPU results bit-reproducible if asked to, at a lower speed. Call it before the first use of the GPU.
 
-    cuDNN then does not choose kernels by timing them, and PyTorch uses no atomic additions, whose order varies. PyTorch
-    warns of operations without a deterministic kernel. CPU results are reproducible without this.
+    Deterministic kernels use no atomic additions, whose order varies; PyTorch warns of operations without one. CPU
+    results are reproducible either way. cuDNN's choice of kernels by timing them (cudnn.benchmark) stays off: on an
+    H200 it gained nothing at 32x32 with 128 and 512 maps, and cost up to 5 s per stage.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS needs for it (PyTorch's notes on this)
+    if deterministic:
+        # which cuBLAS needs for it (PyTorch's notes on reproducibility)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # no code here reads memory before writing it, so filling it first would only cost time
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def describe_device(device: torch.device) -> str:
@@ -91,13 +100,13 @@ EMULATED = (
 def choose_precision(
     config: TrainConfig, device: torch.device, latest: Path | None = None, warn: Callable[[str], Any] = lambda _: None
 ) -> str:
-    """Return "fp32" or "bf16"; for --precision auto, bf16 on GPUs that support it and on CPUs that gain from it.
+    """Return "fp32" or "bf16"; for --precision auto, bf16 on GPUs with units for it and on CPUs that gain from it.
 
     This takes 2 s at most. A run keeps the precision chosen at its start.
 
     Args:
         latest: checkpoint of the run being resumed, if any, for the error's remedy.
-        warn: called with a warning if bf16 is emulated.
+        warn: called with a warning if bf16 is emulated, or a GPU's tensor cores are not used.
 
     Raises:
         ConfigError: bf16 was requested, or is the run's precision, on a CPU that cannot compute in it.
@@ -110,12 +119,29 @@ def choose_precision(
             raise ConfigError(f"--precision: this machine's CPU cannot compute in bf16; use --precision fp32{start}")
         if not has_bf16_units():
             warn(EMULATED)
+    if device.type == "cuda" and config.precision != "fp32" and not has_bf16_tensor_cores(device):
+        warn(describe_old_gpu(device, config.precision))
     if config.precision != "auto":
         return config.precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if has_bf16_tensor_cores(device) else "fp32"
     maps = count_feature_maps(1, config.fmap_base, config.fmap_decay, config.fmap_max)
     return "bf16" if maps >= MIN_TRIAL_MAPS and is_bf16_worthwhile(maps) else "fp32"
+
+
+def has_bf16_tensor_cores(device: torch.device) -> bool:
+    """Return whether a GPU's tensor cores compute in bf16: from compute capability 8.0 (NVIDIA Ampere, 2020) on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def describe_old_gpu(device: torch.device, precision: str) -> str:
+    """Return a warning for a GPU such as V100 or T4, whose tensor cores compute in fp16 only."""
+    major, minor = torch.cuda.get_device_capability(device)
+    result = "--precision auto is fp32" if precision == "auto" else "--precision bf16 is emulated; fp32 is faster"
+    return (
+        f"warning: {torch.cuda.get_device_name(device)} (compute capability {major}.{minor}) has no bf16 tensor cores: "
+        f"{result}, and the tensor cores are not used"
+    )
 
 
 def compute_in_bf16() -> bool:
@@ -229,9 +255,13 @@ def keep_freed_memory() -> None:
 
 
 def read_peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: PyTorch's on a GPU, the process's on a CPU (0 on Windows: not available)."""
+    """Return the peak memory in bytes: PyTorch's on a GPU, the process's on a CPU (0 on Windows: not available).
+
+    On a GPU this is what PyTorch took from the driver since `release_unused_memory`, the unused rest of its blocks
+    included.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     if sys.platform == "win32":
         return 0
     if (status := Path("/proc/self/status")).exists():  # getrusage includes the process that started this one
@@ -241,3 +271,13 @@ def read_peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )  # KiB, on macOS bytes
+
+
+def release_unused_memory(device: torch.device) -> None:
+    """Return a GPU's memory that PyTorch keeps for reuse to the driver, and begin a new peak; call it between stages.
+
+    The blocks of evaluation, or of another stage, have sizes of little use to the next steps.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +14,11 @@ from pggan.datasets import Pyramid, shuffled_indices
 
 from .batch import Batch
 from .growth import Phase
+from .memory import is_out_of_memory, read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
 
-MEMORY_FRACTION = 0.25  # of free memory for a level; the rest is for activations, evaluation and other jobs
+GPU_FRACTION = 0.25  # of usable GPU memory for a level; the rest is for activations, evaluation and other jobs
+CPU = torch.device("cpu")
 READ_BYTES = 1 << 26  # per read (64 MiB); between two reads the loader checks whether the stage has ended
 
 
@@ -25,17 +26,18 @@ class Feeder:
     """Returns batches of real images as a function of the seed and the number of images seen.
 
     The images of the current stage (a level of the pyramid) are kept in GPU memory if they take at most a quarter of
-    what is free there, otherwise in main memory under the same rule. If they do not fit, and until a thread has loaded
-    them, batches are read from the memory-mapped cache. Unless images and networks are on the same device, a thread
-    prepares the next batch during the current step.
+    what is usable there. Otherwise, and until a thread has loaded them, a thread reads the next batch from the
+    memory-mapped cache during the current step. Main memory holds no copy of a level: if it fits, one process of each
+    machine reads the file once, and then all of them find it in the system's file cache.
 
     Args:
         indices: indices of the images to use (default: all).
         group: samples per minibatch-stddev group. ranks: each reads its own share of a batch.
 
     Attributes:
-        level: the loaded images, or None. loader: the thread that loads them, or None if they do not fit.
-        wait_seconds: total seconds spent in `next_batch`.
+        level: the images on the device, or None. loader: the thread that reads them in advance, or None if they do not
+            fit in memory.
+        wait_seconds: total seconds that `next_batch` waited for images to be read.
     """
 
     def __init__(
@@ -58,44 +60,53 @@ class Feeder:
         self.prefetched: tuple[tuple[int, int, int], Future[Batch]] | None = None
         self.wait_seconds = 0.0
 
-    def next_batch(self, images: int, phase: Phase) -> Batch:
-        """Return this rank's share of the batch after `images` images, uint8 [N, C, r, r], and its labels."""
+    def next_batch(self, images: int, phase: Phase, until_next: int | None = None) -> Batch:
+        """Return this rank's share of the batch after `images` images, uint8 [N, C, r, r], and its labels.
+
+        until_next: images that the run sees before the next call, whose batch is read ahead (default: this batch).
+        """
         start, key = time.perf_counter(), (images, phase.batch_size, phase.resolution)
         if phase.resolution != self.resolution:
             self.start_stage(phase.resolution)
         batch = self.prefetched[1].result() if self.prefetched and self.prefetched[0] == key else self.read_batch(*key)
         self.prefetched = None
-        if self.level is None or self.level.device.type != self.device.type:
-            next_key = (images + phase.batch_size, *key[1:])
+        if self.level is None:  # on a GPU, nothing is read, but indexing may wait for earlier steps to finish
+            self.wait_seconds += time.perf_counter() - start
+            next_key = (images + (until_next or phase.batch_size), *key[1:])
             self.prefetched = next_key, self.executor.submit(self.read_batch, *next_key)
-        self.wait_seconds += time.perf_counter() - start
         return batch
 
     def start_stage(self, resolution: int) -> None:
-        """Release the previous stage's images and start loading the next stage's, if they fit in memory."""
+        """Release the previous stage's images and start reading the next stage's, if they fit in memory."""
         if self.prefetched:
             self.prefetched[1].result()
         with self.lock:
             self.resolution, self.level, self.prefetched, self.loader = resolution, None, None, None
         needed = len(self.indices) * self.pyramid.channels * resolution**2
-        on_device = self.device.type == "cuda" and needed <= MEMORY_FRACTION * torch.cuda.mem_get_info(self.device)[0]
-        if on_device or needed <= MEMORY_FRACTION * read_free_memory():
+        on_device = fits_on_gpu(needed, self.device)
+        if on_device or (self.ranks.local_rank == 0 and needed <= read_usable_memory(CPU)):
             # daemon: the process can exit while it loads
             self.loader = threading.Thread(target=self.load_level, args=(resolution, on_device), daemon=True)
             self.loader.start()
 
     def load_level(self, resolution: int, on_device: bool) -> None:
-        """Load a level piece by piece; give up if the next stage has begun, or memory has become scarce meanwhile."""
+        """Read a level once, piece by piece, and keep it if `on_device`; otherwise the system's file cache does.
+
+        Give up if the next stage has begun, or memory has become scarce meanwhile.
+        """
+        shape = len(self.indices), self.pyramid.channels, resolution, resolution
         try:
-            level = torch.empty(len(self.indices), self.pyramid.channels, resolution, resolution, dtype=torch.uint8)
-            step = max(READ_BYTES // level[0].numel(), 1)
-            for start in range(0, len(level), step):
+            level = torch.empty(shape, dtype=torch.uint8, device=self.device) if on_device else None
+            step = max(READ_BYTES // (self.pyramid.channels * resolution**2), 1)
+            for start in range(0, len(self.indices), step):
                 if self.resolution != resolution:
                     return
                 piece = self.pyramid.read_images(resolution, self.indices[start : start + step])
-                level[start : start + step] = torch.from_numpy(piece)
-            level = level.to(self.device) if on_device else level
-        except (MemoryError, RuntimeError):
+                if level is not None:
+                    level[start : start + step] = torch.from_numpy(piece)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             return
         with self.lock:
             if self.resolution == resolution:
@@ -118,9 +129,6 @@ class Feeder:
         return tensor.pin_memory() if self.device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
-def read_free_memory() -> int:
-    """Return the unused bytes of main memory, disk cache not included; 0 if the system does not report them."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0
+def fits_on_gpu(needed: int, device: torch.device) -> bool:
+    """Return whether the device is a GPU with room for `needed` bytes of images."""
+    return device.type == "cuda" and needed <= GPU_FRACTION * read_usable_memory(device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import ConfigError, TrainConfig
 from .batch import Inputs
-from .ranks import Ranks
+from .ranks import SINGLE_PROCESS, Ranks
 from .state import TrainState
 
 Update = Callable[[TrainState, Inputs], dict[str, Tensor]]
@@ -77,8 +77,10 @@ class UpdateGraphs:
         return graph, fixed_inputs, terms
 
 
-def check_graphs(config: TrainConfig, device: torch.device, ranks: Ranks) -> None:
-    """Raise ConfigError if updates cannot be captured."""
+def check_graphs(config: TrainConfig, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> None:
+    """Raise ConfigError if --cuda-graphs is set and updates cannot be captured."""
+    if not config.cuda_graphs:
+        return
     if device.type != "cuda" or ranks.world_size > 1 or config.optimizer != "adam":
         raise ConfigError("--cuda-graphs needs one GPU and --optimizer adam; leave it out, or add --no-cuda-graphs")
 

@@ -31,11 +31,12 @@ from .augment import Augmentation, split_holdout
 from .batch import Batch
 from .device import (
     choose_device,
+    choose_kernels,
     choose_precision,
     describe_device,
-    enable_determinism,
     keep_freed_memory,
     read_peak_memory,
+    release_unused_memory,
 )
 from .evaluation import Evaluator, synthetic_mode_metric
 from .feeding import Feeder
@@ -133,9 +134,9 @@ class Training:
 
     def choose_hardware(self, config: TrainConfig, is_resuming: bool) -> tuple[torch.device, TrainConfig]:
         """Choose the device and, on rank 0 for all, the precision."""
-        if config.deterministic:
-            enable_determinism()
+        choose_kernels(config.deterministic)
         device = choose_device(config.device, self.ranks)
+        check_graphs(config, device, self.ranks)
         latest = self.directory.latest if is_resuming else None
         precision = choose_precision(config, device, latest, log) if self.ranks.is_first else None
         return device, replace(config, precision=self.ranks.broadcast(precision))
@@ -174,6 +175,7 @@ class Training:
             if self.ranks.is_first:
                 classes = len(self.pyramid.classes)
                 self.trial = try_stages(self.config, self.plan, classes, self.device, self.ranks.world_size)
+                release_unused_memory(self.device)
 
     def make_state(self, saved: dict[str, Any] | None) -> tuple[TrainState, TrainConfig]:
         """Return the state (from the run's checkpoint, --resume's, or from scratch) and the final options."""
@@ -193,8 +195,6 @@ class Training:
         config, ranks = self.config, self.ranks
         if ranks.world_size > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
-        if config.cuda_graphs:
-            check_graphs(config, self.device, ranks)
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
         self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks)
         train_indices, held_out_indices = split_holdout(config, len(self.pyramid))
@@ -245,9 +245,9 @@ class Training:
                 if state.images >= self.plan.total_images:
                     break
                 phase = self.current_phase()
-                self.train_until_next_check(phase)
-                if int(state.skipped_in_a_row.max()) >= self.config.max_skipped:
-                    self.roll_back_or_stop()
+                skipped = self.train_until_next_check(phase)
+                if skipped >= self.config.max_skipped:
+                    self.roll_back_or_stop(skipped)
                     continue
                 if self.is_tick_due():
                     if self.ranks.is_first:
@@ -302,8 +302,12 @@ class Training:
         """Return the phase of the next steps, with learning rates reduced by rollbacks."""
         return self.plan.phase(self.state.images).scale_lr(self.state.lr_factor)
 
-    def train_until_next_check(self, phase: Phase) -> None:
-        """Train for `--repeats` steps, between two updates of the schedule."""
+    def train_until_next_check(self, phase: Phase) -> int:
+        """Train for `--repeats` steps, between two updates of the schedule.
+
+        Returns:
+            The number of consecutive updates of D or G that were skipped last, whichever is larger.
+        """
         state, start = self.state, time.perf_counter()
         state.previous = state.images
         held_out = self.held_out_images(phase)
@@ -312,13 +316,14 @@ class Training:
             held_out = None
         if self.plan.should_reset_optimizers(state.previous, state.images):
             state.reset_optimizers()
+        skipped = int(state.skipped_in_a_row.max())  # waits for the GPU, so that the time below is the steps' own
         state.seconds[phase.resolution] = state.seconds.get(phase.resolution, 0.0) + time.perf_counter() - start
+        return skipped
 
-    def roll_back_or_stop(self) -> None:
+    def roll_back_or_stop(self, skipped: int) -> None:
         """Follow --on-nan after too many consecutive steps with non-finite gradients."""
-        state = self.state
-        count, kimg = int(state.skipped_in_a_row.max()), f"{state.images / 1000:g} kimg"
-        problem = f"{count} consecutive steps had non-finite gradients (at {kimg})"
+        state, kimg = self.state, f"{self.state.images / 1000:g} kimg"
+        problem = f"{skipped} consecutive steps had non-finite gradients (at {kimg})"
         if self.config.on_nan == "stop":
             latest = self.directory.latest
             start = f" --resume {quote(str(latest))}" if latest.exists() else ""
@@ -344,7 +349,8 @@ class Training:
             return None
         group = min(self.config.mbstd_group, phase.batch_size)
         count = min(phase.batch_size, len(self.held_out.indices)) // group * group
-        return self.held_out.next_batch(self.state.images, replace(phase, batch_size=count))
+        until_next = self.config.repeats * phase.batch_size
+        return self.held_out.next_batch(self.state.images, replace(phase, batch_size=count), until_next)
 
     def is_stage_end(self) -> bool:
         return self.plan.is_stage_end(self.state.previous, self.state.images)
@@ -478,6 +484,7 @@ class Training:
             reals, size = min(self.config.metric_images, len(self.pyramid)), f"{phase.resolution}x{phase.resolution}"
             log(f"evaluating {self.config.metric_images:,} generated against {reals:,} real images at {size}")
         results = {} if is_evaluated else self.evaluator(state.G_ema, phase.resolution, phase.alpha)
+        release_unused_memory(self.device)  # Inception's, and the previous stage's
         if self.config.growth == "adaptive" and not phase.is_fading:
             self.end_stage_early(phase, results)
         if not self.ranks.is_first:

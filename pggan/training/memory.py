@@ -1,9 +1,10 @@
-"""Recognize out-of-memory errors, and suggest options that need less memory."""
+"""Find out how much memory is usable, recognize out-of-memory errors, and suggest options that need less."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
@@ -14,13 +15,65 @@ from .growth import Phase
 from .ranks import Ranks
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means out of memory, on a GPU or in main memory.
+def read_usable_memory(device: torch.device, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of the device's memory that this process can still use; 0 if the system does not tell.
 
-    PyTorch's CPU allocator raises a plain RuntimeError, which only its text identifies.
+    On a GPU this includes what PyTorch keeps for reuse, in main memory the cached files, which Linux gives up first.
+
+    Args:
+        proc, cgroup: where Linux mounts processes and control groups.
     """
-    of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or of_cpu
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    with suppress(OSError):
+        lines = (proc / "meminfo").read_text().splitlines()
+        of_machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        return max(min([*of_machine, *read_memory_limits(proc, cgroup)], default=0), 0)
+    return 0
+
+
+def read_memory_limits(proc: Path, cgroup: Path) -> Iterator[int]:
+    """Yield the bytes left under each memory limit on this process: a container's, a SLURM job's, their parents'."""
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            root, limit_file, used_file, total = cgroup, "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):
+            root, limit_file, used_file, total = (
+                cgroup / "memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_",  # with the groups below it
+            )
+        else:
+            continue
+        folder = root / path.strip("/")
+        for group in (folder, *folder.parents):
+            with suppress(OSError, ValueError, KeyError):  # the limit is "max", or outside what the container sees
+                limit, used = (int((group / name).read_text()) for name in (limit_file, used_file))
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                yield limit - used + sum(int(statistics[f"{total}{name}_file"]) for name in ("active", "inactive"))
+            if group == root:
+                break
+
+
+# Texts of the RuntimeErrors that have no class of their own, from torch 2.14's libraries and NVIDIA's lists of codes.
+# Near the limit, libraries that allocate on their own (cuBLAS, cuDNN, NCCL) fail before PyTorch's allocator does.
+OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (can't allocate|not enough) memory"  # Linux and macOS, Windows
+    r"|(CUDA|HIP) (driver )?error: out of memory"  # also of pinned memory and expandable segments
+    r"|CUDA ran out of memory outside PyTorch's allocator"
+    r"|CU(BLAS|DNN|SOLVER)_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED)"
+    r"|unable to find an engine to execute this computation"  # cuDNN: no algorithm's workspace fits
+    r"|Cuda failure (\d+ )?'out of memory'"  # NCCL
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means out of memory, on a GPU or in main memory."""
+    has_text = isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or has_text
 
 
 @contextmanager

@@ -22,10 +22,18 @@ from pggan.datasets import Preparation, check_sizes, open_source, summarize
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
 from .batch import Batch
-from .device import choose_device, choose_precision, describe_device, measure_matrix_rate, read_peak_memory
+from .device import (
+    choose_device,
+    choose_kernels,
+    choose_precision,
+    describe_device,
+    measure_matrix_rate,
+    read_peak_memory,
+)
+from .graphs import EAGER_UPDATES, check_graphs
 from .growth import GrowthController, Phase
 from .losses import find_cautions
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
 from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
@@ -35,7 +43,7 @@ from .tracking import format_duration, log
 DRY_RUN_SECONDS = 30.0  # limit on timing steps for --dry-run: about as long as a user waits for a printed estimate
 TRIAL_SECONDS = 2.0  # limit on timing steps before training, which waits for it
 TRIAL_SHARE = 0.05  # largest fraction of a run's steps to spend on the trial; shorter runs use operation counts instead
-STEPS = 3  # timed per stage: one that compiles kernels, and the better of two
+TIMED_STEPS = 2  # per stage, after the warm-up; the faster one counts
 STEP_COST = 9.0  # operations of a training step divided by those of D(G(z)): counted from 8x8 up with gradient penalty
 EFFICIENCY = 0.5  # assumed fraction of the matrix rate until a stage has been timed; CPUs reach 0.6 in large stages
 # Bytes of process memory per byte of tensors on a CPU, measured on Linux from 128 maps at 32x32 to 256 at 64x64.
@@ -64,10 +72,12 @@ def print_plan(config: TrainConfig) -> None:
         ConfigError: the plan is impossible, or contradicts the run in --out. CheckpointError: --resume names no
             usable checkpoint.
     """
+    choose_kernels(config.deterministic)
     source, device = open_source(config.data, config.labels), choose_device(config.device)
     print("\n".join(summarize(source)))
     if not config.allow_upscale:
         check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))
+    check_graphs(config, device)
     classes = source.classes
     state = TrainState(config, len(classes), device)
     config, start_lines = load_start_state(config, state, classes)
@@ -103,6 +113,8 @@ def format_plan(plan: GrowthController, state: TrainState) -> str:
 def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
     """Print each stage's estimated memory, speed and time as soon as it is known, within DRY_RUN_SECONDS."""
     seen = state.images  # timing steps changes the state
+    free = read_usable_memory(state.device)  # beside the networks, which exist already; 0 if unknown
+    usable, too_large = free + count_tensor_bytes(state), []
     overhead, base = 1.0, 0  # a GPU's figure is of tensors alone, a CPU's of the whole process
     if state.device.type == "cpu":
         overhead = CPU_MEMORY_OVERHEAD
@@ -121,10 +133,16 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
         total += stage
         remaining += seconds * sum(max(row.end - max(row.start, seen), 0) for row in rows)
         name, mark = f"{resolution}x{resolution}", "" if is_timed else "~"
+        too_large += [name] if free and overhead * tensors > usable else []
         peak, speed, time_text = (base + overhead * tensors) / 2**30, f"{1 / seconds:.4g}", format_duration(stage)
         print(f"{name:>9}  {peak:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
     if not is_timed:
         print("~: too slow to time here; extrapolated from the stage before by operations per image")
+    if too_large:
+        print(
+            f"warning: {', '.join(too_large)} will probably run out of memory: {usable / 2**30:.2f} GiB are usable; "
+            "use --micro-batch, which gives the same result, or a smaller --batch-size"
+        )
     print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
     if seen:
         print(f"about {format_duration(remaining)} left")
@@ -165,7 +183,7 @@ def try_stages(
     """Return seconds per image by resolution, timed within TRIAL_SECONDS; for short runs, operations per image."""
     costs = compute_costs_per_image(network_arguments(config, label_size))
     steps = sum((row.end - row.start) / row.batch_size for row in plan.rows())
-    if STEPS * len(plan.resolutions) > TRIAL_SHARE * steps:
+    if count_trial_steps(config) * len(plan.resolutions) > TRIAL_SHARE * steps:
         return costs
     state = TrainState(config, label_size, device)
     return {
@@ -184,8 +202,8 @@ def time_stages(
 ) -> Iterator[tuple[int, float, bool]]:
     """Time training steps of every stage; yield (resolution, seconds per image, whether it was timed).
 
-    Batches are the plan's, or as many images as the time allows. Once a stage would take too long, its time and those
-    of later stages are extrapolated from the last timed stage by operations per image.
+    Batches are the plan's; on a CPU, as many of their images as the time allows. Once a stage would take too long, its
+    time and those of later stages are extrapolated from the last timed stage by operations per image.
 
     Args:
         state: trained on constant images meanwhile. costs: operations per image by resolution.
@@ -198,8 +216,11 @@ def time_stages(
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
         size = max(phase.batch_size // processes, 1)
         group = min(size, config.mbstd_group)
-        affordable = rate * (end - time.perf_counter()) / STEPS / 2  # the other half is for later stages
-        while size > group and size * cost > affordable:
+        affordable = (
+            rate * (end - time.perf_counter()) / count_trial_steps(config) / 2
+        )  # the other half is for later stages
+        # A GPU needs the plan's batch: it takes as long for a small one, so that would say nothing about a large one.
+        while state.device.type == "cpu" and size > group and size * cost > affordable:
             size = max(size // 2 // group * group, group)
         slow = slow or size * cost > affordable
         if not slow:
@@ -213,17 +234,23 @@ def time_stages(
 
 
 def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: Phase) -> float:
-    """Return the seconds of a step at this phase: the fastest of STEPS - 1, after one that compiles kernels."""
+    """Return the seconds of a step at this phase: the fastest of TIMED_STEPS after the warm-up."""
     count, side = phase.batch_size, phase.resolution
     images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)  # speed does not depend on them
     labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
     times = []
-    for _ in range(STEPS):
+    for _ in range(count_trial_steps(config)):
         start = time.perf_counter()
         stepper.step(state, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group)), phase)
         float(state.skipped_in_a_row.sum())  # waits for the device
         times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return min(times[-TIMED_STEPS:])
+
+
+def count_trial_steps(config: TrainConfig) -> int:
+    """Return the steps that timing a stage takes: those before kernels are compiled, or a CUDA graph captured, too."""
+    warm_up = EAGER_UPDATES + 1 if config.cuda_graphs else 1
+    return warm_up + TIMED_STEPS
 
 
 def count_used_parameters(network: nn.Module, resolution: int) -> int:

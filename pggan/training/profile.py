@@ -16,7 +16,15 @@ from torch.utils.flop_counter import flop_registry
 
 from ..config import ConfigError, TrainConfig, add_options, resolve_config
 from .batch import Batch
-from .device import choose_device, choose_precision, describe_device, keep_freed_memory, measure_matrix_rate
+from .device import (
+    choose_device,
+    choose_kernels,
+    choose_precision,
+    describe_device,
+    keep_freed_memory,
+    measure_matrix_rate,
+)
+from .graphs import check_graphs
 from .growth import GrowthController, Phase
 from .plan import format_table
 from .ranks import SINGLE_PROCESS
@@ -62,7 +70,9 @@ def run(arguments: argparse.Namespace) -> None:
     if at not in plan.resolutions:
         raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
     keep_freed_memory()
+    choose_kernels(config.deterministic)
     device = choose_device(config.device)
+    check_graphs(config, device)
     config = replace(config, precision=choose_precision(config, device, warn=log))
     phase = plan.phase(plan.find_position(at, 0.5 if arguments.fading and at > 4 else 1.0))
     print(profile_step(config, device, phase, arguments.steps))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -80,10 +81,10 @@ class Ranks:
     With one process, torch.distributed is not used. With several, every rank must call the same methods in the same
     order. Gradients use the fast backend (NCCL between GPUs), which fails if a rank is silent for `GRADIENT_TIMEOUT`.
     Everything else uses Gloo and waits as long as the others are alive, since rank 0 may be building a cache or writing
-    a checkpoint.
+    a checkpoint. A thread exits the process soon after the loss of another one, wherever it waits (`exit_if_lost`).
 
     Raises:
-        ProcessLost: from any method that communicates.
+        ProcessLost: from any method that communicates over Gloo.
     """
 
     rank: int = 0
@@ -155,6 +156,7 @@ class Ranks:
 
 SINGLE_PROCESS = Ranks()
 GRADIENT_TIMEOUT = timedelta(minutes=10)  # torch's default for NCCL: longer than any step, evaluations included
+LOST_GRACE = 20.0  # seconds for the main thread to report a lost process; torchrun kills after 30 (its default)
 EXIT_DELAY = 3  # seconds for rank 0's message to reach the console before torchrun reports another rank's exit
 
 
@@ -212,10 +214,36 @@ def connect_ranks() -> Iterator[Ranks]:
         return
     with report_lost_process():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=GRADIENT_TIMEOUT)
-        slow = dist.new_group(backend="gloo", timeout=timedelta(days=30))
-    assert isinstance(slow, dist.ProcessGroup), "a group of all ranks"
+        slow, watched = (dist.new_group(backend="gloo", timeout=timedelta(days=30)) for _ in range(2))
+    assert isinstance(slow, dist.ProcessGroup) and isinstance(watched, dist.ProcessGroup), "groups of all ranks"
+    watcher = threading.Thread(target=exit_if_lost, args=(watched, (rank - 1) % count), daemon=True)
+    watcher.start()
     yield Ranks(rank, count, local, slow)
+    with suppress(RuntimeError):  # this rank's work is done, whatever has become of the next
+        dist.send(torch.zeros(1), (rank + 1) % count, group=watched)
+    watcher.join()
     dist.destroy_process_group()
+
+
+def exit_if_lost(group: dist.ProcessGroup, previous: int) -> None:
+    """Wait until the previous rank says that it is done; exit this process if it is lost instead.
+
+    Gloo raises `ProcessLost` in the main thread. NCCL does not: the GPU waits for the lost rank, and the main thread
+    for the GPU, in a call that neither an exception nor a signal handler can interrupt. As each rank that exits is lost
+    to the next one, all of them exit. A machine that vanishes without closing its connections is noticed after
+    `GRADIENT_TIMEOUT` only.
+    """
+    try:
+        dist.recv(torch.zeros(1), previous, group=group)
+    except RuntimeError:
+        time.sleep(LOST_GRACE)
+        print(
+            "train.py: another process of this run has exited or cannot be reached; "
+            "run the same command again to resume",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 @contextmanager

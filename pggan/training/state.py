@@ -196,12 +196,23 @@ MOMENTS = {
 
 
 def load_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Tensor]]) -> None:
-    """Load an optimizer's moments after checking their shapes; hyperparameters come from the options."""
+    """Load an optimizer's moments after checking their shapes; hyperparameters come from the options.
+
+    Moments get their parameter's strides: fused optimizers go through both in memory order, and would mix up the
+    elements of a file with others.
+    """
     parameters, names = optimizer.param_groups[0]["params"], MOMENTS[type(optimizer)]
     for index, values in moments.items():
         shapes = {name: torch.Size(()) if name == "step" else parameters[index].shape for name in names}
         if {name: value.shape for name, value in values.items() if value is not None} != shapes:
             raise ValueError(f"the optimizer's moments of parameter {index} have the wrong shapes")
+    moments = {
+        index: {
+            name: value if value is None or name == "step" else torch.empty_like(parameters[index]).copy_(value)
+            for name, value in values.items()
+        }
+        for index, values in moments.items()
+    }
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -100,3 +100,26 @@ def test_the_checksum_covers_only_the_trunk(package):
     changed = weights | {"Mixed_6d.branch_pool.conv.weight": weights["Mixed_6d.branch_pool.conv.weight"] * 1.001}
     checksums = [Inception(w).checksum for w in (weights, with_classifier, changed)]
     assert checksums[0] == checksums[1] != checksums[2]
+
+
+@pytest.mark.parametrize("before", ["tf32", "none"])
+def test_features_are_computed_without_tf32(monkeypatch, before):
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    defaults, seen = [each.fp32_precision for each in settings], []
+
+    def pool3(self, x):
+        seen.extend(each.fp32_precision for each in settings)
+        raise RuntimeError
+
+    network = Inception.__new__(Inception)
+    network.device, network.resize = torch.device("cpu"), "tf1"
+    monkeypatch.setattr(Inception, "pool3", pool3)
+    try:
+        for each in settings:
+            each.fp32_precision = before
+        with pytest.raises(RuntimeError):
+            network(draw_images(1, 3, 8, 8))
+        assert seen == ["ieee", "ieee"] and [each.fp32_precision for each in settings] == [before, before]
+    finally:
+        for each, value in zip(settings, defaults, strict=True):
+            each.fp32_precision = value

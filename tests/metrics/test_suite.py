@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pggan.metrics import METRICS, MetricError, Suite, suite
 from pggan.metrics.features import Features, FeatureStatistics
@@ -238,3 +239,21 @@ def test_scores_and_settings_have_different_names(inception):
     evaluator.metrics["kid"].subset_size = 10
     statistics = evaluator.compute_statistics([draw_images(20)])
     assert not evaluator.compare(statistics, statistics).keys() & evaluator.settings().keys()
+
+
+def test_features_are_in_main_memory_because_they_travel_between_processes(inception):
+    inception(torch.ones(2, 3))
+    evaluator = Suite(["fid", "is"], "weights")
+    network = evaluator.inception
+
+    class OnGPU:
+        device = torch.device("cuda")
+
+        def __call__(self, batch):
+            return tuple(x.cuda() for x in network(batch))
+
+    evaluator.inception = OnGPU()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        (part,) = evaluator.extract(draw_images(4), ["features", "logits"])
+        assert network(draw_images(4))[0].cuda().is_cuda  # the stand-in works
+    assert {x.device.type for x in part.features.values()} == {"cpu"}

@@ -8,10 +8,18 @@ import torch
 from pggan.checkpoints import RunDirectory
 from pggan.config import ConfigError, resolve_config
 from pggan.training import device
-from pggan.training.device import EMULATED, choose_precision, read_peak_memory, time_convolutions
+from pggan.training.device import (
+    EMULATED,
+    choose_device,
+    choose_kernels,
+    choose_precision,
+    read_peak_memory,
+    release_unused_memory,
+    time_convolutions,
+)
 from pggan.training.resume import resolve_resumed_config
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def make_config(**options):
@@ -126,3 +134,82 @@ def test_a_run_resumes_in_its_original_precision(tmp_path):
 def test_peak_memory_covers_allocated_tensors():
     tensor = torch.ones(2**24)  # perhaps in memory that earlier tests freed
     assert read_peak_memory(CPU) >= tensor.nbytes * 0.99
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Return a function that pretends there is a GPU of a name and compute capability."""
+
+    def install(name, capability):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return install
+
+
+@pytest.mark.parametrize("capability, expected", [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_precision_on_a_gpu_follows_its_compute_capability(gpu, capability, expected):
+    gpu("a GPU", capability)
+    assert choose_precision(make_config(), GPU) == expected
+    assert choose_precision(make_config(precision="fp32"), GPU) == "fp32"
+
+
+@pytest.mark.parametrize(
+    "precision, line",
+    [
+        (
+            "auto",
+            "warning: Tesla T4 (compute capability 7.5) has no bf16 tensor cores: --precision auto is fp32, and the",
+        ),
+        (
+            "bf16",
+            "warning: Tesla T4 (compute capability 7.5) has no bf16 tensor cores: --precision bf16 is emulated; fp32",
+        ),
+        ("fp32", ""),
+    ],
+)
+def test_gpus_without_bf16_tensor_cores_trigger_a_warning(gpu, precision, line):
+    lines = []
+    for name, capability in (("A100", (8, 0)), ("Tesla T4", (7, 5))):
+        gpu(name, capability)
+        choose_precision(make_config(precision=precision), GPU, warn=lines.append)
+    assert len(lines) == bool(line) and "".join(lines).startswith(line)
+
+
+@pytest.fixture
+def global_settings():
+    """Restore PyTorch's global settings after the test."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    yield
+    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def test_fp32_is_not_tf32_on_a_gpu(monkeypatch, global_settings):
+    torch.backends.cuda.matmul.allow_tf32 = True
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    assert choose_device("cuda:0") == GPU
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.conv.fp32_precision != "tf32" != torch.backends.cuda.matmul.fp32_precision
+
+
+def test_deterministic_kernels_are_used_only_if_asked_for(monkeypatch, global_settings):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_kernels(deterministic=False)
+    assert not torch.backends.cudnn.benchmark and not torch.are_deterministic_algorithms_enabled()
+    choose_kernels(deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_the_peak_memory_of_a_gpu_is_what_the_driver_gave_since_the_last_release(monkeypatch):
+    calls = []
+    for name in ("empty_cache", "reset_peak_memory_stats", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device, name=name: calls.append((name, *device)) or 7)
+    release_unused_memory(GPU)
+    assert read_peak_memory(GPU) == 7
+    assert calls == [("empty_cache",), ("reset_peak_memory_stats", GPU), ("max_memory_reserved", GPU)]
+    release_unused_memory(CPU)
+    assert len(calls) == 3

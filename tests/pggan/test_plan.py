@@ -1,10 +1,12 @@
+from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 
 from pggan.config import resolve_config
-from pggan.training import plan
+from pggan.training import loop, plan
 from pggan.training.batch import Batch
 from pggan.training.growth import GrowthController
 from pggan.training.plan import LiveBytes, compute_costs_per_image, estimate_memory, time_stages, try_stages
@@ -38,9 +40,10 @@ def test_estimated_memory_matches_the_peak_of_real_steps(options):
     assert state.images == 0 and all(p.grad is None for p in state.D.parameters())
 
 
-def run_trial(config, seconds, costs=None):
+def run_trial(config, seconds, costs=None, device=CPU):
     """Return a trial's list of (resolution, whether it was timed) and the batch sizes it used."""
     state, batches = TrainState(config, 0, CPU), []
+    state.device = device
     costs = costs or compute_costs_per_image(state.arguments)
 
     def time_step(config, stepper, state, phase):
@@ -66,6 +69,75 @@ def test_stages_are_timed_with_the_largest_batches_the_time_allows():
     assert run_trial(config, 1e5, costs) == (all_timed, [16, 16, 16, 16])
     assert run_trial(config, 4.0, costs) == ([*all_timed[:3], (32, False)], [16, 16, 4])
     assert run_trial(config, 0.0, costs) == ([(r, False) for r in (4, 8, 16, 32)], [])
+
+
+def test_on_a_gpu_stages_are_timed_with_their_own_batches_or_not_at_all():
+    config = resolve_config({"data": "synthetic", "resolution": 32, "channels": 3, "fmap_max": 32, "batch_size": 16})
+    costs = {4: 1e5, 8: 1e6, 16: 1e7, 32: 1e9}
+    found = [(4, True), (8, True), (16, True), (32, False)]
+    assert run_trial(config, 10.0, costs, torch.device("cuda")) == (found, [16, 16, 16])
+
+
+class SlowDevice:
+    """Stand in for a clock and for steps that a GPU takes long after the host has launched them.
+
+    Used as `skipped_in_a_row`, it waits for the GPU when a number is read from it.
+    """
+
+    def __init__(self, *step_seconds):
+        self.now, self.busy_until, self.step_seconds = 0.0, 0.0, list(step_seconds)
+
+    def perf_counter(self):
+        return self.now
+
+    def step(self, state, batch, phase, held_out=None):
+        self.now += 0.01  # to launch it
+        self.busy_until = max(self.busy_until, self.now) + self.step_seconds.pop(0)
+        state.skipped_in_a_row, state.images = self, state.images + phase.batch_size
+
+    def sum(self):
+        return self
+
+    max = sum
+
+    def __float__(self):
+        self.now = max(self.now, self.busy_until)
+        return 0.0
+
+    def __int__(self):
+        return int(float(self))
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_a_timed_step_is_warmed_up_and_ends_when_the_gpu_is_done(monkeypatch, graphs):
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
+    warm_up = [9.0, 0.1, 0.1, 5.0] if graphs else [9.0]  # to choose kernels, and to capture a graph
+    gpu, state, phase = SlowDevice(*warm_up, 2.0, 1.0), TrainState(config, 0, CPU), GrowthController(config).phase(0)
+    config = replace(config, cuda_graphs=graphs)
+    monkeypatch.setattr(Stepper, "step", gpu.step)
+    monkeypatch.setattr(plan, "time", gpu)
+    assert plan.time_step(config, Stepper.from_config(config, False), state, phase) == pytest.approx(1.01)
+
+
+def test_the_seconds_of_a_stage_end_when_the_gpu_is_done(monkeypatch):
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
+    gpu, training = SlowDevice(1.0, 1.0, 1.0, 1.0), loop.Training.__new__(loop.Training)
+    training.config, training.plan, training.state = config, GrowthController(config), TrainState(config, 0, CPU)
+    training.stepper, training.held_out = SimpleNamespace(step=gpu.step), None
+    training.feeder = SimpleNamespace(next_batch=lambda *_: None)
+    monkeypatch.setattr(loop, "time", gpu)
+    assert training.train_until_next_check(training.plan.phase(0)) == 0
+    assert training.state.seconds == {4: pytest.approx(4.01)}
+
+
+@pytest.mark.parametrize("usable, warns", [(0.001, True), (1000, False), (0, False)])
+def test_the_plan_warns_of_stages_that_need_more_memory_than_there_is(monkeypatch, capsys, usable, warns):
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 32, "batch_size": 64})
+    monkeypatch.setattr(plan, "read_usable_memory", lambda device: usable * 2**30)
+    plan.print_estimates(replace(config, precision="fp32"), GrowthController(config), TrainState(config, 0, CPU))
+    assert (
+        "warning: 4x4, 8x8 will probably run out of memory: 0.00 GiB are usable" in capsys.readouterr().out
+    ) == warns
 
 
 def test_a_stage_that_runs_out_of_memory_is_extrapolated(monkeypatch):

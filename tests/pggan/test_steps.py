@@ -38,6 +38,21 @@ def copy_weights(network):
     return [p.detach().clone() for p in network.parameters()]
 
 
+def test_moments_of_any_memory_layout_continue_the_same_run():
+    state, other = make_state(), make_state()
+    make_stepper().step(state, make_batch(), FADING)
+    saved = copy.deepcopy(state.state_dict())
+    for name in ("g_optimizer", "d_optimizer"):
+        for moments in saved[name]["state"].values():
+            moments.update({key: value.contiguous() for key, value in moments.items()})
+    other.load_state_dict(saved)
+    for each in (state, other):
+        make_stepper().step(each, make_batch(), FADING)
+    for name in ("G", "D"):
+        weights = zip(copy_weights(getattr(state, name)), copy_weights(getattr(other, name)), strict=True)
+        assert all(torch.equal(a, b) for a, b in weights), name
+
+
 def test_a_step_trains_both_networks_updates_the_ema_and_counts_the_images():
     state = make_state()
     before = {name: copy_weights(getattr(state, name)) for name in ("G", "D", "G_ema")}

@@ -67,6 +67,8 @@ CASES = f"""
     {LAST} | --n-critic 0 | --n-critic
     {LAST} | --d-lr 0 | --d-lr
     {LAST} | --optimizer lion | --optimizer
+    {LAST} --device cpu | --cuda-graphs | --cuda-graphs
+    {LAST} --device cpu --dry-run | --cuda-graphs | --cuda-graphs
     {LAST} | --adam-beta1 1 | --adam-beta1
     {LAST} | --adam-beta2 -1 | --adam-beta2
     {LAST} | --growth quick | --growth

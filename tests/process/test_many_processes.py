@@ -31,7 +31,7 @@ class Processes:
     fault: the fault that faulty.py injects into the last process.
     """
 
-    def __init__(self, commands, count, *arguments, fault=None):
+    def __init__(self, commands, count, *arguments, fault=None, script=ROOT / "train.py"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -39,8 +39,8 @@ class Processes:
         for rank in range(count):
             variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
             variables = {name: str(value) for name, value in (variables | {"MASTER_PORT": port}).items()}
-            script = [FAULTY, fault] if fault and rank == count - 1 else [ROOT / "train.py"]
-            command = [sys.executable, *map(str, [*script, *arguments])]
+            start = [FAULTY, fault] if fault and rank == count - 1 else [script]
+            command = [sys.executable, *map(str, [*start, *arguments])]
             process = subprocess.Popen(
                 command,
                 cwd=commands.folder,
@@ -185,3 +185,27 @@ def test_invalid_option_is_reported_once(commands):
     assert codes[0] == 2 and codes[1] != 0, processes.err
     assert processes.err == "train.py: --batch-size: 10 is not a multiple of --mbstd-group 4\n"
     assert list(commands.folder.iterdir()) == []
+
+
+HANGING = """
+import os, time
+from pggan.training import ranks
+
+ranks.LOST_GRACE = 0.1
+with ranks.connect_ranks() as mine:
+    mine.all_reduce_max(0)
+    if mine.rank == NUMBER:
+        os._exit(3)
+    time.sleep(600)  # like waiting for a GPU that waits for the lost rank: no exception ends it
+"""
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_process_that_waits_for_a_lost_one_exits(commands, lost):
+    (commands.folder / "hanging.py").write_text(HANGING.replace("NUMBER", str(lost)))
+    processes = Processes(commands, 3, script=commands.folder / "hanging.py")
+    start = time.monotonic()
+    assert processes.wait() == [3 if rank == lost else 1 for rank in range(3)], processes.others
+    assert time.monotonic() - start < 60
+    for text in [processes.err, *processes.others[1::2]][(lost == 0) : 3 - (lost == 2)]:
+        assert text.endswith("has exited or cannot be reached; run the same command again to resume\n")
