@@ -5,8 +5,8 @@
 
 A step is one discriminator update, one generator update and the EMA update at a stage, on images that are already on
 the device. The peer, pro_gan_pytorch (pip install --no-deps pro-gan-pth==3.4; also torchvision and tensorboard), runs
-the same step as its own `ProGAN.train`, with its own losses, in float32, the only precision it has (with PyTorch's
-default of TF32 in convolutions, where ours are in full float32). Peak memory is that of the first steps on a GPU,
+the same step as its own `ProGAN.train`, with its own losses, in float32, the only precision it has (with TF32
+in convolutions, PyTorch's default, where ours are in full float32). Peak memory is that of the first steps on a GPU,
 and on a CPU measured afterwards, in a separate process for each side. Writes step-speed.json and step-speed.md.
 """
 
@@ -243,7 +243,11 @@ def find_variant(name: str) -> Variant:
 
 @contextlib.contextmanager
 def settings(name: str) -> Iterator[None]:
-    """Set what cuDNN does for one side: kernels chosen by timing; TF32 as PyTorch's default for the peer, else off."""
+    """Set what cuDNN does for one side: whether it times kernels to choose one, and TF32.
+
+    The peer has both, as in its own training script. Ours in full float32 chooses none by time: on an H200 that took
+    over a minute for a step with 512 maps.
+    """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
     cudnn.benchmark, cudnn.allow_tf32 = name == PEER or find_variant(name).benchmark, name == PEER

@@ -24,6 +24,7 @@ from pggan.config import TrainConfig, resolve_config
 from pggan.training import TrainingStopped, train
 from pggan.training.augment import Augmentation
 from pggan.training.batch import Batch
+from pggan.training.device import enable_determinism
 from pggan.training.growth import Phase
 from pggan.training.plan import estimate_memory
 from pggan.training.ranks import SINGLE_PROCESS
@@ -248,17 +249,21 @@ def flatten(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def check_graphs(device: torch.device, clock: Clock) -> Rows:
-    """Take the same steps with and without CUDA graphs, and compare all weights and moments bit for bit."""
+    """Take the same steps with and without CUDA graphs, and compare all weights and moments bit for bit.
+
+    Deterministic kernels are needed: float32 convolutions differ from run to run without them.
+    """
     if device.type != "cuda":
         raise NotAvailable("needs a GPU")
     rows = []
     for alpha, bf16 in ((1.0, False), (0.5, True)):
         phase = Phase(16, alpha, 16, 0.001, 1)
         pair = []
-        for graphs in (False, True):
-            state, _ = take_steps(SMALL | {"cuda_graphs": graphs, "mirror": True}, device, phase, count=8, bf16=bf16)
-            torch.cuda.synchronize()
-            pair.append(state.state_dict())
+        with restore_determinism():
+            enable_determinism()
+            for graphs in (False, True):
+                options = SMALL | {"cuda_graphs": graphs, "mirror": True}
+                pair.append(take_steps(options, device, phase, count=8, bf16=bf16)[0].state_dict())
         differ, count = find_differences(*pair), len(flatten(pair[0]))
         name = f"values of {count} that differ, alpha {alpha:g}, {'bf16' if bf16 else 'fp32'}"
         rows.append(Measurement(name, float(len(differ)), at_most=0))

@@ -36,12 +36,11 @@ def items(options: Namespace) -> Iterator[Item]:
     graphs = ["ours bf16, CUDA graphs"] if device.type == "cuda" else []
     wide = (8, 8, 4) if toy else (512, 32, 64)
     yield Item("matrix rate", partial(measure_rates, device, toy))
-    yield Item(name_stage(wide), partial(measure, wide, [*sides, *graphs]))
+    for stage in [wide] if toy else [(128, 32, 64), wide, (128, 32, 128)]:
+        yield Item(name_stage(stage), partial(measure, stage, [*sides, *graphs]))
     if toy:
         yield Item("training loop", partial(measure_loop, device, toy, {}))
         return
-    for batch in (128, 64):
-        yield Item(name_stage((128, 32, batch)), partial(measure, (128, 32, batch), [*sides, *graphs]))
     yield Item("training loop", partial(measure_loop, device, toy, {}))
     if graphs:
         yield Item("training loop, CUDA graphs", partial(measure_loop, device, toy, {"cuda_graphs": True}))
