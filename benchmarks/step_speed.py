@@ -288,12 +288,12 @@ def make_our_step(
     maps: int, resolution: int, batch: int, alpha: float, device: torch.device, bf16: bool, variant: Variant
 ) -> Step:
     """Return this project's training step, on real images that are on the device as uint8; maps: fmap_max."""
-    options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps}
+    options = {"data": "synthetic", "channels": 3, "resolution": resolution, "fmap_max": maps, "cuda_graphs": False}
     config = resolve_config(options | variant.options)
     state = TrainState(config, 0, device)
     if variant.compiled:
         state.G = torch.compile(state.G)
-    stepper = Stepper.from_config(config, bf16)
+    stepper = Stepper.from_config(config, bf16, device=device)
     images = torch.randint(256, (batch, 3, resolution, resolution), dtype=torch.uint8).to(device)
     reals = Batch(images, None, SINGLE_PROCESS.share(batch, config.mbstd_group))
     phase = Phase(resolution, alpha, batch, 0.001, 1)

@@ -43,7 +43,15 @@ DEVICE_LIMIT = 1e-3
 # A CPU with AMX reaches cosines of 0.997 to 0.999 and norms of 0.993 to 1.002, with 128 and 512 maps
 BF16_COSINE, BF16_NORM = 0.99, (0.95, 1.05)
 MEMORY_ESTIMATE = (0.85, 1.15)  # estimated / measured peak; --dry-run should be right to 15%
-SMALL = {"data": "synthetic", "channels": 3, "resolution": 16, "fmap_base": 128, "fmap_max": 32, "batch_size": 16}
+SMALL = {
+    "cuda_graphs": False,
+    "data": "synthetic",
+    "channels": 3,
+    "resolution": 16,
+    "fmap_base": 128,
+    "fmap_max": 32,
+    "batch_size": 16,
+}
 Rows = tuple[list[Measurement], dict[str, Any]]
 
 
@@ -336,7 +344,7 @@ def take_steps(
     """Take steps on the same random images on any device; return the state and the stepper."""
     config = resolve_config(options)
     augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-    state, stepper = TrainState(config, 0, device), Stepper.from_config(config, bf16, augment)
+    state, stepper = TrainState(config, 0, device), Stepper.from_config(config, bf16, augment, device=device)
     for _ in range(count):
         stepper.step(state, make_batch(phase, pin=device.type == "cuda"), phase)
     return state, stepper

@@ -77,12 +77,16 @@ class UpdateGraphs:
         return graph, fixed_inputs, terms
 
 
-def check_graphs(config: TrainConfig, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> None:
-    """Raise ConfigError if --cuda-graphs is set and updates cannot be captured."""
-    if not config.cuda_graphs:
-        return
-    if device.type != "cuda" or ranks.world_size > 1 or config.optimizer != "adam":
+def uses_graphs(config: TrainConfig, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> bool:
+    """Return whether updates run as graphs: by default for the progressive networks, for which this was tested.
+
+    Raises:
+        ConfigError: --cuda-graphs asks for what cannot be captured.
+    """
+    possible = device.type == "cuda" and ranks.world_size == 1 and config.optimizer == "adam"
+    if config.cuda_graphs and not possible:
         raise ConfigError("--cuda-graphs needs one GPU and --optimizer adam; leave it out, or add --no-cuda-graphs")
+    return possible and (config.arch == "pggan" if config.cuda_graphs is None else config.cuda_graphs)
 
 
 def find_kind(inputs: Inputs) -> tuple:

@@ -40,7 +40,7 @@ from .device import (
 )
 from .evaluation import Evaluator, synthetic_mode_metric
 from .feeding import Feeder
-from .graphs import check_graphs
+from .graphs import uses_graphs
 from .growth import GrowthController, Phase, is_due
 from .health import describe_sign, find_signs, measure_variety
 from .losses import find_cautions
@@ -136,7 +136,7 @@ class Training:
         """Choose the device and, on rank 0 for all, the precision."""
         choose_kernels(config.deterministic)
         device = choose_device(config.device, self.ranks)
-        check_graphs(config, device, self.ranks)
+        uses_graphs(config, device, self.ranks)  # raises if it cannot be as asked
         latest = self.directory.latest if is_resuming else None
         precision = choose_precision(config, device, latest, log) if self.ranks.is_first else None
         return device, replace(config, precision=self.ranks.broadcast(precision))
@@ -196,7 +196,7 @@ class Training:
         if ranks.world_size > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
         augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
-        self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks)
+        self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks, self.device)
         train_indices, held_out_indices = split_holdout(config, len(self.pyramid))
         make_feeder = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)
         self.feeder = make_feeder(train_indices)

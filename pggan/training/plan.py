@@ -30,7 +30,7 @@ from .device import (
     measure_matrix_rate,
     read_peak_memory,
 )
-from .graphs import EAGER_UPDATES, check_graphs
+from .graphs import EAGER_UPDATES, uses_graphs
 from .growth import GrowthController, Phase
 from .losses import find_cautions
 from .memory import is_out_of_memory, read_usable_memory
@@ -77,7 +77,7 @@ def print_plan(config: TrainConfig) -> None:
     print("\n".join(summarize(source)))
     if not config.allow_upscale:
         check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))
-    check_graphs(config, device)
+    uses_graphs(config, device)  # raises if it cannot be as asked
     classes = source.classes
     state = TrainState(config, len(classes), device)
     config, start_lines = load_start_state(config, state, classes)
@@ -183,7 +183,7 @@ def try_stages(
     """Return seconds per image by resolution, timed within TRIAL_SECONDS; for short runs, operations per image."""
     costs = compute_costs_per_image(network_arguments(config, label_size))
     steps = sum((row.end - row.start) / row.batch_size for row in plan.rows())
-    if count_trial_steps(config) * len(plan.resolutions) > TRIAL_SHARE * steps:
+    if count_trial_steps(config, device) * len(plan.resolutions) > TRIAL_SHARE * steps:
         return costs
     state = TrainState(config, label_size, device)
     return {
@@ -211,13 +211,16 @@ def time_stages(
     """
     end, bf16 = time.perf_counter() + limit, config.precision == "bf16"
     rate = EFFICIENCY * measure_matrix_rate(state.device, torch.bfloat16 if bf16 else torch.float32, limit / 10)
-    stepper, slow = Stepper.from_config(replace(config, n_critic=1), bf16), False
+    stepper, slow = (
+        Stepper.from_config(replace(config, n_critic=1), bf16, device=state.device if processes == 1 else None),
+        False,
+    )
     for resolution in plan.resolutions:
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
         size = max(phase.batch_size // processes, 1)
         group = min(size, config.mbstd_group)
         affordable = (
-            rate * (end - time.perf_counter()) / count_trial_steps(config) / 2
+            rate * (end - time.perf_counter()) / count_trial_steps(config, state.device) / 2
         )  # the other half is for later stages
         # A GPU needs the plan's batch: it takes as long for a small one, so that would say nothing about a large one.
         while state.device.type == "cpu" and size > group and size * cost > affordable:
@@ -239,7 +242,7 @@ def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: P
     images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)  # speed does not depend on them
     labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
     times = []
-    for _ in range(count_trial_steps(config)):
+    for _ in range(count_trial_steps(config, state.device)):
         start = time.perf_counter()
         stepper.step(state, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group)), phase)
         float(state.skipped_in_a_row.sum())  # waits for the device
@@ -247,9 +250,9 @@ def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: P
     return min(times[-TIMED_STEPS:])
 
 
-def count_trial_steps(config: TrainConfig) -> int:
+def count_trial_steps(config: TrainConfig, device: torch.device) -> int:
     """Return the steps that timing a stage takes: those before kernels are compiled, or a CUDA graph captured, too."""
-    warm_up = EAGER_UPDATES + 1 if config.cuda_graphs else 1
+    warm_up = EAGER_UPDATES + 1 if uses_graphs(config, device) else 1
     return warm_up + TIMED_STEPS
 
 

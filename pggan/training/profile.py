@@ -24,7 +24,7 @@ from .device import (
     keep_freed_memory,
     measure_matrix_rate,
 )
-from .graphs import check_graphs
+from .graphs import uses_graphs
 from .growth import GrowthController, Phase
 from .plan import format_table
 from .ranks import SINGLE_PROCESS
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     keep_freed_memory()
     choose_kernels(config.deterministic)
     device = choose_device(config.device)
-    check_graphs(config, device)
+    uses_graphs(config, device)  # raises if it cannot be as asked
     config = replace(config, precision=choose_precision(config, device, warn=log))
     phase = plan.phase(plan.find_position(at, 0.5 if arguments.fading and at > 4 else 1.0))
     print(profile_step(config, device, phase, arguments.steps))
@@ -115,7 +115,7 @@ class TimedStep:
 
     def __init__(self, config: TrainConfig, device: torch.device, phase: Phase):
         self.state, self.phase, self.device = TrainState(config, 0, device), phase, device
-        self.stepper = Stepper.from_config(replace(config, n_critic=1), config.precision == "bf16")
+        self.stepper = Stepper.from_config(replace(config, n_critic=1), config.precision == "bf16", device=device)
         shape = (IMAGES, config.channels, phase.resolution, phase.resolution)
         self.images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         self.share = SINGLE_PROCESS.share(phase.batch_size, config.mbstd_group)

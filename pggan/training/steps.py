@@ -25,7 +25,7 @@ from ..networks.layers import Equalized, SharedKernels, downscale, share_kernels
 from ..networks.multiscale import pyramid
 from .augment import Augmentation, compute_overfitting
 from .batch import Batch, Inputs, copy_to_device
-from .graphs import UpdateGraphs
+from .graphs import UpdateGraphs, uses_graphs
 from .growth import Phase
 from .losses import Images, Loss, build_loss
 from .ranks import SINGLE_PROCESS, Ranks
@@ -61,9 +61,14 @@ class Stepper:
 
     @classmethod
     def from_config(
-        cls, config: TrainConfig, bf16: bool, augment: Augmentation | None = None, ranks: Ranks = SINGLE_PROCESS
+        cls,
+        config: TrainConfig,
+        bf16: bool,
+        augment: Augmentation | None = None,
+        ranks: Ranks = SINGLE_PROCESS,
+        device: torch.device | None = None,
     ) -> Stepper:
-        """Return the stepper that the options describe."""
+        """Return the stepper that the options describe; without a device, it uses no CUDA graphs."""
         return cls(
             loss=build_loss(config),
             seed=config.seed,
@@ -74,7 +79,7 @@ class Stepper:
             n_critic=config.n_critic,
             clip=config.clip if config.penalty == "clip" else None,
             ranks=ranks,
-            graphs=UpdateGraphs() if config.cuda_graphs else None,
+            graphs=UpdateGraphs() if device and uses_graphs(config, device, ranks) else None,
         )
 
     def step(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> None:

@@ -113,7 +113,7 @@ def test_a_timed_step_is_warmed_up_and_ends_when_the_gpu_is_done(monkeypatch, gr
     config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
     warm_up = [9.0, 0.1, 0.1, 5.0] if graphs else [9.0]  # to choose kernels, and to capture a graph
     gpu, state, phase = SlowDevice(*warm_up, 2.0, 1.0), TrainState(config, 0, CPU), GrowthController(config).phase(0)
-    config = replace(config, cuda_graphs=graphs)
+    monkeypatch.setattr(plan, "uses_graphs", lambda *_: graphs)
     monkeypatch.setattr(Stepper, "step", gpu.step)
     monkeypatch.setattr(plan, "time", gpu)
     assert plan.time_step(config, Stepper.from_config(config, False), state, phase) == pytest.approx(1.01)

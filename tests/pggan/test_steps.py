@@ -7,7 +7,8 @@ import torch
 
 from pggan.config import resolve_config
 from pggan.metrics.cpu_trial import run_apart
-from pggan.networks.layers import Equalized, downscale, upscale
+from pggan.networks.layers import Equalized, SharedKernels, downscale, upscale
+from pggan.training import steps
 from pggan.training.batch import Batch
 from pggan.training.device import compute_in_bf16
 from pggan.training.growth import Phase
@@ -129,6 +130,21 @@ def test_reals_are_in_range_and_half_of_them_mirrored():
     flipped = [bool((m != p).any()) for m, p in zip(mirrored, plain, strict=True)]
     assert 16 < sum(flipped) < 48
     assert all(torch.equal(m, p.flip(2) if f else p) for m, p, f in zip(mirrored, plain, flipped, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"fused_scale": False}, {"arch": "msg"}])
+def test_passes_that_share_kernels_give_the_same_gradients(options, monkeypatch):
+    """They do on a GPU; here a CPU is made to."""
+    gradients = []
+    for share in (lambda network: None, SharedKernels):
+        monkeypatch.setattr(steps, "share_kernels", share)
+        state = make_state(optimizer="sgd", **options)
+        make_stepper().step(state, make_batch(), replace(FADING, micro_batch=4))
+        gradients.append([p.grad for network in (state.G, state.D) for p in network.parameters()])
+        assert all(layer.shared is None for layer in state.D.modules() if isinstance(layer, Equalized))
+    assert all((a is None) == (b is None) for a, b in zip(*gradients, strict=True))
+    pairs = [(a, b) for a, b in zip(*gradients, strict=True) if a is not None]
+    assert len(pairs) > 10 and all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in pairs)
 
 
 def test_ema_follows_its_decay():
