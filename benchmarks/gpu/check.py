@@ -24,7 +24,7 @@ from pggan.config import TrainConfig, resolve_config
 from pggan.training import TrainingStopped, train
 from pggan.training.augment import Augmentation
 from pggan.training.batch import Batch
-from pggan.training.device import enable_determinism
+from pggan.training.device import choose_kernels
 from pggan.training.growth import Phase
 from pggan.training.plan import estimate_memory
 from pggan.training.ranks import SINGLE_PROCESS
@@ -268,7 +268,7 @@ def check_graphs(device: torch.device, clock: Clock) -> Rows:
         phase = Phase(16, alpha, 16, 0.001, 1)
         pair = []
         with restore_determinism():
-            enable_determinism()
+            choose_kernels(deterministic=True)
             for graphs in (False, True):
                 options = SMALL | {"cuda_graphs": graphs, "mirror": True}
                 pair.append(take_steps(options, device, phase, count=8, bf16=bf16)[0].state_dict())

@@ -17,7 +17,7 @@ from torch import Tensor
 from pggan.config import resolve_config
 from pggan.datasets import open_pyramid, open_source
 from pggan.metrics import Suite
-from pggan.metrics.inception import Inception
+from pggan.metrics.inception import Inception, without_tf32
 from pggan.metrics.weights import load_weights
 from pggan.training.evaluation import Evaluator
 from pggan.training.state import TrainState
@@ -71,12 +71,8 @@ def measure_features(device: torch.device, toy: bool, path: str | None, side: in
     peers = peer_networks(weights, device)
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
     jobs = {name: partial(network, images) for name, network in (networks | peers).items()}
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with without_tf32():
         seconds = time_in_turns("Inception", jobs, turns)
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
     rates = {name: batch / statistics.median(times) for name, times in seconds.items()}
     rows = [Measurement(name, rate, "images/s") for name, rate in rates.items()]
     if peers:
