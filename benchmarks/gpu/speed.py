@@ -41,7 +41,7 @@ def items(options: Namespace) -> Iterator[Item]:
     if toy:
         yield Item("training loop", partial(measure_loop, device, toy, {}))
         return
-    yield Item("training loop", partial(measure_loop, device, toy, {}))
+    yield Item("training loop", partial(measure_loop, device, toy, {"cuda_graphs": False}))
     if graphs:
         yield Item("training loop, CUDA graphs", partial(measure_loop, device, toy, {"cuda_graphs": True}))
     for stage in ((512, 128, 16), (512, 64, 32), (512, 256, 8), (128, 32, 256), (128, 32, 16)):

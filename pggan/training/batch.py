@@ -71,6 +71,17 @@ class Inputs:
             alpha=function(self.alpha) if isinstance(self.alpha, Tensor) else self.alpha,
         )
 
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors, in the order of `map_tensors`."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map_tensors(note)
+        return found
+
 
 def copy_to_device(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Copy float32 tensors to a device; to a GPU in one copy from pinned memory, which does not block."""

@@ -85,23 +85,19 @@ def uses_graphs(config: TrainConfig, device: torch.device, ranks: Ranks = SINGLE
     """
     possible = device.type == "cuda" and ranks.world_size == 1 and config.optimizer == "adam"
     if config.cuda_graphs and not possible:
-        raise ConfigError("--cuda-graphs needs one GPU and --optimizer adam; leave it out, or add --no-cuda-graphs")
+        raise ConfigError("--cuda-graphs needs one GPU and --optimizer adam; omit it")
     return possible and (config.arch == "pggan" if config.cuda_graphs is None else config.cuda_graphs)
 
 
 def find_kind(inputs: Inputs) -> tuple:
     """Return a key that is equal for updates that launch the same kernels."""
-    shapes: list[torch.Size] = []
-    inputs.map_tensors(lambda tensor: shapes.append(tensor.shape) or tensor)
+    shapes = [tensor.shape for tensor in inputs.tensors()]
     return inputs.resolution, inputs.micro_batch, inputs.trains_generator, inputs.held_out is None, *shapes
 
 
 def copy_inputs(source: Inputs, target: Inputs) -> None:
     """Copy each tensor of `source` into the tensor of `target` at its place, one launch per dtype."""
-    sources: list[Tensor] = []
-    targets: list[Tensor] = []
-    source.map_tensors(lambda tensor: sources.append(tensor) or tensor)
-    target.map_tensors(lambda tensor: targets.append(tensor) or tensor)
-    for dtype in {tensor.dtype for tensor in sources}:
-        pairs = [(s, t) for s, t in zip(sources, targets, strict=True) if s.dtype == dtype]
-        torch._foreach_copy_([t for _, t in pairs], [s for s, _ in pairs])
+    pairs = list(zip(source.tensors(), target.tensors(), strict=True))
+    for dtype in {tensor.dtype for tensor, _ in pairs}:
+        sources, targets = zip(*((s, t) for s, t in pairs if s.dtype == dtype), strict=True)
+        torch._foreach_copy_(targets, sources)
