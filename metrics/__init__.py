@@ -9,9 +9,30 @@ The package compares two collections of images and does not depend on the GANs i
     suite.compare(real, fake)                      # {"fid": ..., "swd_16": ..., "swd": ...}
 """
 
+import signal
+import sys
+
+# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
+if sys.argv[:1] == ["-m"]:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from pggan.metrics.cache import default_folder
+from pggan.metrics.errors import is_out_of_memory
+from pggan.metrics.inception import disable_tf32
 from pggan.metrics.modes import ModeCoverage
 from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.provenance import PROVENANCE_LABELS, Provenance
 from pggan.metrics.suite import METRICS, MetricError, Suite
 
-__all__ = ["METRICS", "RESIZES", "MetricError", "ModeCoverage", "Suite", "default_folder"]
+__all__ = [
+    "METRICS",
+    "PROVENANCE_LABELS",
+    "RESIZES",
+    "MetricError",
+    "ModeCoverage",
+    "Provenance",
+    "Suite",
+    "default_folder",
+    "disable_tf32",
+    "is_out_of_memory",
+]

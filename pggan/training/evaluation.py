@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -11,13 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pggan.datasets import MIN_CLASSIFIED_SIDE, MODES, Pyramid, classify
-from pggan.metrics import ModeCoverage, Suite
-from pggan.metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource
+from pggan.metrics import ModeCoverage, Provenance, Suite, disable_tf32, is_out_of_memory
+from pggan.metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource, Identity
 
 from ..networks import AnyGenerator, generate
 from .ranks import SINGLE_PROCESS, Ranks
 from .state import draw_latents, random_generator
 
+MIN_HELD_OUT = 2048  # dimensions of Inception's features: with fewer images, FID's covariances are singular
 BATCH = 64  # images per forward pass: 50 MB of float32 images at 256x256
 
 
@@ -31,9 +34,13 @@ class Evaluator:
     """Computes the metrics of a generator; keeps the statistics of the real images of one stage.
 
     Args:
-        pyramid: the real images. count: number of generated images, and of real ones if there are as many.
+        pyramid: the real images.
+        count: number of generated images.
         seed: of the latents, which are the same at every stage.
         check: called before every batch on every rank; may raise to interrupt the evaluation.
+        data: path or name of the real images, for the record.
+        num_reals: number of real images at most (default: `count`).
+        mirror: mirror each real image with probability 1/2, as the official code does if training mirrors.
 
     Raises:
         MetricError: too few images for one of the metrics.
@@ -47,31 +54,119 @@ class Evaluator:
         seed: int,
         check: Callable[[], None] = lambda: None,
         ranks: Ranks = SINGLE_PROCESS,
+        *,
+        data: str | None = None,
+        num_reals: int | None = None,
+        mirror: bool = False,
     ):
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
-        self.ranks = ranks
+        self.ranks, self.data, self.mirror = ranks, data, mirror
+        # drawn without replacement; the same at every stage
+        order = random_generator(seed, 0, "judged reals").permutation(len(pyramid))
+        self.indices = order[: count if num_reals is None else num_reals]
+        self.is_mirrored = random_generator(seed, 0, "mirrored reals").random(len(self.indices)) < (
+            0.5 if mirror else 0
+        )
         self.real_statistics: dict[int, DatasetStatistics] = {}
         if suite.metrics:
-            suite.check(len(self.real_indices()), count)
+            suite.check(len(self.indices), count)
 
-    def __call__(self, generator: AnyGenerator, resolution: int, alpha: float) -> dict[str, float]:
+    def describe(self, resolution: int) -> Provenance:
+        """Return the record of how `__call__` computes its results."""
+        kid = self.suite.metrics.get("kid")
+        return Provenance(
+            metric_images=self.count,
+            metric_reals=len(self.indices),
+            resolution=resolution,
+            data=self.data,
+            data_digest=self.pyramid.compute_digest(),
+            fit=self.pyramid.meta.get("fit"),
+            mirror_reals=self.mirror,
+            kid_subset_size=None if kid is None else kid.choose_subset_size(len(self.indices), self.count),
+            seed=self.seed,
+            device=self.suite.device.type,
+            tf32=False,
+            **self.suite.settings(),
+        )
+
+    @disable_tf32()
+    def __call__(
+        self, generator: AnyGenerator, resolution: int, alpha: float, seed: int | None = None
+    ) -> dict[str, float]:
         """Return results by name, as `metrics.Suite.compare` does; {} if no metric is requested or available.
 
         Every rank generates and processes a part of the images; rank 0 gets the results, the others {}.
+
+        Args:
+            seed: of the latents and labels (default: the evaluator's).
         """
         if not self.suite.metrics:
             return {}
+        seed = self.seed if seed is None else seed
+        reals = self.compute_reals(resolution)
+        images = partial(
+            self.fake_images, generator, resolution, alpha, seed, draw_evaluation_labels(self.pyramid, self.count, seed)
+        )
+        fake = self.collect_on_all_ranks(self.suite.accumulate, images, self.count, f"fake {resolution}x{resolution}")
+        return self.suite.compare(reals, fake) if self.ranks.is_first else {}
+
+    def compute_reals(self, resolution: int) -> DatasetStatistics:
+        """Return the statistics of the real images, on rank 0."""
         if resolution not in self.real_statistics:
-            indices = self.real_indices()
-            images, total = partial(self.real_images, resolution, indices), len(indices)
-            load_or_compute = partial(self.suite.load_or_compute, partial(map, images, range(0, total, BATCH)))
+            images, total = partial(self.real_images, resolution), len(self.indices)
+            load_or_compute = partial(
+                self.suite.load_or_compute,
+                partial(map, images, range(0, total, BATCH)),
+                identity=self.identify_reals(resolution),
+            )
             # one stage at a time: statistics can be large
             self.real_statistics = {
                 resolution: self.collect_on_all_ranks(load_or_compute, images, total, f"real {resolution}x{resolution}")
             }
-        images = partial(self.fake_images, generator, resolution, alpha)
-        fake = self.collect_on_all_ranks(self.suite.accumulate, images, self.count, f"fake {resolution}x{resolution}")
-        return self.suite.compare(self.real_statistics[resolution], fake) if self.ranks.is_first else {}
+        return self.real_statistics[resolution]
+
+    @disable_tf32()
+    def compare_reals(self, resolution: int, held_out: np.ndarray) -> dict[str, float]:
+        """Return the results of real images against the other real images, which a perfect generator would reach.
+
+        Also computes, in the same pass, the statistics of the real images that `__call__` needs.
+
+        Args:
+            held_out: indices of images that training never saw. They take the place of the generated ones; if there
+                are fewer than MIN_HELD_OUT, half of all images do.
+
+        Raises:
+            MetricError: too few images for one of the metrics.
+        """
+        chosen = torch.from_numpy(self.choose_held_out(held_out))
+        whole, apart, rest = (self.suite.make_statistics() for _ in range(3))
+
+        def collect(extract: FeatureSource) -> DatasetStatistics:
+            for part in chain.from_iterable(extract(whole.takes)):
+                among = chosen[whole.count : whole.count + part.count]
+                self.suite.add(whole, part)
+                for statistics, share in ((apart, part.select(among)), (rest, part.select(~among))):
+                    if share.count:
+                        self.suite.add(statistics, share)
+            self.suite.store(whole, self.identify_reals(resolution))
+            return whole
+
+        images, what = partial(self.real_images, resolution), f"real {resolution}x{resolution}"
+        self.real_statistics = {resolution: self.collect_on_all_ranks(collect, images, len(self.indices), what)}
+        return self.suite.compare(rest, apart) if self.ranks.is_first else {}
+
+    def choose_held_out(self, held_out: np.ndarray) -> np.ndarray:
+        """Return which of the real images in use take the place of generated ones in `compare_reals`, as bool [N]."""
+        chosen = np.isin(self.indices, held_out)
+        if chosen.sum() >= MIN_HELD_OUT:
+            return chosen
+        return np.arange(len(self.indices)) < len(self.indices) // 2  # they are in random order
+
+    def identify_reals(self, resolution: int) -> Identity:
+        """Return what the cache identifies the real images by: the dataset's own digest saves reading them."""
+        digest = hashlib.blake2b(f"{self.pyramid.key} {resolution}".encode(), digest_size=16)
+        digest.update(self.indices.tobytes() + self.is_mirrored.tobytes())
+        return digest.hexdigest(), len(self.indices), (self.pyramid.channels, resolution, resolution)
 
     def collect_on_all_ranks(
         self,
@@ -80,13 +175,16 @@ class Evaluator:
         total: int,
         what: str,
     ) -> DatasetStatistics:
-        """Run `describe` on rank 0, with the features of all images computed by all ranks.
+        """Run `collect` on rank 0, with the features of all images computed by all ranks.
 
         Rank 0 may find the statistics in a cache and ask for no features at all, or ask several times. So it
         broadcasts each request, the names of the features it takes, and None when it is done; the others serve.
 
         Args:
             images: from the number of a batch's first image to the batch. what: label of the progress bar.
+
+        Raises:
+            MemoryError: on every rank, if one of them runs out of memory.
         """
         if not self.ranks.is_first:
             while takes := self.ranks.broadcast(None):
@@ -109,23 +207,33 @@ class Evaluator:
             for turn in range(0, total, BATCH * self.ranks.world_size):
                 self.check()
                 start = turn + BATCH * self.ranks.rank
-                mine = self.suite.extract(images(start), takes) if start < total else []
+                mine = self.try_to_extract(partial(images, start), takes) if start < total else []
+                if self.ranks.all_reduce_max(int(mine is None)):
+                    raise MemoryError
                 for parts in self.ranks.gather(mine):
                     yield parts
                     bar.update(sum(part.count for part in parts))
 
-    def real_indices(self) -> np.ndarray:
-        """Return the indices of the real images, drawn without replacement; the same at every stage."""
-        return random_generator(self.seed, 0, "judged reals").permutation(len(self.pyramid))[: self.count]
+    def try_to_extract(self, images: Callable[[], Tensor], takes: set[str]) -> list[FeatureBatch] | None:
+        """Return the features of one batch, or None if there is not enough memory."""
+        try:
+            return self.suite.extract(images(), takes)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
 
-    def real_images(self, resolution: int, indices: np.ndarray, start: int) -> Tensor:
-        return torch.from_numpy(self.pyramid.read_images(resolution, indices[start : start + BATCH]))
+    def real_images(self, resolution: int, start: int) -> Tensor:
+        part = slice(start, start + BATCH)
+        images, flips = self.pyramid.read_images(resolution, self.indices[part]), self.is_mirrored[part]
+        images[flips] = images[flips, :, :, ::-1]
+        return torch.from_numpy(images)
 
-    def fake_images(self, generator: AnyGenerator, resolution: int, alpha: float, start: int) -> Tensor:
-        labels = draw_evaluation_labels(self.pyramid, self.count, self.seed)
-        z = draw_latents(self.seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
-        labels = None if labels is None else labels[start : start + BATCH]
-        return generate(generator, z, labels, resolution, alpha)
+    def fake_images(
+        self, generator: AnyGenerator, resolution: int, alpha: float, seed: int, labels: Tensor | None, start: int
+    ) -> Tensor:
+        z = draw_latents(seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
+        return generate(generator, z, None if labels is None else labels[start : start + BATCH], resolution, alpha)
 
 
 def draw_evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:

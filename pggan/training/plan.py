@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pggan.checkpoints import RunDirectory
 from pggan.datasets import Preparation, check_sizes, open_source, summarize
+from pggan.metrics import is_out_of_memory
 
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
@@ -33,7 +34,7 @@ from .device import (
 from .graphs import EAGER_UPDATES, check_graphs
 from .growth import GrowthController, Phase
 from .losses import find_cautions
-from .memory import is_out_of_memory, read_usable_memory
+from .memory import read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
 from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
