@@ -316,7 +316,7 @@ class Suite:
         Raises:
             MetricError: the two sides' images have different shapes, or are too few.
         """
-        if real.shape != fake.shape:
+        if real.shape and fake.shape and real.shape != fake.shape:  # a statistics file may not record it
             shapes = f"{format_shape(real.shape)} and {format_shape(fake.shape)}"
             raise MetricError(f"the two sides' images have different shapes, {shapes}; resize them to one size first")
         results: dict[str, float] = {}

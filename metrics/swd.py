@@ -74,11 +74,9 @@ class NormalizedPatches:
     def __init__(self, patches: PatchFile, channels: int) -> None:
         self.patches, self.channels = patches, channels
         values = patches.count * patches.size // channels  # per channel
-        zero = torch.zeros(1, channels, 1)
-        self.mean = (
-            sum(x.sum(dim=(0, 2), keepdim=True, dtype=torch.float64) for x in self.center(zero)) / values
-        ).float()
-        squares = sum(x.square_().sum(dim=(0, 2), keepdim=True, dtype=torch.float64) for x in self.center(self.mean))
+        sums = [sum_channels(x) for x in self.center(torch.zeros(1, channels, 1))]
+        self.mean = (torch.stack(sums).sum(dim=0) / values).float()
+        squares = torch.stack([sum_channels(x.square_()) for x in self.center(self.mean)]).sum(dim=0)
         self.deviation = (squares / values).sqrt().float().clamp_min(1e-8)  # 1e-8: images of one color
 
     def center(self, mean: Tensor) -> Iterator[Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from pggan.datasets import MIN_CLASSIFIED_SIDE, MODES, Pyramid, classify
 from pggan.metrics import ModeCoverage, Provenance, Suite, disable_tf32, is_out_of_memory
+from pggan.metrics.statistics_file import StoredStatistics
 from pggan.metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource, Identity
 
 from ..networks import AnyGenerator, generate
@@ -104,9 +106,7 @@ class Evaluator:
             return {}
         seed = self.seed if seed is None else seed
         reals = self.compute_reals(resolution)
-        images = partial(
-            self.fake_images, generator, resolution, alpha, seed, draw_evaluation_labels(self.pyramid, self.count, seed)
-        )
+        images = partial(self.fake_images, generator, resolution, alpha, seed, self.draw_labels(seed))
         fake = self.collect_on_all_ranks(self.suite.accumulate, images, self.count, f"fake {resolution}x{resolution}")
         return self.suite.compare(reals, fake) if self.ranks.is_first else {}
 
@@ -235,10 +235,59 @@ class Evaluator:
         z = draw_latents(seed, start, "evaluation", min(BATCH, self.count - start), generator.latent_size)
         return generate(generator, z, None if labels is None else labels[start : start + BATCH], resolution, alpha)
 
+    def draw_labels(self, seed: int) -> Tensor | None:
+        """Return class indices [count] drawn from the dataset's labels, or None without classes."""
+        if self.pyramid.labels is None:
+            return None
+        chosen = random_generator(seed, 0, "judged labels").integers(len(self.pyramid), size=self.count)
+        return torch.from_numpy(self.pyramid.labels[chosen])
 
-def draw_evaluation_labels(pyramid: Pyramid, count: int, seed: int) -> Tensor | None:
-    """Return class indices [count] drawn from the dataset's labels, or None without classes."""
-    if pyramid.labels is None:
-        return None
-    chosen = random_generator(seed, 0, "judged labels").integers(len(pyramid), size=count)
-    return torch.from_numpy(pyramid.labels[chosen])
+
+class StatisticsEvaluator(Evaluator):
+    """Computes the FID of a generator against statistics from a file.
+
+    Args:
+        statistics: mean and covariance of the real images' features. data: the file's path, for the record.
+        class_counts: number of training images of each class, by which labels are drawn; () without classes.
+
+    Raises:
+        MetricError: too few images.
+    """
+
+    def __init__(
+        self,
+        statistics: StoredStatistics,
+        suite: Suite,
+        count: int,
+        seed: int,
+        ranks: Ranks,
+        data: str,
+        class_counts: Sequence[int],
+    ):
+        self.statistics, self.suite, self.count, self.seed, self.ranks = statistics, suite, count, seed, ranks
+        self.data, self.class_counts, self.check = data, class_counts, lambda: None
+        suite.check(statistics.count or sys.maxsize, count)
+
+    def describe(self, resolution: int) -> Provenance:
+        """Return the record of how `__call__` computes its results."""
+        return Provenance(
+            metric_images=self.count,
+            metric_reals=self.statistics.count,
+            resolution=resolution,
+            data=self.data,
+            seed=self.seed,
+            device=self.suite.device.type,
+            tf32=False,
+            **self.suite.settings(),
+        )
+
+    def compute_reals(self, resolution: int) -> DatasetStatistics:
+        """Return the file's statistics."""
+        return self.statistics.describe()
+
+    def draw_labels(self, seed: int) -> Tensor | None:
+        """Return class indices [count], drawn by the classes' frequencies, or None without classes."""
+        if not self.class_counts:
+            return None
+        shares = np.array(self.class_counts) / sum(self.class_counts)
+        return torch.from_numpy(random_generator(seed, 0, "judged labels").choice(len(shares), self.count, p=shares))

@@ -31,6 +31,7 @@ from .run import Run, read_run
 # stranger. 40 grids and their real images keep the page below 20 MB, see LARGEST_FILE; no run reaches the other limits.
 GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
+BOOKKEEPING |= {"checkpoint", "training_images", "metrics", "num_images", "num_reals"}  # of evaluations.jsonl
 DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # standard deviations and pyramid levels: in the table, without a chart
 # Not metrics: in the last columns of the table, without a chart.
 NOT_CURVES = {"stage_seconds", "evaluation_seconds"}
@@ -220,7 +221,10 @@ def build_context(run: Run) -> dict[str, Any]:
         "health": build_health_rows(run.log),
         # whether any metric of mode coverage was computed
         "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
-        "how": describe_settings(run),
+        "how": describe_settings(select_evaluations(run)),
+        "evaluations": run.evaluations[-ROWS:],
+        "evaluation_columns": metric_columns(run.evaluations),
+        "evaluation_settings": describe_settings(run.evaluations[-ROWS:]),
         "columns": metric_columns(run.metrics),
         "judged": select_evaluations(run),
         "stages": stages,
@@ -330,9 +334,8 @@ def select_evaluations(run: Run) -> list[Line]:
     return [line for line in run.metrics if line.get("stage_end") or line is run.metrics[-1]][-ROWS:]
 
 
-def describe_settings(run: Run) -> str:
-    """Return how the metrics in the table were computed, as one line; values that differ are separated by slashes."""
-    rows = select_evaluations(run)
+def describe_settings(rows: Sequence[Line]) -> str:
+    """Return how the metrics in a table were computed, as one line; values that differ are separated by slashes."""
     parts = []
     for key, name in PROVENANCE_LABELS.items():
         values = list(dict.fromkeys(text for line in rows if (text := format_cell(line, key))))
