@@ -46,7 +46,7 @@ EXAMPLES = """\
   torchrun --nproc-per-node 8 -m pggan evaluate runs/faces-128
 """
 REAL_ROW = "real images"  # stands in the place of a checkpoint's name
-NOT_METRICS = {"images", "alpha", "num_images", "num_reals", *(f.name for f in fields(Provenance))}
+NOT_METRICS = {"images", "alpha", "data_images", "num_images", "num_reals", *(f.name for f in fields(Provenance))}
 DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # standard deviations and pyramid levels: no column of their own
 
 
@@ -245,7 +245,8 @@ def format_value(row: dict[str, Any], name: str) -> str:
 
 def describe_provenance(rows: Sequence[dict[str, Any]]) -> str:
     """Return how rows were computed, as one line; values that differ are separated by slashes."""
-    parts = []
+    words = {True: "yes", False: "no", None: "not recorded"}
+    parts = [f"training images: {words[rows[-1]['training_images']]}"]
     for key, label in PROVENANCE_LABELS.items():
         if values := list(dict.fromkeys(str(row[key]) for row in rows if key in row)):
             parts.append(f"{label}: {' / '.join(values)}")
@@ -370,13 +371,14 @@ def evaluate_checkpoint(
         results = {name: statistics.fmean(values[name] for values in found) for name in names}
         results |= {f"{name}_std": statistics.stdev(values[name] for values in found) for name in names}
     how = replace(evaluator.describe(trained.resolution), seeds=count)
-    has_images = not isinstance(evaluator, StatisticsEvaluator)
+    pyramid = None if isinstance(evaluator, StatisticsEvaluator) else evaluator.pyramid
     return {
         "checkpoint": str(path),
         "images": trained.images,
         "resolution": trained.resolution,
         "alpha": trained.alpha,
-        "training_images": are_training_images(trained, evaluator.pyramid) if has_images else None,
+        "data_images": how.metric_reals if pyramid is None else len(pyramid),
+        "training_images": None if pyramid is None else are_training_images(trained, pyramid),
         "num_images": how.metric_images,
         "num_reals": how.metric_reals,
         **how.to_dict(),

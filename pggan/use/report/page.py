@@ -31,7 +31,14 @@ from .run import Run, read_run
 # stranger. 40 grids and their real images keep the page below 20 MB, see LARGEST_FILE; no run reaches the other limits.
 GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
-BOOKKEEPING |= {"checkpoint", "training_images", "metrics", "num_images", "num_reals"}  # of evaluations.jsonl
+BOOKKEEPING |= {
+    "checkpoint",
+    "training_images",
+    "metrics",
+    "data_images",
+    "num_images",
+    "num_reals",
+}  # of evaluations.jsonl
 DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # standard deviations and pyramid levels: in the table, without a chart
 # Not metrics: in the last columns of the table, without a chart.
 NOT_CURVES = {"stage_seconds", "evaluation_seconds"}
