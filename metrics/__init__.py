@@ -19,6 +19,7 @@ if sys.argv[:1] == ["-m"]:
 from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import is_out_of_memory
 from pggan.metrics.inception import disable_tf32
+from pggan.metrics.memory import estimate_metric_memory
 from pggan.metrics.modes import ModeCoverage
 from pggan.metrics.preprocess import RESIZES
 from pggan.metrics.provenance import PROVENANCE_LABELS, Provenance
@@ -34,5 +35,6 @@ __all__ = [
     "Suite",
     "default_folder",
     "disable_tf32",
+    "estimate_metric_memory",
     "is_out_of_memory",
 ]

@@ -63,28 +63,26 @@ class Evaluator:
     ):
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
         self.ranks, self.data, self.mirror = ranks, data, mirror
-        # drawn without replacement; the same at every stage
-        order = random_generator(seed, 0, "judged reals").permutation(len(pyramid))
-        self.indices = order[: count if num_reals is None else num_reals]
-        self.is_mirrored = random_generator(seed, 0, "mirrored reals").random(len(self.indices)) < (
-            0.5 if mirror else 0
-        )
+        # The first `num_reals` of this order are in use, the same ones at every stage.
+        self.order = random_generator(seed, 0, "judged reals").permutation(len(pyramid))
+        self.num_reals = min(count if num_reals is None else num_reals, len(pyramid))
+        self.is_mirrored = random_generator(seed, 0, "mirrored reals").random(len(pyramid)) < (0.5 if mirror else 0)
         self.real_statistics: dict[int, DatasetStatistics] = {}
         if suite.metrics:
-            suite.check(len(self.indices), count)
+            suite.check(self.num_reals, count)
 
     def describe(self, resolution: int) -> Provenance:
         """Return the record of how `__call__` computes its results."""
         kid = self.suite.metrics.get("kid")
         return Provenance(
             metric_images=self.count,
-            metric_reals=len(self.indices),
+            metric_reals=self.num_reals,
             resolution=resolution,
             data=self.data,
             data_digest=self.pyramid.compute_digest(),
             fit=self.pyramid.meta.get("fit"),
             mirror_reals=self.mirror,
-            kid_subset_size=None if kid is None else kid.choose_subset_size(len(self.indices), self.count),
+            kid_subset_size=None if kid is None else kid.choose_subset_size(self.num_reals, self.count),
             seed=self.seed,
             device=self.suite.device.type,
             tf32=False,
@@ -113,7 +111,7 @@ class Evaluator:
     def compute_reals(self, resolution: int) -> DatasetStatistics:
         """Return the statistics of the real images, on rank 0."""
         if resolution not in self.real_statistics:
-            images, total = partial(self.real_images, resolution), len(self.indices)
+            images, total = partial(self.real_images, resolution), self.num_reals
             load_or_compute = partial(
                 self.suite.load_or_compute,
                 partial(map, images, range(0, total, BATCH)),
@@ -126,47 +124,62 @@ class Evaluator:
         return self.real_statistics[resolution]
 
     @disable_tf32()
-    def compare_reals(self, resolution: int, held_out: np.ndarray) -> dict[str, float]:
-        """Return the results of real images against the other real images, which a perfect generator would reach.
+    def compare_reals(self, resolution: int, others: np.ndarray) -> dict[str, float]:
+        """Return the results of real images against other real images, which a perfect generator would reach.
 
         Also computes, in the same pass, the statistics of the real images that `__call__` needs.
 
         Args:
-            held_out: indices of images that training never saw. They take the place of the generated ones; if there
-                are fewer than MIN_HELD_OUT, half of all images do.
+            others: numbers of the images that take the place of generated ones, see `choose_others`.
 
         Raises:
             MetricError: too few images for one of the metrics.
         """
-        chosen = torch.from_numpy(self.choose_held_out(held_out))
+        total = max(self.num_reals, *(others + 1)) if len(others) else self.num_reals
+        is_real, is_other = torch.arange(total) < self.num_reals, torch.zeros(total, dtype=torch.bool)
+        is_other[others] = True
         whole, apart, rest = (self.suite.make_statistics() for _ in range(3))
+        sets = [(whole, is_real), (apart, is_other)]
+        if (is_real & is_other).any():
+            sets.append((rest, is_real & ~is_other))
+        else:
+            rest = whole
 
         def collect(extract: FeatureSource) -> DatasetStatistics:
+            start = 0
             for part in chain.from_iterable(extract(whole.takes)):
-                among = chosen[whole.count : whole.count + part.count]
-                self.suite.add(whole, part)
-                for statistics, share in ((apart, part.select(among)), (rest, part.select(~among))):
-                    if share.count:
-                        self.suite.add(statistics, share)
+                for statistics, chosen in sets:
+                    if (here := chosen[start : start + part.count]).any():
+                        self.suite.add(statistics, part.select(here))
+                start += part.count
             self.suite.store(whole, self.identify_reals(resolution))
             return whole
 
         images, what = partial(self.real_images, resolution), f"real {resolution}x{resolution}"
-        self.real_statistics = {resolution: self.collect_on_all_ranks(collect, images, len(self.indices), what)}
+        self.real_statistics = {resolution: self.collect_on_all_ranks(collect, images, total, what)}
         return self.suite.compare(rest, apart) if self.ranks.is_first else {}
 
-    def choose_held_out(self, held_out: np.ndarray) -> np.ndarray:
-        """Return which of the real images in use take the place of generated ones in `compare_reals`, as bool [N]."""
-        chosen = np.isin(self.indices, held_out)
-        if chosen.sum() >= MIN_HELD_OUT:
-            return chosen
-        return np.arange(len(self.indices)) < len(self.indices) // 2  # they are in random order
+    def choose_others(self, held_out: np.ndarray) -> np.ndarray:
+        """Return the numbers, in `order`, of real images to take the place of generated ones in `compare_reals`.
+
+        They are the held-out images if there are enough; or else as many as generated images of those that are not in
+        use; or else half of those in use.
+
+        Args:
+            held_out: indices of images that training never saw.
+        """
+        found = np.flatnonzero(np.isin(self.order[: self.num_reals], held_out))
+        if len(found) >= MIN_HELD_OUT:
+            return found
+        if len(self.order) - self.num_reals >= self.count:
+            return np.arange(self.num_reals, self.num_reals + self.count)
+        return np.arange(self.num_reals // 2)
 
     def identify_reals(self, resolution: int) -> Identity:
         """Return what the cache identifies the real images by: the dataset's own digest saves reading them."""
         digest = hashlib.blake2b(f"{self.pyramid.key} {resolution}".encode(), digest_size=16)
-        digest.update(self.indices.tobytes() + self.is_mirrored.tobytes())
-        return digest.hexdigest(), len(self.indices), (self.pyramid.channels, resolution, resolution)
+        digest.update(self.order[: self.num_reals].tobytes() + self.is_mirrored[: self.num_reals].tobytes())
+        return digest.hexdigest(), self.num_reals, (self.pyramid.channels, resolution, resolution)
 
     def collect_on_all_ranks(
         self,
@@ -225,7 +238,7 @@ class Evaluator:
 
     def real_images(self, resolution: int, start: int) -> Tensor:
         part = slice(start, start + BATCH)
-        images, flips = self.pyramid.read_images(resolution, self.indices[part]), self.is_mirrored[part]
+        images, flips = self.pyramid.read_images(resolution, self.order[part]), self.is_mirrored[part]
         images[flips] = images[flips, :, :, ::-1]
         return torch.from_numpy(images)
 

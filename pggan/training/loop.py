@@ -488,7 +488,7 @@ class Training:
         is_evaluated = self.ranks.broadcast(self.ranks.is_first and self.find_evaluation() is not None)
         start = time.perf_counter()
         if not is_evaluated and self.evaluator.suite.metrics:
-            reals, size = len(self.evaluator.indices), f"{phase.resolution}x{phase.resolution}"
+            reals, size = self.evaluator.num_reals, f"{phase.resolution}x{phase.resolution}"
             log(f"evaluating {self.config.metric_images:,} generated against {reals:,} real images at {size}")
         results = {} if is_evaluated else self.evaluate(phase)
         release_unused_memory(self.device)  # Inception's, and the previous stage's

@@ -176,13 +176,9 @@ def compare_reals(
 
     None on other ranks than 0, and if there are too few images.
     """
-    held_out = find_held_out(trained, evaluator.pyramid)
-    chosen = evaluator.choose_held_out(held_out)
-    how = replace(
-        evaluator.describe(trained.resolution),
-        metric_images=int(chosen.sum()),
-        metric_reals=int((~chosen).sum()),
-    )
+    others = evaluator.choose_others(find_held_out(trained, evaluator.pyramid))
+    num_reals = evaluator.num_reals - int((others < evaluator.num_reals).sum())
+    how = replace(evaluator.describe(trained.resolution), metric_images=len(others), metric_reals=num_reals)
     row = {"checkpoint": REAL_ROW, "images": 0, "resolution": trained.resolution, "alpha": 1.0}
     row |= {"metrics": list(evaluator.suite.metrics), **how.to_dict()}
     earlier = read_lines(directory.evaluations) if directory and ranks.is_first else []
@@ -190,7 +186,7 @@ def compare_reals(
     if found := ranks.broadcast(found):
         return found if ranks.is_first else None
     try:
-        results = evaluator.compare_reals(trained.resolution, held_out)
+        results = evaluator.compare_reals(trained.resolution, others)
     except MetricError as error:
         print(f"warning: no row of real images: {error}", file=sys.stderr)
         return None

@@ -41,23 +41,35 @@ def pyramid(tmp_path_factory):
     return open_pyramid(open_source(str(folder / "a.npz")), 16, 3, cache=folder / "cache")
 
 
-def test_half_of_the_real_images_are_compared_with_the_others(pyramid, monkeypatch):
-    evaluator = Evaluator(pyramid, Suite(["swd", "msssim"]), 8, seed=0, num_reals=30)
-    results = evaluator.compare_reals(16, held_out=np.array([]))
-    first, rest = (torch.from_numpy(pyramid.read_images(16, part)) for part in np.split(evaluator.indices, [15]))
-    suite = evaluator.suite
-    assert results == suite.compare(suite.compute_statistics([rest]), suite.compute_statistics([first]))
+def compare(suite, pyramid, real, fake):
+    sides = [torch.from_numpy(pyramid.read_images(16, indices)) for indices in (real, fake)]
+    return suite.compare(*(suite.compute_statistics([images]) for images in sides))
+
+
+def test_real_images_are_compared_with_others(pyramid, monkeypatch):
+    suite = Suite(["swd", "msssim"])
+    evaluator = Evaluator(pyramid, suite, 8, seed=0, num_reals=30)
+    order, nobody = evaluator.order, np.array([])
+    # images that are not in use, as many as generated ones
+    others = evaluator.choose_others(nobody)
+    assert evaluator.compare_reals(16, others) == compare(suite, pyramid, order[:30], order[30:38])
+    # otherwise half of those in use
+    evaluator.count = 11
+    others = evaluator.choose_others(nobody)
+    assert evaluator.compare_reals(16, others) == compare(suite, pyramid, order[15:30], order[:15])
     # enough images that training never saw take precedence
     monkeypatch.setattr(evaluation, "MIN_HELD_OUT", 3)
-    held_out = evaluator.indices[[2, 5, 9]]
-    assert evaluator.choose_held_out(held_out).nonzero()[0].tolist() == [2, 5, 9]
+    others = evaluator.choose_others(order[[2, 5, 9, 35]])
+    rest = np.delete(order[:30], [2, 5, 9])
+    assert evaluator.compare_reals(16, others) == compare(suite, pyramid, rest, order[[2, 5, 9]])
 
 
-def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid, monkeypatch):
+@pytest.mark.parametrize("num_reals", [30, 40])
+def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid, monkeypatch, num_reals):
     generator = make_trained().generator
-    expected = Evaluator(pyramid, Suite(["swd"]), 8, seed=0)(generator, 16, 1.0)
-    evaluator = Evaluator(pyramid, Suite(["swd"]), 8, seed=0)
-    evaluator.compare_reals(16, held_out=np.array([]))
+    expected = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)(generator, 16, 1.0)
+    evaluator = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)
+    evaluator.compare_reals(16, evaluator.choose_others(np.array([])))
     monkeypatch.setattr(evaluator, "real_images", lambda *_: pytest.fail("read the real images again"))
     assert evaluator(generator, 16, 1.0) == expected
 
