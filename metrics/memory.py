@@ -13,6 +13,8 @@ from .swd import DIRECTIONS, IMAGES, MAX_VALUES, PATCH, PATCHES_PER_IMAGE, SMALL
 INCEPTION_BYTES = 500 << 20  # measured on a CPU: weights, and activations of a batch of 32
 FID_MATRICES = 8  # [D, D] in float64 at a time: sums of both sides, covariances, and factors; measured
 
+PYRAMID_COPIES = 13  # of the images, as float32, while their pyramid is built and its patches are drawn; measured
+
 
 def estimate_metric_memory(
     names: Iterable[str], num_images: int, num_reals: int, channels: int, side: int
@@ -31,6 +33,6 @@ def estimate_metric_memory(
         return memory + largest, 0
     patches = [PATCHES_PER_IMAGE * min(count, IMAGES) for count in (num_images, num_reals)]
     # float32: the projections of both sides, or the pyramid of a part of a batch with its temporary copies
-    largest = max(largest, 4 * DIRECTIONS * sum(patches), 4 * 4 * MAX_VALUES)
+    largest = max(largest, 4 * DIRECTIONS * sum(patches), PYRAMID_COPIES * 4 * MAX_VALUES)
     levels = max((side // SMALLEST_LEVEL).bit_length(), 1)
     return memory + largest, 4 * channels * PATCH**2 * levels * sum(patches)

@@ -21,9 +21,9 @@ PATCH = 7  # pixels a side
 SMALLEST_LEVEL = 16  # pixels a side
 DIRECTION_REPEATS, DIRECTIONS = 8, 64  # 512 directions; the official code's 4 batches of 128 need twice the memory
 BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16  # low-pass filter of the pyramid (Burt & Adelson 1983)
-# Our choices, which bound memory: values of images whose pyramid is built at a time, as float32 64 MiB, and patches
+# Our choices, which bound memory: values of images whose pyramid is built at a time, as float32 16 MiB, and patches
 # that are read at a time, 38 MB for RGB.
-MAX_VALUES, CHUNK = 1 << 24, 1 << 16
+MAX_VALUES, CHUNK = 1 << 22, 1 << 16
 
 
 def find_temporary_folder() -> str:

@@ -84,7 +84,8 @@ def format_results(names: list[str], results: list[dict[str, Any]]) -> str:
     """Return a text table of the results: metrics as rows, checkpoints as columns, "-" for missing values."""
     rows = []
     # all names in order of appearance: checkpoints may have different metrics, such as the levels of SWD
-    for name in dict.fromkeys(key for result in results for key in result if key != "checkpoint"):
+    skipped = {"checkpoint", "metric_images", "metric_reals"}  # the header; the same as num_images and num_reals
+    for name in dict.fromkeys(key for result in results for key in result if key not in skipped):
         values = [result.get(name, "-") for result in results]
         rows.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)])
     return format_table(["", *names], rows)

@@ -98,5 +98,5 @@ def test_an_unwritable_path_is_reported(statistics, tmp_path):
 def test_a_file_that_unpacks_to_too_many_bytes_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics_file, "MAX_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.zeros((64, 64)))
-    with pytest.raises(MetricError, match="unpacks to more than"):
+    with pytest.raises(MetricError, match="unpack to more than"):
         read_statistics(tmp_path / "a.npz")
