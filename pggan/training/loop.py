@@ -23,7 +23,7 @@ import torch
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines
 from pggan.datasets import make_grid, open_pyramid, open_source, shuffled_indices, summarize
-from pggan.metrics import MetricError, Provenance, Suite, default_folder, is_out_of_memory
+from pggan.metrics import PROVENANCE_LABELS, MetricError, Provenance, Suite, default_folder, is_out_of_memory
 
 from ..config import ConfigError, TrainConfig
 from ..networks import generate
@@ -413,7 +413,7 @@ class Training:
 
     def log_line(self, path: Path, line: dict[str, Any]) -> None:
         self.writer.write_line(path, line)
-        self.tracker.log_scalars(path.stem, line)
+        self.tracker.log_scalars(path.stem, {key: line[key] for key in line if key not in PROVENANCE_LABELS})
 
     def save_grid(self, name: str, images: np.ndarray) -> None:
         """Save uint8 images [N, C, r, r] as one grid in samples/, and send it to the tracker."""

@@ -18,7 +18,16 @@ import numpy as np
 from pggan.checkpoints import RunDirectory, resolve_checkpoint
 from pggan.checkpoints.run_directory import append_line, read_lines
 from pggan.datasets import Pyramid, Source, open_pyramid, open_source
-from pggan.metrics import METRICS, PROVENANCE_LABELS, RESIZES, MetricError, Provenance, Suite, default_folder
+from pggan.metrics import (
+    METRICS,
+    PROVENANCE_LABELS,
+    RESIZES,
+    MetricError,
+    Provenance,
+    Suite,
+    default_folder,
+    is_out_of_memory,
+)
 from pggan.metrics.statistics_file import has_statistics, read_statistics
 
 from ..config import ConfigError, TrainConfig, parse_metric_names
@@ -109,7 +118,11 @@ def add_evaluation_options(p: argparse.ArgumentParser, num_images: str) -> None:
 
 def parse_num_reals(text: str) -> int:
     """Return the number in --num-reals; "all" is the largest integer."""
-    return sys.maxsize if text == "all" else int_parser(2)(text)
+    if text == "all":
+        return sys.maxsize
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an integer nor all")
+    return int_parser(2)(text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -118,10 +131,18 @@ def run(arguments: argparse.Namespace) -> None:
         folder = find_run_folder(paths[0])
         directory = None if folder is None else RunDirectory(folder)
         rows = []
-        for row in evaluate_run(paths, directory, arguments, ranks):
-            if arguments.json and ranks.is_first and row["checkpoint"] != REAL_ROW:
-                print(json.dumps(row), flush=True)
-            rows.append(row)
+        try:
+            for row in evaluate_run(paths, directory, arguments, ranks):
+                if arguments.json and row["checkpoint"] != REAL_ROW:
+                    print(json.dumps(row), flush=True)
+                rows.append(row)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MetricError(
+                "--device: out of memory while generating images or computing their features; free memory there, or "
+                "use another device"
+            ) from None
         if ranks.is_first and not arguments.json:
             print(format_rows(rows))
             print(f"\n{describe_provenance(rows)}")
