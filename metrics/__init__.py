@@ -9,13 +9,6 @@ The package compares two collections of images and does not depend on the GANs i
     suite.compare(real, fake)                      # {"fid": ..., "swd_16": ..., "swd": ...}
 """
 
-import signal
-import sys
-
-# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
-if sys.argv[:1] == ["-m"]:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import is_out_of_memory
 from pggan.metrics.inception import disable_tf32

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from console import command
 from torch import Tensor
 from tqdm import tqdm
 
-from .cache import default_folder
-from .errors import MetricError
-from .features import FeatureStatistics
-from .kid import SUBSET_SIZE
-from .preprocess import RESIZES
-from .provenance import Provenance
-from .reading import ImageSet
-from .statistics_file import has_statistics, read_statistics, write_statistics
-from .suite import METRICS, DatasetStatistics, Suite
+from pggan.console import command
+from pggan.metrics.cache import default_folder
+from pggan.metrics.errors import MetricError
+from pggan.metrics.features import FeatureStatistics
+from pggan.metrics.kid import SUBSET_SIZE
+from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.provenance import Provenance
+from pggan.metrics.reading import ImageSet
+from pggan.metrics.statistics_file import has_statistics, read_statistics, write_statistics
+from pggan.metrics.suite import METRICS, DatasetStatistics, Suite
 
 EXAMPLES = """examples:
   FID of two folders:
