@@ -71,18 +71,19 @@ class Evaluator:
         if suite.metrics:
             suite.check(self.num_reals, count)
 
-    def describe(self, resolution: int) -> Provenance:
-        """Return the record of how `__call__` computes its results."""
+    def describe(self, resolution: int, num_images: int | None = None, num_reals: int | None = None) -> Provenance:
+        """Return the record of how `__call__` computes its results, or with these numbers of images, `compare_reals`."""
+        num_images, num_reals = num_images or self.count, num_reals or self.num_reals
         kid = self.suite.metrics.get("kid")
         return Provenance(
-            metric_images=self.count,
-            metric_reals=self.num_reals,
+            metric_images=num_images,
+            metric_reals=num_reals,
             resolution=resolution,
             data=self.data,
             data_digest=self.pyramid.compute_digest(),
             fit=self.pyramid.meta.get("fit"),
             mirror_reals=self.mirror,
-            kid_subset_size=None if kid is None else kid.choose_subset_size(self.num_reals, self.count),
+            kid_subset_size=None if kid is None else kid.choose_subset_size(num_reals, num_images),
             seed=self.seed,
             device=self.suite.device.type,
             tf32=False,
@@ -281,7 +282,7 @@ class StatisticsEvaluator(Evaluator):
         self.data, self.class_counts, self.check = data, class_counts, lambda: None
         suite.check(statistics.count or sys.maxsize, count)
 
-    def describe(self, resolution: int) -> Provenance:
+    def describe(self, resolution: int, num_images: int | None = None, num_reals: int | None = None) -> Provenance:
         """Return the record of how `__call__` computes its results."""
         return Provenance(
             metric_images=self.count,

@@ -199,7 +199,7 @@ def compare_reals(
     """
     others = evaluator.choose_others(find_held_out(trained, evaluator.pyramid))
     num_reals = evaluator.num_reals - int((others < evaluator.num_reals).sum())
-    how = replace(evaluator.describe(trained.resolution), metric_images=len(others), metric_reals=num_reals)
+    how = evaluator.describe(trained.resolution, len(others), num_reals)
     row = {"checkpoint": REAL_ROW, "images": 0, "resolution": trained.resolution, "alpha": 1.0}
     row |= {"metrics": list(evaluator.suite.metrics), **how.to_dict()}
     earlier = read_lines(directory.evaluations) if directory and ranks.is_first else []
@@ -384,7 +384,8 @@ def evaluate_checkpoint(
     found = [evaluator(trained.generator, trained.resolution, trained.alpha, seed) for seed in seeds]
     results = found[0]
     if count > 1:
-        names = [name for name in results if not name.endswith(("_std", "_error"))]
+        shared = set.intersection(*map(set, found))  # a metric may have run out of memory
+        names = [name for name in results if name in shared and not name.endswith(("_std", "_error"))]
         results = {name: statistics.fmean(values[name] for values in found) for name in names}
         results |= {f"{name}_std": statistics.stdev(values[name] for values in found) for name in names}
     how = replace(evaluator.describe(trained.resolution), seeds=count)
