@@ -72,7 +72,7 @@ class Evaluator:
             suite.check(self.num_reals, count)
 
     def describe(self, resolution: int, num_images: int | None = None, num_reals: int | None = None) -> Provenance:
-        """Return the record of how `__call__` computes its results, or with these numbers of images, `compare_reals`."""
+        """Return the record of how `__call__` computes its results, or `compare_reals` with these numbers of images."""
         num_images, num_reals = num_images or self.count, num_reals or self.num_reals
         kid = self.suite.metrics.get("kid")
         return Provenance(
