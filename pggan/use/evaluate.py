@@ -256,7 +256,7 @@ def format_value(row: dict[str, Any], name: str) -> str:
     spread = next((row[name + suffix] for suffix in ("_std", "_error") if name + suffix in row), None)
     if name not in row:
         return "-"
-    figure = f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name])
+    figure = f"{row[name]:.5g}" if isinstance(row[name], float) else str(row[name])
     return figure + ("" if spread is None else f" ± {spread:.2g}")
 
 

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import make_trained
 from PIL import Image
 
 from pggan.checkpoints import RunDirectory
@@ -65,8 +64,8 @@ def test_real_images_are_compared_with_others(pyramid, monkeypatch):
 
 
 @pytest.mark.parametrize("num_reals", [30, 40])
-def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid, monkeypatch, num_reals):
-    generator = make_trained().generator
+def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid, trained, monkeypatch, num_reals):
+    generator = trained.generator
     expected = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)(generator, 16, 1.0)
     evaluator = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)
     evaluator.compare_reals(16, evaluator.choose_others(np.array([])))
@@ -83,7 +82,7 @@ def test_half_of_the_real_images_are_mirrored_if_training_mirrors(pyramid):
     assert mirrored.describe(16).mirror_reals and not plain.describe(16).mirror_reals
 
 
-def test_tf32_is_off_during_an_evaluation(pyramid, monkeypatch):
+def test_tf32_is_off_during_an_evaluation(pyramid, trained, monkeypatch):
     evaluator, seen = Evaluator(pyramid, Suite(["swd"]), 8, seed=0), []
     read = evaluator.real_images
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
@@ -94,7 +93,7 @@ def test_tf32_is_off_during_an_evaluation(pyramid, monkeypatch):
 
     monkeypatch.setattr(evaluator, "real_images", spy)
     before = matmul.fp32_precision, conv.fp32_precision
-    evaluator(make_trained().generator, 16, 1.0)
+    evaluator(trained.generator, 16, 1.0)
     assert set(seen) == {("ieee", "ieee")} and (matmul.fp32_precision, conv.fp32_precision) == before
 
 
