@@ -12,7 +12,7 @@ The package compares two collections of images and does not depend on the GANs i
 from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import is_out_of_memory
 from pggan.metrics.footprint import estimate_metric_memory
-from pggan.metrics.inception import disable_tf32
+from pggan.metrics.inception import without_tf32
 from pggan.metrics.modes import ModeCoverage
 from pggan.metrics.preprocess import RESIZES
 from pggan.metrics.provenance import PROVENANCE_LABELS, Provenance
@@ -27,7 +27,7 @@ __all__ = [
     "Provenance",
     "Suite",
     "default_folder",
-    "disable_tf32",
     "estimate_metric_memory",
     "is_out_of_memory",
+    "without_tf32",
 ]

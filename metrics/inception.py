@@ -27,23 +27,6 @@ CLASSES = 1008  # outputs of the 2015 graph's classifier; ImageNet itself has 10
 FLOAT32_LAYERS = ("Conv2d_1a", "Conv2d_2a", "Conv2d_3b")
 
 
-@contextmanager
-def disable_tf32() -> Iterator[None]:
-    """Compute fp32 convolutions and matrix products in full precision, as StyleGAN's calc_metrics does.
-
-    By default, PyTorch lets cuDNN round the inputs of convolutions to TF32, 10 bits of mantissa.
-    """
-    operations = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]  # lacks conv
-    before = [operation.fp32_precision for operation in operations]
-    try:
-        for operation in operations:
-            operation.fp32_precision = "ieee"
-        yield
-    finally:
-        for operation, precision in zip(operations, before, strict=True):
-            operation.fp32_precision = precision
-
-
 class Inception:
     """Inception-v3 as a function from images to features and, if the weights include the classifier, logits.
 
@@ -104,7 +87,6 @@ class Inception:
         return torch.bfloat16 if in_bf16 else torch.float32
 
     @torch.inference_mode()
-    @disable_tf32()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return features [N, 2048] and logits [N, 1008], both float32, of uint8 images [N, C, H, W].
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pggan.datasets import MIN_CLASSIFIED_SIDE, MODES, Pyramid, classify
-from pggan.metrics import ModeCoverage, Provenance, Suite, disable_tf32, is_out_of_memory
+from pggan.metrics import ModeCoverage, Provenance, Suite, is_out_of_memory, without_tf32
 from pggan.metrics.statistics_file import StoredStatistics
 from pggan.metrics.suite import DatasetStatistics, FeatureBatch, FeatureSource, Identity
 
@@ -90,7 +90,7 @@ class Evaluator:
             **self.suite.settings(),
         )
 
-    @disable_tf32()
+    @without_tf32()
     def __call__(
         self, generator: AnyGenerator, resolution: int, alpha: float, seed: int | None = None
     ) -> dict[str, float]:
@@ -124,7 +124,7 @@ class Evaluator:
             }
         return self.real_statistics[resolution]
 
-    @disable_tf32()
+    @without_tf32()
     def compare_reals(self, resolution: int, others: np.ndarray) -> dict[str, float]:
         """Return the results of real images against other real images, which a perfect generator would reach.
 
