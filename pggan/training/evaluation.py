@@ -112,7 +112,8 @@ class Evaluator:
     def compute_reals(self, resolution: int) -> DatasetStatistics:
         """Return the statistics of the real images, on rank 0."""
         if resolution not in self.real_statistics:
-            images, total = partial(self.real_images, resolution), self.num_reals
+            total = self.num_reals
+            images = partial(self.real_images, resolution, total)
             load_or_compute = partial(
                 self.suite.load_or_compute,
                 partial(map, images, range(0, total, BATCH)),
@@ -156,7 +157,7 @@ class Evaluator:
             self.suite.store(whole, self.identify_reals(resolution))
             return whole
 
-        images, what = partial(self.real_images, resolution), f"real {resolution}x{resolution}"
+        images, what = partial(self.real_images, resolution, total), f"real {resolution}x{resolution}"
         self.real_statistics = {resolution: self.collect_on_all_ranks(collect, images, total, what)}
         return self.suite.compare(rest, apart) if self.ranks.is_first else {}
 
@@ -237,8 +238,9 @@ class Evaluator:
                 raise
             return None
 
-    def real_images(self, resolution: int, start: int) -> Tensor:
-        part = slice(start, start + BATCH)
+    def real_images(self, resolution: int, total: int, start: int) -> Tensor:
+        """Return the batch from number `start` on of the first `total` real images."""
+        part = slice(start, min(start + BATCH, total))
         images, flips = self.pyramid.read_images(resolution, self.order[part]), self.is_mirrored[part]
         images[flips] = images[flips, :, :, ::-1]
         return torch.from_numpy(images)

@@ -66,7 +66,9 @@ def test_real_images_are_compared_with_others(pyramid, monkeypatch):
 @pytest.mark.parametrize("num_reals", [30, 40])
 def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid, trained, monkeypatch, num_reals):
     generator = trained.generator
-    expected = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)(generator, 16, 1.0)
+    first = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)
+    expected = first(generator, 16, 1.0)
+    assert first.compute_reals(16).count == num_reals
     evaluator = Evaluator(pyramid, Suite(["swd"]), 8, seed=0, num_reals=num_reals)
     evaluator.compare_reals(16, evaluator.choose_others(np.array([])))
     monkeypatch.setattr(evaluator, "real_images", lambda *_: pytest.fail("read the real images again"))
@@ -75,7 +77,7 @@ def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid
 
 def test_half_of_the_real_images_are_mirrored_if_training_mirrors(pyramid):
     plain, mirrored = (Evaluator(pyramid, Suite(["swd"]), 40, seed=0, mirror=mirror) for mirror in (False, True))
-    before, after = (evaluator.real_images(16, 0) for evaluator in (plain, mirrored))
+    before, after = (evaluator.real_images(16, 40, 0) for evaluator in (plain, mirrored))
     flipped = [i for i in range(40) if not torch.equal(before[i], after[i])]
     assert 10 < len(flipped) < 30 and torch.equal(after[flipped], before[flipped].flip(3))
     assert plain.identify_reals(16) != mirrored.identify_reals(16)
