@@ -13,7 +13,7 @@ from .swd import DIRECTIONS, IMAGES, MAX_VALUES, PATCH, PATCHES_PER_IMAGE, SMALL
 INCEPTION_BYTES = 500 << 20  # measured on a CPU: weights, and activations of a batch of 32
 FID_MATRICES = 8  # [D, D] in float64 at a time: sums of both sides, covariances, and factors; measured
 
-PYRAMID_COPIES = 13  # of the images, as float32, while their pyramid is built and its patches are drawn; measured
+PYRAMID_COPIES = 20  # of the images, as float32, while their pyramid is built and its patches are drawn; measured
 
 
 def estimate_metric_memory(
