@@ -1,4 +1,4 @@
-"""The run directory runs/NAME/: config.json, log.jsonl, metrics.jsonl, samples/, checkpoints/."""
+"""The run directory runs/NAME/: config.json, log.jsonl, metrics.jsonl, evaluations.jsonl, samples/, checkpoints/."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunDirectory:
     names is stored once, with hard links.
 
     Attributes:
-        folder, config, log, metrics, samples, checkpoints, latest, best: paths.
+        folder, config, log, metrics, evaluations, samples, checkpoints, latest, best: paths.
         images_of_latest: images seen by latest.pt; None before it is saved or loaded.
         directory_lock: the lock, once `lock` was called.
     """
@@ -37,6 +37,7 @@ class RunDirectory:
         self.config = self.folder / "config.json"
         self.log = self.folder / "log.jsonl"
         self.metrics = self.folder / "metrics.jsonl"
+        self.evaluations = self.folder / "evaluations.jsonl"  # written by `evaluate`, not by training
         self.samples = self.folder / "samples"
         self.checkpoints = self.folder / "checkpoints"
         self.latest = self.checkpoints / "latest.pt"

@@ -10,8 +10,24 @@ The package compares two collections of images and does not depend on the GANs i
 """
 
 from pggan.metrics.cache import default_folder
+from pggan.metrics.errors import is_out_of_memory
+from pggan.metrics.footprint import estimate_metric_memory
+from pggan.metrics.inception import without_tf32
 from pggan.metrics.modes import ModeCoverage
 from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.provenance import PROVENANCE_LABELS, Provenance
 from pggan.metrics.suite import METRICS, MetricError, Suite
 
-__all__ = ["METRICS", "RESIZES", "MetricError", "ModeCoverage", "Suite", "default_folder"]
+__all__ = [
+    "METRICS",
+    "PROVENANCE_LABELS",
+    "RESIZES",
+    "MetricError",
+    "ModeCoverage",
+    "Provenance",
+    "Suite",
+    "default_folder",
+    "estimate_metric_memory",
+    "is_out_of_memory",
+    "without_tf32",
+]

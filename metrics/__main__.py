@@ -19,6 +19,7 @@ from pggan.metrics.errors import MetricError
 from pggan.metrics.features import FeatureStatistics
 from pggan.metrics.kid import SUBSET_SIZE
 from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.provenance import Provenance
 from pggan.metrics.reading import ImageSet
 from pggan.metrics.statistics_file import has_statistics, read_statistics, write_statistics
 from pggan.metrics.suite import METRICS, DatasetStatistics, Suite
@@ -100,9 +101,8 @@ def add_common_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--resize",
         choices=list(RESIZES),
-        default="tf1",
         help="resize to Inception's 299x299 pixels: tf1, bilinear as in the 2015 graph and torch-fidelity; "
-        "pytorch-fid; clean, antialiased bicubic as in clean-fid (default: %(default)s)",
+        "pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1)",
     )
     p.add_argument(
         "--precision",
@@ -151,7 +151,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
         names,
         arguments.inception_weights,
         choose_device(arguments.device),
-        resize=arguments.resize,
+        resize=arguments.resize or "tf1",
         precision=arguments.precision,
         cache=cache,
     )
@@ -168,7 +168,7 @@ def write_stats(arguments: argparse.Namespace) -> None:
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
     description = suite.compute_statistics(iterate_with_progress(images))
-    write_statistics(arguments.out, description.accumulators[FeatureStatistics], suite.settings())
+    write_statistics(arguments.out, description.accumulators[FeatureStatistics], suite.settings(), description.shape)
     print(f"wrote mean and covariance of the features of {len(images)} images to {arguments.out}")
 
 
@@ -200,19 +200,25 @@ def compare(arguments: argparse.Namespace) -> None:
     suite = make_suite(arguments, names, cache)
     if "kid" in suite.metrics:
         suite.metrics["kid"].subset_size = arguments.kid_subset_size
+    for path, side in ((arguments.real, real), (arguments.generated, generated)):
+        if not isinstance(side, ImageSet):
+            side.check_settings(path, suite.settings(), is_resize_given=arguments.resize is not None)
     # a statistics file that does not record its number of images is assumed to have enough
     suite.check(*(count_images(side) or sys.maxsize for side in (real, generated)))
     descriptions = [
         compute_statistics(suite, arguments.real, real, suite.load_or_compute),
         compute_statistics(suite, arguments.generated, generated, lambda make: suite.compute_statistics(make())),
     ]
-    if with_files:  # the file does not record the images' shape, so it cannot be compared
-        for description in descriptions:
-            description.shape = ()
     results = suite.compare(*descriptions)
-    print_results(
-        arguments, {"num_real": count_images(real), "num_generated": count_images(generated)}, results, suite.settings()
+    counts = {"num_real": count_images(real), "num_generated": count_images(generated)}
+    kid = suite.metrics.get("kid")
+    how = Provenance(
+        kid_subset_size=None if kid is None else kid.choose_subset_size(*counts.values()),
+        device=suite.device.type,
+        tf32=False,
+        **suite.settings(),
     )
+    print_results(arguments, counts, results, how.to_dict())
 
 
 def open_side(path: str, count: int | None):
@@ -234,13 +240,10 @@ def count_images(side) -> int | None:
 
 
 def compute_statistics(suite: Suite, name: str, side, describe) -> DatasetStatistics:
-    """Return the accumulators of real or generated images. Raises MetricError for statistics with other settings."""
+    """Return the accumulators of real or generated images."""
     if isinstance(side, ImageSet):
         return describe(lambda: iterate_with_progress(side))
-    for key, value in suite.settings().items():
-        if side.settings.get(key, value) != value:
-            raise MetricError(f"{name} was made with {key} {side.settings[key]}, not {value}; both sides need the same")
-    return DatasetStatistics(side.count or 0, (), {FeatureStatistics: side})
+    return side.describe()
 
 
 def iterate_with_progress(images: ImageSet) -> Iterator[Tensor]:

@@ -37,7 +37,8 @@ class KID:
     """Mean and standard deviation of `polynomial_mmd` over random subsets, drawn without replacement.
 
     Args:
-        subset_size: real images, and generated images, per subset. The mean's expectation does not depend on it.
+        subset_size: real images, and generated images, per subset; fewer if there are not as many. The mean's
+            expectation does not depend on it.
     """
 
     accumulator_type = Features
@@ -46,23 +47,34 @@ class KID:
     def __init__(self, subset_size: int = SUBSET_SIZE):
         self.subset_size = subset_size
 
-    def check(self, real: int, fake: int) -> None:
-        """Raise MetricError for fewer images than a subset has."""
-        if min(real, fake) < self.subset_size:
-            raise MetricError(
-                f"KID needs at least {self.subset_size} real and generated images, the size of its subsets, not {real} "
-                f"and {fake}; use more images, or python -m metrics with --kid-subset-size {min(real, fake)}"
-            )
+    def choose_subset_size(self, real: int, fake: int) -> int:
+        """Return the size of the subsets for these numbers of images."""
+        return min(self.subset_size, real, fake)
+
+    def check(self, real: int, fake: int) -> str | None:
+        """Return a warning for fewer images than a subset has. Raises MetricError for fewer than two of either."""
+        size = self.choose_subset_size(real, fake)
+        if size < 2:
+            raise MetricError(f"KID needs at least 2 real and 2 generated images, not {real} and {fake}")
+        if size < self.subset_size:
+            return f"KID uses subsets of {size} images instead of {self.subset_size}: there are no more"
+        return None
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:
-        """Return {"kid": mean, "kid_std": standard deviation}, not multiplied by 1000; lower is better."""
+        """Return {"kid": mean, "kid_std": standard deviation}, not multiplied by 1000; lower is better.
+
+        There is no deviation if every subset would be all images of both sides.
+        """
+        x, y = fake.to_tensor(), real.to_tensor()
+        size = self.choose_subset_size(len(y), len(x))
+        if size == len(x) == len(y):
+            return {"kid": polynomial_mmd(x, y)}
         # the same draws as torch-fidelity's: generated images first, then real ones
         rng = np.random.RandomState(SEED)
         distances = []
         for _ in range(SUBSETS):
             chosen_fake, chosen_real = (
-                torch.from_numpy(rng.choice(len(features), self.subset_size, replace=False))
-                for features in (fake.to_tensor(), real.to_tensor())
+                torch.from_numpy(rng.choice(len(features), size, replace=False)) for features in (x, y)
             )
-            distances.append(polynomial_mmd(fake.to_tensor()[chosen_fake], real.to_tensor()[chosen_real]))
+            distances.append(polynomial_mmd(x[chosen_fake], y[chosen_real]))
         return {"kid": float(np.mean(distances)), "kid_std": float(np.std(distances))}

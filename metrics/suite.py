@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from .cache import Cache, digest_images
 from .cpu_trial import has_bf16_units
-from .errors import MetricError
+from .errors import MetricError, is_out_of_memory
 from .fid import FID
 from .fid_infinity import FIDInfinity
 from .inception import Inception
@@ -22,7 +23,7 @@ from .inception_score import IS
 from .kid import KID
 from .msssim import MSSSIM
 from .prdc import PRDC
-from .swd import SWD
+from .swd import SWD, find_temporary_folder
 from .weights import load_weights, make_download_command
 
 # The metrics by name. Each class has:
@@ -58,6 +59,11 @@ class DatasetStatistics:
     shape: tuple[int, ...] = ()
     accumulators: dict[Any, Any] = field(default_factory=dict)
 
+    @property
+    def takes(self) -> set[str]:
+        """The names of the features that the accumulators take."""
+        return {accumulator.input_name for accumulator in self.accumulators.values()}
+
 
 @dataclass
 class FeatureBatch:
@@ -73,9 +79,14 @@ class FeatureBatch:
     shape: tuple[int, ...]
     features: dict[str, Tensor]
 
+    def select(self, chosen: Tensor) -> FeatureBatch:
+        """Return the images where `chosen`, bool [count], is true."""
+        return FeatureBatch(int(chosen.sum()), self.shape, {name: x[chosen] for name, x in self.features.items()})
+
 
 # Called with the names that the accumulators take; returns the result of `Suite.extract` for each batch of images.
 FeatureSource = Callable[[set[str]], Iterable[list[FeatureBatch]]]
+Identity = tuple[str, int, tuple[int, ...]]  # digest, number and shape [C, H, W] of images, as by `digest_images`
 
 
 class Suite:
@@ -95,6 +106,7 @@ class Suite:
 
     Attributes:
         metrics: the metrics that can be computed, by name.
+        device: where Inception runs.
         inception: the network, or None if no metric needs it or its weights are missing.
 
     Raises:
@@ -120,6 +132,7 @@ class Suite:
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
         # Inception's weights are only looked up if a metric needs them: they may have to be downloaded.
         self.cache, self.log, self.inception = Cache(cache) if cache else None, log, None
+        self.device = torch.device(device)
         takes = {name: metric.accumulator_type().input_name for name, metric in self.metrics.items()}
         wants = [name for name in self.metrics if takes[name] != "images"]
         if not wants:
@@ -195,39 +208,72 @@ class Suite:
         Raises:
             MetricError: see `compute_statistics`.
         """
-        accumulators = (
-            {metric.accumulator_type: metric.accumulator_type() for metric in self.metrics.values()}
-            if accumulators is None
-            else accumulators
-        )
-        result = DatasetStatistics(accumulators=accumulators)
-        for part in chain.from_iterable(extract({accumulator.input_name for accumulator in accumulators.values()})):
-            if result.count and part.shape != result.shape:
-                shapes = f"{format_shape(result.shape)} and {format_shape(part.shape)}"
-                raise MetricError(f"the images have different shapes, {shapes}; resize them to one size first")
-            result.count, result.shape = result.count + part.count, part.shape
-            for accumulator in accumulators.values():
-                accumulator.update(part.features[accumulator.input_name])
+        result = self.make_statistics() if accumulators is None else DatasetStatistics(accumulators=accumulators)
+        for part in chain.from_iterable(extract(result.takes)):
+            self.add(result, part)
         return result
 
+    def make_statistics(self) -> DatasetStatistics:
+        """Return empty accumulators for every metric."""
+        types = {metric.accumulator_type for metric in self.metrics.values()}
+        return DatasetStatistics(accumulators={accumulator_type: accumulator_type() for accumulator_type in types})
+
+    def add(self, statistics: DatasetStatistics, part: FeatureBatch) -> None:
+        """Add a batch to a dataset's statistics; out of memory, drop the accumulator with a warning.
+
+        Raises:
+            MetricError: see `compute_statistics`.
+        """
+        if statistics.count and part.shape != statistics.shape:
+            shapes = f"{format_shape(statistics.shape)} and {format_shape(part.shape)}"
+            raise MetricError(f"the images have different shapes, {shapes}; resize them to one size first")
+        statistics.count, statistics.shape = statistics.count + part.count, part.shape
+        for accumulator_type, accumulator in list(statistics.accumulators.items()):
+            names = [name for name, metric in self.metrics.items() if metric.accumulator_type is accumulator_type]
+            with self.skip_if_out_of_memory(names) as skipped:
+                accumulator.update(part.features[accumulator.input_name])
+            if skipped:
+                del statistics.accumulators[accumulator_type]
+
+    @contextmanager
+    def skip_if_out_of_memory(self, names: list[str]) -> Iterator[list[str]]:
+        """Turn running out of memory or disk space in the block, which computes these metrics, into a warning.
+
+        Yields:
+            A list with the metrics skipped, to be read after the block.
+        """
+        skipped: list[str] = []
+        try:
+            yield skipped
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            skipped += names
+            what = f"disk space in {find_temporary_folder()}" if isinstance(error, OSError) else "memory"
+            self.log(
+                f"warning: skipping {' and '.join(names).upper()}: out of {what}; use fewer images, or omit "
+                f"{','.join(names)} from --metrics"
+            )
+
     def load_or_compute(
-        self, make_batches: Callable[[], Iterable[Tensor]], extract: FeatureSource | None = None
+        self,
+        make_batches: Callable[[], Iterable[Tensor]],
+        extract: FeatureSource | None = None,
+        identity: Identity | None = None,
     ) -> DatasetStatistics:
         """Do the same as `compute_statistics`, but load Inception's features from the cache, or store them there.
 
         Args:
             make_batches: returns the batches, the same ones each time; called once or twice.
             extract: see `accumulate`, for the same batches; called at most once (default: process them here).
+            identity: identifies the images (default: computed from all pixels).
         """
         extract = extract or (lambda takes: (self.extract(batch, takes) for batch in make_batches()))
         storable = {m.accumulator_type for m in self.metrics.values() if hasattr(m.accumulator_type, "from_arrays")}
         if self.cache is None or self.inception is None or not storable:
             return self.accumulate(extract)
-        # The key holds all that the features depend on; the device, too, because its rounding differs.
-        digest, count, shape = digest_images(make_batches())
-        key = {"images": digest, "device": self.inception.device.type, **self.settings()}
-        # statistics and features are stored separately, so that a metric added later finds what is there
-        keys = {keeps: {"what": keeps.name, **key} for keeps in storable}
+        identity = identity or digest_images(make_batches())
+        keys, count, shape = self.cache_keys(identity), identity[1], identity[2]
         stored = {keeps: keeps.from_arrays(self.cache.load(keys[keeps]), count) for keeps in storable}
         found = {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
         missing = {
@@ -238,13 +284,31 @@ class Suite:
         if not missing:  # no pass through Inception at all
             return DatasetStatistics(count, shape, found)
         result = self.accumulate(extract, missing)
-        for keeps in storable - found.keys():
-            try:
-                self.cache.save(keys[keeps], result.accumulators[keeps].arrays())
-            except OSError as error:  # the features are computed, so do not fail
-                self.log(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
+        self.store(result, identity)
         result.accumulators |= found
         return result
+
+    def cache_keys(self, identity: Identity) -> dict[Any, dict[str, Any]]:
+        """Return the cache's key for each type of accumulator that it can store.
+
+        Statistics and features are stored separately, so that a metric added later finds what is there.
+        """
+        assert self.inception is not None, "features come from Inception"
+        # all that the features depend on; the device, too, because its rounding differs
+        key = {"images": identity[0], "device": self.inception.device.type, **self.settings()}
+        types = {metric.accumulator_type for metric in self.metrics.values()}
+        return {keeps: {"what": keeps.name, **key} for keeps in types if hasattr(keeps, "from_arrays")}
+
+    def store(self, statistics: DatasetStatistics, identity: Identity) -> None:
+        """Store in the cache what `load_or_compute` can load, if there is a cache."""
+        if self.cache is None or self.inception is None:
+            return
+        for keeps, key in self.cache_keys(identity).items():
+            if keeps in statistics.accumulators:
+                try:
+                    self.cache.save(key, statistics.accumulators[keeps].arrays())
+                except OSError as error:  # the features are computed, so do not fail
+                    self.log(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
 
     def compare(self, real: DatasetStatistics, fake: DatasetStatistics) -> dict[str, float]:
         """Return the results by name: "fid", "is", "is_std", "swd", "swd_32", ...
@@ -252,14 +316,16 @@ class Suite:
         Raises:
             MetricError: the two sides' images have different shapes, or are too few.
         """
-        if real.shape != fake.shape:
+        if real.shape and fake.shape and real.shape != fake.shape:  # a statistics file may not record it
             shapes = f"{format_shape(real.shape)} and {format_shape(fake.shape)}"
             raise MetricError(f"the two sides' images have different shapes, {shapes}; resize them to one size first")
         results: dict[str, float] = {}
-        for metric in self.metrics.values():
-            results |= metric.compare(
-                real.accumulators.get(metric.accumulator_type), fake.accumulators[metric.accumulator_type]
-            )
+        for name, metric in self.metrics.items():
+            mine, theirs = (side.accumulators.get(metric.accumulator_type) for side in (real, fake))
+            if theirs is None or (mine is None and metric.uses_reals):
+                continue  # skipped for lack of memory, with a warning
+            with self.skip_if_out_of_memory([name]):
+                results |= metric.compare(mine, theirs)
         return results
 
 

@@ -13,6 +13,7 @@ from pggan.metrics import MetricError
 from .config import ConfigError
 from .interop import WeightsError
 from .training import profile
+from .training.ranks import exit_without_teardown
 from .use import (
     compare,
     evaluate,
@@ -74,4 +75,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_without_teardown():
+        main()

@@ -23,7 +23,7 @@ import torch
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines
 from pggan.datasets import make_grid, open_pyramid, open_source, shuffled_indices, summarize
-from pggan.metrics import Suite, default_folder
+from pggan.metrics import PROVENANCE_LABELS, MetricError, Provenance, Suite, default_folder, is_out_of_memory
 
 from ..config import ConfigError, TrainConfig
 from ..networks import generate
@@ -44,7 +44,7 @@ from .graphs import uses_graphs
 from .growth import GrowthController, Phase, is_due
 from .health import describe_sign, find_signs, measure_variety
 from .losses import find_cautions
-from .memory import explain_out_of_memory, is_out_of_memory, suggest_less_memory
+from .memory import explain_out_of_memory, suggest_less_memory
 from .plan import describe_idle_processes, print_stages, try_stages
 from .ranks import SINGLE_PROCESS, ProcessLost, Ranks
 from .remaining import count_evaluations_left, estimate_seconds_left, estimate_stage_times
@@ -106,7 +106,14 @@ class Training:
             with explain_mismatch(directory.latest):
                 check_resumable(saved, self.pyramid.compute_digest(), self.config, self.plan)
         self.evaluator = Evaluator(
-            self.pyramid, suite, self.config.metric_images, self.config.seed, self.signals.check, ranks
+            self.pyramid,
+            suite,
+            self.config.metric_images,
+            self.config.seed,
+            self.signals.check,
+            ranks,
+            data=self.config.data,
+            mirror=self.config.mirror,
         )
         self.time_stages()
         self.state, self.config = self.make_state(saved)
@@ -406,7 +413,7 @@ class Training:
 
     def log_line(self, path: Path, line: dict[str, Any]) -> None:
         self.writer.write_line(path, line)
-        self.tracker.log_scalars(path.stem, line)
+        self.tracker.log_scalars(path.stem, {key: line[key] for key in line if key not in PROVENANCE_LABELS})
 
     def save_grid(self, name: str, images: np.ndarray) -> None:
         """Save uint8 images [N, C, r, r] as one grid in samples/, and send it to the tracker."""
@@ -481,9 +488,9 @@ class Training:
         is_evaluated = self.ranks.broadcast(self.ranks.is_first and self.find_evaluation() is not None)
         start = time.perf_counter()
         if not is_evaluated and self.evaluator.suite.metrics:
-            reals, size = min(self.config.metric_images, len(self.pyramid)), f"{phase.resolution}x{phase.resolution}"
+            reals, size = self.evaluator.num_reals, f"{phase.resolution}x{phase.resolution}"
             log(f"evaluating {self.config.metric_images:,} generated against {reals:,} real images at {size}")
-        results = {} if is_evaluated else self.evaluator(state.G_ema, phase.resolution, phase.alpha)
+        results = {} if is_evaluated else self.evaluate(phase)
         release_unused_memory(self.device)  # Inception's, and the previous stage's
         if self.config.growth == "adaptive" and not phase.is_fading:
             self.end_stage_early(phase, results)
@@ -502,9 +509,7 @@ class Training:
             "stage_end": self.is_stage_end(),
             "stage_seconds": round(seconds, 1),
             "evaluation_seconds": round(time.perf_counter() - start, 1),
-            "metric_images": self.config.metric_images,
-            "metric_reals": min(self.config.metric_images, len(self.pyramid)),
-            **self.evaluator.suite.settings(),
+            **self.evaluator.describe(phase.resolution).to_dict(),
             **results,
         }
         self.log_line(self.directory.metrics, line)
@@ -513,18 +518,33 @@ class Training:
             log("  " + "  ".join(f"{name.upper()} {value:.4g}" for name, value in results.items() if "_" not in name))
         self.start_tick()
 
+    def evaluate(self, phase: Phase) -> dict[str, float]:
+        """Return the metrics, or {} with a warning if they cannot be computed: that must not end the training."""
+        try:
+            return self.evaluator(self.state.G_ema, phase.resolution, phase.alpha)
+        except (RuntimeError, MemoryError, OSError, MetricError) as error:
+            if not isinstance(error, MetricError) and not is_out_of_memory(error):
+                raise
+            reason = str(error) if isinstance(error, MetricError) else "out of memory"
+            log(f"warning: no metrics at {phase.resolution}x{phase.resolution}: {reason}; training continues")
+            return {}
+
     def find_evaluation(self) -> dict[str, Any] | None:
         """Return the line of metrics.jsonl for this moment, or None."""
         lines = read_lines(self.directory.metrics)
         return next((line for line in lines if line["images"] == self.state.images), None)
 
     def keep_best(self) -> None:
-        """Keep this moment's checkpoint as best.pt if its FID is the lowest at its resolution so far."""
+        """Keep this moment's checkpoint as best.pt if its FID is the lowest of all comparable ones so far.
+
+        Comparable are those of the same resolution, at alpha 1, computed in the same way.
+        """
         now = self.find_evaluation()
-        if now is None or self.writer.is_behind or "fid" not in now:
+        if now is None or self.writer.is_behind or now["alpha"] != 1 or "fid" not in now:
             return
-        lines = read_lines(self.directory.metrics)
-        if now["fid"] == min(x["fid"] for x in lines if x["resolution"] == now["resolution"] and "fid" in x):
+        how = Provenance.from_line(now)
+        lines = [line for line in read_lines(self.directory.metrics) if line["alpha"] == 1 and "fid" in line]
+        if now["fid"] == min(line["fid"] for line in lines if how.is_comparable(Provenance.from_line(line))):
             self.writer.keep_best()
 
     def end_stage_early(self, phase: Phase, results: dict[str, float]) -> None:

@@ -1,14 +1,15 @@
-"""Find out how much memory is usable, recognize out-of-memory errors, and suggest options that need less."""
+"""Find out how much memory is usable, and suggest options that need less."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 
 import torch
+
+from pggan.metrics import is_out_of_memory
 
 from ..config import ConfigError, PerStage, TrainConfig, format_value
 from .growth import Phase
@@ -56,24 +57,6 @@ def read_memory_limits(proc: Path, cgroup: Path) -> Iterator[int]:
                 yield limit - used + sum(int(statistics[f"{total}{name}_file"]) for name in ("active", "inactive"))
             if group == root:
                 break
-
-
-# Texts of the RuntimeErrors that have no class of their own, from torch 2.14's libraries and NVIDIA's lists of codes.
-# Near the limit, libraries that allocate on their own (cuBLAS, cuDNN, NCCL) fail before PyTorch's allocator does.
-OUT_OF_MEMORY = re.compile(
-    r"DefaultCPUAllocator: (can't allocate|not enough) memory"  # Linux and macOS, Windows
-    r"|(CUDA|HIP) (driver )?error: out of memory"  # also of pinned memory and expandable segments
-    r"|CUDA ran out of memory outside PyTorch's allocator"
-    r"|CU(BLAS|DNN|SOLVER)_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_(HOST|DEVICE)_ALLOCATION_FAILED)"
-    r"|unable to find an engine to execute this computation"  # cuDNN: no algorithm's workspace fits
-    r"|Cuda failure (\d+ )?'out of memory'"  # NCCL
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means out of memory, on a GPU or in main memory."""
-    has_text = isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error)))
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or has_text
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pggan.checkpoints import RunDirectory
 from pggan.datasets import Preparation, check_sizes, open_source, summarize
+from pggan.metrics import estimate_metric_memory, is_out_of_memory
+from pggan.metrics.swd import find_temporary_folder
 
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
@@ -33,7 +35,7 @@ from .device import (
 from .graphs import EAGER_UPDATES, uses_graphs
 from .growth import GrowthController, Phase
 from .losses import find_cautions
-from .memory import is_out_of_memory, read_usable_memory
+from .memory import read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
 from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
@@ -89,6 +91,8 @@ def print_plan(config: TrainConfig) -> None:
     if lines := [*find_cautions(config), *start_lines]:
         print("", *lines, sep="\n", flush=True)
     print_estimates(config, plan, state)
+    if config.metrics:
+        print(describe_evaluation_memory(config, len(source)))
 
 
 def format_plan(plan: GrowthController, state: TrainState) -> str:
@@ -146,6 +150,14 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
     print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
     if seen:
         print(f"about {format_duration(remaining)} left")
+
+
+def describe_evaluation_memory(config: TrainConfig, num_reals: int) -> str:
+    """Return the memory and the temporary disk space of an evaluation in the last stage, as one line."""
+    count, side = config.metric_images, config.resolution
+    memory, disk = estimate_metric_memory(config.metrics, count, min(count, num_reals), config.channels, side)
+    text = f"evaluations at {side}x{side} need about {memory / 2**30:.1f} GiB of memory more"
+    return text + (f", and {disk / 2**30:.1f} GiB of disk space in {find_temporary_folder()}" if disk else "")
 
 
 def count_tensor_bytes(state: TrainState) -> int:

@@ -28,6 +28,7 @@ PURPOSES = (
     "augmented fakes",
     "augmented g fakes",
     "augmented held out",
+    "mirrored reals",
 )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pggan.checkpoints import resolve_checkpoint
 from pggan.datasets import make_grid
 
 from ..config import ConfigError
 from ..training.device import choose_device
 from ..training.plan import format_table
-from .evaluate import add_evaluation_options, evaluate_checkpoint
+from .evaluate import add_evaluation_options, evaluate_checkpoint, open_evaluator
 from .film import add_caption
 from .options import Commands, add_command, add_force, add_seeds
 from .output import Output
@@ -44,7 +45,7 @@ def add_parser(commands: Commands) -> None:
         "checkpoints", nargs="+", metavar="RUN_OR_CHECKPOINT", help="two or more checkpoints or run directories"
     )
     add_seeds(p, "0-35")
-    add_evaluation_options(p)
+    add_evaluation_options(p, "10000")
     p.add_argument("--json", action="store_true", help="print one line of JSON per checkpoint instead of a table")
     p.add_argument(
         "--out", type=Path, default="compare.png", help="output: a .png of the sample grids (default: %(default)s)"
@@ -62,17 +63,29 @@ def run(arguments: argparse.Namespace) -> None:
     check_grid(len(arguments.seeds), max(model.resolution for model in models))
     grids = draw_grids(models, arguments.seeds)
     if arguments.metrics != "none":
-        results = [evaluate_checkpoint(path, arguments) for path in arguments.checkpoints]
+        results = evaluate_models(models, arguments)
         print("\n".join(map(json.dumps, results)) if arguments.json else format_results(arguments.checkpoints, results))
     with output.write_atomically() as temporary:
         join_grids(grids, arguments.checkpoints).save(temporary)
+
+
+def evaluate_models(models: list[Trained], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the models' metrics; models trained on the same images share the statistics of the real ones."""
+    results, evaluators = [], {}
+    for path, model in zip(options.checkpoints, models, strict=True):
+        images = model.digest, model.config.get("data"), model.generator.resolution, bool(model.config.get("mirror"))
+        if images not in evaluators:
+            evaluators[images] = open_evaluator(model, options)
+        results.append(evaluate_checkpoint(evaluators[images], model, resolve_checkpoint(path), options))
+    return results
 
 
 def format_results(names: list[str], results: list[dict[str, Any]]) -> str:
     """Return a text table of the results: metrics as rows, checkpoints as columns, "-" for missing values."""
     rows = []
     # all names in order of appearance: checkpoints may have different metrics, such as the levels of SWD
-    for name in dict.fromkeys(key for result in results for key in result if key != "checkpoint"):
+    skipped = {"checkpoint", "metric_images", "metric_reals"}  # the header; the same as num_images and num_reals
+    for name in dict.fromkeys(key for result in results for key in result if key not in skipped):
         values = [result.get(name, "-") for result in results]
         rows.append([name, *(f"{v:.4f}" if isinstance(v, float) else str(v) for v in values)])
     return format_table(["", *names], rows)

@@ -14,13 +14,14 @@ from ..config import ConfigError, TrainConfig
 from ..paths import find_run_folder
 from ..training.growth import GrowthController
 from ..training.plan import print_stages
+from .evaluate import format_rows
 from .options import Commands, add_checkpoint, add_command
 from .trained import load
 
 TEXT = """\
 Describe a checkpoint: stage, images seen, networks and their sizes, options and versions.
 
-If it is in a run directory, also list the run's other checkpoints and its metrics up to this one.
+If it is in a run directory, also list its other checkpoints, metrics up to this one, and evaluations.
 """
 EXAMPLES = """\
   python -m pggan info runs/faces-128
@@ -42,10 +43,21 @@ def run(arguments: argparse.Namespace) -> None:
     lines = [] if directory is None else read_lines(directory.metrics)
     # Up to this checkpoint: a run's file also has the metrics of later ones.
     evaluations = [line for line in lines if line["images"] <= trained.images]
+    table = [] if directory is None else read_lines(directory.evaluations)
     if arguments.json:
         # everything but the weights
         plain = {key: content.get(key) for key in ("images", "stage", "classes", "versions", "networks", "config")}
-        print(json.dumps({"checkpoint": str(path), "bytes": path.stat().st_size, **plain, "metrics": evaluations}))
+        print(
+            json.dumps(
+                {
+                    "checkpoint": str(path),
+                    "bytes": path.stat().st_size,
+                    **plain,
+                    "metrics": evaluations,
+                    "evaluations": table,
+                }
+            )
+        )
         return
     print("\n".join(checkpoints.describe(path, content)))
     if whole := count_planned_images(trained.config):
@@ -55,6 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
         if any(line["stage_end"] for line in evaluations):
             print("\nmetrics at the end of each stage")
             print_stages(evaluations, directory, content["state"].get("start", 0))
+        if table:
+            print(f"\nevaluations of checkpoints\n{format_rows(table)}")
 
 
 def count_planned_images(config: dict[str, Any]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 from pggan.checkpoints import CheckpointError, RunDirectory
 from pggan.checkpoints.run_directory import read_lines
 from pggan.datasets import make_grid
+from pggan.metrics import PROVENANCE_LABELS
 
 from ..config import ConfigError, TrainConfig
 from ..training.growth import GrowthController
@@ -15,15 +16,7 @@ from .output import find_run_folder
 from .trained import Trained
 
 SAMPLES = 36  # a 6x6 grid: cells stay large enough to see in the width of the Hub's page
-SETTING_LABELS = {  # how a metric was computed: fields of metrics.jsonl that must agree for two numbers to compare
-    "metric_images": "generated images",
-    "metric_reals": "real images",
-    "resize": "resize",
-    "inception_precision": "Inception precision",
-    "weights": "Inception weights",
-    "metrics_version": "metrics version",
-}
-NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *SETTING_LABELS}
+NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *PROVENANCE_LABELS}
 # Metadata that the Hub reads. It has no task for class-conditional generators, so they share this pipeline_tag.
 HEADER = """\
 ---
@@ -104,19 +97,22 @@ def describe_training(trained: Trained, content: dict[str, Any]) -> list[str]:
 
 
 def describe_metrics(checkpoint: Path, trained: Trained) -> list[str]:
-    """Return paragraphs with the metrics that the run logged for this checkpoint, and how they were computed."""
+    """Return paragraphs with this checkpoint's metrics, by `evaluate` or by training, and how they were computed."""
     folder = find_run_folder(checkpoint)
+    directory = RunDirectory("" if folder is None else folder)
     try:
-        lines = [] if folder is None else read_lines(RunDirectory(folder).metrics)
-    except CheckpointError:  # a damaged metrics.jsonl is no reason to refuse the export
+        lines = [] if folder is None else [*read_lines(directory.metrics), *read_lines(directory.evaluations)]
+    except CheckpointError:  # a damaged file is no reason to refuse the export
         lines = []
     # Lines are matched by images seen: a checkpoint between two evaluations has no metrics of its own.
     evaluations = [line for line in lines if line.get("images") == trained.images]
     if not evaluations:
         return ["No metrics were computed for this checkpoint."]
-    line = evaluations[-1]  # the last, in case a resumed run evaluated again
+    line = evaluations[-1]  # the last: by `evaluate`, or by a resumed run
     values = {key: value for key, value in line.items() if key not in NOT_METRICS and isinstance(value, float)}
-    how = [f"{text}: {escape_markup(str(line[key]))}" for key, text in SETTING_LABELS.items() if key in line]
+    # without the images' path, which is private
+    labels = {key: text for key, text in PROVENANCE_LABELS.items() if key != "data" and key in line}
+    how = [f"{text}: {escape_markup(str(line[key]))}" for key, text in labels.items()]
     table = [
         "| metric | value |",
         "|---|---|",

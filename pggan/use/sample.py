@@ -32,6 +32,7 @@ from .output import Output, default_path
 from .trained import Trained
 
 BATCH = 64  # images generated at a time; bounds memory
+BATCH_PER_CORE = 4  # our choice: on a CPU with many cores, few of them wait for the last images of a batch
 MAX_GRID, MAX_SIDE = 10000, 16384  # images in a grid; pixels per side, up to 0.8 GB uncompressed
 
 TEXT = """\
@@ -114,11 +115,12 @@ def check_grid(count: int, resolution: int) -> None:
 
 
 def draw_batches(trained: Trained, seeds: list[int], classes: list[int], truncation: float) -> Iterator[Batch]:
-    """Yield the images of every seed with every class, [] for the seed's own, in batches of BATCH."""
+    """Yield the images of every seed with every class, [] for the seed's own, in batches."""
+    size = max(BATCH, BATCH_PER_CORE * torch.get_num_threads())
     each = [seed for seed in seeds for _ in range(len(classes) or 1)]
     with tqdm(total=len(each), desc="drawing", unit="image", disable=None, leave=False) as bar:
-        for start in range(0, len(each), BATCH):
-            part = each[start : start + BATCH]
+        for start in range(0, len(each), size):
+            part = each[start : start + size]
             labels = trained.labels(part)
             if classes:
                 labels = torch.tensor([classes[i % len(classes)] for i in range(start, start + len(part))])

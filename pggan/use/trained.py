@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,7 +130,6 @@ class Trained:
         # (seed, 1): a stream apart from the one the seed's latent is drawn from
         return torch.tensor([classes[np.random.default_rng((seed, 1)).integers(len(classes))] for seed in seeds])
 
-    @torch.no_grad()
     def draw(self, latents: Tensor, labels: Tensor | None = None, truncation: float = 1.0) -> Tensor:
         """Generate images from latents.
 
@@ -148,19 +148,25 @@ class Trained:
             uint8 [N, C, resolution, resolution] on the CPU.
         """
         device = next(self.generator.parameters()).device
+        on_cpu = device.type == "cpu"
         # One image at a time on a CPU: convolutions round differently for different batch sizes.
-        at_once = 1 if device.type == "cpu" else max(MAX_PIXELS // self.resolution**2, 1)
-        parts = []
-        threads = torch.get_num_threads()
-        if device.type == "cpu":  # the number of threads changes rounding
-            torch.set_num_threads(1)
+        at_once = 1 if on_cpu else max(MAX_PIXELS // self.resolution**2, 1)
+
+        def draw_part(start: int) -> Tensor:
+            chosen = slice(start, start + at_once)
+            classes = None if labels is None else labels[chosen].to(device)
+            with torch.no_grad():  # each thread has its own setting
+                return self.draw_batch(latents[chosen].to(device), classes, truncation)
+
+        # On a CPU, one thread per image, several images at a time: the threads within an operation change its rounding.
+        cores = torch.get_num_threads()
         try:
-            for start in range(0, len(latents), at_once):
-                chosen = slice(start, start + at_once)
-                classes = None if labels is None else labels[chosen].to(device)
-                parts.append(self.draw_batch(latents[chosen].to(device), classes, truncation))
+            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                if on_cpu:
+                    torch.set_num_threads(1)
+                parts = list((pool.map if on_cpu else map)(draw_part, range(0, len(latents), at_once)))
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(cores)
         empty = torch.zeros(0, self.generator.channels, self.resolution, self.resolution, dtype=torch.uint8)
         return torch.cat(parts) if parts else empty
 

@@ -51,3 +51,13 @@ def test_subsets_give_mean_and_deviation_and_detect_a_difference():
     assert list(near) == ["kid", "kid_std"]
     assert abs(near["kid"]) < 5 * near["kid_std"] < far["kid"]
     assert metric.compare(real, same) == near
+
+
+def test_subsets_shrink_to_the_images_there_are():
+    rng = np.random.default_rng(3)
+    few, many = (collect(rng.normal(0, 1, (n, 16)).astype(np.float32)) for n in (60, 300))
+    assert KID().compare(few, many) == KID(subset_size=60).compare(few, many)
+    # every subset would be all images: no deviation
+    assert KID().compare(few, few) == {"kid": polynomial_mmd(few.to_tensor(), few.to_tensor())}
+    assert KID().check(60, 300) == "KID uses subsets of 60 images instead of 1000: there are no more"
+    assert KID().check(1000, 1000) is None

@@ -36,6 +36,30 @@ def test_the_format_is_compatible_with_pytorch_fid(statistics, tmp_path):
     assert stored.count is None and stored.settings == {} and stored.mean.tolist() == mean.tolist()
 
 
+def test_the_settings_of_a_file_must_be_known(statistics, tmp_path):
+    write_statistics(tmp_path / "ours.npz", statistics, SETTINGS, shape=(3, 32, 32))
+    ours = read_statistics(tmp_path / "ours.npz")
+    assert ours.shape == (3, 32, 32) and ours.describe().shape == (3, 32, 32)
+    ours.check_settings("ours.npz", SETTINGS, is_resize_given=False)
+    with pytest.raises(MetricError, match=r"ours\.npz was made with resize tf1, not clean; use --resize tf1"):
+        ours.check_settings("ours.npz", SETTINGS | {"resize": "clean"}, is_resize_given=True)
+    mean, covariance = (x.numpy() for x in statistics.moments())
+    np.savez(tmp_path / "theirs.npz", mu=mean, sigma=covariance)  # as pytorch-fid, clean-fid and EDM write it
+    theirs = read_statistics(tmp_path / "theirs.npz")
+    theirs.check_settings("theirs.npz", SETTINGS, is_resize_given=True)
+    with pytest.raises(MetricError, match=r"theirs\.npz does not record how .* use --resize pytorch-fid"):
+        theirs.check_settings("theirs.npz", SETTINGS, is_resize_given=False)
+
+
+def test_of_openais_reference_batches_only_the_statistics_are_read(statistics, tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics_file, "MAX_BYTES", 8192)
+    mean, covariance = (x.numpy() for x in statistics.moments())
+    images = np.zeros((40, 16, 16, 3), np.uint8)  # more than MAX_BYTES
+    np.savez(tmp_path / "a.npz", arr_0=images, mu=mean, sigma=covariance, mu_s=mean, sigma_s=covariance)
+    stored = read_statistics(tmp_path / "a.npz")
+    assert torch.equal(stored.mean, torch.from_numpy(mean)) and stored.settings == {"resize": "tf1"}
+
+
 def test_image_files_are_not_mistaken_for_statistics(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 4, 4, 3), np.uint8))
     (tmp_path / "b.npz").write_text("hello")
@@ -74,5 +98,5 @@ def test_an_unwritable_path_is_reported(statistics, tmp_path):
 def test_a_file_that_unpacks_to_too_many_bytes_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(statistics_file, "MAX_BYTES", 10_000)
     np.savez_compressed(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.zeros((64, 64)))
-    with pytest.raises(MetricError, match="unpacks to more than"):
+    with pytest.raises(MetricError, match="unpack to more than"):
         read_statistics(tmp_path / "a.npz")

@@ -1,3 +1,4 @@
+import errno
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pggan.metrics import METRICS, MetricError, Suite, suite
 from pggan.metrics.features import Features, FeatureStatistics
+from pggan.metrics.swd import SWD, PatchDescriptors, find_temporary_folder
 from pggan.metrics.weights import CACHED_NAMES, DOWNLOAD_HINT, find_download_folder
 
 
@@ -114,7 +116,7 @@ def test_an_unknown_metric_is_rejected(names):
     ("name", "count", "message"),
     [
         ("fid", 1, "at least 2"),
-        ("kid", 999, "--kid-subset-size 999"),
+        ("kid", 1, "at least 2"),
         ("prdc", 5, "at least 6"),
         ("fid_inf", 999, "at least 1000"),
         ("msssim", 1, "at least 2"),
@@ -137,6 +139,40 @@ def test_images_of_different_shapes_are_rejected():
             evaluator.compare(real, evaluator.compute_statistics([others]))
     with pytest.raises(MetricError, match="the images have different shapes, 16x16 RGB and 32x32 RGB"):
         evaluator.compute_statistics([draw_images(2), draw_images(2, side=32)])
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (MemoryError(), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), f"disk space in {find_temporary_folder()}"),
+    ],
+)
+def test_a_metric_that_runs_out_of_memory_is_skipped_with_a_warning(monkeypatch, error, what):
+    lines = []
+    evaluator = Suite(["swd", "msssim"], log=lines.append)
+
+    def fail(*arguments):
+        raise error
+
+    real = evaluator.compute_statistics([draw_images(4)])
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchDescriptors, "update", fail)
+        fake = evaluator.compute_statistics([draw_images(4, 1), draw_images(4, 2)])
+    assert lines == [f"warning: skipping SWD: out of {what}; use fewer images, or omit swd from --metrics"]
+    assert fake.count == 8 and list(evaluator.compare(real, fake)) == ["msssim", "msssim_real"]
+    monkeypatch.setattr(SWD, "compare", fail)
+    assert list(evaluator.compare(real, real)) == ["msssim", "msssim_real"] and len(lines) == 2
+
+
+def test_other_errors_of_a_metric_are_not_swallowed(monkeypatch):
+    monkeypatch.setattr(SWD, "compare", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    evaluator = Suite(["swd"], log=pytest.fail)
+    statistics = evaluator.compute_statistics([draw_images(4)])
+    with pytest.raises(RuntimeError, match="size"):
+        evaluator.compare(statistics, statistics)
 
 
 class TestCache:
@@ -188,6 +224,14 @@ class TestCache:
         sizes.clear()
         self.make_suite(tmp_path).load_or_compute(lambda: draw_images(20).split(7))
         assert sizes == []
+
+    def test_known_images_are_not_read(self, inception, tmp_path):
+        inception()
+        identity = "digest", 20, (3, 16, 16)
+        suite = Suite(["fid"], cache=tmp_path, log=pytest.fail)
+        suite.load_or_compute(lambda: [draw_images(20)], identity=identity)
+        found = suite.load_or_compute(lambda: pytest.fail("read the images"), identity=identity)
+        assert found.count == 20 and found.shape == (3, 16, 16)
 
     @pytest.mark.parametrize("damage", [b"", b"PK", None])
     def test_damaged_cache_files_are_recomputed(self, inception, tmp_path, damage):

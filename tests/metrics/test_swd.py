@@ -1,4 +1,6 @@
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from pggan.metrics.swd import (
     SWD,
     PatchDescriptors,
     enlarge,
+    find_temporary_folder,
     laplacian_pyramid,
     repeat_evenly,
     sliced_wasserstein,
@@ -27,6 +30,10 @@ def collect(*batches):
     for batch in batches:
         result.update(torch.as_tensor(batch))
     return result
+
+
+def read(descriptors, side):
+    return torch.cat([chunk.clone() for chunk in descriptors.levels[side]])
 
 
 def compute_swd(a, b):
@@ -68,8 +75,8 @@ def test_swd_of_identical_images_is_zero():
 def test_levels_go_from_the_full_size_down_to_16(side, levels):
     descriptors = collect(draw_noise(3, side))
     patch = 3 if side == 4 else 7
-    assert {s: [tuple(p.shape) for p in descriptors.levels[s]] for s in descriptors.levels} == {
-        s: [(3 * PATCHES_PER_IMAGE, 3 * patch * patch)] for s in levels
+    assert {s: read(descriptors, s).shape for s in descriptors.levels} == {
+        s: (3 * PATCHES_PER_IMAGE, 3 * patch * patch) for s in levels
     }
     results = compute_swd(draw_noise(3, side), draw_noise(3, side, seed=1))
     assert list(results) == ["swd", *(f"swd_{s}" for s in levels)]
@@ -102,7 +109,7 @@ def test_pyramid_agrees_with_the_official_filters():
 def test_patches_are_7x7_windows_from_anywhere_in_their_image():
     position = np.arange(256, dtype=np.uint8).reshape(16, 16)
     images = np.stack([np.stack([position, np.full_like(position, i)]) for i in range(6)])
-    patches = torch.cat(collect(images[:2], images[2:]).levels[16]).numpy().reshape(6, PATCHES_PER_IMAGE, 2, 7, 7)
+    patches = read(collect(images[:2], images[2:]), 16).numpy().reshape(6, PATCHES_PER_IMAGE, 2, 7, 7)
     assert (patches[:, :, 1] == np.arange(6).reshape(6, 1, 1, 1)).all()
     corners = patches[:, :, 0, :1, :1]
     assert (patches[:, :, 0] - corners == position[:7, :7]).all()
@@ -113,15 +120,16 @@ def test_patches_do_not_depend_on_the_batch_split():
     images = draw_noise(9, 32)
     whole, parts = collect(images), collect(images[:4], images[4:5], images[5:])
     for side in (32, 16):
-        assert torch.equal(torch.cat(whole.levels[side]), torch.cat(parts.levels[side]))
+        assert torch.equal(read(whole, side), read(parts, side))
 
 
 def test_each_channel_is_normalized_over_all_patches():
     images = draw_noise(8, 16) // np.array([1, 3, 9], np.uint8).reshape(3, 1, 1)
     descriptors = collect(images[:3], images[3:])
-    patches = torch.cat(descriptors.levels[16]).double().numpy().reshape(-1, 3, 49)
+    patches = read(descriptors, 16).double().numpy().reshape(-1, 3, 49)
     expected = (patches - patches.mean(axis=(0, 2), keepdims=True)) / patches.std(axis=(0, 2), keepdims=True)
-    np.testing.assert_allclose(descriptors.normalize(16), expected.reshape(-1, 147), rtol=0, atol=1e-5)
+    ours = torch.cat([chunk.clone() for chunk in descriptors.normalize(16)])
+    np.testing.assert_allclose(ours, expected.reshape(-1, 147), rtol=0, atol=1e-5)
 
 
 def test_constant_images_give_a_finite_score():
@@ -134,7 +142,7 @@ def test_constant_images_give_a_finite_score():
 def test_in_one_dimension_swd_is_the_wasserstein_distance_even_for_unequal_counts(n, m, error):
     rng = np.random.default_rng(0)
     a, b = rng.normal(0, 1, n), rng.exponential(2, m)
-    ours = sliced_wasserstein(*(torch.from_numpy(x).float().view(-1, 1) for x in (a, b)))
+    ours = sliced_wasserstein(*([torch.from_numpy(x).float().view(-1, 1)] for x in (a, b)))
     assert ours == pytest.approx(scipy.stats.wasserstein_distance(a, b), rel=error)
 
 
@@ -146,7 +154,7 @@ def test_the_smaller_of_two_samples_is_repeated_evenly():
 def test_a_shift_in_the_plane_is_measured_by_its_mean_projection():
     points = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     shifted = points[torch.randperm(200)] + torch.tensor([3.0, 4.0])
-    assert sliced_wasserstein(points, shifted) == pytest.approx(5 * 2 / np.pi, rel=0.06)
+    assert sliced_wasserstein([points], [shifted]) == pytest.approx(5 * 2 / np.pi, rel=0.06)
 
 
 def test_swd_grows_with_blur():
@@ -172,4 +180,29 @@ def test_only_the_first_images_are_used(monkeypatch):
     monkeypatch.setattr(swd, "IMAGES", 5)
     images = draw_noise(9, 16)
     capped, first = collect(images[:3], images[3:]), collect(images[:5])
-    assert torch.equal(torch.cat(capped.levels[16]), torch.cat(first.levels[16]))
+    assert torch.equal(read(capped, 16), read(first, 16))
+
+
+def test_the_result_does_not_depend_on_how_much_is_in_memory_at_a_time(monkeypatch):
+    a, b = draw_noise(40, 32), draw_noise(30, 32, seed=1)
+    expected = compute_swd(a, b)
+    monkeypatch.setattr(swd, "CHUNK", 1000)
+    monkeypatch.setattr(swd, "MAX_VALUES", 1)  # one image
+    assert compute_swd(a, b) == expected
+
+
+def test_patches_are_kept_on_disk_and_removed_with_their_owner(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # tempfile reads TMPDIR only once
+    descriptors = collect(draw_noise(40, 32))
+    links = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)]
+    files = [entry.path for entry in os.scandir("/proc/self/fd") if str(tmp_path) in os.path.realpath(entry.path)]
+    assert len([link for link in links if str(tmp_path) in link]) == 2
+    assert sum(os.stat(path).st_size for path in files) == 2 * 40 * PATCHES_PER_IMAGE * 147 * 4
+    del descriptors
+    assert not any(str(tmp_path) in os.path.realpath(entry.path) for entry in os.scandir("/proc/self/fd"))
+
+
+def test_large_temporary_files_avoid_tmp_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert find_temporary_folder() == "/var/tmp"

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from pggan.checkpoints.run_directory import read_lines
 from pggan.config import resolve_config
 from pggan.training import TrainingStopped, train
+from pggan.training.evaluation import Evaluator
 from pggan.training.growth import GrowthController
 from pggan.training.memory import is_out_of_memory, read_usable_memory, suggest_less_memory
 from pggan.training.ranks import SINGLE_PROCESS, Ranks
@@ -150,3 +152,23 @@ def test_a_group_above_its_limit_leaves_nothing_and_other_systems_tell_nothing(u
     files = {"memory.max": GIB, "memory.current": 2 * GIB, "memory.stat": FILES.format(0, 0)}
     assert usable("0::/\n", files) == 0
     assert read_usable_memory(torch.device("cpu"), tmp_path / "missing", tmp_path) == 0
+
+
+def test_an_evaluation_without_enough_memory_does_not_end_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+    evaluate, asked = Evaluator.extract_features, []
+
+    def limited(self, images, total, takes, what):
+        asked.append(what)
+        if what == "fake 8x8":
+            raise MemoryError
+        return evaluate(self, images, total, takes, what)
+
+    monkeypatch.setattr(Evaluator, "extract_features", limited)
+    options = OPTIONS | {"out": str(tmp_path / "run"), "metrics": "swd", "metric_images": 16}
+    train(resolve_config(options))
+    assert "warning: no metrics at 8x8: out of memory; training continues" in capsys.readouterr().err
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [("swd" in line, line["resolution"]) for line in lines] == [(True, 4), (False, 8)]
+    train(resolve_config(options))  # finished: does not evaluate again
+    assert asked.count("fake 8x8") == 1

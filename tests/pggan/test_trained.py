@@ -1,5 +1,7 @@
 """Loading a generator from a checkpoint, and generating images with it."""
 
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ import pggan
 from pggan import checkpoints
 from pggan.networks import generate
 from pggan.networks.sampling import to_one_hot, to_uint8
+from pggan.use import Trained
 
 
 def test_a_seed_gives_the_same_image_alone_and_in_any_batch(trained, labeled):
@@ -17,6 +20,28 @@ def test_a_seed_gives_the_same_image_alone_and_in_any_batch(trained, labeled):
         assert torch.equal(model.sample(1, seed=13), images[13:14])
         assert torch.equal(model.sample(5, seed=7), images[7:12])
         assert len({image.numpy().tobytes() for image in images}) == 20
+
+
+def test_several_threads_draw_the_same_images(trained, labeled):
+    threads = torch.get_num_threads()
+    expected = trained.sample(5, truncation=0.5), labeled.sample(5, truncation=0.5)
+    busy, batch = set(), Trained.draw_batch
+
+    def spy(self, *arguments):
+        busy.add((threading.get_ident(), torch.get_num_threads(), torch.is_grad_enabled()))
+        time.sleep(0.02)  # so that no thread draws all images
+        return batch(self, *arguments)
+
+    torch.set_num_threads(3)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trained, "draw_batch", spy)
+            parallel = trained.sample(5, truncation=0.5), labeled.sample(5, truncation=0.5)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(parallel, expected, strict=True))
+    assert len(busy) > 2 and {state[1:] for state in busy} == {(1, False)}
 
 
 def test_latents_are_standard_normal_and_uncorrelated_between_neighboring_seeds(trained):

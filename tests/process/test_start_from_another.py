@@ -174,7 +174,7 @@ def test_evaluate_reports_which_images_it_used(train_again, pggan, tmp_path, mon
     assert report["training_images"] is True
     result = pggan(*command, "--data", "cats/train")
     assert json.loads(result.out)["training_images"] is False and "warning: cats/train has other images" in result.err
-    assert "training_images     no" in pggan(*command[:-1], "--data", "cats/train").out
+    assert "training images: no" in pggan(*command[:-1], "--data", "cats/train").out
     (tmp_path / "cats" / "train" / "0.png").unlink()
     result = pggan(*command)
     assert result.code == 2 and "are not those that the checkpoint was trained on" in result.err

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from pggan.checkpoints import CheckpointError
 from pggan.checkpoints.run_directory import write_text
+from pggan.metrics import PROVENANCE_LABELS
 
 from ...config import format_value
 from ...training.growth import PlanRow
@@ -30,18 +31,17 @@ from .run import Run, read_run
 # stranger. 40 grids and their real images keep the page below 20 MB, see LARGEST_FILE; no run reaches the other limits.
 GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
+BOOKKEEPING |= {
+    "checkpoint",
+    "training_images",
+    "metrics",
+    "data_images",
+    "num_images",
+    "num_reals",
+}  # of evaluations.jsonl
 DETAIL = re.compile(r"_(std|error|[0-9]+)$")  # standard deviations and pyramid levels: in the table, without a chart
 # Not metrics: in the last columns of the table, without a chart.
-NOT_CURVES = {"stage_seconds", "evaluation_seconds", "metric_images", "metric_reals"}
-SETTING_LABELS = {  # fields that say how a metric was computed: listed below the table
-    "metric_images": "generated images",
-    "metric_reals": "real images",
-    "resize": "resize",
-    "inception_precision": "Inception precision",
-    "weights": "Inception weights",
-    "metrics_version": "metrics version",
-}
-
+NOT_CURVES = {"stage_seconds", "evaluation_seconds"}
 # Charts of the numbers in log.jsonl: (title, note, {key: label in the legend}). Other numbers get a chart each.
 CURVES = (
     (
@@ -194,7 +194,7 @@ def build_context(run: Run) -> dict[str, Any]:
     scores = [
         key
         for key in numeric_keys(run.metrics)
-        if not DETAIL.search(key) and key not in NOT_CURVES | SETTING_LABELS.keys()
+        if not DETAIL.search(key) and key not in NOT_CURVES | PROVENANCE_LABELS.keys()
     ]
     stages, missing = collect_samples(run)
     gaps = [add_gap(line) for line in run.log]
@@ -228,7 +228,10 @@ def build_context(run: Run) -> dict[str, Any]:
         "health": build_health_rows(run.log),
         # whether any metric of mode coverage was computed
         "covers": not {"modes", "recall", "coverage", "msssim"}.isdisjoint(scores),
-        "how": describe_settings(run),
+        "how": describe_settings(select_evaluations(run)),
+        "evaluations": run.evaluations[-ROWS:],
+        "evaluation_columns": metric_columns(run.evaluations),
+        "evaluation_settings": describe_settings(run.evaluations[-ROWS:]),
         "columns": metric_columns(run.metrics),
         "judged": select_evaluations(run),
         "stages": stages,
@@ -314,7 +317,7 @@ def metric_columns(metrics: Sequence[Line]) -> list[str]:
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
     spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}
-    shown = [key for key in keys if key not in BOOKKEEPING | SETTING_LABELS.keys() and key not in spreads]
+    shown = [key for key in keys if key not in BOOKKEEPING | PROVENANCE_LABELS.keys() and key not in spreads]
     # The levels of SWD follow SWD itself, also those that only later stages have.
     order = list(dict.fromkeys(DETAIL.sub("", key) for key in shown))
     return sorted(shown, key=lambda key: (key in NOT_CURVES, order.index(DETAIL.sub("", key))))[:COLUMNS]
@@ -338,11 +341,10 @@ def select_evaluations(run: Run) -> list[Line]:
     return [line for line in run.metrics if line.get("stage_end") or line is run.metrics[-1]][-ROWS:]
 
 
-def describe_settings(run: Run) -> str:
-    """Return how the metrics in the table were computed, as one line; values that differ are separated by slashes."""
-    rows = select_evaluations(run)
+def describe_settings(rows: Sequence[Line]) -> str:
+    """Return how the metrics in a table were computed, as one line; values that differ are separated by slashes."""
     parts = []
-    for key, name in SETTING_LABELS.items():
+    for key, name in PROVENANCE_LABELS.items():
         values = list(dict.fromkeys(text for line in rows if (text := format_cell(line, key))))
         parts += [f"{name}: {' / '.join(values)}"] if values else []
     return "; ".join(parts)

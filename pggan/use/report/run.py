@@ -22,7 +22,7 @@ class Run:
 
     Attributes:
         log: lines of log.jsonl, at least one, in order of images.
-        metrics: lines of metrics.jsonl, in order of images.
+        metrics: lines of metrics.jsonl, in order of images. evaluations: those of evaluations.jsonl.
         versions: software versions of the latest checkpoint, {} if it cannot be read.
         rows: the training schedule, [] if this version cannot derive it from the options.
     """
@@ -31,6 +31,7 @@ class Run:
     config: dict[str, Any]
     log: list[Line]
     metrics: list[Line]
+    evaluations: list[Line]
     versions: dict[str, str]
     rows: list[PlanRow]
 
@@ -66,7 +67,8 @@ def read_run(folder: str | Path) -> Run:
     except (CheckpointError, KeyError, AttributeError):
         versions = {}
     metrics = read_log(directory.metrics)
-    return Run(directory, config, log, metrics, versions, build_plan_rows(config, metrics))
+    evaluations = read_log(directory.evaluations)
+    return Run(directory, config, log, metrics, evaluations, versions, build_plan_rows(config, metrics))
 
 
 def read_log(path: Path) -> list[Line]:

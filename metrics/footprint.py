@@ -1,0 +1,38 @@
+"""Estimate the memory of an evaluation before any image is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .features import DIMENSIONS, Features, FeatureStatistics
+from .inception import CLASSES
+from .inception_score import Logits
+from .suite import METRICS
+from .swd import DIRECTIONS, IMAGES, MAX_VALUES, PATCH, PATCHES_PER_IMAGE, SMALLEST_LEVEL, PatchDescriptors
+
+INCEPTION_BYTES = 500 << 20  # measured on a CPU: weights, and activations of a batch of 32
+FID_MATRICES = 8  # [D, D] in float64 at a time: sums of both sides, covariances, and factors; measured
+
+PYRAMID_COPIES = 20  # of the images, as float32, while their pyramid is built and its patches are drawn; measured
+
+
+def estimate_metric_memory(
+    names: Iterable[str], num_images: int, num_reals: int, channels: int, side: int
+) -> tuple[int, int]:
+    """Return the bytes of memory and of temporary files that metrics need, besides the generator and one batch.
+
+    Args:
+        names: keys of METRICS. num_images, num_reals: generated and real images.
+    """
+    types = {METRICS[name]().accumulator_type for name in names}
+    held = {Features: 4 * DIMENSIONS * (num_images + num_reals), Logits: 4 * CLASSES * num_images}
+    memory = sum(count for accumulator_type, count in held.items() if accumulator_type in types)
+    memory += INCEPTION_BYTES if types & {Features, FeatureStatistics, Logits} else 0
+    largest = 8 * DIMENSIONS**2 * FID_MATRICES if FeatureStatistics in types else 0
+    if PatchDescriptors not in types:
+        return memory + largest, 0
+    patches = [PATCHES_PER_IMAGE * min(count, IMAGES) for count in (num_images, num_reals)]
+    # float32: the projections of both sides, or the pyramid of a part of a batch with its temporary copies
+    largest = max(largest, 4 * DIRECTIONS * sum(patches), PYRAMID_COPIES * 4 * MAX_VALUES)
+    levels = max((side // SMALLEST_LEVEL).bit_length(), 1)
+    return memory + largest, 4 * channels * PATCH**2 * levels * sum(patches)
