@@ -18,7 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pggan.checkpoints import RunDirectory
-from pggan.checkpoints.validation import iterate_tensors
+from pggan.checkpoints.file import iterate_tensors
 from pggan.config import resolve_config
 from pggan.training.state import TrainState
 

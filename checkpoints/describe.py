@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .file import CheckpointError
-from .validation import iterate_tensors
+from pggan.console import escape_for_terminal
+
+from .file import CheckpointError, iterate_tensors
 
 
 def describe(path: Path, content: dict[str, Any]) -> list[str]:
@@ -50,8 +51,3 @@ def describe_lines(path: Path, content: dict[str, Any]) -> Iterator[str]:
     yield "options"
     for key, value in content["config"].items():
         yield f"  {key}: {value}"
-
-
-def escape_for_terminal(line: str) -> str:
-    """Return a line with "?" for control characters, which could move the cursor or color a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import IO, Any
 
 import torch
 
-from .validation import check_plain, iterate_tensors
+from pggan.untrusted.files import START, identify
+from pggan.untrusted.pickles import UntrustedFileError
+from pggan.untrusted.torch_files import read_torch_file
 
 FORMAT, VERSION = "pggan-checkpoint", 1  # VERSION is increased by incompatible changes
 # Entries without which no command can use a checkpoint; writers may add others
 REQUIRED = ("images", "stage", "config", "networks", "state")
-MAX_STRUCTURE_BYTES = 8 << 20  # limit for everything but tensor data; a run at 1024x1024 has 0.1 MB
 
 # Errors of fsync on a folder if the file system does not support it: EINVAL on VirtualBox's shared folders, EOPNOTSUPP
 # and ENOSYS on FUSE, EIO on Windows drives in WSL over SMB, EBADF and EISDIR if the descriptor must be writable, EPERM
@@ -112,9 +112,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)  # the loader that executes no pickled code
-        check_plain(content, path.stat().st_size)
+        content = read_torch_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -123,8 +121,8 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except OSError as error:
         raise DamagedCheckpoint(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception:  # torch raises many types, some with pages of text
-        raise DamagedCheckpoint(f"{path} is damaged, or not a checkpoint of this project") from None
+    except UntrustedFileError:
+        raise DamagedCheckpoint(explain_unreadable(path)) from None
     return check_content(path, content)
 
 
@@ -156,20 +154,22 @@ def check_content(path: Path, content: Any) -> dict[str, Any]:
     return content
 
 
-def check_archive(path: Path) -> None:
-    """Verify the checksums in a file, which torch writes but does not verify when it reads.
+def iterate_tensors(part: Any) -> Iterator[torch.Tensor]:
+    """Yield every tensor in nested dicts, lists and tuples."""
+    if isinstance(part, torch.Tensor):
+        yield part
+    elif isinstance(part, (dict, list, tuple)):
+        for value in part.values() if isinstance(part, dict) else part:
+            yield from iterate_tensors(value)
 
-    Raises:
-        zipfile.BadZipFile: a checksum is wrong, or torch would not write such an archive: it is compressed (it could
-            unpack to any size), or has a large structure.
-    """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            large = member.filename.endswith("data.pkl") and member.file_size > MAX_STRUCTURE_BYTES
-            if member.compress_type != zipfile.ZIP_STORED or large:
-                raise zipfile.BadZipFile
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile
+
+def explain_unreadable(path: Path) -> str:
+    """Return the message for a file that is no checkpoint: what it is, if it is a web page or Git LFS pointer."""
+    start = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(START)
+    return f"{path} is {identify(start) or 'damaged, or not a checkpoint of this project'}"
 
 
 def resolve_checkpoint(path: str | os.PathLike) -> Path:

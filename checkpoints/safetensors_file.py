@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .file import FORMAT, VERSION, CheckpointError, sync_folder
+from .file import FORMAT, VERSION, CheckpointError, explain_unreadable, sync_folder
 
-MAX_METADATA_BYTES = 16 << 20  # our choice, twice `file.MAX_STRUCTURE_BYTES`: JSON may be longer than a pickle
+MAX_METADATA_BYTES = 16 << 20  # our choice, twice the limit for pickles in `untrusted.torch_files`: JSON may be longer
 SUFFIX = ".safetensors"
 
 
@@ -43,7 +43,11 @@ def save_safetensors(path: Path, content: dict[str, Any]) -> None:
     metadata = {"format": "pt", FORMAT: json.dumps({"version": VERSION, **plain})}
     temporary = path.with_name(f".{path.name}.writing")
     try:
+        # safetensors creates files that only their owner can read; a file that Python creates respects the umask
+        temporary.touch()
+        mode = temporary.stat().st_mode
         package.torch.save_file(tensors, temporary, metadata)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -73,4 +77,4 @@ def load_safetensors(path: Path) -> dict[str, Any]:
     except (CheckpointError, OSError):
         raise
     except Exception:  # the package and json raise different types
-        raise CheckpointError(f"{path} is damaged, or not a checkpoint of this project") from None
+        raise CheckpointError(explain_unreadable(path)) from None

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pggan.untrusted.files import check_unpacked_size, identify_file
+
 from .base import DAMAGED, DataError, Header, Source
 from .files import compute_stamp, hash_file
 from .images import to_pillow
 
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
-# limits on a compressed array: this many bytes, or this many times its packed size (images rarely exceed 10 times)
-MAX_UNPACKED_BYTES, MAX_RATIO = 1 << 30, 100
 LABEL_NAMES = ("labels", "y", "y_train", "label", "arr_1")
 
 
@@ -36,7 +36,7 @@ class Arrays(Source):
                 self.arrays = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
                 shapes = {name: read_header(archive, info) for name, info in self.arrays.items()}
         except DAMAGED as error:
-            raise DataError(f"{path} is not a readable .npz file: {error}") from None
+            raise DataError(f"{path} is {identify_file(path) or f'not a readable .npz file: {error}'}") from None
         self.key = self.choose(shapes, IMAGE_NAMES, has_image_shape, "images, uint8 or uint16 [N, H, W, C]")
         if labels:
             shape, *_ = shapes[self.key]
@@ -122,11 +122,8 @@ def load_array(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     Raises:
         DataError: the file is damaged, or unpacks to a size that no images have.
     """
-    if info.file_size > max(MAX_UNPACKED_BYTES, MAX_RATIO * info.compress_size):
-        raise DataError(
-            f"{path} unpacks to {info.file_size / 1e9:.1f} GB from {info.compress_size / 1e6:.1f} MB, as no images do"
-        )
     try:
+        check_unpacked_size(info)
         return unpack_array(path, info) if info.compress_type != zipfile.ZIP_STORED else map_array(path, info)
     except DAMAGED as error:
         raise DataError(f"{path} is damaged: {error}") from None

@@ -51,11 +51,6 @@ def has_too_many_bad(bad: int, count: int, max_bad: float) -> bool:
     return bad > round(max_bad * count, 6) or bad == count
 
 
-def escape_for_terminal(name: str) -> str:
-    """Return a file name for a message, with line breaks, escape codes and undecodable bytes as Python escapes."""
-    return name if name.isprintable() else repr(name)[1:-1]
-
-
 class Header(NamedTuple):
     """An image's size in pixels, Pillow mode and transparency, known before its pixels are decoded."""
 

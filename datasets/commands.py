@@ -15,7 +15,9 @@ import numpy as np
 from filelock import Timeout
 from tqdm import tqdm
 
-from .base import DataError, Source, escape_for_terminal, has_too_many_bad
+from pggan.console import escape_for_terminal
+
+from .base import DataError, Source, has_too_many_bad
 from .build import count_used_bytes, estimate_cache_bytes, format_bytes, get_building_folder, read_stamp
 from .cache_files import find_cache_folder
 from .images import Preparation, apply_orientation

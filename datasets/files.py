@@ -20,7 +20,10 @@ from typing import Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from .base import DAMAGED, DataError, Header, Source, escape_for_terminal
+from pggan.console import escape_for_terminal
+from pggan.untrusted.files import check_unpacked_size
+
+from .base import DAMAGED, DataError, Header, Source
 from .images import MAX_FILE_BYTES, SUFFIXES, open_image
 from .listing import (
     LABEL_FILE,
@@ -439,6 +442,7 @@ class Zip(Archive):
         member = self.members[name]
         if member.file_size > MAX_FILE_BYTES:
             raise ValueError(f"{member.file_size / 1e6:.0f} MB unpacked, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
+        check_unpacked_size(member)
         try:
             return io.BytesIO(self.open_archive().read(member))
         except DAMAGED as error:  # also encrypted, or compressed with an unknown method
@@ -452,7 +456,7 @@ class Tar(Archive):
         try:
             with tarfile.open(path, "r:") as archive:
                 by_name = {m.name: m for m in archive}
-        except tarfile.TarError as error:
+        except (tarfile.TarError, *DAMAGED) as error:
             raise DataError(
                 f"{path} is not an uncompressed tar archive ({error}); unpack it and pass the folder: "
                 f"mkdir unpacked && tar -xf {shlex.quote(str(path))} -C unpacked"
@@ -471,7 +475,7 @@ class Tar(Archive):
 
     def open(self, name: str) -> io.BytesIO:
         offset, size = self.members[name]
-        if size > MAX_FILE_BYTES:
+        if not 0 <= size <= MAX_FILE_BYTES:
             raise ValueError(f"{size / 1e6:.0f} MB, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
         with open(self.path, "rb") as file:
             file.seek(offset)

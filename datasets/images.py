@@ -10,6 +10,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
+from pggan.untrusted.files import START, identify
+
 from .base import DataError
 
 SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp2 .ppm .pgm .pbm .tga".split())
@@ -49,7 +51,7 @@ def open_image(file: str | IO[bytes]) -> Image.Image:
     try:
         picture = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        raise ValueError(f"{'empty file' if is_empty(file) else 'not an image, or in an unknown format'}") from None
+        raise ValueError(explain_unknown(file)) from None
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from None
     if picture.width * picture.height > MAX_PIXELS:
@@ -58,9 +60,15 @@ def open_image(file: str | IO[bytes]) -> Image.Image:
     return picture
 
 
-def is_empty(file: str | IO[bytes]) -> bool:
-    """Return whether a file, given by path or open, is empty."""
-    return os.path.getsize(file) == 0 if isinstance(file, str) else file.seek(0, 2) == 0
+def explain_unknown(file: str | IO[bytes]) -> str:
+    """Return the reason why a file, given by path or open, is no image that `open_image` reads."""
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            start = opened.read(START)
+    else:
+        file.seek(0)
+        start = file.read(START)
+    return (identify(start) or "not an image, or in an unknown format") if start else "empty file"
 
 
 @dataclass(frozen=True)

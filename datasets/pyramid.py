@@ -17,7 +17,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .base import DAMAGED, DataError, Source, escape_for_terminal
+from pggan.console import escape_for_terminal
+
+from .base import DAMAGED, DataError, Source
 from .build import MACHINE_ERRORS, build_cache, check_bad, describe_small_images, explain_read_errors, read_stamp
 from .cache_files import find_cache_folder, write_atomically
 from .images import Preparation

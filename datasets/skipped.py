@@ -7,7 +7,8 @@ import mimetypes
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from .base import escape_for_terminal
+from pggan.console import escape_for_terminal
+
 from .images import open_image
 from .listing import get_suffix
 

@@ -7,9 +7,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from pggan.console import escape_for_terminal
+from pggan.untrusted.files import identify_file
+
 from . import tfrecords, torchvision_sets
 from .arrays import Arrays
-from .base import DataError, Source, escape_for_terminal
+from .base import DataError, Source
 from .cache_files import find_cache_folder
 from .files import Folder, Tar, Zip
 from .synthetic import SyntheticShapes
@@ -60,8 +63,24 @@ def open_file(path: Path, labels: bool) -> Source:
             return Arrays(path, labels)
         if zipfile.is_zipfile(path):
             return Zip(path, labels)
-        if tarfile.is_tarfile(path):
+        if is_tar(path):
             return Tar(path, labels)
+        found = identify_file(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    raise DataError(f"{path} is not a zip, tar or .npz file; pass {SOURCE_TYPES}")
+    raise DataError(f"{path} is {found or f'not a zip, tar or .npz file; pass {SOURCE_TYPES}'}")
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file is a tar, or compressed as tars are.
+
+    tarfile.is_tarfile would decompress the first header, which can be of any size. Raises OSError.
+    """
+    with path.open("rb") as file:
+        if file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")):  # gzip, bzip2, xz
+            return True
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except (tarfile.TarError, MemoryError, ValueError, OverflowError):
+        return False

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .base import DataError, Source, escape_for_terminal
+from pggan.console import escape_for_terminal
+
+from .base import DataError, Source
 from .build import describe_small_images
 from .images import Preparation
 from .skipped import format_counts, format_names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .base import DataError, Header, Source
+from .arrays import read_npy_header
+from .base import DAMAGED, DataError, Header, Source
 from .files import combine_digests, compute_stamp, hash_file
 from .images import to_pillow
 
@@ -44,9 +46,14 @@ class TFRecords(Source):
         if not found:
             raise DataError(f"{self.path} has no .labels file; omit --labels")
         try:
-            onehot = np.load(found[0], allow_pickle=False)
+            with found[0].open("rb") as file:
+                shape, _, dtype = read_npy_header(file)
+                if file.tell() + math.prod(shape) * dtype.itemsize != found[0].stat().st_size:
+                    raise ValueError
+                file.seek(0)
+                onehot = np.lib.format.read_array(file, allow_pickle=False)
             fits = onehot.ndim == 2 and len(onehot) == len(self) and ((onehot == 1).sum(axis=1) == 1).all()
-        except (OSError, ValueError, EOFError):
+        except DAMAGED:
             fits = False
         if not fits:
             raise DataError(f"{found[0]} holds no one-hot labels [{len(self)}, classes]")
@@ -110,8 +117,8 @@ def parse_example(message: bytes) -> np.ndarray:
     found: dict[bytes, bytes] = {}
     for features in iterate_fields(message, 1):
         for entry in iterate_fields(features, 1):
-            for key in iterate_fields(entry, 1):
-                found[key] = b"".join(iterate_fields(entry, 2))
+            key = b"".join(iterate_fields(entry, 1))
+            found[key] = b"".join(iterate_fields(entry, 2))
     try:
         shape = list(parse_int64s(found[b"shape"]))
         (data,) = (value for values in iterate_fields(found[b"data"], 1) for value in iterate_fields(values, 1))

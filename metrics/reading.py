@@ -18,16 +18,22 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from pggan.console import escape_for_terminal
+from pggan.untrusted.files import check_unpacked_size, identify_file
+
 from .errors import DAMAGED, MetricError
 
 # The rules of datasets/listing.py, so that training and metrics select the same files; repeated, because this package
 # does not import others
+Image.init()
 SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp2 .ppm .pgm .pbm .tga".split())
 RUN_FILES = {"config.json", "log.jsonl", "metrics.jsonl"}
 RUN_GRID = re.compile(r"(fakes-\d{8,}|reals-\d{4})\.png")
 RUN_WRITES = re.compile(rf"samples/{RUN_GRID.pattern}|(checkpoints|outputs|tensorboard|wandb)/.*")
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "lost+found"}
 SIGNED_FILES = {"dataset.json", "found.json", "config.json"}
+# Those of datasets/images.py: no format that starts a program, as EPS does
+FORMATS = "JPEG PNG WEBP BMP TIFF GIF AVIF JPEG2000 PPM TGA".split()
 BATCH = 64  # images per batch; our choice, results do not depend on it
 MAX_LISTED = 5  # extensions of skipped files in a note; our choice, they fit in one terminal line
 MAX_FILE_BYTES = 256 << 20  # size of a file in a zip; our choice, a 9000 x 9000 uncompressed RGB image has 243 MB
@@ -65,7 +71,7 @@ class ImageSet:
         elif is_zip(self.path):
             self.images = ZipImages(self.path)
         else:
-            raise MetricError(f"{path} is not a folder, zip or .npz; pass one of these")
+            raise MetricError(f"{path} is {identify_file(self.path) or 'not a folder, zip or .npz; pass one of these'}")
         total, self.notes = len(self.images), self.images.notes
         if not total:
             raise MetricError("; ".join([f"{path} contains no images ({', '.join(sorted(SUFFIXES))})", *self.notes]))
@@ -132,7 +138,7 @@ def choose_images(names: list[str], read: Callable[[str], bytes]) -> tuple[list[
     skipped: Counter[str] = Counter()
     for place, name in visible.items():
         if get_suffix(place) not in SUFFIXES:
-            skipped[get_suffix(place) or "without an extension"] += 1
+            skipped[escape_for_terminal(get_suffix(place)) or "without an extension"] += 1
         elif is_in_output(place, outputs):
             ours += 1
         else:
@@ -222,7 +228,7 @@ class FolderImages:
         return len(self.files)
 
     def name(self, index: int) -> str:
-        return str(self.files[index])
+        return escape_for_terminal(str(self.files[index]))
 
     def read(self, indices: np.ndarray, threads: ThreadPoolExecutor) -> list[np.ndarray]:
         return list(threads.map(lambda i: decode_image(self.files[i], self.name(i)), indices))
@@ -246,7 +252,7 @@ class ZipImages:
         return len(self.names)
 
     def name(self, index: int) -> str:
-        return f"{self.names[index]} in {self.path}"
+        return f"{escape_for_terminal(self.names[index])} in {self.path}"
 
     def read(self, indices: np.ndarray, threads: ThreadPoolExecutor) -> list[np.ndarray]:
         return [decode_image(self.content(i), self.name(i)) for i in indices]
@@ -258,6 +264,7 @@ class ZipImages:
                 f"{self.name(index)} is larger than {MAX_FILE_BYTES >> 20} MiB; unpack the zip and pass the folder"
             )
         try:
+            check_unpacked_size(info)
             return io.BytesIO(self.archive.read(info))
         except DAMAGED as error:
             raise MetricError(f"cannot read {self.name(index)}: {error}") from None
@@ -272,7 +279,8 @@ class ArrayImages:
             self.archive = zipfile.ZipFile(path)
             arrays = {name: self.header(name) for name in self.archive.namelist() if name.endswith(".npy")}
         except DAMAGED as error:
-            raise MetricError(f"cannot read {path}: it is truncated or not an .npz ({error})") from None
+            reason = identify_file(path) or f"truncated or not an .npz ({error})"
+            raise MetricError(f"cannot read {path}: it is {reason}") from None
         images = {name: shape for name, (shape, dtype) in arrays.items() if is_images(shape, dtype)}
         if len(images) != 1:
             found = ", ".join(f"{n.removesuffix('.npy')} {d}{list(s)}" for n, (s, d) in arrays.items())
@@ -284,6 +292,7 @@ class ArrayImages:
         self.position: int | None = None
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        check_unpacked_size(self.archive.getinfo(name))
         with self.archive.open(name) as file:
             shape, dtype = read_header(file)
             if dtype == np.uint8 and file.tell() + math.prod(shape) != self.archive.getinfo(name).file_size:
@@ -346,7 +355,7 @@ def decode_image(file, name: str) -> np.ndarray:
     if isinstance(file, Path) and file.exists() and not file.is_file():
         raise MetricError(f"cannot read {name}: not a regular file")
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise MetricError(
                     f"{name} has {image.width}x{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS:,}; resize it"

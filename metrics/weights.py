@@ -18,6 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pggan.untrusted.files import identify_file
+from pggan.untrusted.pickles import UntrustedFileError
+from pggan.untrusted.torch_files import read_torch_file
+
 from .cache import default_folder
 from .errors import MetricError
 
@@ -83,9 +87,10 @@ def make_download_command() -> str:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a weights file, without executing anything in it. Raises MetricError."""
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a file of tensors"
+        weights = read_torch_file(path)
+    except (OSError, UntrustedFileError) as error:
+        found = "" if isinstance(error, OSError) else identify_file(path)
+        reason = f"it is {found}" if found else getattr(error, "strerror", None) or error
         raise MetricError(f"cannot read Inception weights from {path}: {reason}; {DOWNLOAD_HINT}") from None
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
@@ -118,6 +123,7 @@ def download(target: Path) -> Path:
             file.close()
             if hash_file(Path(file.name)) != SHA256:
                 raise OSError("the downloaded file has the wrong checksum")
+            os.chmod(file.name, 0o644)  # temporary files are readable by their owner only
             os.replace(file.name, target)
         finally:
             Path(file.name).unlink(missing_ok=True)

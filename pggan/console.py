@@ -1,4 +1,4 @@
-"""Set up the terminal for a command: print any text, and end with an error line instead of a traceback."""
+"""Set up the terminal for a command: print any text safely, and end with an error line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -48,10 +48,19 @@ def command(name: str, *refusals: type[Exception], stops: type[Exception] | tupl
 def fail(name: str, why: str, code: int) -> None:
     """Print the error line and exit with `code`; exit without the line if standard error cannot be written."""
     try:
-        print(f"{name}: {why}", file=sys.stderr, flush=True)
+        # here, too, because not every message escapes the names in it; some have several lines
+        print(f"{name}: " + "\n".join(map(escape_for_terminal, why.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         silence_failed_streams()
     sys.exit(code)
+
+
+def escape_for_terminal(text: str) -> str:
+    """Return text from a file, such as a file name in an archive, for a message.
+
+    Line breaks, invisible characters and escape codes, which could control the terminal, become Python escapes.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_closed_streams() -> None:

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from ..networks import AnyGenerator, fold_weight_scales, to_one_hot
 from .errors import WeightsError
 
+# Versions of ONNX's operators and of its file format, fixed so that newer versions of torch do not raise the minimum in
+# docs/weights.md: onnxruntime 1.18, of May 2024.
+OPSET, IR_VERSION = 20, 10
+
 
 class ExportModule(nn.Module):
     """The module that is exported: one stage of a generator, in float32, with class indices instead of one-hot labels.
@@ -81,11 +85,13 @@ def export_onnx(drawing: ExportModule, path: Path, metadata: dict[str, Any]) -> 
             drawing,
             drawing.example_inputs(),
             dynamo=True,
+            opset_version=OPSET,
             dynamic_shapes=drawing.dynamic_shapes(),
             verbose=False,
             input_names=names,
             output_names=["images"],
         )
     assert program is not None, "torch.onnx.export returns a program with dynamo=True"
+    program.model.ir_version = IR_VERSION
     program.model.metadata_props["pggan"] = json.dumps(metadata)
     program.save(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from ..untrusted.files import has_zip_directory, identify_file
+from ..untrusted.pickles import Record, UntrustedFileError, read_snapshot
 from .errors import WeightsError
 from .official import ARGUMENTS, from_official
-from .pickles import Record, read_pickle
 from .tfjs import read_tfjs
 from .torch_files import read_torch
 from .weights import Weights
@@ -35,21 +35,27 @@ def read_weights(path: Path) -> Weights:
     """
     path = path / "model.json" if path.is_dir() else path
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would block
+            raise WeightsError("not a regular file")
         with path.open("rb") as file:
             start = file.read(16)
         if path.suffix == ".json":
             return read_tfjs(path)
-        if start[2:15] == TORCH_BEFORE_ZIP or zipfile.is_zipfile(path):
+        if start[2:15] == TORCH_BEFORE_ZIP or has_zip_directory(path):
             return read_torch(path)
         if start[:1] == b"\x80":  # the PROTO opcode, with which pickles of protocol 2 and above begin
-            return read_snapshot(path)
-        raise WeightsError(f"unknown file format; supported are {KNOWN_FORMATS}")
-    except (WeightsError, zipfile.BadZipFile) as error:
+            return read_official(path)
+        raise WeightsError(
+            f"this is {found}"
+            if (found := identify_file(path))
+            else f"unknown file format; supported are {KNOWN_FORMATS}"
+        )
+    except (WeightsError, UntrustedFileError) as error:
         # on one line: names in a file may contain line breaks
         raise WeightsError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def read_snapshot(path: Path) -> Weights:
+def read_official(path: Path) -> Weights:
     """Read the networks in a snapshot of the paper authors' code, a pickled tuple (G, D, Gs).
 
     Raises:
@@ -57,7 +63,7 @@ def read_snapshot(path: Path) -> Weights:
     """
     if path.stat().st_size > MAX_PICKLE_BYTES:
         raise WeightsError(f"larger than {MAX_PICKLE_BYTES >> 30} GiB, too large for a snapshot")
-    content = read_pickle(path.read_bytes(), records=("tfutil.Network",))
+    content = read_snapshot(path.read_bytes(), ("tfutil.Network",))
     # (G, D, Gs), or a single network
     found = content if isinstance(content, (tuple, list)) else [content]
     records = {

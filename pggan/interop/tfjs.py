@@ -20,6 +20,7 @@ from .errors import WeightsError
 from .weights import Weights, build_on_meta, feature_map_options, to_equalized
 
 MAX_JSON_BYTES, MAX_WEIGHT_BYTES = 64 << 20, 2 << 30  # bytes; both are read into memory. progan-128 is 92 MB in all
+MAX_NODES = 1000  # our choice; progan-128 has 213
 # The operations of the published graph. No other known model uses exactly these, so they identify it.
 OPERATIONS = {
     *("Add", "BatchToSpaceND", "Const", "Conv2D", "Maximum", "Mean", "Minimum", "Mul"),
@@ -42,12 +43,14 @@ def read_tfjs(path: Path) -> Weights:
     try:
         model = json.loads(path.read_bytes())
         nodes = {node["name"]: node for node in model["modelTopology"]["node"]}
+        if {node["op"] for node in nodes.values()} != OPERATIONS or len(nodes) > MAX_NODES:
+            raise WeightsError("a TensorFlow.js graph, but not progan-128")
         arrays = read_arrays(path.parent, model["weightsManifest"])
         convolutions = [read_convolution(node, nodes, arrays) for node in nodes.values() if node["op"] == "Conv2D"]
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise WeightsError("damaged, or not a TensorFlow.js graph") from None
     # convolutions: the dense layer, one at 4x4, two per block, and RGB, so an odd number of at least 3
-    if {node["op"] for node in nodes.values()} != OPERATIONS or len(convolutions) % 2 == 0 or len(convolutions) < 3:
+    if len(convolutions) % 2 == 0 or len(convolutions) < 3:
         raise WeightsError("a TensorFlow.js graph, but not progan-128")
     return build_generator(convolutions)
 
@@ -58,12 +61,13 @@ def read_arrays(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, np.nd
     Raises:
         WeightsError: the manifest names files elsewhere, too much data, or weights in an unsupported form.
     """
-    arrays = {}
+    arrays, size = {}, 0
     for group in manifest:
         shards = [folder / name for name in group["paths"]]
-        if any(shard.parent != folder for shard in shards):
-            raise WeightsError("the manifest names shards outside the model's folder")
-        if sum(shard.stat().st_size for shard in shards) > MAX_WEIGHT_BYTES:
+        if any(shard.parent != folder or (shard.exists() and not shard.is_file()) for shard in shards):
+            raise WeightsError("the manifest names shards outside the model's folder, or that are not files")
+        size += sum(shard.stat().st_size for shard in shards)
+        if size > MAX_WEIGHT_BYTES:
             raise WeightsError(f"its shards have more than {MAX_WEIGHT_BYTES >> 30} GiB, too much for progan-128")
         content, start = b"".join(shard.read_bytes() for shard in shards), 0
         for weight in group["weights"]:

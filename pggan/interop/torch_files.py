@@ -1,23 +1,22 @@
 """Read checkpoints of pro_gan_pytorch 3.4 and pytorch_GAN_zoo.
 
-Their networks differ slightly from the paper's; the functions below say how. Both are torch files. torch's restricted
-unpickler reads them and builds tensors and plain data only; the class of pytorch_GAN_zoo's options becomes a bare
-namespace.
+Their networks differ slightly from the paper's; the functions below say how. Both are torch files, read by
+`untrusted.torch_files`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..networks import Discriminator, Generator
+from ..untrusted.pickles import Record
+from ..untrusted.torch_files import read_torch_file
 from .errors import WeightsError
 from .weights import Kernels, Weights, build_on_meta, feature_map_options, to_equalized
 
@@ -26,17 +25,14 @@ ZOO_OPTIONS = "models.utils.config.BaseConfig"  # the one class in pytorch_GAN_z
 UNBIASED = math.sqrt(4 / 3)
 
 
-class PickledOptions:
-    """A namespace for the attributes of a pickled BaseConfig."""
-
-
 def read_torch(path: Path) -> Weights:
     """Read the networks in a checkpoint of either codebase.
 
     Raises:
-        WeightsError: the file comes from neither, is damaged, or has unsupported networks.
+        WeightsError: the file comes from neither, or has unsupported networks.
+        UntrustedFileError: it is damaged, or holds anything but tensors and plain data.
     """
-    content = load_file(path)
+    content = read_torch_file(path, (ZOO_OPTIONS,))
     try:
         if isinstance(content, dict) and isinstance(content.get("netG"), dict):
             return from_gan_zoo(content)
@@ -47,26 +43,6 @@ def read_torch(path: Path) -> Weights:
     if isinstance(content, dict) and {"networks", "state"} <= content.keys():
         raise WeightsError("already a checkpoint of this code; use it as it is, for example with --resume")
     raise WeightsError("a torch file, but with neither pro_gan_pytorch's nor pytorch_GAN_zoo's networks")
-
-
-def load_file(path: Path) -> Any:
-    """Return the content of a torch file, read by torch's restricted unpickler. Raises WeightsError or OSError."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                # compressed members could unpack to any size
-                if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                    raise WeightsError("compressed, which torch's files are not")
-        with torch.serialization.safe_globals([(PickledOptions, ZOO_OPTIONS)]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (WeightsError, OSError):
-        raise
-    except Exception as error:  # torch raises many types, with pages of text
-        if named := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise WeightsError(
-                f"refers to {named[1]}, which tensors and plain data do not need; nothing in the file was run"
-            ) from None
-        raise WeightsError("damaged, or not a torch file of tensors") from None
 
 
 def from_pro_gan_pytorch(content: Mapping[str, Any], file_name: str) -> Weights:
@@ -131,21 +107,13 @@ def strip_prefix(state: Any) -> dict[str, Tensor]:
     """Return a state dict's tensors, without the prefix that DataParallel adds to their names.
 
     Raises:
-        WeightsError: the state dict holds other things, or tensors that claim more data than the file has.
+        WeightsError: the state dict holds anything but tensors of floats.
     """
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError("damaged: a state dict holds something other than tensors")
-    if not all(is_stored_fully(tensor) and tensor.is_floating_point() for tensor in state.values()):
-        raise WeightsError("damaged: a tensor has more numbers than the file holds, or is not of floats")
+    if not all(tensor.is_floating_point() for tensor in state.values()):
+        raise WeightsError("damaged: a tensor is not of floats")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def is_stored_fully(tensor: Tensor) -> bool:
-    """Return whether the file stores every number of a tensor; strides of 0 can turn one number into terabytes."""
-    # sparse, quantized and foreign-device tensors have other storages
-    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def pop_layer(
@@ -222,7 +190,8 @@ def from_gan_zoo(content: Mapping[str, Any]) -> Weights:
     Its networks differ from the paper's in three ways: one bias per pixel in the first layer, biases that are scaled
     like weights, and a gain of sqrt(2) in every layer.
     """
-    config = vars(content["config"]) if isinstance(content.get("config"), PickledOptions) else {}
+    options = content.get("config")
+    config = options.state if isinstance(options, Record) and isinstance(options.state, dict) else {}
     for name, paper in (("perChannelNormalization", True), ("equalizedlR", True), ("leakyReluLeak", 0.2)):
         if config.get(name, paper) != paper:
             raise WeightsError(f"its {name} is {config[name]}; only {paper} is supported")

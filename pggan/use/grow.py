@@ -12,6 +12,7 @@ from PIL import Image
 
 from pggan.checkpoints import CheckpointError, RunDirectory
 from pggan.checkpoints.run_directory import read_lines
+from pggan.datasets.images import open_image
 
 from ..training.tracking import choose_grid_size
 from .film import SUFFIXES, add_caption, add_fps, check_film, write_film
@@ -99,8 +100,9 @@ def crop_grid(grid: Image.Image, count: int, kept: int) -> Image.Image:
 def read_grid(path: Path) -> Image.Image:
     """Return a saved sample grid as an RGB image. Raises CheckpointError if it cannot be read."""
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):  # what Pillow raises for damaged files
+        with open_image(str(path)) as image:
+            return image.convert("RGB")
+    except Exception:  # Pillow's decoders raise many types
         raise CheckpointError(f"{path} is not a readable image; delete it to make the video without it") from None
 
 

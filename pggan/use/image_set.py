@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -62,13 +63,21 @@ def write_image_set(path: Path, batches: Iterator[Batch], count: int, classes: l
     elif suffix == ".zip":
         with zipfile.ZipFile(path, "w") as archive:
             for name, data in encode_files(batches, classes, made_by):
-                # ZipInfo has a fixed date, so the same images give the same bytes; PNG cannot be compressed further
-                archive.writestr(zipfile.ZipInfo(name), data)
+                # not compressed: PNG cannot be compressed further
+                archive.writestr(make_member(name), data)
     else:
         for name, data in encode_files(batches, classes, made_by):
             target = path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
+
+
+def make_member(name: str) -> zipfile.ZipInfo:
+    """Return the entry of a file in a zip, with a fixed date, so that the same images give the same bytes."""
+    member = zipfile.ZipInfo(name)
+    # the upper 16 bits are the Unix mode: a regular file that everybody can read; zipfile's default is the owner only
+    member.external_attr = (stat.S_IFREG | 0o644) << 16
+    return member
 
 
 def encode_files(batches: Iterator[Batch], classes: list[str], made_by: Any) -> Iterator[tuple[str, bytes]]:
@@ -98,12 +107,12 @@ def write_npz(path: Path, batches: Iterator[Batch], count: int) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         first = next(batches)  # its shape goes into the header, before any image
         shape = (count, *first.images.shape[2:], first.images.shape[1])
-        with archive.open(zipfile.ZipInfo("arr_0.npy"), "w", force_zip64=True) as file:  # may exceed 2 GiB
+        with archive.open(make_member("arr_0.npy"), "w", force_zip64=True) as file:  # may exceed 2 GiB
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for batch in chain([first], batches):
                 file.write(np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)).tobytes())
                 labels += batch.labels or []
         if labels:
-            with archive.open(zipfile.ZipInfo("arr_1.npy"), "w") as file:
+            with archive.open(make_member("arr_1.npy"), "w") as file:
                 np.lib.format.write_array(file, np.array(labels, np.int64))

@@ -60,7 +60,12 @@ class Output:
             try:
                 if "made_by" in json.loads((self.path / name).read_text()):
                     return True
-            except (OSError, ValueError, TypeError):  # no such file, not JSON, or JSON that is not an object
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                RecursionError,
+            ):  # no such file, not JSON, or JSON that is not an object
                 continue
         return not any(self.path.iterdir())
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from pggan.datasets import make_grid
+from pggan.datasets.images import apply_orientation, convert_channels, open_image
 
 from ..config import ConfigError
 from ..networks import to_one_hot
@@ -28,7 +29,6 @@ from .trained import Trained
 CANDIDATES = 64  # random latents per search, which starts from the best: cheap beside the hundreds of steps that follow
 MAX_PIXELS = 2**20  # of one backward pass: one image at 1024x1024, 64 at 128x128; bounds the memory it needs
 LEARNING_RATE = 0.4  # Adam's, as in the code of PULSE (Menon et al. 2020, arXiv 2003.03808)
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's image modes by number of channels
 
 Loss = Callable[[Tensor], Tensor]  # images [N, C, r, r] in [-1, 1] -> one loss per image [N]
 
@@ -172,22 +172,16 @@ def render(trained: Trained, latents: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def read_image(path: Path, channels: int) -> Image.Image:
-    """Read an image file, rotated according to its EXIF data and converted to 1 to 4 `channels`.
+    """Read an image file as training does: rotated according to its EXIF data, in 8 bits, with 1 to 4 `channels`.
 
     Raises:
-        ConfigError: the file cannot be read, or has more than 8 bits per channel.
+        ConfigError: the file cannot be read.
     """
     try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):  # 16- and 32-bit integers, floats: convert() would clip them
-                raise ConfigError(f"{path} has more than 8 bits per channel; convert it to 8 bits first")
-            return ImageOps.exif_transpose(file).convert(MODES[channels])
-    except OSError as error:  # includes Pillow's UnidentifiedImageError
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror or 'not an image format that Pillow knows'}"
-        ) from None
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        with open_image(str(path)) as file:
+            return convert_channels(apply_orientation(file), channels)
+    except Exception as error:  # Pillow's decoders raise many types
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

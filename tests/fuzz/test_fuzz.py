@@ -33,7 +33,9 @@ from pggan.metrics.weights import read_state_dict
 from pggan.training.growth import GrowthController
 from pggan.training.resume import explain_mismatch, resolve_resumed_config, start_from_checkpoint
 from pggan.training.state import TrainState, network_arguments
+from pggan.use.grow import read_grid
 from pggan.use.report.run import read_run
+from pggan.use.search import read_image as read_target_image
 
 pytestmark = pytest.mark.faults
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -76,9 +78,9 @@ def make_content():
     }
 
 
-def serialize(value):
+def serialize(value, zipped=True):
     file = io.BytesIO()
-    torch.save(value, file)
+    torch.save(value, file, _use_new_zipfile_serialization=zipped)
     return file.getvalue()
 
 
@@ -136,6 +138,26 @@ def make_npz(pack=np.savez, **parts):
     return file.getvalue()
 
 
+def make_npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def make_graph():
+    """Return a small model.json with progan-128's operations, for an 8x8 generator of 4 maps."""
+    operations = "BatchToSpaceND Const Maximum Mean Minimum Mul Pad Placeholder Reshape Rsqrt Square Tile".split()
+    nodes, weights = [{"op": op, "name": op} for op in operations], []
+    shapes = [[4, 4, 4, 4], [3, 3, 4, 4], [3, 3, 4, 4], [3, 3, 4, 4], [1, 1, 4, 3]]  # [height, width, in, out]
+    for i, shape in enumerate(shapes):
+        weights.append({"name": f"kernel{i}", "shape": shape, "dtype": "float32"})
+        weights.append({"name": f"bias{i}", "shape": shape[-1:], "dtype": "float32"})
+        nodes.append({"op": "Conv2D", "name": f"conv{i}", "input": [f"x{i}", f"kernel{i}"]})
+        nodes.append({"op": "Add", "name": f"add{i}", "input": [f"conv{i}", f"bias{i}"]})
+    manifest = [{"paths": ["shard1.bin"], "weights": weights}]
+    return json.dumps({"modelTopology": {"node": nodes}, "weightsManifest": manifest}).encode()
+
+
 def make_tfrecords(count=2, side=8):
     """Return TFRecords as the official dataset tool writes them."""
     data = bytes(range(3 * side * side % 256)) + bytes(3 * side * side - 3 * side * side % 256)
@@ -185,9 +207,41 @@ def read_image(path):
     (folder / path.name).write_bytes(path.read_bytes())
     try:
         read_dataset(folder)
-        list(ImageSet(folder).batches())
     finally:
         (folder / path.name).unlink()
+
+
+def read_image_for_metrics(path):
+    folder = path.parent / "one-for-metrics"
+    folder.mkdir(exist_ok=True)
+    (folder / path.name).write_bytes(path.read_bytes())
+    try:
+        read_images(folder)
+    finally:
+        (folder / path.name).unlink()
+
+
+def read_target(path):
+    """Read the image that project and upscale search for."""
+    read_target_image(path, 3)
+
+
+def read_class_list(path):
+    """Read the labels of TFRecords."""
+    folder = path.parent / "labels-tf"
+    folder.mkdir(exist_ok=True)
+    (folder / "set-r03.tfrecords").write_bytes(make_tfrecords())
+    (folder / "set.labels").write_bytes(path.read_bytes())
+    open_source(str(folder), labels=True)
+
+
+def read_graph(path):
+    """Read progan-128's model.json beside its shards."""
+    folder = path.parent / "graph"
+    folder.mkdir(exist_ok=True)
+    (folder / "model.json").write_bytes(path.read_bytes())
+    (folder / "shard1.bin").write_bytes(bytes(40_000))
+    read_weights(folder)
 
 
 def read_records(path):
@@ -280,19 +334,25 @@ def make_formats():
         "tar": (".tar", [make_tar(images)], read_dataset, None),
         "tfrecords": (".tfrecords", [make_tfrecords()], read_records, None),
         "dataset.json": (".json", [labels], read_labels, corrupt_json),
+        "labels of TFRecords": (".labels", [make_npy(np.eye(2, dtype=np.float32))], read_class_list, None),
         "Inception weights": (".pth", [serialize(inception)], read_state_dict, None),
         "authors' snapshot": (".pkl", [(GOLDEN / "official_gray16_labels.pkl").read_bytes()], read_other_weights, None),
         "weights of other codebases": (
             ".pth",
-            [serialize({"a": torch.ones(2)}), serialize(content)],
+            [serialize({"a": torch.ones(2)}), serialize(content), serialize({"a": torch.ones(2)}, zipped=False)],
             read_other_weights,
             None,
         ),
+        "progan-128's model.json": (".json", [make_graph()], read_graph, corrupt_json),
         "pickle": (".pkl", [pickle.dumps({"a": [1, np.ones(3)]}, p) for p in (2, 4)], read_other_weights, None),
     }
     image_formats = {
         f"image, {name}": ({"JPEG2000": ".jp2"}.get(name, f".{name.lower()}"), [data], read_image, None)
         for name, data in encoded.items()
+    }
+    image_formats |= {
+        f"image for {name}": (".png", list(encoded.values()), reader, None)
+        for name, reader in (("metrics", read_image_for_metrics), ("project", read_target), ("grow", read_grid))
     }
     try:
         import safetensors  # noqa: F401

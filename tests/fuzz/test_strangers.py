@@ -1,7 +1,9 @@
 """Malicious files: rejected with a one-line error, without running code, and within bounded memory and time."""
 
 import builtins
+import contextlib
 import io
+import math
 import os
 import pickle
 import struct
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import EpsImagePlugin, Image
 from test_fuzz import (
     EXPECTED_ERRORS,
     encode_image,
@@ -24,12 +27,16 @@ from test_fuzz import (
     make_zip,
     read_checkpoint,
     read_dataset,
+    read_grid,
     read_image,
+    read_image_for_metrics,
     read_images,
     read_log,
     read_options,
     read_other_weights,
+    read_records,
     read_statistics,
+    read_target,
     resume_run,
     serialize,
 )
@@ -131,6 +138,20 @@ def declare_size(data, size):
     return data[:place] + struct.pack("<I", size) + data[place + 4 :]
 
 
+def make_record_with_many_keys():
+    """Return a TFRecord of 1 MB with 250,000 keys and as many values for each."""
+    entry = b"\x0a\x00\x12\x00" * 250_000
+
+    def field(content):
+        size, head = len(content), b""
+        while size > 127:
+            head, size = head + bytes([size & 127 | 128]), size >> 7
+        return b"\x0a" + head + bytes([size]) + content
+
+    message = field(field(entry))
+    return (len(message).to_bytes(8, "little") + bytes(4) + message + bytes(4)) * 2
+
+
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(%pipe%" + HARM.encode() + b") (w) file\n"
 FILES = {
     **{
@@ -174,7 +195,11 @@ FILES = {
         lambda: make_npz(mu=np.array([CODE["os.system"]], dtype=object), sigma=np.eye(1)),
         read_statistics,
     ),
-    "npz, 1.5 GB of zeros": (".npz", lambda: make_zip({"images.npy": make_npy_zeros(1500 << 20)}), read_dataset),
+    "npz, 1.5 GB of zeros": (
+        ".npz",
+        lambda: make_zip({"images.npy": make_npy_zeros((8 << 20, 8, 8, 3))}),
+        read_dataset,
+    ),
     "zip, 3 GB declared": (".zip", lambda: declare_size(make_zip({"a.png": encode_image()}), 3 << 30), read_dataset),
     "zip for metrics, 3 GB declared": (
         ".zip",
@@ -188,6 +213,17 @@ FILES = {
     "image, 10^9 pixels": (".png", lambda: make_png_declaring(40000, 40000), read_image),
     "image, 2^62 pixels": (".png", lambda: make_png_declaring(2**31 - 1, 2**31 - 1), read_image),
     "image, a PostScript program": (".png", lambda: EPS, read_image),
+    "image for metrics, a PostScript program": (".png", lambda: EPS, read_image_for_metrics),
+    "image for metrics in a zip, a PostScript program": (".zip", lambda: make_zip({"a.png": EPS}), read_images),
+    "image for project, a PostScript program": (".png", lambda: EPS, read_target),
+    "image for grow, a PostScript program": (".png", lambda: EPS, read_grid),
+    "image for project, 10^9 pixels": (".png", lambda: make_png_declaring(40000, 40000), read_target),
+    "tfrecords, a quarter of a million keys": (".tfrecords", make_record_with_many_keys, read_records),
+    "npz for metrics, an image of 1.5 GB": (
+        ".npz",
+        lambda: make_zip({"images.npy": make_npy_zeros((1, 1500 << 10, 1024))}),
+        read_images,
+    ),
     "config.json, 100 MB": (".json", lambda: b'{"seed": "' + b"9" * (100 << 20) + b'"}', read_options),
     "config.json, deeply nested": (".json", lambda: b"[" * 200_000, read_options),
     "config.json, a number with a million digits": (".json", lambda: b'{"seed": ' + b"9" * 10**6 + b"}", read_options),
@@ -195,11 +231,10 @@ FILES = {
 }
 
 
-def make_npy_zeros(size):
+def make_npy_zeros(shape):
     header = io.BytesIO()
-    shape = (size // 192, 8, 8, 3)
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    return header.getvalue() + bytes(shape[0] * 192)
+    return header.getvalue() + bytes(math.prod(shape))
 
 
 @pytest.fixture
@@ -207,9 +242,23 @@ def isolate(tmp_path, monkeypatch):
     monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     CANARY.unlink(missing_ok=True)
+    ghostscript = tmp_path / "bin" / "gs"  # Pillow starts it for EPS files
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {CANARY}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ghostscript.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
 
 
-LARGE = [name for name in FILES if "GB of zeros" in name or "100 MB" in name or "bomb" in name]
+def test_the_postscript_program_would_start_ghostscript(isolate, tmp_path):
+    (tmp_path / "a.png").write_bytes(EPS)
+    with contextlib.suppress(OSError), Image.open(tmp_path / "a.png") as image:
+        image.load()
+    assert CANARY.exists(), "the file is harmless, so the tests below prove nothing"
+    CANARY.unlink()
+
+
+LARGE = [name for name in FILES if "GB of zeros" in name or "1.5 GB" in name or "100 MB" in name or "bomb" in name]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] if n in LARGE else []) for n in FILES])

@@ -318,3 +318,13 @@ def test_suffixes_and_run_files_match_those_of_training():
     assert (reading.RUN_FILES, reading.RUN_WRITES) == (listing.RUN_FILES, listing.RUN_WRITES)
     assert set(listing.SIGNED_FILES) == reading.SIGNED_FILES
     assert listing.SYSTEM_FOLDERS == reading.SYSTEM_FOLDERS
+
+
+def test_names_in_a_zip_are_printed_without_escape_codes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("\x1b[31m\x1b]0;title\x07.png", b"no image")
+        archive.writestr("notes.\x1b[31m", b"")
+    images = ImageSet(tmp_path / "a.zip")
+    with pytest.raises(MetricError, match=r"\\x1b\[31m\\x1b\]0;title\\x07\.png in ") as error:
+        list(images.batches())
+    assert all(text.isprintable() for text in [str(error.value), *images.notes])

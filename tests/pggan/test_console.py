@@ -96,3 +96,8 @@ def test_every_program_uses_the_command_context(path):
     main = next(n for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == "main")
     calls = [item.context_expr for node in main.body if isinstance(node, ast.With) for item in node.items]
     assert "command" in [call.func.id for call in calls if isinstance(call, ast.Call)]
+
+
+def test_escape_codes_in_a_message_do_not_reach_the_terminal():
+    process = run(r"raise ValueError('a\x1b[31m\x1b]0;title\x07\u202e.png\nsecond line')")
+    assert process.stderr == "program: a\\x1b[31m\\x1b]0;title\\x07\\u202e.png\nsecond line\n"

@@ -64,10 +64,10 @@ def test_official_generator_and_discriminator_match_the_golden_arrays():
 def test_invalid_or_unknown_arguments_are_rejected(changes, tmp_path, monkeypatch):
     import pggan.interop.recognize as recognize
 
-    networks = recognize.read_pickle((GOLDEN / "official_gray16_labels.pkl").read_bytes(), ("tfutil.Network",))
+    networks = recognize.read_snapshot((GOLDEN / "official_gray16_labels.pkl").read_bytes(), ("tfutil.Network",))
     for network in networks:
         network.state["static_kwargs"] |= changes
-    monkeypatch.setattr(recognize, "read_pickle", lambda *_, **__: networks)
+    monkeypatch.setattr(recognize, "read_snapshot", lambda *_, **__: networks)
     with pytest.raises(WeightsError, match=r"official_gray16_labels\.pkl: unsupported networks: ") as error:
         read_weights(GOLDEN / "official_gray16_labels.pkl")
     assert "\n" not in str(error.value)
@@ -233,6 +233,7 @@ def test_damaged_pro_gan_pytorch_files_are_rejected(theirs, tmp_path):
     torch.save(content, path)
     with pytest.raises(WeightsError, match="a tensor has more numbers than the file holds"):
         read_weights(path)
+    content["shadow_generator"]["state_dict"]["layers.1.conv_2.bias"] = torch.zeros(1)
     content["shadow_generator"]["conf"]["depth"] = 50
     torch.save(content, path)
     with pytest.raises(WeightsError, match="depth is 50"):

@@ -67,8 +67,11 @@ def test_images_are_read_with_the_requested_channels(tmp_path):
     assert read_image(tmp_path / "a.png", 3).getpixel((0, 0)) == (255, 0, 0)
     assert read_image(tmp_path / "a.png", 1).mode == "L"
     (tmp_path / "text.png").write_text("hello")
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((4, 4), 32768, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "deep.png", 3).getpixel((0, 0)) == (128, 128, 128), "16 bits, as in training"
+    assert read_image(tmp_path / "clear.png", 3).getpixel((0, 0)) == (255, 255, 255), "on white, as in training"
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
-    for name in ("text.png", "deep.png", "cut.png", "missing.png", "."):
+    for name in ("text.png", "cut.png", "missing.png", "."):
         with pytest.raises(ConfigError):
             read_image(tmp_path / name, 3)

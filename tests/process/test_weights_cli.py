@@ -1,7 +1,9 @@
 """python -m pggan import and export, run as a user would, and fine-tuning of imported weights."""
 
 import json
+import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,10 @@ def test_onnx_export_generates_the_same_images(pggan, expected_images):
     for count in (1, 5):
         output = session.run(None, {"latents": latents[:count].numpy(), "labels": labels[:count].numpy()})[0]
         assert np.abs(output - images[:count].numpy()).max() < 1e-4
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(path)
+    # the newest versions that onnxruntime 1.18 reads, the minimum in docs/weights.md
+    assert model.ir_version <= 10 and [o.version for o in model.opset_import if not o.domain] == [20]
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["pggan"])
     assert metadata["resolution"] == 16 and metadata["classes"] == [str(i) for i in range(10)]
 
@@ -113,6 +119,25 @@ def test_hub_export_writes_a_complete_folder(pggan, finished_run):
     assert str(finished_run) not in text + (folder / "config.json").read_text()
     assert pggan("export", finished_run, "--format", "hub", "--out", "shapes").code == 2
     export(pggan, finished_run, "hub", "shapes", "--force")
+
+
+def test_exports_are_readable_by_others(pggan, official):
+    previous = os.umask(0o022)
+    try:
+        paths = [export(pggan, "official.pt", "safetensors", "a.safetensors")]
+        paths += export(pggan, "official.pt", "hub", "a").iterdir()
+        for name in ("a.zip", "a.npz", "a.png"):
+            assert pggan("sample", "official.pt", "--count", "2", "--out", name).code == 0
+            paths.append(Path(name))
+        os.umask(0o077)
+        private = export(pggan, "official.pt", "safetensors", "b.safetensors")
+    finally:
+        os.umask(previous)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in paths} == {path.name: "0o644" for path in paths}
+    assert private.stat().st_mode & 0o777 == 0o600, "the umask decides"
+    for name in ("a.zip", "a.npz"):
+        with zipfile.ZipFile(name) as archive:
+            assert {oct(member.external_attr >> 16) for member in archive.infolist()} == {"0o100644"}
 
 
 @pytest.mark.parametrize("file_format, package", [("onnx", "onnxscript"), ("safetensors", "safetensors")])
