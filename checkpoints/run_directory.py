@@ -162,6 +162,14 @@ class RunDirectory:
         self.images_of_latest = content["images"]
         return content
 
+    def average_path(self, images: int) -> Path:
+        """Return the path of a snapshot of the power-function averages, by images seen."""
+        return self.checkpoints / f"average-{images:08d}.pt"
+
+    def average_paths(self) -> list[Path]:
+        """Return the snapshots of the power-function averages, in no order."""
+        return list(self.checkpoints.glob("average-*.pt"))
+
     def find_newest(
         self, is_usable: Callable[[dict[str, Any]], bool] = lambda content: True
     ) -> tuple[Path, dict[str, Any], list[Path], str] | None:

@@ -16,6 +16,7 @@ from .training import profile
 from .training.ranks import exit_without_teardown
 from .use import (
     compare,
+    ema,
     evaluate,
     explore,
     export,
@@ -38,6 +39,7 @@ COMMANDS = (
     grow,
     fade,
     evaluate,
+    ema,
     compare,
     nearest,
     project,

@@ -345,6 +345,12 @@ class TrainConfig:
         "decay per step of the generator's moving average; 0 turns it off", 0.999, parse=float, minimum=0, maximum=1
     )
 
+    power_ema: bool = option(
+        "also keep two averages of G from which `python -m pggan ema` computes averages of any length after training; "
+        "each tick saves a snapshot of them, as large as G's weights in float32",
+        False,
+    )
+
     # Loss
     loss: str = option("adversarial loss", "wgan-gp", choices=tuple(LOSS_DEFAULTS))
     penalty: str = option(

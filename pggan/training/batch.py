@@ -52,7 +52,7 @@ class Inputs:
         batch, held_out: with noise. resolution: of the stage. micro_batch: images per forward and backward pass.
         alpha: a scalar tensor while a block fades in, since its value changes in every step and must cause neither
             recompilation nor another graph; otherwise 1.0.
-        trains_generator: whether this update includes G.
+        trains_generator: whether this update includes G. decays: of each power-function average, if there are any.
     """
 
     batch: Batch
@@ -61,6 +61,7 @@ class Inputs:
     resolution: int
     micro_batch: int | None
     trains_generator: bool
+    decays: Tensor | None = None
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Inputs:
         """Return the inputs with a function applied to each of their tensors, always in the same order."""
@@ -69,6 +70,7 @@ class Inputs:
             batch=self.batch.map_tensors(function),
             held_out=self.held_out and self.held_out.map_tensors(function),
             alpha=function(self.alpha) if isinstance(self.alpha, Tensor) else self.alpha,
+            decays=None if self.decays is None else function(self.decays),
         )
 
     def tensors(self) -> list[Tensor]:

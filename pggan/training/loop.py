@@ -46,6 +46,7 @@ from .health import describe_sign, find_signs, measure_variety
 from .losses import find_cautions
 from .memory import explain_out_of_memory, suggest_less_memory
 from .plan import describe_idle_processes, print_stages, try_stages
+from .power_ema import round_to_half
 from .ranks import SINGLE_PROCESS, ProcessLost, Ranks
 from .remaining import count_evaluations_left, estimate_seconds_left, estimate_stage_times
 from .resume import (
@@ -461,24 +462,24 @@ class Training:
     def save(self, needed: str = "") -> None:
         """Save a checkpoint; `needed` is the reason if the run cannot continue without it."""
         phase = self.plan.phase(self.state.previous)
-        self.writer.write_checkpoint(
-            {
-                "images": self.state.images,
-                "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
-                "config": self.config.to_dict(),
-                "networks": self.state.arguments,
-                "classes": self.pyramid.classes,
-                "class_counts": self.pyramid.class_counts,
-                "data": self.pyramid.compute_digest(),
-                "versions": {
-                    "python": platform.python_version(),
-                    "torch": str(torch.__version__),
-                    "device": describe_device(self.device),
-                },
-                "state": self.state.state_dict(),
+        content = {
+            "images": self.state.images,
+            "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
+            "config": self.config.to_dict(),
+            "networks": self.state.arguments,
+            "classes": self.pyramid.classes,
+            "class_counts": self.pyramid.class_counts,
+            "data": self.pyramid.compute_digest(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "device": describe_device(self.device),
             },
-            needed,
-        )
+        }
+        self.writer.write_checkpoint({**content, "state": self.state.state_dict()}, needed)
+        if averages := self.state.power_averages:
+            half = {std: round_to_half(average.state_dict()) for std, average in averages.items()}
+            self.writer.write_averages({**content, "state": {"power_averages": half}})
 
     def finish_stage_and_evaluate(self) -> None:
         """Do what is due after the last tick, also if a process was killed before it was done."""

@@ -315,8 +315,12 @@ def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: 
         twin = copy.copy(state)
         with state.device:  # build, since deepcopy fails for buffers under FakeTensorMode
             networks = [build(kind, state.arguments[kind]) for kind in ("generator", "discriminator", "generator")]
+            averages = [build("generator", state.arguments["generator"]) for _ in state.power_averages]
         twin.G, twin.D, twin.G_ema = networks
-        twin.G_ema.requires_grad_(False)
+        twin.power_averages = dict(zip(state.power_averages, averages, strict=True))
+        networks += averages
+        for average in networks[2:]:
+            average.requires_grad_(False)
         adam = replace(config, optimizer="adam")  # the others need less memory
         twin.g_optimizer, twin.d_optimizer = (make_optimizer(adam, network) for network in networks[:2])
         twin.skipped_in_a_row, twin.augment_p = (torch.zeros_like(t) for t in (state.skipped_in_a_row, state.augment_p))

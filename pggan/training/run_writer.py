@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from pggan.checkpoints import RunDirectory
+from pggan.checkpoints import RunDirectory, save
 from pggan.checkpoints.run_directory import append_line
 
 from .signals import TrainingStopped
@@ -86,6 +86,14 @@ class RunWriter:
         if not self.checkpoint_cost:
             log(f"saved {self.directory.latest}: {size:.1f} MB in {seconds:.2f} s; from now on at every tick")
         self.checkpoint_cost = {"checkpoint_mb": round(size, 3), "checkpoint_seconds": round(seconds, 4)}
+
+    def write_averages(self, content: dict[str, Any]) -> None:
+        """Write a snapshot of the power-function averages; if that fails, warn and skip it."""
+        path = self.directory.average_path(content["images"])
+        try:
+            save(path, content)
+        except OSError as error:
+            self.warn(path.name, error)
 
     def raise_if_fatal(self, error: OSError, needed: str) -> None:
         gone = not self.directory.checkpoints.is_dir()

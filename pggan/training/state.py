@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..config import TrainConfig
 from ..networks import build
 from ..networks.progressive import count_feature_maps
+from .power_ema import STDS
 
 PURPOSES = (
     "initial weights",
@@ -82,6 +83,7 @@ class TrainState:
         lr_factor: factor on all learning rates; below 1 after a rollback.
         rollbacks: [from, to] in images seen, one per rollback.
         stage_ends: resolution -> images seen when adaptive growth ended that stage.
+        power_averages: std -> power-function average of G, {} without --power-ema; see power_ema.py.
         version: an object that is replaced whenever tensors of the state are replaced instead of changed in place.
     """
 
@@ -93,6 +95,7 @@ class TrainState:
             self.G, self.D = (build(kind, arguments) for kind, arguments in self.arguments.items())
         self.G, self.D = (n.to(device, memory_format=torch.channels_last) for n in (self.G, self.D))
         self.G_ema = copy.deepcopy(self.G).requires_grad_(False).eval()
+        self.power_averages = {f"{std:g}": copy.deepcopy(self.G_ema) for std in (STDS if config.power_ema else ())}
         self.g_optimizer, self.d_optimizer = (make_optimizer(config, n) for n in (self.G, self.D))
         self.device = device
         self.images = self.previous = self.start = 0
@@ -143,14 +146,19 @@ class TrainState:
     )
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in self.MODULES} | {
-            name: getattr(self, name) for name in self.PLAIN
-        }
+        averages = {std: average.state_dict() for std, average in self.power_averages.items()}
+        return (
+            {name: getattr(self, name).state_dict() for name in self.MODULES}
+            | {name: getattr(self, name) for name in self.PLAIN}
+            | ({"power_averages": averages} if averages else {})
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state. Raises KeyError, TypeError, ValueError or RuntimeError if it does not fit."""
         for name in ("G", "D", "G_ema"):
             getattr(self, name).load_state_dict(state[name])
+        for std, average in self.power_averages.items():
+            average.load_state_dict(state["power_averages"][std])
         for name in ("g_optimizer", "d_optimizer"):
             load_moments(getattr(self, name), state[name]["state"])
         for name in self.PLAIN:

@@ -28,6 +28,7 @@ from .batch import Batch, Inputs, copy_to_device
 from .graphs import UpdateGraphs, uses_graphs
 from .growth import Phase
 from .losses import Images, Loss, build_loss
+from .power_ema import compute_decays, update_averages
 from .ranks import SINGLE_PROCESS, Ranks
 from .state import TrainState, draw_latents, random_generator, set_lr
 
@@ -102,11 +103,15 @@ class Stepper:
     def draw_inputs(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> Inputs:
         """Return the update's inputs on the state's device: the images, and random numbers drawn on the host."""
         trains_generator = self.is_generator_step(state.images, batch.share.global_size)
-        alpha = {"alpha": torch.tensor(phase.alpha)} if phase.is_fading else {}
+        scalars = {"alpha": torch.tensor(phase.alpha)} if phase.is_fading else {}
+        if state.power_averages:
+            added = self.n_critic * batch.share.global_size
+            seen = state.images + batch.share.global_size - state.start
+            scalars["decays"] = torch.tensor(compute_decays(seen, added))
         noise = self.draw_noise(state, batch, ["reals", "fakes", *(["g fakes"] if trains_generator else [])])
         held_out_noise = self.draw_noise(state, held_out, ["held out"]) if held_out else {}
         numbers = copy_to_device(
-            alpha | noise | {f"held out {name}": values for name, values in held_out_noise.items()}, state.device
+            scalars | noise | {f"held out {name}": values for name, values in held_out_noise.items()}, state.device
         )
         return Inputs(
             replace(batch.to(state.device), noise={name: numbers[name] for name in noise}),
@@ -118,6 +123,7 @@ class Stepper:
             resolution=phase.resolution,
             micro_batch=phase.micro_batch,
             trains_generator=trains_generator,
+            decays=numbers.get("decays"),
         )
 
     def update(self, state: TrainState, inputs: Inputs) -> Terms:
@@ -149,6 +155,8 @@ class Stepper:
                 g_terms = accumulate_gradients(state.g_optimizer, micro_batches, compute_terms, "g_loss", g_kernels)
             g_skipped, g_norm = self.apply_gradients(state.G, state.g_optimizer, g_terms, "g_loss")
             update_ema(state.G_ema, state.G, self.ema_decay)  # G is unchanged if its update was skipped
+            if inputs.decays is not None:
+                update_averages(list(state.power_averages.values()), state.G, inputs.decays)
 
         batch_size = inputs.batch.share.global_size
         return self.finish_update(state, d_terms | g_terms, (d_norm, g_norm), (d_skipped, g_skipped), batch_size)

@@ -37,6 +37,7 @@ from ..training.device import choose_device
 from ..training.evaluation import Evaluator, StatisticsEvaluator, synthetic_mode_metric
 from ..training.plan import format_table
 from ..training.ranks import SINGLE_PROCESS, Ranks, connect_ranks, silence_other_ranks
+from .ema import parse_stds, write_averages
 from .options import Commands, add_checkpoint, add_command, add_device, int_parser
 from .trained import Trained, load
 
@@ -75,6 +76,12 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="seeds to average over, --seed and those after it; with 2 or more, ± is their standard deviation "
         "(default: %(default)s)",
+    )
+    p.add_argument(
+        "--ema",
+        type=parse_stds,
+        metavar="STD,...",
+        help="evaluate averages of these lengths instead, see the command ema; needs a run with --power-ema",
     )
     p.add_argument("--json", action="store_true", help="print one line of JSON per checkpoint instead of a table")
 
@@ -128,6 +135,9 @@ def parse_num_reals(text: str) -> int:
 def run(arguments: argparse.Namespace) -> None:
     with silence_other_ranks(), connect_ranks() as ranks:
         paths = find_checkpoints(arguments.checkpoint, arguments.checkpoints)
+        if arguments.ema:
+            with ranks.rank_by_rank():
+                paths = write_averages(RunDirectory(arguments.checkpoint), arguments.ema)
         folder = find_run_folder(paths[0])
         directory = None if folder is None else RunDirectory(folder)
         rows = []

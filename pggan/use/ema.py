@@ -1,0 +1,104 @@
+"""python -m pggan ema: average G's weights over a length of your choice, after training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pggan.checkpoints import CheckpointError, RunDirectory, load, save
+
+from ..config import ConfigError
+from ..training.power_ema import MAX_STD, MIN_STD, STDS, Snapshot, solve_weights
+from .options import Commands, add_command, int_parser
+
+TEXT = """\
+Average the generator's weights over lengths of your choice, from the snapshots of a run with --power-ema. Writes one
+checkpoint for each, which all commands accept. To find the best length: evaluate RUN --ema 0.02,0.05,0.10,0.15.
+"""
+EXAMPLES = """\
+  python -m pggan ema runs/faces-128 --std 0.05,0.10,0.15
+  python -m pggan ema runs/faces-128 --std 0.10 --images 2000000          as it would have been then
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    p = add_command(commands, "ema", run, "average weights over other lengths, after training", TEXT, EXAMPLES)
+    p.add_argument("folder", metavar="RUN", help="run directory, of a run with --power-ema")
+    p.add_argument(
+        "--std",
+        type=parse_stds,
+        required=True,
+        metavar="STD,...",
+        help=f"lengths: the average's standard deviation as a fraction of the run, {MIN_STD} to {MAX_STD}",
+    )
+    p.add_argument(
+        "--images", type=int_parser(1), metavar="N", help="images seen at the end of the average (default: all)"
+    )
+
+
+def parse_stds(text: str) -> list[float]:
+    """Return the numbers of "0.05,0.10"."""
+    try:
+        stds = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.05,0.10") from None
+    for std in stds:
+        if not MIN_STD <= std <= MAX_STD:
+            raise argparse.ArgumentTypeError(f"{std:g} is outside the range from {MIN_STD} to {MAX_STD}")
+    return stds
+
+
+def run(arguments: argparse.Namespace) -> None:
+    for path in write_averages(RunDirectory(arguments.folder), arguments.std, arguments.images):
+        print(path)
+
+
+def write_averages(directory: RunDirectory, stds: Sequence[float], images: int | None = None) -> list[Path]:
+    """Write a checkpoint with the average of each length, checkpoints/ema-STD.pt; return the paths.
+
+    Args:
+        stds: relative standard deviations. images: images seen at the end of the averages; None: by the last snapshot.
+
+    Raises:
+        ConfigError: the run has no snapshots up to `images`. CheckpointError: a snapshot is damaged, or the folder
+            cannot be written.
+    """
+    paths = {int(path.stem.split("-")[1]): path for path in directory.average_paths()}
+    times = sorted(time for time in paths if images is None or time <= images)
+    if not times:
+        problem = f"none up to {images:,} images" if paths else "no snapshots; train with --power-ema to keep them"
+        raise ConfigError(f"{directory.folder} has {problem}")
+    snapshots = [Snapshot(std, time) for time in times for std in STDS]
+    end = times[-1] if images is None else images
+    weights = {std: solve_weights(snapshots, Snapshot(std, end)).reshape(len(times), len(STDS)) for std in stds}
+    sums: dict[float, dict[str, torch.Tensor]] = {std: {} for std in stds}
+    for row, time in enumerate(times):
+        content = load(paths[time])
+        try:
+            averages = [content["state"]["power_averages"][f"{std:g}"] for std in STDS]
+            for std in stds:
+                for weight, average in zip(weights[std][row], averages, strict=True):
+                    add_weighted(sums[std], average, float(weight))
+        except (KeyError, TypeError, AttributeError, RuntimeError):
+            raise CheckpointError(f"{paths[time]} is damaged, or not a snapshot of this run") from None
+    written = []
+    for std in stds:
+        path = directory.checkpoints / f"ema-{std:.3f}.pt"
+        try:
+            save(path, {**content, "images": end, "state": {"G_ema": sums[std]}})
+        except OSError as error:
+            raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
+        written.append(path)
+    return written
+
+
+def add_weighted(total: dict[str, torch.Tensor], average: dict[str, torch.Tensor], weight: float) -> None:
+    """Add `weight` times an average to a sum, in float32; integers, which are counts, are those of the last one."""
+    for name, value in average.items():
+        if value.is_floating_point():
+            total[name] = total.get(name, torch.zeros_like(value, dtype=torch.float32)) + weight * value.float()
+        else:
+            total[name] = value
