@@ -35,8 +35,8 @@ def read_tfjs(path: Path) -> Weights:
         path: model.json, with the shards in the same folder.
 
     Raises:
-        WeightsError: the model is another one, or damaged.
-        OSError: a shard is missing.
+        WeightsError: the model is another one, or damaged, or a shard is missing.
+        OSError: model.json cannot be read.
     """
     if path.stat().st_size > MAX_JSON_BYTES:
         raise WeightsError(f"larger than {MAX_JSON_BYTES >> 20} MiB, too large for progan-128")
@@ -47,7 +47,11 @@ def read_tfjs(path: Path) -> Weights:
             raise WeightsError("a TensorFlow.js graph, but not progan-128")
         arrays = read_arrays(path.parent, model["weightsManifest"])
         convolutions = [read_convolution(node, nodes, arrays) for node in nodes.values() if node["op"] == "Conv2D"]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+    except WeightsError:  # a ValueError, too
+        raise
+    except OSError as error:
+        raise WeightsError(f"cannot read a shard, {error.filename}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RuntimeError):
         raise WeightsError("damaged, or not a TensorFlow.js graph") from None
     # convolutions: the dense layer, one at 4x4, two per block, and RGB, so an odd number of at least 3
     if len(convolutions) % 2 == 0 or len(convolutions) < 3:
