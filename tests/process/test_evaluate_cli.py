@@ -13,7 +13,7 @@ EVALUATE = ("-m", "pggan", "evaluate")
 
 def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, finished_run):
     stage = finished_run / "checkpoints" / "stage-0008.pt"
-    process = commands.run(*EVALUATE, stage, "--data", "synthetic", "--metrics", "swd", "--num-images", 48, "--json")
+    process = commands.run(*EVALUATE, stage, "--data", "synthetic", "--metrics", "swd", "--num-images", 48, "--num-reals", 48, "--json")
     assert process.returncode == 0, process.err
     report = json.loads(process.out)
     assert report["resolution"] == 8 and report["num_images"] == 48 and report["alpha"] == 1
