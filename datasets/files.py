@@ -24,7 +24,7 @@ from pggan.untrusted.files import check_unpacked_size
 
 from .base import DAMAGED, DataError, Header, Source
 from .content import combine_digests, compute_stamp, hash_images, update_with_file
-from .images import MAX_FILE_BYTES, SUFFIXES, open_image, read_header
+from .images import HEIC_SUFFIXES, MAX_FILE_BYTES, SUFFIXES, open_image, read_header
 from .listing import (
     LABEL_FILE,
     find_class_root,
@@ -398,8 +398,12 @@ class Archive(ImageFiles):
         lost = [name for name in links if not is_hidden(name)]
         note = f"skipped {format_count(len(lost), 'link')} to folders or outside the archive: {format_names(lost)}"
         super().__init__(path, self.members, labels, [note] if lost else [])
-        omitted = {name for name in self.members if get_suffix(name) in SUFFIXES} - set(self.names)
-        self.is_usual = not followed and all("/." in f"/{name}" or name.startswith("__MACOSX/") for name in omitted)
+        omitted = {name for name in self.members if get_suffix(name) in SUFFIXES | HEIC_SUFFIXES} - set(self.names)
+        self.is_usual = (
+            not followed
+            and all("/." in f"/{name}" or name.startswith("__MACOSX/") for name in omitted)
+            and not any(get_suffix(name) in HEIC_SUFFIXES for name in self.names)  # depend on an optional package
+        )
 
     def stamp(self) -> str:
         """Return a digest as `Source.stamp`, of the names of the images, too, if other than hidden files were skipped.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-LAYOUT_VERSION = 5  # version of the cache's file layout; caches of other versions are rebuilt
+LAYOUT_VERSION = 6  # version of the cache's files and pixels; caches of other versions are rebuilt
 
 
 def level_resolutions(largest: int) -> list[int]:
