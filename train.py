@@ -12,6 +12,7 @@ Run the same command again to resume a run.
 import argparse
 import signal
 import sys
+from functools import cache
 
 if __name__ == "__main__":  # Ctrl-C during the imports below, which take seconds, ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -19,7 +20,7 @@ if __name__ == "__main__":  # Ctrl-C during the imports below, which take second
 from pggan.checkpoints import CheckpointError
 from pggan.config import ConfigError, add_options, resolve_config
 from pggan.console import command
-from pggan.datasets import DataError
+from pggan.datasets import DataError, open_source
 from pggan.metrics import MetricError
 from pggan.training import TrainingStopped, print_plan, train
 from pggan.training.ranks import connect_ranks, exit_without_teardown, silence_other_ranks
@@ -42,12 +43,13 @@ def main() -> None:
     ):
         options = vars(parser.parse_args())
         config_file, dry_run = options.pop("config"), options.pop("dry_run")
+        open_images = cache(open_source)  # once: a million files take seconds to list
         with connect_ranks() as ranks:
-            config = ranks.broadcast(resolve_config(options, config_file) if ranks.is_first else None)
+            config = ranks.broadcast(resolve_config(options, config_file, open_images) if ranks.is_first else None)
             if not dry_run:
-                train(config, ranks)
+                train(config, ranks, open_images)
             if ranks.is_first:
-                print_plan(config) if dry_run else write_final_report(config.out)
+                print_plan(config, open_images) if dry_run else write_final_report(config.out)
 
 
 if __name__ == "__main__":

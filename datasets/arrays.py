@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from pggan.untrusted.files import check_unpacked_size, identify_file
 
 from .base import DAMAGED, DataError, Header, Source
-from .files import compute_stamp, hash_file
+from .content import compute_stamp, hash_images
 from .images import to_pillow
 
 IMAGE_NAMES = ("images", "x", "x_train", "data", "arr_0")
@@ -27,6 +28,8 @@ class Arrays(Source):
     Raises:
         DataError: the file has no images, or labels are requested and missing.
     """
+
+    is_hashed_by_image = True
 
     def __init__(self, path: Path, labels: bool = False):
         self.path, self.name, self.classes, self.others = path, path.stem, [], []
@@ -79,15 +82,24 @@ class Arrays(Source):
         return compute_stamp(self.path, [self.path])
 
     def content_digest(self) -> str:
-        return hash_file(self.path).hex()
+        return hash_images(self)
+
+    def hash_image(self, index: int, digest: hashlib.blake2b) -> None:
+        pixels = np.ascontiguousarray(self.images()[index])
+        digest.update(f"{pixels.dtype}{pixels.shape}".encode())
+        digest.update(pixels)
 
     def header(self, index: int) -> Header:
         _, height, width, *channels = self.images().shape
         mode = ("L", "LA", "RGB", "RGBA")[channels[0] - 1] if channels else "L"
         return Header(width, height, mode, "A" in mode)
 
-    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+    def read_image(
+        self, index: int, resolution: int = 0, channels: int = 0, digest: hashlib.blake2b | None = None
+    ) -> Image.Image:
         pixels = self.images()[index]
+        if digest is not None:
+            self.hash_image(index, digest)
         return to_pillow(pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257).astype(np.uint8))
 
 

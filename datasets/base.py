@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import tokenize
 import zipfile
@@ -76,7 +77,7 @@ class Format:
 
 
 class Source(Protocol):
-    """A dataset of images, with or without class labels.
+    """A dataset of images, with or without class labels: a snapshot, to be opened again after its files change.
 
     Attributes:
         name: for messages.
@@ -84,6 +85,7 @@ class Source(Protocol):
         labels: class indices [len], int64, or None.
         others: names of the other files that were found, without an image extension.
         notes: sentences on how the images and classes were found.
+        is_hashed_by_image: whether `content_digest` combines the images' digests, as `read_image` can compute them.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Source(Protocol):
     labels: np.ndarray | None
     others: list[str]
     notes: Sequence[str] = ()
+    is_hashed_by_image: bool = False
 
     def __len__(self) -> int: ...
 
@@ -107,12 +110,19 @@ class Source(Protocol):
     def header(self, index: int) -> Header:
         """Return an image's header. Raises as `read_image`."""
 
-    def read_image(self, index: int, resolution: int, channels: int) -> Image.Image:
+    def hash_image(self, index: int, digest: hashlib.blake2b) -> None:
+        """Add an image's stored content to a digest; needed with `is_hashed_by_image`. Raises OSError, ValueError."""
+        return
+
+    def read_image(
+        self, index: int, resolution: int, channels: int, digest: hashlib.blake2b | None = None
+    ) -> Image.Image:
         """Return an image as it is stored.
 
         Args:
             resolution, channels: used by datasets that are drawn, or stored at several sizes. Others may decode at a
                 reduced size that is still larger than the resolution; 0 forbids that.
+            digest: add the stored content to it, as `hash_image`, so that it is read only once.
 
         Raises:
             OSError, ValueError: the image cannot be read. Pillow raises further types for damaged files.

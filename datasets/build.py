@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from .base import DataError, Source, has_too_many_bad
 from .cache_files import write_atomically
+from .content import DIGEST_BYTES, combine_digests, new_digest, read_stamp, store_content
 from .images import Preparation
 from .levels import RowFile, compute_checksums, level_file_name, level_resolutions, pyramid_levels
 from .parallel import count_cores, map_parallel
-from .survey import first_line, read_all_headers
+from .survey import first_line, survey_all
 
 MACHINE_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # limits of open files, memory, processes
 BATCH_BYTES = 1 << 20  # bytes of the largest level per task: the sums for the lower levels stay in the CPU's cache
@@ -29,33 +30,42 @@ MAX_SHOWN = 20  # our choice: unreadable images in an error message; the report 
 
 def build_cache(
     source: Source,
-    stamp: str,
+    content: str,
     prepare: Preparation,
-    folder: Path,
+    building: Path,
     allow_upscale: bool,
     max_bad: float,
     workers: int | None,
-) -> None:
+) -> str:
     """Build a cache, or resume an interrupted build without decoding its finished images again.
 
+    Each file is read once: it is hashed while it is decoded, unless the content digest is known.
+
     Args:
-        stamp: `source.stamp()` when the caller chose `folder`; the build fails if the images changed since.
-        folder: final path of the cache. It is built beside it and renamed when complete.
+        content: digest of the images' content, or "" if it is unknown.
+        building: folder to build in.
         allow_upscale, max_bad, workers: see `open_pyramid`.
+
+    Returns:
+        The digest of the images' content.
 
     Raises:
         DataError: see `open_pyramid`.
         OSError: the folder cannot be written.
     """
-    building = get_building_folder(folder)
+    stamp = read_stamp(source)
     building.mkdir(parents=True, exist_ok=True)
     check_space(building, len(source), prepare)
     try:
         job = BuildJob(source, prepare, building)
         progress = decode_all(job, allow_upscale, workers)
-        if read_stamp(source) != stamp:  # the cache's name, from the old content, would be wrong for the new images
+        if read_stamp(source, again=True) != stamp:  # some of the decoded images are the old ones
             shutil.rmtree(building, ignore_errors=True)
             raise DataError(f"the images in {source.name} changed while they were read; run the same command again")
+        digests = job.digests.read(0, len(source))
+        if not content:
+            content = combine_digests([digests.tobytes()])
+            store_content(stamp, content, building.parent.parent, digests)
         finish_cache(job, progress, max_bad)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -63,27 +73,7 @@ def build_cache(
         shutil.rmtree(building, ignore_errors=True)
         message = describe_full_disk(building, len(source), prepare)
         raise DataError(f"{message}; the partial cache was removed") from None
-    building.rename(folder)  # atomic: a folder with the final name is always complete
-
-
-@contextmanager
-def explain_read_errors(source: Source) -> Iterator[None]:
-    """Turn the operating system's errors into a DataError with the dataset's name."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{source.name} cannot be read: {error.strerror or error}") from None
-
-
-def read_stamp(source: Source) -> str:
-    """Return `source.stamp()`. Raises DataError if the files cannot be accessed."""
-    with explain_read_errors(source):
-        return source.stamp()
-
-
-def get_building_folder(folder: Path) -> Path:
-    """Return the folder in which a cache is built."""
-    return folder.with_name(f"building-{folder.name}")
+    return content
 
 
 def estimate_cache_bytes(count: int, prepare: Preparation) -> int:
@@ -124,17 +114,14 @@ class BuildProgress:
     """The finished part of a build.
 
     Attributes:
-        done: finished spans (start, stop) of image indices.
         bad: reasons why images are unreadable, by index.
         enlarged: indices of images that were smaller than the resolution.
     """
 
-    done: set[tuple[int, int]] = field(default_factory=set)
     bad: dict[int, str] = field(default_factory=dict)
     enlarged: list[int] = field(default_factory=list)
 
     def add(self, span: dict) -> None:
-        self.done.add((span["start"], span["stop"]))
         self.bad |= {int(i): why for i, why in span["bad"].items()}
         self.enlarged += span["enlarged"]
 
@@ -142,7 +129,9 @@ class BuildProgress:
 class BuildJob:
     """A function that decodes a span (start, stop) of images into the levels' files; it can be pickled for workers.
 
-    It returns the span as plain data, one line of the journal: {"start", "stop", "bad", "enlarged"}.
+    It returns the span as plain data, one line of the journal: {"start", "stop", "bad", "enlarged"}. A span that an
+    interrupted build finished is not decoded again, but verified by its checksums: after a power loss the journal may
+    list images that never reached the disk.
     """
 
     def __init__(self, source: Source, prepare: Preparation, folder: Path):
@@ -153,7 +142,9 @@ class BuildJob:
             for r in reversed(level_resolutions(prepare.resolution))
         ]
         self.sums = RowFile(folder / "sums.npy", np.uint64, (len(source),))
+        self.digests = RowFile(folder / "digests.npy", np.uint8, (len(source), DIGEST_BYTES))
         self.journal = folder / "journal"
+        self.finished = self.read_journal()
 
     def list_spans(self) -> Iterator[tuple[int, int]]:
         """Yield the spans (start, stop) of image indices that cover the dataset."""
@@ -164,73 +155,73 @@ class BuildJob:
         return ((start, min(start + step, count)) for start in range(0, count, step))
 
     def __call__(self, span: tuple[int, int]) -> dict:
+        if (finished := self.finished.get(span)) and self.is_on_disk(finished):
+            return finished
         start, stop = span
         images = np.zeros((stop - start, *self.shape), np.uint8)
+        digests = np.empty((stop - start, DIGEST_BYTES), np.uint8)
         bad, enlarged = {}, []
         for index in range(start, stop):
+            digest = new_digest()
             try:
-                with self.source.read_image(index, self.prepare.resolution, self.prepare.channels) as picture:
+                with self.source.read_image(index, self.prepare.resolution, self.prepare.channels, digest) as picture:
                     images[index - start] = self.prepare(picture)
                     if self.prepare.is_enlarged(*picture.size):
                         enlarged.append(index)
             except Exception as error:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
                 if getattr(error, "errno", None) in MACHINE_ERRORS:  # the image may be fine
                     raise
-                bad[index] = first_line(error)
+                bad[str(index)] = first_line(error)  # text, as JSON has it
+            digests[index - start] = np.frombuffer(digest.digest(), np.uint8)
         levels = list(pyramid_levels(images))
         checks = compute_checksums(levels)
-        checks[[index - start for index in bad]] = 0  # marks unreadable images, see `Pyramid.rows`
-        for file, rows in zip((*self.levels, self.sums), (*levels, checks), strict=True):
+        checks[[int(index) - start for index in bad]] = 0  # marks unreadable images, see `Pyramid.rows`
+        for file, rows in zip((*self.levels, self.sums, self.digests), (*levels, checks, digests), strict=True):
             file.write(start, rows)
         return {"start": start, "stop": stop, "bad": bad, "enlarged": enlarged}
 
-    def load_progress(self) -> BuildProgress:
-        """Return the progress of an interrupted build.
-
-        Spans are verified by checksum: after a power loss the journal may list images that never reached the disk.
-        """
-        progress = BuildProgress()
-        lines = self.journal.read_text().splitlines() if self.journal.exists() else []
-        for line in lines:
-            try:
+    def read_journal(self) -> dict[tuple[int, int], dict]:
+        """Return the spans that an interrupted build finished, by (start, stop)."""
+        finished = {}
+        for line in self.journal.read_text().splitlines() if self.journal.exists() else []:
+            with suppress(ValueError):  # the interruption cut the line short
                 span = json.loads(line)
-            except ValueError:  # the interruption cut the line short
-                continue
-            start, stop = span["start"], span["stop"]
-            expected = self.sums.read(start, stop)
-            good = expected != 0
-            found = compute_checksums([file.read(start, stop) for file in self.levels])
-            if (found[good] == expected[good]).all() and (~good).sum() == len(span["bad"]):
-                progress.add(span)
-        return progress
+                finished[span["start"], span["stop"]] = span
+        return finished
+
+    def is_on_disk(self, span: dict) -> bool:
+        """Return whether the files hold a finished span: its levels by their checksums, and a digest of each image."""
+        start, stop = span["start"], span["stop"]
+        expected = self.sums.read(start, stop)
+        good = expected != 0
+        found = compute_checksums([file.read(start, stop) for file in self.levels])
+        return bool(
+            (found[good] == expected[good]).all()
+            and (~good).sum() == len(span["bad"])
+            and self.digests.read(start, stop).any(axis=1).all()
+        )
 
 
 def decode_all(job: BuildJob, allow_upscale: bool, workers: int | None) -> BuildProgress:
-    """Decode all images that an interrupted build has not finished, with a progress bar.
+    """Decode all images that an interrupted build has not finished, and verify the others, with a progress bar.
 
     Raises:
         DataError: an image is smaller than the resolution and `allow_upscale` is False, or a worker was killed.
     """
-    progress = job.load_progress()
-    is_new = not progress.done
-    spans = [span for span in job.list_spans() if span not in progress.done]
-    left, count = sum(stop - start for start, stop in spans), len(job.source)
+    progress, spans = BuildProgress(), list(job.list_spans())
     workers = min(workers or count_cores(), len(spans))
-    if progress.enlarged and not allow_upscale:
-        raise DataError(describe_small_images(job.source, job.prepare))
     synced = time.monotonic()
-    bar = tqdm(
-        total=count, initial=count - left, desc=f"caching {job.source.name}", unit="image", disable=None, leave=False
-    )
+    bar = tqdm(total=len(job.source), desc=f"caching {job.source.name}", unit="image", disable=None, leave=False)
     with bar, open(job.journal, "a") as journal:
         for span in map_parallel(job, spans, workers):
             # after the worker has written the rows: a process that dies in between decodes this span again
-            journal.write(json.dumps(span) + "\n")
-            journal.flush()
+            if span != job.finished.get((span["start"], span["stop"])):
+                journal.write(json.dumps(span) + "\n")
+                journal.flush()
             progress.add(span)
             bar.update(span["stop"] - span["start"])
             if progress.enlarged and not allow_upscale:
-                if is_new:  # free its space: a lower resolution is another cache
+                if not job.finished:  # free its space: a lower resolution is another cache
                     shutil.rmtree(job.folder, ignore_errors=True)
                 raise DataError(describe_small_images(job.source, job.prepare))
             if time.monotonic() - synced > SYNC_SECONDS:
@@ -241,7 +232,7 @@ def decode_all(job: BuildJob, allow_upscale: bool, workers: int | None) -> Build
 
 def describe_small_images(source: Source, prepare: Preparation) -> str:
     """Return the error message for images that are smaller than the resolution."""
-    found = read_all_headers(source)
+    found = survey_all(source)
     sides = found.compute_limiting_sides(prepare.fit)
     smallest = sides.argmin()
     native = 1 << (int(sides[smallest]).bit_length() - 1)
@@ -281,6 +272,7 @@ def finish_cache(job: BuildJob, progress: BuildProgress, max_bad: float) -> None
         file.sync()
     write_atomically(job.folder / "meta.json", json.dumps(meta))
     job.journal.unlink()  # complete; nothing is left to resume
+    job.digests.path.unlink()
 
 
 def find_duplicates(checks: np.ndarray) -> dict[int, int]:

@@ -34,13 +34,13 @@ def find_temporary_folder() -> Path:
     return folder
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it exists completely or not at all, even after a power loss. Raises OSError."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it exists completely or not at all, even after a power loss. Raises OSError."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         # surrogateescape: file names in the text may contain bytes that are not UTF-8
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -17,16 +17,35 @@ from tqdm import tqdm
 
 from pggan.console import escape_for_terminal
 
-from .base import DataError, Source, has_too_many_bad
-from .build import count_used_bytes, estimate_cache_bytes, format_bytes, get_building_folder, read_stamp
+from .base import DataError, Header, Source, has_too_many_bad
+from .build import count_used_bytes, estimate_cache_bytes, find_duplicates, format_bytes
 from .cache_files import find_cache_folder
-from .images import Preparation, apply_orientation
+from .content import find_or_compute_content
+from .images import Preparation, apply_orientation, read_header
 from .levels import level_resolutions
 from .parallel import count_cores, map_parallel
-from .pyramid import Pyramid, compute_cache_key, explain_cache_errors, make_cache_lock, open_pyramid, try_lock
+from .pyramid import (
+    Pyramid,
+    explain_cache_errors,
+    find_cache,
+    get_building_folder,
+    get_cache_folder,
+    make_cache_lock,
+    open_pyramid,
+    try_lock,
+)
 from .sheet import make_grid
 from .sources import open_source
-from .survey import Survey, derive_format, first_line, format_size_range, read_all_headers
+from .survey import (
+    Survey,
+    SurveyBuilder,
+    check_readable,
+    derive_format,
+    first_line,
+    format_size_range,
+    store_survey,
+    survey_all,
+)
 
 TIMED_IMAGES = 24  # images decoded to estimate the time of a build; our choice: more would take longer to estimate
 DECODE_SPAN = 16  # images per task of `decode_images`; our choice, small enough for a progress bar that moves
@@ -39,7 +58,7 @@ def choose_preparation(arguments: Namespace, source: Source, survey: Survey | No
     """Return the preparation that the options request; unset options follow from the images."""
     resolution, channels = arguments.resolution, arguments.channels
     if resolution is None or channels is None:
-        survey = survey or read_all_headers(source)
+        survey = survey or survey_all(source, getattr(arguments, "workers", None))
         native = derive_format(source, survey, arguments.fit, needs_size=resolution is None)
         resolution = native.resolution if resolution is None else resolution
         channels = native.channels if channels is None else channels
@@ -54,13 +73,6 @@ def open_prepared(arguments: Namespace) -> tuple[Source, Preparation]:
     return source, choose_preparation(arguments, source)
 
 
-def find_cache(source: Source, prepare: Preparation) -> Path:
-    """Return the folder of a source's cache, built or not. Raises DataError if the cache folder is not writable."""
-    cache = find_cache_folder()
-    with explain_cache_errors(cache):
-        return cache / "datasets" / compute_cache_key(source, prepare, cache, read_stamp(source))
-
-
 def print_skipped(source: Source) -> None:
     """Print notes on skipped files, and on how the images and classes were found."""
     for line in [*source.describe_skipped(), *source.notes]:
@@ -70,25 +82,31 @@ def print_skipped(source: Source) -> None:
 def print_plan(arguments: Namespace) -> int:
     """Print the size and build time of a cache, and the reasons for which building it would fail (exit code 2)."""
     source = open_source(arguments.data, arguments.labels)
-    survey = read_all_headers(source)
+    survey = survey_all(source, arguments.workers)
     prepare = choose_preparation(arguments, source, survey)
-    folder = find_cache(source, prepare)
-    disk = next(p for p in folder.parents if p.exists())
+    cache = find_cache_folder()
+    with explain_cache_errors(cache):
+        folder = find_cache(source, prepare, cache)
+        building = get_building_folder(source, prepare, cache)
+    disk = next(p for p in building.parents if p.exists())
     needed, free = estimate_cache_bytes(len(source), prepare), shutil.disk_usage(disk).free
     small = int((survey.compute_limiting_sides(arguments.fit) < prepare.resolution).sum())
     levels = ", ".join(map(str, level_resolutions(prepare.resolution)))
     workers = arguments.workers or count_cores()
-    state = "already built" if folder.exists() else "not built yet"
-    used = 0
-    if get_building_folder(folder).exists():
-        state, used = "partly built, the build will resume", count_used_bytes(get_building_folder(folder))
+    is_built, used = False, 0
+    if folder is not None and folder.exists():
+        is_built, state = True, f"already built: {folder.name}"
+    elif building.exists():
+        state, used = f"partly built, the build will resume: {building.name}", count_used_bytes(building)
+    else:
+        state = "not built yet"
     print(f"images      {len(source)} in {arguments.data}" + format_classes(source))
     print_skipped(source)
     print(f"sizes       {format_sizes(survey)}")
     print(f"cache       {prepare.resolution}x{prepare.resolution}, {format_channels(prepare)}; levels {levels}")
     print(f"disk        {format_bytes(needed)}; {format_bytes(free)} free in {disk}")
-    print(f"state       {state}: {folder.name}")
-    if not folder.exists():
+    print(f"state       {state}")
+    if not is_built:
         seconds = measure_image_seconds(source, prepare) * len(source) / workers
         print(f"time        about {seconds:.0f} s with {workers} processes, if the disk keeps up")
     if survey.unreadable:
@@ -104,7 +122,7 @@ def print_plan(arguments: Namespace) -> int:
         problems.append(
             f"{len(survey.unreadable)} images cannot be read, more than --max-bad {100 * arguments.max_bad:.3g}% allows"
         )
-    if needed - used > free and not folder.exists():
+    if needed - used > free and not is_built:
         problems.append("the disk has too little free space: free some, or set PGGAN_CACHE to a folder on another disk")
     for problem in problems:
         print(f"refused     {problem}")
@@ -135,14 +153,16 @@ class DecodedImage(NamedTuple):
 
     Attributes:
         number: the image's index.
-        error: why it cannot be read, or "".
-        digest: of its size, mode and pixels.
+        header: its header, or why that cannot be read.
+        error: why the image cannot be read, or "".
+        check: a checksum of its size, mode and pixels, 64 bits; 0 if it cannot be read.
         max_gray: the largest value of 16-bit grayscale; 0 for other images.
     """
 
     number: int
+    header: Header | str
     error: str
-    digest: bytes = b""
+    check: int = 0
     max_gray: int = 0
 
 
@@ -156,50 +176,53 @@ class Decoder:
         return [self.decode(index) for index in range(*span)]
 
     def decode(self, index: int) -> DecodedImage:
+        header: Header | str = ""
         try:
             with self.source.read_image(index, 0, 3) as picture:
+                header = read_header(picture)
                 image = apply_orientation(picture)
                 # palettes and transparency can store the same pixels in different ways
                 if image.mode == "P" or image.has_transparency_data:
                     image = image.convert("RGBA")
-                digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
+                digest = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=8)
                 digest.update(image.tobytes())
                 max_gray = int(np.asarray(picture).max()) if picture.mode.startswith("I") else 0
-                return DecodedImage(index, "", digest.digest(), max_gray)
+                return DecodedImage(index, header, "", int.from_bytes(digest.digest(), "little") or 1, max_gray)
         except Exception as error:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
-            return DecodedImage(index, first_line(error))
+            return DecodedImage(index, header or first_line(error), first_line(error))
 
 
-def decode_images(source: Source, workers: int | None) -> tuple[dict[int, str], dict[int, int], int]:
+def decode_images(source: Source, workers: int | None) -> tuple[Survey, dict[int, str], dict[int, int], int]:
     """Decode all images, with a progress bar.
 
     Returns:
-        The reasons why images are unreadable, by index; for each image that repeats an earlier one, the earlier one's
-        index; the largest value of 16-bit grayscale, 0 without such images.
+        The survey of their headers; the reasons why images are unreadable, by index; for each image that repeats an
+        earlier one, the earlier one's index; the largest value of 16-bit grayscale, 0 without such images.
     """
     count = len(source)
     spans = [(start, min(start + DECODE_SPAN, count)) for start in range(0, count, DECODE_SPAN)]
     bad: dict[int, str] = {}
-    max_gray = 0
-    digests: dict[bytes, list[int]] = {}
+    max_gray, builder = 0, SurveyBuilder()
+    checks = np.zeros(count, np.uint64)
     with tqdm(total=count, desc="decoding", unit="image", disable=None, leave=False) as bar:
         for images in map_parallel(Decoder(source), spans, min(workers or count_cores(), len(spans))):
             bar.update(len(images))
+            builder.add([image.number for image in images], [image.header for image in images])
             for image in images:
                 max_gray = max(max_gray, image.max_gray)
                 if image.error:
                     bad[image.number] = image.error
                 else:
-                    digests.setdefault(image.digest, []).append(image.number)
-    copies = {i: min(equal) for equal in digests.values() for i in equal if i != min(equal)}
-    return bad, copies, max_gray
+                    checks[image.number] = image.check
+    return builder.finish(), bad, find_duplicates(checks), max_gray
 
 
 def inspect(arguments: Namespace) -> int:
     """Decode every image, and print sizes, color modes, duplicates, unreadable files and classes."""
     source = open_source(arguments.data, arguments.labels)
-    survey = read_all_headers(source)
-    native = derive_format(source, survey, arguments.fit, needs_size=False)
+    survey, bad, copies, max_gray = decode_images(source, arguments.workers)
+    store_survey(source, survey)
+    native = derive_format(source, check_readable(source, survey), arguments.fit, needs_size=False)
     print(f"images      {len(source)} in {arguments.data}")
     print_skipped(source)
     print(f"sizes       {format_sizes(survey)}")
@@ -211,7 +234,6 @@ def inspect(arguments: Namespace) -> int:
         print(f"training    defaults to --resolution {native.resolution} --channels {native.channels}")
     if native.note:
         print(f"note        {native.note}")
-    bad, copies, max_gray = decode_images(source, arguments.workers)
     if 0 < max_gray < DARK_LEVEL:
         print(
             f"note        16-bit images reach at most {max_gray} of 65535 and will be dark: "
@@ -260,7 +282,9 @@ def verify(arguments: Namespace) -> int:
         DataError: there is no cache of the images in their present state, or it differs.
     """
     source, prepare = open_prepared(arguments)
-    folder = find_cache(source, prepare)
+    cache = find_cache_folder()
+    with explain_cache_errors(cache):
+        folder = get_cache_folder(source, prepare, cache, find_or_compute_content(source, cache))
     if not folder.exists():
         raise DataError(
             f"there is no cache of {arguments.data} in its present state; build it with python -m datasets build and "
@@ -308,13 +332,13 @@ def clean(arguments: Namespace) -> int:
     if not folders:
         print(f"no caches in {find_cache_folder() / 'datasets'}")
     if arguments.all:
-        shutil.rmtree(find_cache_folder() / "known", ignore_errors=True)  # content digests, see `compute_cache_key`
+        shutil.rmtree(find_cache_folder() / "known", ignore_errors=True)  # the index, see content.py
     return 0
 
 
 def remove_cache(folder: Path) -> bool:
     """Remove a complete or partial cache; return False, without removing it, if a process is building it."""
-    lock = make_cache_lock(folder.name.removeprefix("building-"), find_cache_folder())
+    lock = make_cache_lock(folder.name, find_cache_folder())
     try:
         try_lock(lock)
         shutil.rmtree(folder)

@@ -12,8 +12,7 @@ import stat
 import tarfile
 import zipfile
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,8 @@ from pggan.console import escape_for_terminal
 from pggan.untrusted.files import check_unpacked_size
 
 from .base import DAMAGED, DataError, Header, Source
-from .images import MAX_FILE_BYTES, SUFFIXES, open_image
+from .content import combine_digests, compute_stamp, hash_images, update_with_file
+from .images import HEIC_SUFFIXES, MAX_FILE_BYTES, SUFFIXES, open_image, read_header
 from .listing import (
     LABEL_FILE,
     find_class_root,
@@ -40,11 +40,11 @@ from .listing import (
     normalize_path,
     normalize_unicode,
 )
-from .parallel import count_cores, map_parallel
 from .skipped import describe_skipped_files, format_counts, format_names
 
 MAX_CLASSES = 1 << 16  # our choice, three times ImageNet-21k's classes: larger labels are mistakes, such as image ids
 MAX_LINKS = 8  # links to links in an archive, our choice; enough for real archives, and ends circles
+ENCRYPTED = 1  # bit of a zip member's flags (APPNOTE.TXT, section 4.4.4)
 MAX_LINK_BYTES = 4096  # longest link target: PATH_MAX of Linux
 LABELS_EXAMPLE = '{"labels": [["folder/image.png", 3], ...]}'
 
@@ -65,6 +65,8 @@ class ImageFiles(Source):
     Raises:
         DataError: there are no images, or labels are requested and missing.
     """
+
+    is_hashed_by_image = True
 
     def __init__(self, path: Path, names: Iterable[str], labels: bool, notes: Iterable[str] = ()):
         self.path, self.name = path, path.resolve().name
@@ -112,7 +114,8 @@ class ImageFiles(Source):
     def exclude_output(self, names: list[str]) -> list[str]:
         """Return the files that this project did not write, and add notes on the images that it did."""
         places = [normalize_path(name) for name in names]
-        outputs = find_output_folders(places, lambda name: self.is_signed(names[places.index(name)]))
+        stored = dict(zip(places, names, strict=True))
+        outputs = find_output_folders(places, lambda place: self.is_signed(stored[place]))
         if not outputs:
             return names
         folders = {name: find_enclosing_output(place, outputs) for name, place in zip(names, places, strict=True)}
@@ -154,18 +157,19 @@ class ImageFiles(Source):
 
     def header(self, index: int) -> Header:
         with self.read_image(index) as picture:
-            return Header(*picture.size, picture.mode, picture.has_transparency_data)
+            return read_header(picture)
 
-    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
-        """Open an image; a JPEG of more than six times the resolution is reduced while it is decoded.
+    def content_digest(self) -> str:
+        return hash_images(self)
 
-        libjpeg skips most of the work for images reduced by 2, 4 or 8. Raises as `Source.read_image`.
-        """
-        picture = open_image(self.open(self.names[index]))
-        if resolution:
-            # to no less than 3 times the final size, the same margin as `Preparation.make_square`'s reducing_gap
-            picture.draft(picture.mode, (3 * resolution, 3 * resolution))
-        return picture
+    def hash_image(self, index: int, digest: hashlib.blake2b) -> None:
+        read_and_hash(self.open(self.names[index]), digest)
+
+    def read_image(
+        self, index: int, resolution: int = 0, channels: int = 0, digest: hashlib.blake2b | None = None
+    ) -> Image.Image:
+        file = self.open(self.names[index])
+        return open_image(file if digest is None else read_and_hash(file, digest), resolution)
 
     def read_labels(self, visible: list[str]) -> None:
         """Read classes and labels from a dataset.json or the class folders. Raises DataError."""
@@ -312,6 +316,25 @@ class ImageFiles(Source):
         return table
 
 
+def read_and_hash(file: str | io.BytesIO, digest: hashlib.blake2b) -> str | io.BytesIO:
+    """Add a file's content to a digest; return the file to be read again, from memory unless it is very large.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(file, io.BytesIO):
+        digest.update(file.getbuffer())
+        return file
+    if not os.path.isfile(file):  # reading a pipe would block, and a device may never end
+        return file
+    if os.path.getsize(file) > MAX_FILE_BYTES:
+        update_with_file(digest, file)
+        return file
+    content = Path(file).read_bytes()
+    digest.update(content)
+    return io.BytesIO(content)
+
+
 def derive_class_names(places: list[str], labels: list[int]) -> list[str]:
     """Return names for numbered classes: their folders' if classes and folders correspond one to one, else the numbers.
 
@@ -351,18 +374,8 @@ class Folder(ImageFiles):
     def open(self, name: str) -> str:
         return f"{self.path}/{name}"
 
-    def list_paths(self) -> Iterator[str]:
-        return map(self.open, self.names)
-
     def stamp(self) -> str:
-        return compute_stamp(self.path, self.list_paths())
-
-    def content_digest(self) -> str:
-        paths = list(self.list_paths())
-        # 64 files per task, our choice: fewer messages between the processes than single paths
-        spans = [(start, paths[start : start + 64]) for start in range(0, len(paths), 64)]
-        found = sorted(map_parallel(hash_files, spans, min(count_cores(), len(spans))))
-        return combine_digests(chain.from_iterable(digests for _, digests in found))
+        return compute_stamp(self.path, map(self.open, self.names))
 
 
 class Archive(ImageFiles):
@@ -385,23 +398,22 @@ class Archive(ImageFiles):
         lost = [name for name in links if not is_hidden(name)]
         note = f"skipped {format_count(len(lost), 'link')} to folders or outside the archive: {format_names(lost)}"
         super().__init__(path, self.members, labels, [note] if lost else [])
-        omitted = {name for name in self.members if get_suffix(name) in SUFFIXES} - set(self.names)
-        self.is_usual = not followed and all("/." in f"/{name}" or name.startswith("__MACOSX/") for name in omitted)
+        omitted = {name for name in self.members if get_suffix(name) in SUFFIXES | HEIC_SUFFIXES} - set(self.names)
+        self.is_usual = (
+            not followed
+            and all("/." in f"/{name}" or name.startswith("__MACOSX/") for name in omitted)
+            and not any(get_suffix(name) in HEIC_SUFFIXES for name in self.names)  # depend on an optional package
+        )
 
     def stamp(self) -> str:
-        return self.add_names_to_digest(compute_stamp(self.path, [self.path]))
+        """Return a digest as `Source.stamp`, of the names of the images, too, if other than hidden files were skipped.
 
-    def content_digest(self) -> str:
-        return self.add_names_to_digest(hash_file(self.path).hex())
-
-    def add_names_to_digest(self, digest: str) -> str:
-        """Return a digest that also depends on the images' names if other than hidden files were skipped.
-
-        For all other archives it returns the digest unchanged, so that caches built by earlier versions stay valid.
+        For all other archives it does not, so that caches built by earlier versions stay valid.
         """
+        stamp = compute_stamp(self.path, [self.path])
         if self.is_usual:
-            return digest
-        return combine_digests(text.encode("utf-8", "surrogateescape") for text in [digest, *self.names])
+            return stamp
+        return combine_digests(text.encode("utf-8", "surrogateescape") for text in [stamp, *self.names])
 
     def suggest_folder(self, folder: str) -> str:
         return f"unpack {escape_for_terminal(str(self.path))} and pass its folder {escape_for_terminal(folder)}"
@@ -411,16 +423,15 @@ class Zip(Archive):
     """Images in a zip archive, read in place."""
 
     def __init__(self, path: Path, labels: bool = False):
-        self.opened: tuple[int, zipfile.ZipFile] | None = None
-        self.path = path
         try:
-            found = {i.filename.removeprefix("./"): i for i in self.open_archive().infolist() if not i.is_dir()}
-            targets = {
-                name: posixpath.join(posixpath.dirname(name), os.fsdecode(self.open_archive().read(info)))
-                for name, info in found.items()
-                # the upper 16 bits of external_attr are the Unix mode; a link's content is its target
-                if stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= MAX_LINK_BYTES
-            }
+            with zipfile.ZipFile(path) as archive:
+                found = {i.filename.removeprefix("./"): i for i in archive.infolist() if not i.is_dir()}
+                targets = {
+                    name: posixpath.join(posixpath.dirname(name), os.fsdecode(archive.read(info)))
+                    for name, info in found.items()
+                    # the upper 16 bits of external_attr are the Unix mode; a link's content is its target
+                    if stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= MAX_LINK_BYTES
+                }
         except DAMAGED as error:
             raise DataError(f"{path} is damaged: {error}") from None
         followed, lost = resolve_links(targets, found)
@@ -429,24 +440,33 @@ class Zip(Archive):
             del members[link]
         super().__init__(path, members, labels, lost, bool(targets))
 
-    def open_archive(self) -> zipfile.ZipFile:
-        """Return the archive, opened once per process: forked processes share the position in an open file."""
-        if self.opened is None or self.opened[0] != os.getpid():
-            self.opened = os.getpid(), zipfile.ZipFile(self.path)
-        return self.opened[1]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"opened": None}  # open files cannot be pickled; each worker opens its own
-
     def open(self, name: str) -> io.BytesIO:
         member = self.members[name]
         if member.file_size > MAX_FILE_BYTES:
             raise ValueError(f"{member.file_size / 1e6:.0f} MB unpacked, more than {MAX_FILE_BYTES / 1e6:.0f} MB")
         check_unpacked_size(member)
+        if member.flag_bits & ENCRYPTED:
+            raise ValueError("encrypted; unpack the archive with its password and pass the folder")
         try:
-            return io.BytesIO(self.open_archive().read(member))
-        except DAMAGED as error:  # also encrypted, or compressed with an unknown method
+            return io.BytesIO(read_zip_member(self.path, member))
+        except DAMAGED as error:  # also compressed with an unknown method
             raise ValueError(str(error)) from None
+
+
+def read_zip_member(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """Return a file in a zip archive whose directory has been read already: `zipfile.ZipFile` would read it again.
+
+    Raises:
+        zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError: it is damaged, or compressed by another method.
+    """
+    with open(path, "rb") as file:
+        file.seek(member.header_offset)
+        header = file.read(30)  # APPNOTE.TXT, section 4.3.7; it ends with the lengths of the name and the extra field
+        if header[:4] != b"PK\3\4":
+            raise zipfile.BadZipFile("the file's header is damaged")
+        file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+        with zipfile.ZipExtFile(file, "r", member) as unpacked:
+            return unpacked.read()
 
 
 class Tar(Archive):
@@ -582,43 +602,3 @@ def raise_unreadable(error: OSError) -> NoReturn:
     """Raise DataError for a folder that cannot be read: skipping it would silently lose its images."""
     folder = escape_for_terminal(str(error.filename))
     raise DataError(f"{folder} cannot be read ({error.strerror}); change its permissions, or move it elsewhere")
-
-
-def compute_stamp(folder: Path, files: Iterable[str | Path]) -> str:
-    """Return a digest of the files' paths, sizes and times, without reading them, in hexadecimal.
-
-    It changes when a file is written, moved or touched. mtime can be set back, as `cp -p` does; ctime cannot.
-    """
-    digest = hashlib.blake2b(str(folder.resolve()).encode("utf-8", "surrogateescape"), digest_size=16)
-    for path in files:
-        try:
-            stat = os.stat(path)
-            version = f"{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-        except OSError:  # a broken link: an image that cannot be read, like any other
-            version = "missing"
-        digest.update(f"{path}\0{version}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def hash_file(path: str | Path) -> bytes:
-    """Return the BLAKE2b digest of a file's content, 16 bytes; zeros if it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
-    if not os.path.isfile(path):  # reading a pipe would block, and a device may never end
-        return bytes(16)
-    try:
-        with open(path, "rb", buffering=0) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return bytes(16)
-    return digest.digest()
-
-
-def hash_files(span: tuple[int, list[str]]) -> tuple[int, list[bytes]]:
-    """Return the index of a span's first file, and the digests of its files."""
-    return span[0], list(map(hash_file, span[1]))
-
-
-def combine_digests(digests: Iterable[bytes]) -> str:
-    """Return one digest of several, in hexadecimal."""
-    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()

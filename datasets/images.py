@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor, PngImagePlugin, UnidentifiedImageError
 
 from pggan.untrusted.files import START, identify
 
-from .base import DataError
+from .base import DataError, Header
+from .color import convert_to_srgb
+from .unusual import (
+    ORIENTATION,
+    PNG_SIGNATURE,
+    TIFF_BITS,
+    TIFF_SIGNATURES,
+    complete_jpeg,
+    decode_tiff,
+    drop_png_text,
+    find_png_alpha,
+    is_misread_tiff,
+    read_all,
+)
 
 SUFFIXES = set(".jpg .jpeg .jfif .png .apng .webp .bmp .tif .tiff .gif .avif .jp2 .ppm .pgm .pbm .tga".split())
+HEIC_SUFFIXES = {".heic", ".heif", ".hif"}  # read if the package pillow-heif is installed
 # Formats that are opened at all: none that starts a program (EPS) or holds several documents (PDF, PSD, FPX)
 Image.init()
-FORMATS = [f for f in "JPEG PNG WEBP BMP TIFF GIF AVIF JPEG2000 PPM TGA".split() if f in Image.OPEN]
+with suppress(ImportError):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    SUFFIXES |= HEIC_SUFFIXES
+FORMATS = [f for f in "JPEG PNG WEBP BMP TIFF GIF AVIF JPEG2000 PPM TGA HEIF".split() if f in Image.OPEN]
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 GRAY_MODES = {"1", "L", "LA", "La", "I", "F"}
 FITS = ("center-crop", "pad", "stretch")
 MAX_FILE_BYTES = 1 << 29  # 512 MiB: MAX_PIXELS of uncompressed 8-bit RGB fit
 MAX_PIXELS = 178_000_000  # just below 2 x Image.MAX_IMAGE_PIXELS, from which Pillow refuses a "decompression bomb"
-TIFF_BITS, TIFF_PHOTOMETRIC, ORIENTATION = 258, 262, 274  # tag numbers (TIFF 6.0, section 8)
+TIFF_PHOTOMETRIC = 262  # tag number (TIFF 6.0, section 8)
 TRANSPOSES = {  # EXIF orientation -> what makes the image upright; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,14 +55,19 @@ TRANSPOSES = {  # EXIF orientation -> what makes the image upright; 1 is upright
     8: Image.Transpose.ROTATE_90,
 }
 
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 24  # bytes; Pillow's 1 MB is less than some color profiles, refused with the image
+
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `open_image` refuses by MAX_PIXELS
 warnings.filterwarnings(
     "ignore", category=UserWarning, module=r"PIL\."
 )  # about damaged tags, which do not affect the pixels
 
 
-def open_image(file: str | IO[bytes]) -> Image.Image:
+def open_image(file: str | IO[bytes], resolution: int = 0) -> Image.Image:
     """Open an image file's first frame without decoding its pixels.
+
+    Args:
+        resolution: a JPEG of more than six times this size in pixels is reduced while it is decoded; 0: none is.
 
     Raises:
         ValueError: the file is empty, not an image, or larger than 178 megapixels. OSError: it cannot be read.
@@ -49,26 +75,49 @@ def open_image(file: str | IO[bytes]) -> Image.Image:
     if isinstance(file, str) and os.path.exists(file) and not os.path.isfile(file):
         raise ValueError("not a plain file")
     try:
-        picture = Image.open(file, formats=FORMATS)
+        picture = open_by_pillow(file)
     except UnidentifiedImageError:
-        raise ValueError(explain_unknown(file)) from None
+        if (start := read_start(file)).startswith(TIFF_SIGNATURES):
+            picture = decode_tiff(file, MAX_PIXELS)
+        else:
+            reason = (identify(start) or "not an image, or in an unknown format") if start else "empty file"
+            raise ValueError(reason) from None
     except Image.DecompressionBombError:
         raise ValueError(f"more than {MAX_PIXELS // 10**6} megapixels") from None
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
         raise ValueError(f"{picture.width}x{picture.height}: more than {MAX_PIXELS // 10**6} megapixels")
+    if is_misread_tiff(picture):
+        return decode_tiff(file, MAX_PIXELS)
+    if resolution:
+        # To no less than 3 times the final size, the same margin as `Preparation.make_square`'s reducing_gap. libjpeg
+        # skips most of the work for images reduced by 2, 4 or 8.
+        picture.draft(picture.mode, (3 * resolution, 3 * resolution))
     return picture
 
 
-def explain_unknown(file: str | IO[bytes]) -> str:
-    """Return the reason why a file, given by path or open, is no image that `open_image` reads."""
+def open_by_pillow(file: str | IO[bytes]) -> Image.Image:
+    """Open an image by Pillow; a PNG with text that Pillow refuses, without the text. Raises as Image.open."""
+    try:
+        return Image.open(file, formats=FORMATS)
+    except (UnidentifiedImageError, ValueError):
+        if not read_start(file).startswith(PNG_SIGNATURE) or (content := drop_png_text(read_all(file))) is None:
+            raise
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def read_start(file: str | IO[bytes]) -> bytes:
+    """Return the first bytes of a file, given by path or open: enough to recognize it."""
     if isinstance(file, str):
         with open(file, "rb") as opened:
-            start = opened.read(START)
-    else:
-        file.seek(0)
-        start = file.read(START)
-    return (identify(start) or "not an image, or in an unknown format") if start else "empty file"
+            return opened.read(START)
+    file.seek(0)
+    return file.read(START)
+
+
+def read_header(picture: Image.Image) -> Header:
+    """Return the header of an open image."""
+    return Header(*picture.size, picture.mode, picture.has_transparency_data)
 
 
 @dataclass(frozen=True)
@@ -144,8 +193,8 @@ class Preparation:
 
 
 def apply_orientation(picture: Image.Image) -> Image.Image:
-    """Return the image in 8 bits, rotated according to its EXIF orientation if that is readable."""
-    image = to_8_bits(picture)
+    """Return the image in 8 bits and sRGB, rotated according to its EXIF orientation if that is readable."""
+    image = convert_to_srgb(to_8_bits(picture), picture.info.get("icc_profile"))
     try:
         orientation = picture.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF, for which Pillow raises many types of error
@@ -155,7 +204,13 @@ def apply_orientation(picture: Image.Image) -> Image.Image:
 
 def to_8_bits(image: Image.Image) -> Image.Image:
     """Return 16-bit grayscale as 8-bit, other modes unchanged. Raises ValueError if the range of values is unknown."""
-    image.load()
+    alpha = find_png_alpha(image)
+    image = load_pixels(image)
+    if alpha:
+        image = image.convert("L" if image.mode == "1" else image.mode)
+        del image.info["transparency"]
+        image.putalpha(alpha)
+        return image
     if not image.mode.startswith(("I", "F")):
         return image
     tags = getattr(image, "tag_v2", {})
@@ -169,6 +224,17 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     if isinstance(clear := image.info.get("transparency"), int):
         eight.putalpha(Image.fromarray(np.where(pixels == clear, 0, 255).astype(np.uint8)))
     return eight
+
+
+def load_pixels(image: Image.Image) -> Image.Image:
+    """Return the image with decoded pixels. Raises as Image.load."""
+    try:
+        image.load()
+        return image
+    except OSError:
+        if completed := complete_jpeg(image):
+            return completed
+        raise
 
 
 def convert_channels(image: Image.Image, channels: int, background: str = "white") -> Image.Image:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-LAYOUT_VERSION = 5  # version of the cache's file layout; caches of other versions are rebuilt
+LAYOUT_VERSION = 6  # version of the cache's files and pixels; caches of other versions are rebuilt
 
 
 def level_resolutions(largest: int) -> list[int]:
@@ -61,8 +63,24 @@ def compute_checksums(levels: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
+def reserve_space(file: int, size: int) -> None:
+    """Reserve disk space for an open file, if Linux's fallocate(2) and the file system can. Raises OSError.
+
+    os.posix_fallocate would do, but glibc emulates it where the file system lacks it (ext3, NFS before 4.2): it writes
+    a byte into each block, and so the whole file over the network.
+    """
+    if sys.platform != "linux":
+        return
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+    if fallocate(file, 0, 0, size):
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise OSError(number, os.strerror(number))
+
+
 class RowFile:
-    """An .npy file whose rows any process can write in any order; its disk space is reserved up front.
+    """An .npy file whose rows any process can write in any order; its disk space is reserved up front if possible.
 
     Rows are written, not memory-mapped: on a full disk a write raises an error, while a memory map kills the process.
     """
@@ -74,12 +92,8 @@ class RowFile:
             np.lib.format.write_array_header_1_0(file, header)
             self.offset = file.tell()
             size = self.offset + self.row_bytes * shape[0]
-            if hasattr(os, "posix_fallocate") and os.fstat(file.fileno()).st_size < size:
-                try:
-                    os.posix_fallocate(file.fileno(), 0, size)
-                except OSError as error:  # musl's libc does not make up for file systems that cannot
-                    if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-                        raise
+            if os.fstat(file.fileno()).st_size < size:
+                reserve_space(file.fileno(), size)
             file.truncate(size)
 
     @property

@@ -41,19 +41,30 @@ def count_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return max(min(cores, math.ceil(read_cpu_quota(cgroup))), 1)
 
 
-def read_cpu_quota(cgroup: Path) -> float:
-    """Return a container's CPU quota in cores, or the largest integer if there is none.
+def read_cpu_quota(cgroup: Path, membership: Path = Path("/proc/self/cgroup")) -> float:
+    """Return the CPU quota of this process in cores, or the largest integer if there is none.
 
-    cgroup: where Linux mounts control groups. Version 2 has "QUOTA PERIOD" in cpu.max, version 1 two files; a quota of
-    "max" or -1 is none.
+    It is the smallest quota of the process's control group and of those that contain it: a container's group is the
+    topmost that is visible inside, while systemd and Slurm create groups below it. Version 2 has "QUOTA PERIOD" in
+    cpu.max, version 1 two files; a quota of "max" or -1 is none.
+
+    Args:
+        cgroup: where Linux mounts control groups. membership: lists the process's groups, "NUMBER:CONTROLLERS:PATH".
     """
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        try:
-            quota, period = " ".join((cgroup / name).read_text() for name in names).split()
-            return float(quota) / float(period) if float(quota) > 0 else sys.maxsize
-        except (OSError, ValueError, ZeroDivisionError):  # another version, or "max"
-            continue
-    return sys.maxsize
+    versions = [
+        (cgroup, "", ("cpu.max",)),
+        (cgroup / "cpu", "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")),
+    ]
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    groups = {c: path.strip("/") for _, names, path in (line.split(":", 2) for line in lines) for c in names.split(",")}
+    quotas: list[float] = [sys.maxsize]
+    for top, controller, files in versions:
+        own = Path(groups.get(controller, ""))
+        for folder in (own, *own.parents):
+            with suppress(OSError, ValueError, ZeroDivisionError):  # another version, or "max"
+                quota, period = " ".join((top / folder / file).read_text() for file in files).split()
+                quotas += [float(quota) / float(period)] if float(quota) > 0 else []
+    return min(quotas)
 
 
 def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:

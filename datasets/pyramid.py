@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,9 @@ from tqdm import tqdm
 from pggan.console import escape_for_terminal
 
 from .base import DAMAGED, DataError, Source
-from .build import MACHINE_ERRORS, build_cache, check_bad, describe_small_images, explain_read_errors, read_stamp
-from .cache_files import find_cache_folder, write_atomically
+from .build import MACHINE_ERRORS, build_cache, check_bad, describe_small_images
+from .cache_files import find_cache_folder
+from .content import find_content, find_or_compute_content, is_probably_known, read_stamp
 from .images import Preparation
 from .levels import LAYOUT_VERSION, compute_checksums, level_file_name, level_resolutions, pyramid_levels
 
@@ -147,12 +149,18 @@ def open_pyramid(
     """
     prepare, cache = Preparation(resolution, channels, fit, background), cache or find_cache_folder()
     with explain_cache_errors(cache):
-        stamp = read_stamp(source)
-        folder = cache / "datasets" / compute_cache_key(source, prepare, cache, stamp)
-        if not folder.exists():
-            with hold_build_lock(folder, cache):
-                if not folder.exists():  # again: another process may have built it while this one waited
-                    build_cache(source, stamp, prepare, folder, allow_upscale, max_bad, workers)
+        folder = find_cache(source, prepare, cache)
+        if folder is None and (not source.is_hashed_by_image or is_probably_known(source, cache)):
+            find_or_compute_content(source, cache)  # of a copy, for example, whose images are in a cache already
+            folder = find_cache(source, prepare, cache)
+        if folder is None or not folder.exists():
+            building = get_building_folder(source, prepare, cache)
+            with hold_build_lock(building, cache):
+                folder = find_cache(source, prepare, cache)
+                if folder is None or not folder.exists():  # another process may have built it while this one waited
+                    content = find_content(source, cache)
+                    content = build_cache(source, content, prepare, building, allow_upscale, max_bad, workers)
+                    folder = move_to_final_name(building, get_cache_folder(source, prepare, cache, content))
         pyramid = Pyramid(folder)
     # A cache may have been built with looser limits than this call's.
     check_bad(pyramid.bad, pyramid.meta["count"], max_bad, folder / "report.txt")
@@ -191,30 +199,44 @@ def explain_cache_errors(cache: Path) -> Iterator[None]:
         ) from None
 
 
-def compute_cache_key(source: Source, prepare: Preparation, cache: Path, stamp: str) -> str:
-    """Return the cache's folder name: resolution, channels and a digest of the images' content and preparation.
-
-    It does not depend on the images' path. Content digests are stored by stamp, so that unchanged files are not read
-    again.
-    """
-    index_file = cache / "known" / stamp
-    content = index_file.read_text() if index_file.exists() else ""
-    if not content:
-        with explain_read_errors(source):
-            content = source.content_digest()
-        index_file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(index_file, content)
-    digest = hashlib.blake2b(
-        repr((content, *astuple(prepare), source.classes, LAYOUT_VERSION)).encode(), digest_size=12
-    )
+def compute_cache_key(source: Source, prepare: Preparation, images: str) -> str:
+    """Return a folder name for a cache: resolution, channels and a digest of images, labels and preparation."""
+    digest = hashlib.blake2b(repr((images, *astuple(prepare), source.classes, LAYOUT_VERSION)).encode(), digest_size=12)
     digest.update(b"" if source.labels is None else source.labels.tobytes())
     return f"{prepare.resolution:04d}x{prepare.channels}-{digest.hexdigest()}"
 
 
+def get_cache_folder(source: Source, prepare: Preparation, cache: Path, content: str) -> Path:
+    """Return the folder of a complete cache, named by the images' content: the same for a copy of the images."""
+    return cache / "datasets" / compute_cache_key(source, prepare, content)
+
+
+def get_building_folder(source: Source, prepare: Preparation, cache: Path) -> Path:
+    """Return the folder in which a cache is built, named by the files' stamp: their content may not be known yet."""
+    return cache / "datasets" / f"building-{compute_cache_key(source, prepare, read_stamp(source))}"
+
+
+def find_cache(source: Source, prepare: Preparation, cache: Path) -> Path | None:
+    """Return the folder of a source's cache, built or not; None if the images' content is unknown."""
+    content = find_content(source, cache)
+    return get_cache_folder(source, prepare, cache, content) if content else None
+
+
+def move_to_final_name(building: Path, folder: Path) -> Path:
+    """Rename a complete cache, and return its final path; remove it instead if there is one of equal images."""
+    try:
+        building.rename(folder)  # atomic: a folder with the final name is always complete
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(building)
+    return folder
+
+
 @contextmanager
-def hold_build_lock(folder: Path, cache: Path) -> Iterator[None]:
+def hold_build_lock(building: Path, cache: Path) -> Iterator[None]:
     """Hold the build lock of one cache, waiting for it if necessary; the system releases it if the process dies."""
-    lock = make_cache_lock(folder.name, cache)
+    lock = make_cache_lock(building.name, cache)
     try:
         try_lock(lock)
     except Timeout:

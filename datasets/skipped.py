@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pggan.console import escape_for_terminal
 
-from .images import open_image
+from .images import HEIC_SUFFIXES, open_image
 from .listing import get_suffix
 
 MAX_LISTED = 5  # our choice: names or extensions that still fit in one or two terminal lines
 # Extensions of image formats that Pillow cannot read without plugins, or that are unsafe to read; see `images.FORMATS`
-UNSUPPORTED = set(".heic .heif .hif .jxl .psd .svg .eps .exr .hdr .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split())
+UNSUPPORTED = HEIC_SUFFIXES | set(".jxl .psd .svg .eps .exr .hdr .cr2 .cr3 .nef .arw .dng .orf .rw2 .raf".split())
 
 
 def format_names(names: Sequence[str], most: int = MAX_LISTED) -> str:
@@ -46,7 +46,8 @@ def describe_skipped_files(names: Sequence[str], open_file: Callable[[str], str 
     for suffix, files in most[:MAX_LISTED]:
         hint = ""
         if suffix in UNSUPPORTED:
-            hint = " (not supported: convert them to .jpg or .png)"
+            remedy = "pip install pillow-heif, or convert" if suffix in HEIC_SUFFIXES else "convert"
+            hint = f" (not supported: {remedy} them to .jpg or .png)"
         elif could_be_image(suffix) and has_image_content(files[0], open_file):
             hint = " (images according to their content: rename them to end in .jpg or .png)"
         parts.append(f"{len(files):,} {escape_for_terminal(suffix) or 'without an extension'}{hint}")

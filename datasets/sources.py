@@ -44,7 +44,7 @@ def open_source(data: str, labels: bool = False) -> Source:
     if os.path.isfile(path):
         return open_file(path, labels)
     if torchvision_sets.is_torchvision_name(data):
-        return torchvision_sets.TorchvisionSet(data, find_cache_folder() / "torchvision", labels)
+        return torchvision_sets.open_torchvision_set(data, find_cache_folder() / "torchvision", labels)
     raise DataError(f"{data} does not exist; pass {SOURCE_TYPES}")
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import json
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import PIL
 from tqdm import tqdm
 
-from .base import DataError, Format, Header, Source
+from .base import DAMAGED, DataError, Format, Header, Source
+from .cache_files import find_cache_folder, write_atomically
+from .content import get_index_file, read_stamp
 from .images import GRAY_MODES
+from .parallel import count_cores, map_parallel
 
-THREADS = 8  # on a network disk each header costs a round trip, so reading several in parallel hides the latency
+# Per process: on a network disk each header costs a round trip, so reading several at a time hides the latency.
+THREADS = 8
+CHUNK = 512  # headers per task of a process, our choice: a fraction of a second on a local disk
 
 
 @dataclass
@@ -39,63 +50,127 @@ class Survey:
         return self.sizes.max(axis=1) if fit == "pad" else self.sizes.min(axis=1)
 
 
-# The complete surveys of this process, by the first image's name and the number of images
-_surveys: dict[tuple[str, int], Survey] = {}
+class HeaderReader:
+    """A function that reads the headers of several images; it can be pickled for workers.
+
+    Returns:
+        For each image its header, or why it cannot be read.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __call__(self, indices: Sequence[int]) -> tuple[Sequence[int], list[Header | str]]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            try:
+                return indices, list(pool.map(self.read, indices))
+            except RuntimeError:  # the system's limit of threads is reached
+                return indices, list(map(self.read, indices))
+
+    def read(self, index: int) -> Header | str:
+        try:
+            return self.source.header(index)
+        except Exception as error:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
+            return first_line(error)
+
+
+def read_headers(source: Source, indices: range | list[int], workers: int | None = None) -> Survey:
+    """Survey the images with these indices, several at a time, with a progress bar."""
+    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+    builder = SurveyBuilder()
+    # delay=1: small datasets take less than a second and need no progress bar
+    bar = tqdm(total=len(indices), desc=f"reading {source.name}", unit="image", disable=None, leave=False, delay=1)
+    with bar:
+        for chunk, headers in map_parallel(HeaderReader(source), chunks, min(workers or count_cores(), len(chunks))):
+            builder.add(chunk, headers)
+            bar.update(len(chunk))
+    return builder.finish()
+
+
+class SurveyBuilder:
+    """Collects headers, in any order, into a Survey; small, because a million Python objects take 100 MB or more."""
+
+    def __init__(self) -> None:
+        self.sizes, self.indices = array("i"), array("q")
+        self.modes: Counter[str] = Counter()
+        self.transparent = 0
+        self.unreadable: dict[int, str] = {}
+
+    def add(self, indices: Iterable[int], headers: Iterable[Header | str]) -> None:
+        """Add images. headers: for each index its header, or why it cannot be read."""
+        for index, header in zip(indices, headers, strict=True):
+            if isinstance(header, str):
+                self.unreadable[index] = header
+                continue
+            self.indices.append(index)
+            self.sizes.extend(header[:2])
+            self.modes[header.mode] += 1
+            self.transparent += header.transparent
+
+    def finish(self) -> Survey:
+        """Return the survey, in the order of the indices."""
+        indices, sizes = np.array(self.indices), np.array(self.sizes).reshape(-1, 2)
+        order = np.argsort(indices)
+        unreadable = dict(sorted(self.unreadable.items()))
+        return Survey(sizes[order], indices[order], self.modes, self.transparent, unreadable)
 
 
 def find_survey(source: Source) -> Survey | None:
-    """Return the survey of all images if this process has made one, or None."""
-    return _surveys.get((source.describe(0), len(source)))
+    """Return the survey of all images if it was made before and no file has changed since, or None."""
+    try:
+        with np.load(get_survey_file(source), allow_pickle=False) as stored:
+            facts = json.loads(bytes(stored["facts"]))
+            unreadable = {int(index): why for index, why in facts["unreadable"].items()}
+            indices = np.delete(np.arange(len(source)), list(unreadable))
+            return Survey(stored["sizes"], indices, Counter(facts["modes"]), facts["transparent"], unreadable)
+    except DAMAGED:  # most likely it does not exist
+        return None
 
 
-def read_all_headers(source: Source) -> Survey:
-    """Survey all images, several at a time.
+def store_survey(source: Source, survey: Survey) -> None:
+    """Record the survey of all images in the index of datasets, if the cache folder is writable."""
+    facts = {"modes": survey.modes, "transparent": survey.transparent, "unreadable": survey.unreadable}
+    content = io.BytesIO()
+    np.savez_compressed(content, sizes=survey.sizes, facts=np.frombuffer(json.dumps(facts).encode(), np.uint8))
+    with suppress(OSError):
+        file = get_survey_file(source)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content.getvalue())
+
+
+def get_survey_file(source: Source) -> Path:
+    """Return the path of a survey: by the files' stamp, and by the version of Pillow, which may read other files."""
+    return get_index_file(find_cache_folder(), f"{read_stamp(source)}-headers-{PIL.__version__}.npz")
+
+
+def survey_all(source: Source, workers: int | None = None) -> Survey:
+    """Survey all images, or return the stored survey of unchanged files.
+
+    Args:
+        workers: processes that read headers (default: one per core).
 
     Raises:
         DataError: none of the images can be read.
     """
-    survey = read_headers(source, range(len(source)))
+    if (survey := find_survey(source)) is None:
+        survey = read_headers(source, range(len(source)), workers)
+        store_survey(source, survey)
+    return check_readable(source, survey)
+
+
+def check_readable(source: Source, survey: Survey) -> Survey:
+    """Return the survey. Raises DataError if none of the images can be read."""
     if not len(survey.indices):
         raise DataError(
             f"none of the {len(source)} images in {source.name} can be read; the first: {survey.unreadable[0]}"
         )
-    _surveys[source.describe(0), len(source)] = survey
     return survey
 
 
 def survey_sample(source: Source, most: int) -> Survey | None:
     """Survey at most `most` images at even distances; return None if none of them can be read."""
-    indices = np.unique(np.linspace(0, len(source) - 1, most).astype(int)).tolist()
-    survey = read_headers(source, indices)
+    survey = read_headers(source, np.unique(np.linspace(0, len(source) - 1, most).astype(int)).tolist())
     return survey if len(survey.indices) else None
-
-
-def read_headers(source: Source, indices: Sequence[int]) -> Survey:
-    """Survey the images with these indices."""
-    unreadable: dict[int, str] = {}
-
-    def read_header(index: int) -> Header | None:
-        try:
-            return source.header(index)
-        except Exception as error:  # Pillow raises many types for damaged files, also struct.error and SyntaxError
-            unreadable[index] = first_line(error)
-            return None
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            results = pool.map(read_header, indices)
-        except RuntimeError:  # the system's limit of threads is reached
-            results = map(read_header, indices)
-        # delay=1: small datasets take less than a second and need no progress bar
-        bar = tqdm(results, f"reading {source.name}", len(indices), unit="image", disable=None, leave=False, delay=1)
-        headers = {i: header for i, header in zip(indices, bar, strict=True) if header}
-    return Survey(
-        np.array([header[:2] for header in headers.values()]),
-        np.array(list(headers)),
-        Counter(header.mode for header in headers.values()),
-        sum(header.transparent for header in headers.values()),
-        unreadable,
-    )
 
 
 def format_size_range(survey: Survey) -> tuple[str, str, str]:
@@ -106,16 +181,19 @@ def format_size_range(survey: Survey) -> tuple[str, str, str]:
     return small, middle, large
 
 
-def read_native_format(source: Source, fit: str = "center-crop", needs_size: bool = True) -> Format:
+def read_native_format(
+    source: Source, fit: str = "center-crop", needs_size: bool = True, workers: int | None = None
+) -> Format:
     """Return the largest resolution that the images allow without enlarging, and their channels.
 
     Args:
         needs_size: whether the resolution is used; if not, no image is too small.
+        workers: processes that read headers (default: one per core).
 
     Raises:
         DataError: none of the images can be read, or one is too small for any network.
     """
-    return derive_format(source, read_all_headers(source), fit, needs_size)
+    return derive_format(source, survey_all(source, workers), fit, needs_size)
 
 
 def derive_format(source: Source, survey: Survey, fit: str, needs_size: bool = True) -> Format:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from itertools import product
 
@@ -48,7 +49,9 @@ class SyntheticShapes(Source):
     def header(self, index: int) -> Header:
         return Header(32, 32, "RGB")
 
-    def read_image(self, index: int, resolution: int = 32, channels: int = 3) -> Image.Image:
+    def read_image(
+        self, index: int, resolution: int = 32, channels: int = 3, digest: hashlib.blake2b | None = None
+    ) -> Image.Image:
         return to_pillow(self.image(index, resolution or 32, channels or 3).transpose(1, 2, 0))
 
     def image(self, index: int, resolution: int, channels: int = 3) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from PIL import Image
 
 from .arrays import read_npy_header
 from .base import DAMAGED, DataError, Header, Source
-from .files import combine_digests, compute_stamp, hash_file
+from .content import combine_digests, compute_stamp, hash_file
 from .images import to_pillow
 
 LEVEL_FILE = re.compile(r"-r(\d\d)\.tfrecords$")
@@ -76,7 +77,9 @@ class TFRecords(Source):
         with self.read_image(index) as picture:
             return Header(*picture.size, picture.mode)
 
-    def read_image(self, index: int, resolution: int = 0, channels: int = 0) -> Image.Image:
+    def read_image(
+        self, index: int, resolution: int = 0, channels: int = 0, digest: hashlib.blake2b | None = None
+    ) -> Image.Image:
         resolution = resolution if resolution in self.files else max(self.files)
         offset, size = self.offsets[resolution][index]
         with open(self.files[resolution], "rb") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pggan.checkpoints import CheckpointError, load, resolve_checkpoint
-from pggan.datasets import FITS, SOURCE_TYPES, open_source, parse_fraction, read_native_format
+from pggan.datasets import FITS, SOURCE_TYPES, Source, open_source, parse_fraction, read_native_format
 from pggan.metrics import METRICS
 
 from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute, read_options, relocate_paths
@@ -444,6 +444,15 @@ class TrainConfig:
         maximum=10_000,
         identity=False,
     )
+    workers: int | None = option(
+        "processes that decode images while their cache is built",
+        None,
+        "one per core",
+        parse=int,
+        minimum=1,
+        maximum=1024,
+        identity=False,
+    )
     device: str = option("auto, cpu, cuda or cuda:N", "auto", metavar="DEVICE", identity=False)
     precision: str = option(
         "arithmetic of convolutions; fp32 does not use TF32; auto is bf16 on GPUs of compute capability 8.0 and up, "
@@ -779,7 +788,11 @@ def add_options(parser: argparse.ArgumentParser, common_only: bool = False) -> N
         group.add_argument(name, **kwargs)
 
 
-def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -> TrainConfig:
+def resolve_config(
+    options: Mapping[str, Any],
+    config_file: str | None = None,
+    open_images: Callable[[str, bool], Source] = open_source,
+) -> TrainConfig:
     """Return the options of a run: defaults, overridden by the preset, the config file and `options`, in this order.
 
     Resolution, channels and out, if not specified, are derived from the images. Per-stage tables of defaults and
@@ -787,6 +800,7 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
 
     Args:
         options: values by field name; None: not specified. config_file: path of a JSON file, such as a config.json.
+        open_images: `open_source`, or the same with a memory: a million files take seconds to list.
 
     Raises:
         ConfigError: an unknown option or preset, or a value outside its range.
@@ -803,7 +817,8 @@ def resolve_config(options: Mapping[str, Any], config_file: str | None = None) -
     if config.resume is not None:
         config = inherit_networks(config, set(chosen))
     if config.resolution is None or config.channels is None:
-        native = read_native_format(open_source(config.data), config.fit, config.resolution is None)
+        source = open_images(make_absolute(config.data), config.labels)
+        native = read_native_format(source, config.fit, config.resolution is None, config.workers)
         if native.note and config.channels is None:
             print(native.note, file=sys.stderr)
         config = replace(

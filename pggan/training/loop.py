@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ import torch
 
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines
-from pggan.datasets import make_grid, open_pyramid, open_source, shuffled_indices, summarize
+from pggan.datasets import Source, make_grid, open_pyramid, open_source, shuffled_indices, summarize
 from pggan.metrics import PROVENANCE_LABELS, MetricError, Provenance, Suite, default_folder, is_out_of_memory
 
 from ..config import ConfigError, TrainConfig
@@ -66,7 +66,9 @@ from .tracking import Progress, Tracker, choose_grid_size, format_duration, log
 SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "overfitting"}
 
 
-def train(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> None:
+def train(
+    config: TrainConfig, ranks: Ranks = SINGLE_PROCESS, open_images: Callable[[str, bool], Source] = open_source
+) -> None:
     """Start a run, or resume the one in the run directory.
 
     As a library: call it as often as you like, from any thread. In the main thread the first SIGINT or SIGTERM saves
@@ -74,6 +76,7 @@ def train(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> None:
 
     Args:
         ranks: the processes that share the work; only rank 0 writes to the run directory.
+        open_images: see `resolve_config`.
 
     Raises:
         ConfigError, DataError, CheckpointError, MetricError: unusable options or files;
@@ -84,7 +87,7 @@ def train(config: TrainConfig, ranks: Ranks = SINGLE_PROCESS) -> None:
     directory = RunDirectory(config.out)
     keep_freed_memory()
     try:
-        Training(config, directory, ranks).run()
+        Training(config, directory, ranks, open_images).run()
     finally:
         directory.release()
 
@@ -96,13 +99,19 @@ class Training:
     also has `writer`, `tracker`, `history` (the lines of log.jsonl) and `trial` (see `plan.try_stages`).
     """
 
-    def __init__(self, config: TrainConfig, directory: RunDirectory, ranks: Ranks):
+    def __init__(
+        self,
+        config: TrainConfig,
+        directory: RunDirectory,
+        ranks: Ranks,
+        open_images: Callable[[str, bool], Source],
+    ):
         self.directory, self.ranks = directory, ranks
         self.signals = StopSignals(ranks.all_reduce_max)
         config, saved, is_resuming = self.find_run(config)
         self.device, self.config = self.choose_hardware(config, saved is not None)
         self.plan = self.make_plan(is_new=saved is None)
-        suite = self.open_data()
+        suite = self.open_data(open_images)
         if saved:
             with explain_mismatch(directory.latest):
                 check_resumable(saved, self.pyramid.compute_digest(), self.config, self.plan)
@@ -154,11 +163,11 @@ class Training:
         end_is_open = self.ranks.broadcast(is_new and self.config.resume is not None)
         return GrowthController(replace(self.config, total_kimg=None) if end_is_open else self.config)
 
-    def open_data(self) -> Suite:
+    def open_data(self, open_images: Callable[[str, bool], Source]) -> Suite:
         """Open the images, building their cache if needed, and the metrics; one rank of each machine goes first."""
         config = self.config
         with self.ranks.rank_by_rank():
-            source = open_source(config.data, config.labels)
+            source = open_images(config.data, config.labels)
             if self.ranks.is_first:
                 print("\n".join(summarize(source)), flush=True)  # standard error begins with what is wrong
             self.pyramid = open_pyramid(
@@ -169,6 +178,7 @@ class Training:
                 background=config.background,
                 allow_upscale=config.allow_upscale,
                 max_bad=config.max_bad,
+                workers=config.workers,
             )
             return self.build_suite()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pggan.checkpoints import RunDirectory
-from pggan.datasets import Preparation, check_sizes, open_source, summarize
+from pggan.datasets import Preparation, Source, check_sizes, open_source, summarize
 from pggan.metrics import estimate_metric_memory, is_out_of_memory
 from pggan.metrics.swd import find_temporary_folder
 
@@ -67,7 +67,7 @@ def compute_costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, f
     return costs
 
 
-def print_plan(config: TrainConfig) -> None:
+def print_plan(config: TrainConfig, open_images: Callable[[str, bool], Source] = open_source) -> None:
     """Print the plan as a table, then the memory and time of each stage, estimated on this machine.
 
     Raises:
@@ -75,7 +75,7 @@ def print_plan(config: TrainConfig) -> None:
             usable checkpoint.
     """
     choose_kernels(config.deterministic)
-    source, device = open_source(config.data, config.labels), choose_device(config.device)
+    source, device = open_images(config.data, config.labels), choose_device(config.device)
     print("\n".join(summarize(source)))
     if not config.allow_upscale:
         check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))

@@ -1,6 +1,11 @@
+import errno
+import os
+import sys
+
 import numpy as np
 import pytest
 
+from pggan.datasets import levels
 from pggan.datasets.levels import RowFile, compute_checksums, level_resolutions, pyramid_levels
 
 
@@ -47,3 +52,31 @@ def test_rows_are_written_in_any_order_and_make_an_npy_file(tmp_path):
     file.write(3, rows[3:])
     RowFile(tmp_path / "rows.npy", np.uint8, (5, 3, 2, 2)).write(0, rows[:3])  # reopened: nothing is lost
     assert (np.load(tmp_path / "rows.npy", mmap_mode="r") == rows).all() and (file.read(2, 4) == rows[2:4]).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's fallocate")
+def test_space_is_reserved_but_never_by_writing_zeros(tmp_path, monkeypatch):
+    shape = (1 << 16, 3, 4, 4)
+    file = RowFile(tmp_path / "reserved.npy", np.uint8, shape)
+    assert file.path.stat().st_blocks * 512 >= 3 << 20
+
+    class FileSystemWithoutFallocate:
+        def __init__(self, *arguments, **options):
+            self.fallocate = lambda *arguments: levels.ctypes.set_errno(errno.EOPNOTSUPP) or -1
+
+    monkeypatch.setattr(levels.ctypes, "CDLL", FileSystemWithoutFallocate)
+    file = RowFile(tmp_path / "sparse.npy", np.uint8, shape)
+    assert file.path.stat().st_size > 3 << 20 and file.path.stat().st_blocks * 512 < 1 << 20
+    file.write(7, np.ones((1, 3, 4, 4), np.uint8))
+    assert file.read(7, 8).all() and not file.read(8, 9).any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's fallocate")
+def test_a_full_disk_is_noticed_when_space_is_reserved(tmp_path, monkeypatch):
+    class FullDisk:
+        def __init__(self, *arguments, **options):
+            self.fallocate = lambda *arguments: levels.ctypes.set_errno(errno.ENOSPC) or -1
+
+    monkeypatch.setattr(levels.ctypes, "CDLL", FullDisk)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        RowFile(tmp_path / "rows.npy", np.uint8, (10, 3, 4, 4))

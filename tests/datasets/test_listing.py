@@ -113,13 +113,13 @@ def test_a_folder_with_only_runs_holds_no_images(tmp_path):
 
 @pytest.mark.parametrize("layout", ["zip", "tar"])
 def test_an_archive_with_skipped_images_gets_its_own_cache(tmp_path, layout):
-    """Its digest alone is not enough: an earlier version also read the run's images."""
+    """Its size and times alone are not enough: an earlier version also read the run's images."""
     save_noise(tmp_path / "set", 4)
     make_run(tmp_path / "set" / "run", "config.json")
     source = open_source(pack(tmp_path / "set", layout))
-    marked = source.stamp(), source.content_digest()
+    marked = source.stamp()
     source.is_usual = True
-    assert source.stamp() != marked[0] and source.content_digest() != marked[1]
+    assert source.stamp() != marked
     assert len(open_pyramid(open_source(pack(tmp_path / "set", layout)), 8, 3)) == 4
 
 

@@ -2,6 +2,7 @@ import errno
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,11 @@ def test_the_cpu_quota_of_a_container_limits_the_cores(tmp_path, files, quota):
         (tmp_path / name).write_text(text)
     assert read_cpu_quota(tmp_path) == quota
     assert count_cores(tmp_path) == max(min(count_cores(), -int(-quota // 1)), 1)
+    (tmp_path / "membership").write_text("4:cpu,cpuacct:/job/step\n0::/job/step\n")
+    assert read_cpu_quota(tmp_path, tmp_path / "membership") == quota  # of a group that contains the process's
+    for name in files:
+        inner = tmp_path / Path(name).parent / "job" / Path(name).name
+        inner.parent.mkdir(exist_ok=True)
+        inner.write_text(files[name])
+        (tmp_path / name).unlink()
+    assert read_cpu_quota(tmp_path, tmp_path / "membership") == quota

@@ -43,7 +43,7 @@ def test_skipped_files_are_counted_by_extension_with_a_remedy(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "set" / "4.jpg_large", "JPEG")
     (line,) = summarize_path(tmp_path / "set")[1:]
     rename = "(images according to their content: rename them to end in .jpg or .png)"
-    assert "skipped files: 2 .heic (not supported: convert them to .jpg or .png), " in line
+    assert "skipped files: 2 .heic (not supported: pip install pillow-heif, or convert them to .jpg or .png), " in line
     assert f"1 without an extension {rename}" in line and f"1 .jpg_large {rename}" in line
     assert "1 .txt" in line and "1 .db" in line and line.count("(") == 3
 

@@ -4,7 +4,7 @@ from helpers import save_blanks
 from PIL import Image
 
 from pggan.datasets import DataError, Format, open_source, read_native_format
-from pggan.datasets.survey import read_all_headers
+from pggan.datasets.survey import survey_all
 
 
 def read_native(folder, *options):
@@ -52,7 +52,7 @@ def test_broken_files_are_skipped_but_one_must_be_usable(tmp_path):
         read_native(tmp_path)
     save_blanks(tmp_path, "good.png")
     assert read_native(tmp_path) == Format(8, 3)
-    assert list(read_all_headers(open_source(str(tmp_path))).unreadable) == [0]
+    assert list(survey_all(open_source(str(tmp_path))).unreadable) == [0]
 
 
 def test_an_image_too_small_for_any_network_is_rejected_unless_the_size_is_specified(tmp_path):

@@ -51,7 +51,8 @@ def test_a_dataset_is_read_from_torchvisions_files(cache, name, class_name):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "stl10", "mnist", "celeba", "lsun-bedroom"])
 def test_datasets_that_cannot_be_downloaded_are_rejected_with_one_sentence(name):
     with pytest.raises(
-        DataError, match=rf"{name} (is not in .* (no network|gdown).* without network access|needs .*pip install)"
+        DataError,
+        match=rf"{name} (is not in .*(no network|gdown|download the category)|needs .*pip install)",
     ):
         open_source(name)
 

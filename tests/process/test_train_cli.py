@@ -254,7 +254,7 @@ def test_first_lines_summarize_the_dataset(commands):
     summary = [
         "24 images in art, all 20x20",
         "2 classes: class0 (12), class1 (12)",
-        "skipped files: 2 .heic (not supported: convert them to .jpg or .png)",
+        "skipped files: 2 .heic (not supported: pip install pillow-heif, or convert them to .jpg or .png)",
     ]
     dry_run = commands.train("art", *SHORT[1:], "--labels", "--dry-run")
     assert dry_run.out.splitlines()[:3] == summary, dry_run.err
