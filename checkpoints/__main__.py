@@ -9,12 +9,14 @@ from pggan.checkpoints.file import CheckpointError, resolve_checkpoint
 from pggan.checkpoints.formats import load
 from pggan.console import command
 
+PROGRAM = f"python -m {__spec__ and __spec__.parent}"  # pggan.checkpoints if installed; in a clone also checkpoints
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m checkpoints",
+        prog=PROGRAM,
         description="Print a checkpoint's stage, options, networks and tensors. No code in the file is executed.",
-        epilog="example:\n  python -m checkpoints runs/photos\n",
+        epilog=f"example:\n  {PROGRAM} runs/photos\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", metavar="FILE", help="checkpoint, or run directory, for its latest checkpoint")

@@ -11,20 +11,21 @@ from pggan.datasets.commands import build_pyramid, clean, inspect, print_plan, v
 from pggan.datasets.images import FITS
 from pggan.datasets.sources import SOURCE_TYPES
 
-EXAMPLES = """examples:
+PROGRAM = f"python -m {__spec__ and __spec__.parent}"  # pggan.datasets if installed; in a clone also datasets
+EXAMPLES = f"""examples:
   sizes, color modes, classes, duplicates, unreadable files:
-    python -m datasets inspect photos
+    {PROGRAM} inspect photos
   disk space and time that a cache needs, before building it:
-    python -m datasets plan photos --resolution 256
+    {PROGRAM} plan photos --resolution 256
   build the cache, as training would do first:
-    python -m datasets build photos --resolution 256
+    {PROGRAM} build photos --resolution 256
   a grid of images, prepared as for training:
-    python -m datasets grid photos --resolution 256 --out grid.png
+    {PROGRAM} grid photos --resolution 256 --out grid.png
   check that the cache is intact and matches the images:
-    python -m datasets verify photos --resolution 256
+    {PROGRAM} verify photos --resolution 256
   list all caches, then remove the unfinished ones:
-    python -m datasets clean
-    python -m datasets clean --unfinished
+    {PROGRAM} clean
+    {PROGRAM} clean --unfinished
 """
 
 
@@ -33,7 +34,7 @@ MAX_DECODED = 1 << 40  # more than any dataset has: `verify --decode` takes any 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m datasets",
+        prog=PROGRAM,
         description="Inspect datasets, and build, verify or remove their image caches.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -287,14 +287,14 @@ def verify(arguments: Namespace) -> int:
         folder = get_cache_folder(source, prepare, cache, find_or_compute_content(source, cache))
     if not folder.exists():
         raise DataError(
-            f"there is no cache of {arguments.data} in its present state; build it with python -m datasets build and "
-            "the same options"
+            f"there is no cache of {arguments.data} in its present state; build it with "
+            "python -m pggan.datasets build and the same options"
         )
     pyramid = Pyramid(folder)
     if wrong := pyramid.find_damage():
         raise DataError(
             f"{len(wrong)} of {len(pyramid)} images in {folder} are damaged, the first at index {wrong[0]}; remove the "
-            f"cache with python -m datasets clean {folder.name}, then build it again"
+            f"cache with python -m pggan.datasets clean {folder.name}, then build it again"
         )
     # without a fixed seed, so that repeated calls check other images
     chosen = np.random.default_rng().permutation(len(pyramid))[: arguments.decode]
@@ -304,7 +304,7 @@ def verify(arguments: Namespace) -> int:
             if (prepare(picture) != pyramid.read_images(prepare.resolution, [index])[0]).any():
                 raise DataError(
                     f"{source.describe(row)} now decodes to other pixels than those in {folder}, probably because "
-                    f"another version of Pillow built it; rebuild it after python -m datasets clean {folder.name}"
+                    f"another version of Pillow built it; rebuild it after python -m pggan.datasets clean {folder.name}"
                 )
     print(f"{folder} is intact: {len(pyramid)} images, {len(chosen)} of them decoded again")
     return 0
@@ -317,7 +317,7 @@ def clean(arguments: Namespace) -> int:
     if unknown := [key for key in arguments.keys if key not in names]:
         raise DataError(
             f"there is no cache {unknown[0]} in {find_cache_folder() / 'datasets'}; list them with "
-            "python -m datasets clean"
+            "python -m pggan.datasets clean"
         )
     chosen: Callable[[Path], bool] = lambda p: (  # noqa: E731
         arguments.all or p.name in arguments.keys or (arguments.unfinished and p.name.startswith("building-"))

@@ -100,7 +100,7 @@ def map_parallel(work: Callable[[Any], Any], items: Iterable[Any], workers: int)
     except BrokenProcessPool:
         raise DataError(
             "a worker process was killed, most likely because memory ran out; free some memory, or build the cache in "
-            "one process: python -m datasets build DATA --workers 1, with this command's other data options"
+            "one process: python -m pggan.datasets build DATA --workers 1, with this command's other data options"
         ) from None
     finally:  # after an error or interrupt, running tasks are abandoned: the caller never receives their results
         end_pool(pool, others)

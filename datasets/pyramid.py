@@ -69,7 +69,7 @@ class Pyramid:
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
                 raise  # a failing disk, a limit of open files, or a file system without memory mapping
-            remove = f"python -m datasets clean {folder.name}"
+            remove = f"python -m pggan.datasets clean {folder.name}"
             raise DataError(f"the cache {folder} is damaged ({error}); remove it with {remove}, then retry") from None
 
     def __len__(self) -> int:

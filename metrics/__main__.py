@@ -24,21 +24,22 @@ from pggan.metrics.reading import ImageSet
 from pggan.metrics.statistics_file import has_statistics, read_statistics, write_statistics
 from pggan.metrics.suite import METRICS, DatasetStatistics, Suite
 
-EXAMPLES = """examples:
+PROGRAM = f"python -m {__spec__ and __spec__.parent}"  # pggan.metrics if installed; in a clone also metrics
+EXAMPLES = f"""examples:
   FID of two folders:
-    python -m metrics photos generated
+    {PROGRAM} photos generated
   several metrics, on 5,000 images of each side:
-    python -m metrics photos.zip generated.npz --metrics fid,kid,prdc --num-images 5000
+    {PROGRAM} photos.zip generated.npz --metrics fid,kid,prdc --num-images 5000
   statistics of the real images, computed once:
-    python -m metrics stats photos --out photos.npz
-    python -m metrics photos.npz generated
+    {PROGRAM} stats photos --out photos.npz
+    {PROGRAM} photos.npz generated
 """
-STATS_EXAMPLE = "example:\n  python -m metrics stats photos --out photos.npz\n"
+STATS_EXAMPLE = f"example:\n  {PROGRAM} stats photos --out photos.npz\n"
 
 
 def main() -> None:
     arguments = sys.argv[1:]
-    with command("python -m metrics", MetricError):
+    with command(PROGRAM, MetricError):
         if arguments[:1] == ["stats"]:
             write_stats(build_stats_parser().parse_args(arguments[1:]))
         else:
@@ -48,8 +49,8 @@ def main() -> None:
 def build_compare_parser() -> argparse.ArgumentParser:
     """Return the parser for comparing real and generated images."""
     p = argparse.ArgumentParser(
-        prog="python -m metrics",
-        description="Compare generated images with real ones. `python -m metrics stats` stores FID statistics.",
+        prog=PROGRAM,
+        description=f"Compare generated images with real ones. `{PROGRAM} stats` stores FID statistics.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -79,7 +80,7 @@ def build_compare_parser() -> argparse.ArgumentParser:
 def build_stats_parser() -> argparse.ArgumentParser:
     """Return the parser for `write_stats`."""
     p = argparse.ArgumentParser(
-        prog="python -m metrics stats",
+        prog=f"{PROGRAM} stats",
         description="Store mean and covariance of the images' Inception features, in pytorch-fid's format.",
         epilog=STATS_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

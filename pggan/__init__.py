@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Importing torch takes seconds. Under `python -m`, let Ctrl-C during that time end the process without a traceback.
-if sys.argv[:1] == ["-m"]:
+# Importing torch takes seconds. In a command, let Ctrl-C during that time end the process without a traceback.
+if Path("".join(sys.argv[:1])).stem in ("-m", "pggan"):  # under `python -m`, and the script that pip installs
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # In a clone, datasets, metrics and checkpoints lie beside this folder: import them as pggan.datasets and so on, because

@@ -62,18 +62,25 @@ class Columns(argparse.HelpFormatter):
         self._action_max_length = 15
 
 
-def main() -> None:
+def main(program: str = "python -m pggan") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m pggan",
+        prog=program,
         description="Use trained generators. COMMAND --help prints a command's options and examples.",
         formatter_class=Columns,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for part in COMMANDS:
         part.add_parser(commands)
+    for subparser in commands.choices.values():
+        subparser.epilog = (subparser.epilog or "").replace("python -m pggan", program)
     with command(parser.prog, ConfigError, DataError, CheckpointError, MetricError, WeightsError):
         arguments = parser.parse_args()
         arguments.run(arguments)
+
+
+def run_script() -> None:
+    """Run the command `pggan`, which pip installs."""
+    main("pggan")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class BackgroundSink:
                 getattr(sink, method)(*arguments)
             sink.close()
         except ImportError:
-            self.disable("its package is not installed")
+            self.disable(f"its package is not installed: pip install {self.name}")
         except Exception as error:  # a service's client may raise anything
             self.disable(str(error).split("\n")[0] or type(error).__name__)
 

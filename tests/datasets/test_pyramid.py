@@ -280,7 +280,7 @@ def test_a_damaged_cache_is_detected_and_reported(cache):
     level.flush()
     assert open_pyramid(SyntheticShapes(200), 16, 3).find_damage() == [3, 150]
     (opened.folder / "0004.npy").unlink()
-    with pytest.raises(DataError, match=f"is damaged .* python -m datasets clean {opened.key}"):
+    with pytest.raises(DataError, match=f"is damaged .* python -m pggan.datasets clean {opened.key}"):
         open_pyramid(SyntheticShapes(200), 16, 3)
 
 
@@ -336,7 +336,7 @@ def test_bad_images_up_to_the_allowed_fraction_are_skipped():
 def test_an_emptied_cache_file_is_reported_with_a_remedy(two_classes, name):
     folder = open_pyramid(open_source(str(two_classes)), 8, 1).folder
     (folder / name).write_bytes(b"[]" if name == "meta.json" else b"")
-    with pytest.raises(DataError, match=f"is damaged .* python -m datasets clean {folder.name}"):
+    with pytest.raises(DataError, match=f"is damaged .* python -m pggan.datasets clean {folder.name}"):
         open_pyramid(open_source(str(two_classes)), 8, 1)
 
 

@@ -12,6 +12,8 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from unittest import mock
 
@@ -30,12 +32,17 @@ The first line of every module's docstring. `python tests/docs/generated.py` wri
 """
 
 
+@cache
 def load_programs() -> dict[str, Callable[[], None]]:
     """Return each program's main() by name."""
-    modules = {"train.py": "train", "python -m pggan": "pggan.__main__"} | {
-        f"python -m {name}": f"pggan.{name}.__main__" for name in ("datasets", "metrics", "checkpoints")
-    }
-    return {name: importlib.import_module(module).main for name, module in modules.items()}
+    programs = {"train.py": importlib.import_module("train").main}
+    for name in ("pggan", "datasets", "metrics", "checkpoints"):
+        # from the file, because other projects have packages of these names
+        spec = spec_from_file_location(f"{name}.__main__", ROOT / name / "__main__.py")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        programs[f"python -m {name}"] = module.main
+    return programs
 
 
 def read_help(main: Callable[[], None], *words: str) -> str:

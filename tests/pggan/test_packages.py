@@ -12,6 +12,7 @@ COMMANDS = """
 import runpy, sys
 sys.argv = ["-m", "--help"]
 for name in ("datasets", "metrics", "checkpoints"):
+    sys.orig_argv = ["python", "-m", name, "--help"]
     try:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     except SystemExit:
