@@ -21,6 +21,7 @@ from .fid_infinity import FIDInfinity
 from .inception import Inception
 from .inception_score import IS
 from .kid import KID
+from .mind import MIND
 from .msssim import MSSSIM
 from .prdc import PRDC
 from .swd import SWD, find_temporary_folder
@@ -37,6 +38,7 @@ METRICS: dict[str, Any] = {
     "fid_inf": FIDInfinity,
     "is": IS,
     "kid": KID,
+    "mind": MIND,
     "prdc": PRDC,
     "swd": SWD,
     "msssim": MSSSIM,

@@ -94,7 +94,7 @@ def test_one_feature_pass_feeds_every_metric(inception):
     real, fake = ([draw_images(40), draw_images(30, 1)], [draw_images(40, 2), draw_images(30, 3)])
     results = evaluator.compare(evaluator.compute_statistics(real), evaluator.compute_statistics(fake))
     assert set(results) == {
-        *("fid", "fid_inf", "fid_inf_error", "is", "is_std", "kid", "kid_std"),
+        *("fid", "fid_inf", "fid_inf_error", "is", "is_std", "kid", "kid_std", "mind"),
         *("precision", "recall", "density", "coverage", "swd", "swd_16", "msssim", "msssim_real"),
     }
     assert all(map(math.isfinite, results.values()))
