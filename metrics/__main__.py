@@ -18,6 +18,7 @@ from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import MetricError
 from pggan.metrics.features import FeatureStatistics
 from pggan.metrics.kid import SUBSET_SIZE
+from pggan.metrics.networks import FEATURES
 from pggan.metrics.preprocess import RESIZES
 from pggan.metrics.provenance import Provenance
 from pggan.metrics.reading import ImageSet
@@ -99,10 +100,18 @@ def add_common_options(p: argparse.ArgumentParser) -> None:
         help="number of images to use, at least 2, drawn with a fixed seed (default: all)",
     )
     p.add_argument(
+        "--features",
+        default="inception",
+        metavar="NETWORK",
+        help=f"network whose features are compared: {', '.join(FEATURES)}, or a file of its weights "
+        "(default: %(default)s)",
+    )
+    p.add_argument(
         "--resize",
         choices=list(RESIZES),
-        help="resize to Inception's 299x299 pixels: tf1, bilinear as in the 2015 graph and torch-fidelity; "
-        "pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1)",
+        help="resize to the network's input, for Inception 299x299 pixels: tf1, bilinear as in the 2015 graph and "
+        "torch-fidelity; pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1; clean for DINOv2 and "
+        "CLIP)",
     )
     p.add_argument(
         "--precision",
@@ -151,7 +160,8 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
         names,
         arguments.inception_weights,
         choose_device(arguments.device),
-        resize=arguments.resize or "tf1",
+        features=arguments.features,
+        resize=arguments.resize,
         precision=arguments.precision,
         cache=cache,
     )
