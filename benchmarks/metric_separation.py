@@ -27,11 +27,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from metrics.features import Features  # noqa: E402
-from metrics.inception import Inception  # noqa: E402
-from metrics.kid import polynomial_mmd  # noqa: E402
-from metrics.mind import MIND  # noqa: E402
-from metrics.weights import load_weights  # noqa: E402
+from pggan.metrics.features import Features  # noqa: E402
+from pggan.metrics.inception import Inception  # noqa: E402
+from pggan.metrics.kid import polynomial_mmd  # noqa: E402
+from pggan.metrics.mind import MIND  # noqa: E402
+from pggan.metrics.weights import load_weights  # noqa: E402
 
 POOL, BLURRED = 10000, 2500  # images from which trials draw; the training images are chosen at random
 BLUR = 0.5  # pixels, standard deviation

@@ -1,4 +1,4 @@
-"""Learned perceptual image patch similarity (LPIPS; Zhang et al. 2018, arXiv 1801.03924), version 0.1 of its weights."""
+"""Learned perceptual image patch similarity (LPIPS; Zhang et al. 2018, arXiv 1801.03924), with weights 0.1."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from metrics import MetricError, cmmd
-from metrics.cmmd import CMMD, gaussian_mmd
-from metrics.features import Features
+from pggan.metrics import MetricError, cmmd
+from pggan.metrics.cmmd import CMMD, gaussian_mmd
+from pggan.metrics.features import Features
 
 
 def draw(count, shift=0.0, seed=0, dimensions=32):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import MetricError
-from metrics.lpips import ARCHITECTURES, LPIPS
+from pggan.metrics import MetricError
+from pggan.metrics.lpips import ARCHITECTURES, LPIPS
 
 CHANNELS = {
     "alex": ((3, 64, 11), (64, 192, 5), (192, 384, 3), (384, 256, 3), (256, 256, 3)),

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from metrics import MetricError, mind
-from metrics.features import Features
-from metrics.mind import MIND, monge_inception_distance
+from pggan.metrics import MetricError, mind
+from pggan.metrics.features import Features
+from pggan.metrics.mind import MIND, monge_inception_distance
 
 
 def draw(count, dimensions=16, seed=0):

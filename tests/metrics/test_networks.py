@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import MetricError, Suite
-from metrics import networks as networks_module
-from metrics.networks import CLIP_SHA256, DOWNLOADS, find_weights, load_network, read_tensors
+from pggan.metrics import MetricError, Suite
+from pggan.metrics import networks as networks_module
+from pggan.metrics.networks import CLIP_SHA256, DOWNLOADS, find_weights, load_network, read_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dinov2_random.npz"
 WIDTH, DEPTH = 128, 2  # two heads of 64
