@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import MetricError
+from .inception import without_tf32
 from .preprocess import IMAGENET, resize_images, standardize
 
 INPUT_SIZE = 224  # pixels a side, of the classifier
@@ -51,8 +52,9 @@ class VGG16:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, None]:
         """Return features [N, 4096], float32, of uint8 images [N, C, H, W], and None in place of logits."""
-        x = resize_images(images.to(self.device), self.resize, INPUT_SIZE)
-        return encode(self.tensors, standardize(x, IMAGENET)), None
+        with without_tf32():
+            x = resize_images(images.to(self.device), self.resize, INPUT_SIZE)
+            return encode(self.tensors, standardize(x, IMAGENET)), None
 
 
 def encode(tensors: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import MetricError
+from .inception import without_tf32
 from .preprocess import CLIP, IMAGENET, resize_images, standardize
 
 HEAD_WIDTH = 64  # of every model of both families
@@ -94,8 +95,9 @@ class VisionTransformer:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, None]:
         """Return features [N, dimensions], float32, of uint8 images [N, C, H, W], and None in place of logits."""
-        x = resize_images(images.to(self.device), self.resize, self.input_size)
-        return self.encode(standardize(x, CLIP if self.kind == "clip" else IMAGENET)), None
+        with without_tf32():
+            x = resize_images(images.to(self.device), self.resize, self.input_size)
+            return self.encode(standardize(x, CLIP if self.kind == "clip" else IMAGENET)), None
 
     def encode(self, x: Tensor) -> Tensor:
         """Return features [N, dimensions] of preprocessed images [N, 3, input_size, input_size]."""
