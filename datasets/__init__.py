@@ -8,10 +8,12 @@ pyramid.read_images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 from pggan.datasets.base import DataError, Format, Header, Source, parse_fraction
 from pggan.datasets.cache_files import find_cache_folder
 from pggan.datasets.images import FITS, Preparation
+from pggan.datasets.listing import class_folders
 from pggan.datasets.order import shuffled_indices
 from pggan.datasets.pyramid import Pyramid, open_pyramid
 from pggan.datasets.sheet import make_grid
 from pggan.datasets.sources import SOURCE_TYPES, open_source
+from pggan.datasets.stream import ImageStream
 from pggan.datasets.summary import check_sizes, summarize
 from pggan.datasets.survey import read_native_format
 from pggan.datasets.synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
@@ -24,11 +26,13 @@ __all__ = [
     "DataError",
     "Format",
     "Header",
+    "ImageStream",
     "Preparation",
     "Pyramid",
     "Source",
     "SyntheticShapes",
     "check_sizes",
+    "class_folders",
     "classify",
     "find_cache_folder",
     "make_grid",
