@@ -639,7 +639,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stabilize_kimg": 6,
         "total_kimg": 72,
         "tick_kimg": 3,
-        # MIND: the most reliable of these metrics for few images, see docs/metrics.md
+        # MIND notices a missing class with fewer images than FID does: docs/metrics.md
         "metrics": ("mind", "fid", "is", "swd"),
         "metric_images": 300,
         "metric_every_kimg": 24,
