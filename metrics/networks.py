@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pggan.untrusted.files import identify_file
+from pggan.untrusted.torch_files import read_torch_file
+
 from .errors import MetricError
 from .inception import Inception, compute_checksum
 from .vgg import VGG16
@@ -115,25 +118,24 @@ def find_weights(features: str) -> Path:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a torch or safetensors file, without executing anything in it. Raises MetricError."""
+    if not path.is_file():
+        raise MetricError(f"{path} does not exist; choose from {', '.join(FEATURES)}, or a file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about TorchScript, which weights_only then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if hash_file(path) in CLIP_SHA256.values():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                return torch.jit.load(path, map_location="cpu").state_dict()
+        content = read_torch_file(path)
     except ImportError:
         raise MetricError(f"{path}: reading it needs safetensors; pip install safetensors") from None
-    except Exception as error:  # torch raises many types, with pages of text
-        if not path.is_file():
-            raise MetricError(f"{path} does not exist; choose from {', '.join(FEATURES)}, or a file") from None
-        if hash_file(path) not in CLIP_SHA256.values():
-            reason = error.strerror if isinstance(error, OSError) else "not a file of tensors"
-            raise MetricError(f"cannot read weights from {path}: {reason}") from None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            content = torch.jit.load(path, map_location="cpu").state_dict()
+    except Exception as error:  # safetensors has its own type
+        found = "" if isinstance(error, OSError) else identify_file(path)
+        reason = f"it is {found}" if found else getattr(error, "strerror", None) or error
+        raise MetricError(f"cannot read weights from {path}: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise MetricError(f"{path} is not a state dict, a dict of tensors by name")
     return content

@@ -18,9 +18,8 @@ from pggan.datasets import Pyramid
 from pggan.metrics.lpips import LPIPS
 
 from ..config import ConfigError
-from ..interop.errors import WeightsError
-from ..interop.pickles import read_pickle
 from ..networks import to_one_hot
+from ..untrusted.pickles import UntrustedFileError, read_snapshot
 from .evaluate import open_real_images
 from .interpolate import slerp
 from .options import Commands, add_checkpoint, add_command, add_device, add_stage, int_parser, open_trained
@@ -94,8 +93,8 @@ def load_lpips(path: Path | None, device: torch.device | str) -> LPIPS:
         if path is None or not path.is_file():
             raise ConfigError(f"LPIPS needs its weights: {INSTALL}, or --lpips-weights FILE")
     try:
-        return LPIPS(read_pickle(path.read_bytes()), device)
-    except (OSError, WeightsError) as error:
+        return LPIPS(read_snapshot(path.read_bytes()), device)
+    except (OSError, UntrustedFileError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"--lpips-weights: cannot read {path}: {reason}") from None
 

@@ -162,7 +162,7 @@ def test_weights_are_found_in_the_caches_of_other_tools(tmp_path, monkeypatch):
     ("content", "message"),
     [
         (None, r"does not exist; choose from inception, dinov2, clip, clip-l, vgg16, or a file"),
-        (b"text", "cannot read weights from .*: not a file of tensors"),
+        (b"text", "cannot read weights from .*: damaged, or not a file of tensors"),
         ({"a": 1}, "is not a state dict"),
         ({"a": torch.zeros(2)}, r"--features .*: the weights are not those of a DINOv2 .* or CLIP"),
         (dinov2_weights() | {"register_tokens": torch.zeros(1, 4, WIDTH)}, "without registers"),
@@ -180,7 +180,7 @@ def test_unusable_weights_are_refused(tmp_path, content, message):
 
 def test_torchscript_is_loaded_only_if_its_checksum_is_known(tmp_path, monkeypatch):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
-    with pytest.raises(MetricError, match="not a file of tensors"):
+    with pytest.raises(MetricError, match="TorchScript"):
         read_tensors(tmp_path / "script.pt")
     monkeypatch.setitem(CLIP_SHA256, "test", networks_module.hash_file(tmp_path / "script.pt"))
     assert sorted(read_tensors(tmp_path / "script.pt")) == ["bias", "weight"]
