@@ -26,11 +26,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from pggan.datasets import ImageStream, open_source  # noqa: E402
 from pggan.metrics import MetricError  # noqa: E402
 from pggan.metrics.features import FeatureStatistics  # noqa: E402
 from pggan.metrics.fid import FID  # noqa: E402
 from pggan.metrics.inception import Inception  # noqa: E402
-from pggan.metrics.reading import ImageSet  # noqa: E402
 from pggan.metrics.swd import PatchDescriptors, sliced_wasserstein  # noqa: E402
 from pggan.metrics.weights import load_weights  # noqa: E402
 
@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="number of measurements of each (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     arguments = parser.parse_args()
-    images = torch.cat(list(ImageSet(arguments.images, max(arguments.num_images, 2048)).batches()))
+    stream = ImageStream(open_source(arguments.images), max(arguments.num_images, 2048))
+    images = torch.cat(list(map(torch.from_numpy, stream.batches())))
     device = torch.device(arguments.device)
     weights = load_weights()
     rows, features = inception_rows(weights, images[: arguments.num_images], device, arguments.batch, arguments.turns)

@@ -9,10 +9,12 @@ from pggan.clone import yield_name
 from pggan.datasets.base import DataError, Format, Header, Source, parse_fraction
 from pggan.datasets.cache_files import find_cache_folder
 from pggan.datasets.images import FITS, Preparation
+from pggan.datasets.listing import class_folders
 from pggan.datasets.order import shuffled_indices
 from pggan.datasets.pyramid import Pyramid, open_pyramid
 from pggan.datasets.sheet import make_grid
 from pggan.datasets.sources import SOURCE_TYPES, open_source
+from pggan.datasets.stream import ImageStream
 from pggan.datasets.summary import check_sizes, summarize
 from pggan.datasets.survey import read_native_format
 from pggan.datasets.synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
@@ -25,11 +27,13 @@ __all__ = [
     "DataError",
     "Format",
     "Header",
+    "ImageStream",
     "Preparation",
     "Pyramid",
     "Source",
     "SyntheticShapes",
     "check_sizes",
+    "class_folders",
     "classify",
     "find_cache_folder",
     "make_grid",

@@ -7,7 +7,7 @@ import sys
 
 from pggan.console import command
 from pggan.datasets.base import DataError, parse_fraction
-from pggan.datasets.commands import build_pyramid, clean, inspect, print_plan, verify, write_grid
+from pggan.datasets.commands import build_pyramid, clean, export, inspect, print_plan, verify, write_grid
 from pggan.datasets.images import FITS
 from pggan.datasets.sources import SOURCE_TYPES
 
@@ -21,6 +21,8 @@ EXAMPLES = f"""examples:
     {PROGRAM} build photos --resolution 256
   a grid of images, prepared as for training:
     {PROGRAM} grid photos --resolution 256 --out grid.png
+  the images as training and metrics use them, for other tools:
+    {PROGRAM} export photos --resolution 256 --out reals.zip
   check that the cache is intact and matches the images:
     {PROGRAM} verify photos --resolution 256
   list all caches, then remove the unfinished ones:
@@ -49,9 +51,9 @@ def main() -> None:
             p.add_argument("--all", action="store_true", help="remove all caches with their reports")
             continue
         add_data_options(p, prepared=name != "inspect")
-        if name in ("plan", "build"):
+        if name in ("plan", "build", "export"):
             add_limit_options(p)
-        if name in ("plan", "build", "inspect"):
+        if name in ("plan", "build", "export", "inspect"):
             p.add_argument(
                 "--workers",
                 type=int_parser(1, 1024),
@@ -64,6 +66,10 @@ def main() -> None:
             )
             p.add_argument(
                 "--count", type=int, default=64, metavar="N", help="number of images, 1 to 1024 (default: %(default)s)"
+            )
+        if name == "export":
+            p.add_argument(
+                "--out", required=True, metavar="PATH", help="new folder of .png files, or .zip of them, to write"
             )
         if name == "verify":
             p.add_argument(
@@ -83,6 +89,7 @@ COMMANDS = {
     "build": (build_pyramid, "build a cache, or resume an interrupted build"),
     "inspect": (inspect, "decode all images and print sizes, color modes, duplicates and unreadable files"),
     "grid": (write_grid, "write a grid of images, prepared as for training"),
+    "export": (export, "write the images, prepared as for training, as .png files for other tools"),
     "verify": (verify, "compare a cache with its checksums and its images"),
     "clean": (clean, "list all caches, or remove some"),
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import time
+import zipfile
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +24,9 @@ from .base import DataError, Header, Source, has_too_many_bad
 from .build import count_used_bytes, estimate_cache_bytes, find_duplicates, format_bytes
 from .cache_files import find_cache_folder
 from .content import find_or_compute_content
-from .images import Preparation, apply_orientation, read_header
+from .images import Preparation, apply_orientation, read_header, to_pillow
 from .levels import level_resolutions
+from .listing import class_folders
 from .parallel import count_cores, map_parallel
 from .pyramid import (
     Pyramid,
@@ -50,6 +54,7 @@ from .survey import (
 TIMED_IMAGES = 24  # images decoded to estimate the time of a build; our choice: more would take longer to estimate
 DECODE_SPAN = 16  # images per task of `decode_images`; our choice, small enough for a progress bar that moves
 MAX_GRID = 1024  # images in a grid; our choice, 32 x 32
+ENCODED_AT_ONCE = 256  # files in memory while exporting: up to 1 GB at 1024x1024
 GRID_SIDE = 1024  # pixels; grids of small images are enlarged to about this side, as it fits most screens
 DARK_LEVEL = 1 << 14  # 16-bit images that stay below a quarter of the range become dark; 12-bit scans reach 4095
 
@@ -131,8 +136,15 @@ def print_plan(arguments: Namespace) -> int:
 
 def build_pyramid(arguments: Namespace) -> int:
     """Build a cache, or resume building it."""
-    source, prepare = open_prepared(arguments)
     start = time.perf_counter()
+    pyramid = open_or_build(arguments)
+    print(f"{len(pyramid)} images in {pyramid.folder} ({time.perf_counter() - start:.1f} s)")
+    return 0
+
+
+def open_or_build(arguments: Namespace) -> Pyramid:
+    """Open the cache of the dataset that the options specify; build it first if it does not exist."""
+    source, prepare = open_prepared(arguments)
     pyramid = open_pyramid(
         source,
         prepare.resolution,
@@ -144,8 +156,53 @@ def build_pyramid(arguments: Namespace) -> int:
         workers=arguments.workers,
     )
     print_skipped(source)
-    print(f"{len(pyramid)} images in {pyramid.folder} ({time.perf_counter() - start:.1f} s)")
+    return pyramid
+
+
+def export(arguments: Namespace) -> int:
+    """Write the images, prepared as for training, as .png files to a new folder or zip."""
+    out = Path(arguments.out)
+    if out.exists():
+        raise DataError(f"--out: {out} exists already; choose another name")
+    pyramid = open_or_build(arguments)
+    temporary = out.with_name(out.name + ".part")  # renamed when complete
+    try:
+        if out.suffix.lower() == ".zip":
+            # stored: PNG files are compressed already
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                for name, data in encode_images(pyramid):
+                    archive.writestr(name, data)
+        else:
+            shutil.rmtree(temporary, ignore_errors=True)
+            for name, data in encode_images(pyramid):
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        temporary.rename(out)
+    except OSError as error:
+        raise DataError(f"--out: cannot write {out}: {error.strerror or error}") from None
+    print(f"wrote {len(pyramid)} images of {pyramid.resolution}x{pyramid.resolution} pixels to {out}")
     return 0
+
+
+def encode_images(pyramid: Pyramid) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of a .png file for each image; with labels, the name begins with the class and a slash."""
+    labels = np.zeros(len(pyramid), int) if pyramid.labels is None else pyramid.labels
+    folders = [f"{name}/" for name in class_folders(pyramid.classes)] or [""]
+
+    def encode(index: int) -> tuple[str, bytes]:
+        pixels = pyramid.read_images(pyramid.resolution, [index])[0].transpose(1, 2, 0)
+        file = io.BytesIO()
+        to_pillow(pixels).save(file, "PNG")
+        return f"{folders[labels[index]]}{index:08d}.png", file.getvalue()
+
+    count = len(pyramid)
+    bar = tqdm(total=count, desc="exporting", unit="image", disable=None, leave=False)
+    with bar, ThreadPoolExecutor(count_cores()) as threads:  # zlib compresses without Python's global lock
+        for start in range(0, count, ENCODED_AT_ONCE):
+            for file in threads.map(encode, range(start, min(start + ENCODED_AT_ONCE, count))):
+                yield file
+                bar.update()
 
 
 class DecodedImage(NamedTuple):

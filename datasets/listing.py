@@ -1,4 +1,4 @@
-"""Decide by name which files of a folder or archive are its images. metrics/reading.py follows the same rules."""
+"""Decide by name which files of a folder or archive are its images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from .images import SUFFIXES
 
@@ -142,3 +142,16 @@ def find_enclosing_output(name: str, folders: dict[str, str]) -> str | None:
         if inside in folders:
             return inside
     return None
+
+
+def class_folders(classes: Sequence[str]) -> list[str]:
+    """Return a folder name for each class: its name, or 00000, 00001, ... for all if any name would not be safe.
+
+    Safe names are valid on Linux, macOS and Windows: no separators or reserved characters, no leading or trailing dots
+    or spaces, and unique regardless of case. This also keeps names such as ".." inside the output folder.
+    """
+    # Windows reserves \ / : * ? " < > | in names, and drops trailing dots and spaces.
+    plain = all(name and not set(name) & set('/\\:*?"<>|\0') and name.strip(". ") == name for name in classes)
+    # macOS and Windows ignore case: "Cat" and "cat" would be one folder
+    unique = len({name.lower() for name in classes}) == len(classes)
+    return list(classes) if plain and unique else [f"{i:05d}" for i in range(len(classes))]

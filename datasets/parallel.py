@@ -128,6 +128,10 @@ def start_pool(work: Callable[[Any], Any], workers: int) -> tuple[ProcessPoolExe
             if pool:
                 end_pool(pool, others)
             workers //= 2
+        except KeyboardInterrupt:  # the exit of Python would wait for the workers, and they for tasks
+            if pool:
+                end_pool(pool, others)
+            raise
     else:
         pool, workers = None, 1
     if reason:

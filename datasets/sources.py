@@ -43,6 +43,8 @@ def open_source(data: str, labels: bool = False) -> Source:
         return open_folder(path, labels)
     if os.path.isfile(path):
         return open_file(path, labels)
+    if os.path.exists(path):
+        raise DataError(f"{data} is neither a folder nor a regular file; pass {SOURCE_TYPES}")
     if torchvision_sets.is_torchvision_name(data):
         return torchvision_sets.open_torchvision_set(data, find_cache_folder() / "torchvision", labels)
     raise DataError(f"{data} does not exist; pass {SOURCE_TYPES}")

@@ -1,4 +1,4 @@
-"""FID, IS, KID, SWD, MS-SSIM, precision and recall of batches of uint8 images.
+"""FID, IS, KID, MIND, CMMD, SWD, MS-SSIM, precision and recall of batches of uint8 images.
 
 The package compares two collections of images and does not depend on the GANs in this project. On the command line:
 `python -m metrics REAL GENERATED`.
@@ -15,11 +15,13 @@ from pggan.metrics.errors import is_out_of_memory
 from pggan.metrics.footprint import estimate_metric_memory
 from pggan.metrics.inception import without_tf32
 from pggan.metrics.modes import ModeCoverage
+from pggan.metrics.networks import FEATURES
 from pggan.metrics.preprocess import RESIZES
 from pggan.metrics.provenance import PROVENANCE_LABELS, Provenance
 from pggan.metrics.suite import METRICS, MetricError, Suite
 
 __all__ = [
+    "FEATURES",
     "METRICS",
     "PROVENANCE_LABELS",
     "RESIZES",

@@ -14,13 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pggan.console import command
+from pggan.datasets import FITS, SOURCE_TYPES, DataError, ImageStream, Preparation, open_source
 from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import MetricError
 from pggan.metrics.features import FeatureStatistics
 from pggan.metrics.kid import SUBSET_SIZE
+from pggan.metrics.networks import FEATURES
 from pggan.metrics.preprocess import RESIZES
 from pggan.metrics.provenance import Provenance
-from pggan.metrics.reading import ImageSet
 from pggan.metrics.statistics_file import has_statistics, read_statistics, write_statistics
 from pggan.metrics.suite import METRICS, DatasetStatistics, Suite
 
@@ -39,7 +40,7 @@ STATS_EXAMPLE = f"example:\n  {PROGRAM} stats photos --out photos.npz\n"
 
 def main() -> None:
     arguments = sys.argv[1:]
-    with command(PROGRAM, MetricError):
+    with command(PROGRAM, MetricError, DataError):
         if arguments[:1] == ["stats"]:
             write_stats(build_stats_parser().parse_args(arguments[1:]))
         else:
@@ -54,7 +55,7 @@ def build_compare_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("real", metavar="REAL", help="real images: folder, zip or .npz; or an .npz of FID statistics")
+    p.add_argument("real", metavar="REAL", help=f"real images: {SOURCE_TYPES}; or an .npz of FID statistics")
     p.add_argument("generated", metavar="GENERATED", help="generated images, or statistics, in the same formats")
     p.add_argument(
         "--metrics",
@@ -85,7 +86,7 @@ def build_stats_parser() -> argparse.ArgumentParser:
         epilog=STATS_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("images", metavar="IMAGES", help="images: folder, zip or .npz")
+    p.add_argument("images", metavar="IMAGES", help=f"images: {SOURCE_TYPES}")
     p.add_argument("--out", required=True, metavar="FILE.npz", help="file for mu and sigma; must end in .npz")
     add_common_options(p)
     return p
@@ -100,10 +101,37 @@ def add_common_options(p: argparse.ArgumentParser) -> None:
         help="number of images to use, at least 2, drawn with a fixed seed (default: all)",
     )
     p.add_argument(
+        "--resolution",
+        type=int,
+        metavar="N",
+        help="resize all images to N pixels per side, a power of two from 4 to 1024, as training does (default: use "
+        "them as they are; all must have the same size)",
+    )
+    p.add_argument(
+        "--fit",
+        choices=FITS,
+        default=FITS[0],
+        help="method to make images square, with --resolution (default: %(default)s)",
+    )
+    p.add_argument(
+        "--background",
+        default="white",
+        metavar="COLOR",
+        help="color behind transparency and around padded images, a name or #rrggbb (default: %(default)s)",
+    )
+    p.add_argument(
+        "--features",
+        default="inception",
+        metavar="NETWORK",
+        help=f"network whose features are compared: {', '.join(FEATURES)}, or a file of its weights "
+        "(default: %(default)s)",
+    )
+    p.add_argument(
         "--resize",
         choices=list(RESIZES),
-        help="resize to Inception's 299x299 pixels: tf1, bilinear as in the 2015 graph and torch-fidelity; "
-        "pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1)",
+        help="resize to the network's input, for Inception 299x299 pixels: tf1, bilinear as in the 2015 graph and "
+        "torch-fidelity; pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1; clean for DINOv2 and "
+        "CLIP)",
     )
     p.add_argument(
         "--precision",
@@ -152,7 +180,8 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
         names,
         arguments.inception_weights,
         choose_device(arguments.device),
-        resize=arguments.resize or "tf1",
+        features=arguments.features,
+        resize=arguments.resize,
         precision=arguments.precision,
         cache=cache,
     )
@@ -165,7 +194,7 @@ def make_suite(arguments: argparse.Namespace, names: list[str], cache: Path | No
 def write_stats(arguments: argparse.Namespace) -> None:
     """Write mean and covariance of the images' features to a file."""
     check_output_path(Path(arguments.out))
-    images = open_images(arguments.images, arguments.num_images)
+    images = open_images(arguments.images, arguments)
     suite = make_suite(arguments, ["fid"])
     suite.check(len(images), len(images))
     description = suite.compute_statistics(iterate_with_progress(images))
@@ -193,8 +222,8 @@ def compare(arguments: argparse.Namespace) -> None:
         raise MetricError(f"--metrics: specify one or more of {', '.join(METRICS)}")
     if unknown := [name for name in names if name not in METRICS]:
         raise MetricError(f"--metrics: unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
-    real, generated = (open_side(path, arguments.num_images) for path in (arguments.real, arguments.generated))
-    with_files = [side for side in (real, generated) if not isinstance(side, ImageSet)]
+    real, generated = (open_side(path, arguments) for path in (arguments.real, arguments.generated))
+    with_files = [side for side in (real, generated) if not isinstance(side, ImageStream)]
     if with_files and names != ["fid"]:
         raise MetricError("--metrics: a statistics file supports fid only; pass the images for other metrics")
     cache = None if arguments.no_cache else Path(arguments.cache or default_folder())
@@ -202,7 +231,7 @@ def compare(arguments: argparse.Namespace) -> None:
     if "kid" in suite.metrics:
         suite.metrics["kid"].subset_size = arguments.kid_subset_size
     for path, side in ((arguments.real, real), (arguments.generated, generated)):
-        if not isinstance(side, ImageSet):
+        if not isinstance(side, ImageStream):
             side.check_settings(path, suite.settings(), is_resize_given=arguments.resize is not None)
     # a statistics file that does not record its number of images is assumed to have enough
     suite.check(*(count_images(side) or sys.maxsize for side in (real, generated)))
@@ -222,36 +251,39 @@ def compare(arguments: argparse.Namespace) -> None:
     print_results(arguments, counts, results, how.to_dict())
 
 
-def open_side(path: str, count: int | None):
-    """Return the StoredStatistics of a statistics file, or else the ImageSet."""
-    return read_statistics(path) if has_statistics(path) else open_images(path, count)
+def open_side(path: str, arguments: argparse.Namespace):
+    """Return the StoredStatistics of a statistics file, or else the ImageStream."""
+    return read_statistics(path) if has_statistics(path) else open_images(path, arguments)
 
 
-def open_images(path: str, count: int | None) -> ImageSet:
-    """Open a folder or archive of images, and report the files in it that are skipped."""
-    images = ImageSet(path, count)
-    for note in images.notes:
+def open_images(path: str, arguments: argparse.Namespace) -> ImageStream:
+    """Open a dataset, and report the files in it that are skipped."""
+    source = open_source(path)
+    for note in source.describe_skipped():
         print(f"{path}: {note}", file=sys.stderr)
-    return images
+    keep_size = arguments.resolution is None
+    # 4 stands for no resolution: the other options are checked in any case
+    prepare = Preparation(4 if keep_size else arguments.resolution, 3, arguments.fit, arguments.background)
+    return ImageStream(source, arguments.num_images, None if keep_size else prepare, arguments.background)
 
 
 def count_images(side) -> int | None:
     """Return a side's number of images; None if a statistics file does not record it."""
-    return len(side) if isinstance(side, ImageSet) else side.count
+    return len(side) if isinstance(side, ImageStream) else side.count
 
 
 def compute_statistics(suite: Suite, name: str, side, describe) -> DatasetStatistics:
     """Return the accumulators of real or generated images."""
-    if isinstance(side, ImageSet):
+    if isinstance(side, ImageStream):
         return describe(lambda: iterate_with_progress(side))
     return side.describe()
 
 
-def iterate_with_progress(images: ImageSet) -> Iterator[Tensor]:
+def iterate_with_progress(images: ImageStream) -> Iterator[Tensor]:
     """Yield the images' batches, with a progress bar."""
-    with tqdm(total=len(images), desc=str(images.path), unit="image", disable=None, leave=False) as bar:
+    with tqdm(total=len(images), desc=images.source.name, unit="image", disable=None, leave=False) as bar:
         for batch in images.batches():
-            yield batch
+            yield torch.from_numpy(batch)
             bar.update(len(batch))
 
 

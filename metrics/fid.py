@@ -64,14 +64,15 @@ class FID:
 
     accumulator_type = FeatureStatistics
     uses_reals = True
+    dimensions = DIMENSIONS  # of the features; `Suite` sets it
 
     def check(self, real: int, fake: int) -> str | None:
         """Return a warning for few images. Raises MetricError for fewer than two of either."""
         if min(real, fake) < 2:
             raise MetricError(f"FID needs at least 2 real and 2 generated images, not {real} and {fake}")
-        if min(real, fake) < DIMENSIONS:
+        if min(real, fake) < self.dimensions:
             return (
-                f"FID of {min(real, fake)} images, fewer than its {DIMENSIONS} dimensions, is biased upward (its "
+                f"FID of {min(real, fake)} images, fewer than its {self.dimensions} dimensions, is biased upward (its "
                 "covariances are singular); compare it only with FIDs of the same number of images"
             )
         return None

@@ -8,7 +8,7 @@ pooling. Batch norm is folded into the convolutions when the weights are loaded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -44,6 +44,9 @@ class Inception:
     Raises:
         MetricError: the weights are incomplete or another network's, or the processor cannot compute in bf16.
     """
+
+    kind = name = "inception"
+    dimensions = DIMENSIONS
 
     def __init__(
         self,
@@ -220,7 +223,7 @@ def fold_batch_norm(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tens
     return kernel.float().contiguous(memory_format=torch.channels_last), bias.float()
 
 
-def compute_checksum(layers: dict[str, tuple[Tensor, Tensor]]) -> str:
+def compute_checksum(layers: Mapping[str, tuple[Tensor, ...]]) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 over all layers' names and numbers."""
     digest = hashlib.sha256()
     for name, layer in layers.items():

@@ -26,8 +26,9 @@ class Provenance:
         resolution: pixels per side.
         data: path or name of the real images. data_digest: identifies their pixels and labels, or None.
         fit: how they were made square. mirror_reals: whether a random half of them was mirrored.
-        resize: scaling to Inception's input; see `metrics.preprocess`.
-        weights: checksum of Inception's weights. inception_precision: "fp32" or "bf16".
+        features: the network whose features were compared; see `metrics.networks`.
+        resize: scaling to its input; see `metrics.preprocess`.
+        weights: checksum of its weights. inception_precision: "fp32" or "bf16".
         kid_subset_size: images per subset of KID, if it was computed with fewer than its default.
         metrics_version: increased whenever a change of the code changes a result.
         device: type of device, "cpu" or "cuda". tf32: whether the device could round fp32 products to TF32.
@@ -41,8 +42,9 @@ class Provenance:
     data_digest: str | None = setting("dataset digest")
     fit: str | None = setting("fit")
     mirror_reals: bool | None = setting("real images mirrored")
+    features: str | None = setting("features")
     resize: str | None = setting("resize")
-    weights: str | None = setting("Inception weights")
+    weights: str | None = setting("weights")
     inception_precision: str | None = setting("Inception precision")
     kid_subset_size: int | None = setting("KID subset size")
     metrics_version: int | None = setting("metrics version")

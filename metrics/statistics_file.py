@@ -56,10 +56,11 @@ class StoredStatistics(NamedTuple):
         Raises:
             MetricError: a setting differs, or the file does not record its resize and the user has not chosen one.
         """
+        made = {"features": "inception"} | self.settings  # files of other tools and earlier versions are Inception's
         for key, value in settings.items():
-            if self.settings.get(key, value) != value:
-                advice = f"; use --resize {self.settings[key]}" if key == "resize" else "; both sides need the same"
-                raise MetricError(f"{name} was made with {key} {self.settings[key]}, not {value}{advice}")
+            if made.get(key, value) != value:
+                advice = f"; use --resize {made[key]}" if key == "resize" else "; both sides need the same"
+                raise MetricError(f"{name} was made with {key} {made[key]}, not {value}{advice}")
         if "resize" not in self.settings and not is_resize_given:
             raise MetricError(
                 f"{name} does not record how the images were resized for Inception, which changes FID by whole points; "

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from .cache import Cache, digest_images
+from .cmmd import CMMD
 from .cpu_trial import has_bf16_units
 from .errors import MetricError, is_out_of_memory
 from .fid import FID
 from .fid_infinity import FIDInfinity
-from .inception import Inception
 from .inception_score import IS
 from .kid import KID
+from .mind import MIND
 from .msssim import MSSSIM
+from .networks import Network, load_network
 from .prdc import PRDC
 from .swd import SWD, find_temporary_folder
-from .weights import load_weights, make_download_command
+from .weights import make_download_command
 
 # The metrics by name. Each class has:
 # - keeps: constructor of its accumulator. An accumulator's `takes` is "features", "logits" or "images", which its
@@ -37,6 +39,8 @@ METRICS: dict[str, Any] = {
     "fid_inf": FIDInfinity,
     "is": IS,
     "kid": KID,
+    "mind": MIND,
+    "cmmd": CMMD,
     "prdc": PRDC,
     "swd": SWD,
     "msssim": MSSSIM,
@@ -97,8 +101,10 @@ class Suite:
     Args:
         names: keys of METRICS.
         weights: see `metrics.weights.load_weights`.
-        device: where Inception runs.
-        resize: "tf1", "pytorch-fid" or "clean"; see `metrics.preprocess`.
+        device: where the network runs.
+        features: the network whose features are compared; see `metrics.networks.load_network`. The names of results
+            of all networks but Inception begin with the network's, as in "dinov2_fid".
+        resize: "tf1", "pytorch-fid" or "clean"; see `metrics.preprocess`. None for the network's usual one.
         precision: "fp32" or "bf16"; see `metrics.inception.Inception`.
         more: further metrics by name, with the same methods as those in METRICS.
         cache: folder in which `load_or_compute` stores features; None to store nothing.
@@ -106,8 +112,8 @@ class Suite:
 
     Attributes:
         metrics: the metrics that can be computed, by name.
-        device: where Inception runs.
-        inception: the network, or None if no metric needs it or its weights are missing.
+        device: where the network runs.
+        inception: the network, Inception or another, or None if no metric needs it or its weights are missing.
 
     Raises:
         MetricError: a metric is unknown, or the specified weights file cannot be used.
@@ -119,7 +125,8 @@ class Suite:
         weights: str | Path | None = None,
         device: torch.device | str = "cpu",
         *,
-        resize: str = "tf1",
+        features: str = "inception",
+        resize: str | None = None,
         precision: str = "fp32",
         more: dict[str, Any] | None = None,
         cache: Path | None = None,
@@ -131,7 +138,8 @@ class Suite:
                 raise MetricError(f"unknown metric {name!r}; choose from {', '.join(METRICS)}")
         self.metrics = {name: METRICS[name]() for name in names} | (more or {})
         # Inception's weights are only looked up if a metric needs them: they may have to be downloaded.
-        self.cache, self.log, self.inception = Cache(cache) if cache else None, log, None
+        self.cache, self.log = Cache(cache) if cache else None, log
+        self.inception: Network | None = None
         self.device = torch.device(device)
         takes = {name: metric.accumulator_type().input_name for name, metric in self.metrics.items()}
         wants = [name for name in self.metrics if takes[name] != "images"]
@@ -140,21 +148,40 @@ class Suite:
         if precision == "bf16" and torch.device(device).type == "cpu" and not has_bf16_units():
             log("this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32")
         try:
-            self.inception = Inception(load_weights(weights, log), device, resize, precision)
+            self.inception = load_network(features, weights, device, resize=resize, precision=precision, log=log)
         except MetricError as error:
-            if weights is not None or precision != "fp32":  # the user asked for this; do not skip it silently
+            # the user asked for this; do not skip it silently
+            if weights is not None or precision != "fp32" or features != "inception":
                 raise
             log(f"skipping {' and '.join(wants).upper()}: {error}")
         for name in wants:
             if self.inception is None:
                 del self.metrics[name]
-            elif takes[name] == "logits" and self.inception.classifier is None:
-                log(
-                    f"skipping {name.upper()}: these Inception weights lack the classifier; download the canonical "
-                    f"file: {make_download_command()}"
-                    + (" and omit --inception-weights" if weights is not None else "")
-                )
+            elif reason := self.find_obstacle(name, takes[name], weights is not None):
+                log(f"skipping {name.upper()}: {reason}")
                 del self.metrics[name]
+        if "fid" in self.metrics and self.inception:
+            self.metrics["fid"].dimensions = self.inception.dimensions
+
+    def find_obstacle(self, name: str, takes: str, specified: bool) -> str | None:
+        """Return why the network lacks what a metric takes, and the remedy; None if it does not.
+
+        Args:
+            name: key of METRICS.
+            takes: "features" or "logits".
+            specified: whether the user specified a file of Inception's weights.
+        """
+        assert self.inception is not None, "without a network, all of its metrics are skipped"
+        if name == "cmmd" and self.inception.kind != "clip":
+            return f"it needs CLIP's features, not {self.inception.name}'s; use --features clip-l"
+        if takes != "logits" or self.inception.classifier is not None:
+            return None
+        if self.inception.kind != "inception":
+            return "it needs Inception's classifier; use --features inception"
+        return (
+            f"these Inception weights lack the classifier; download the canonical file: {make_download_command()}"
+            + (" and omit --inception-weights" if specified else "")
+        )
 
     def check(self, real: int, fake: int) -> None:
         """Check the numbers of images: raise MetricError if a metric cannot work with them, or print its warning."""
@@ -165,6 +192,7 @@ class Suite:
     def settings(self) -> dict[str, Any]:
         """Return the settings in which two results must agree to be comparable, besides the numbers of images."""
         network = self.inception and {
+            "features": self.inception.name,
             "resize": self.inception.resize,
             "inception_precision": self.inception.precision,
             "weights": self.inception.checksum,
@@ -190,7 +218,7 @@ class Suite:
         parts = batch.split(INCEPTION_BATCH[inception.device.type]) if inception else [batch]
         return [self._extract(images, takes, inception) for images in parts]
 
-    def _extract(self, images: Tensor, takes: Iterable[str], inception: Inception | None) -> FeatureBatch:
+    def _extract(self, images: Tensor, takes: Iterable[str], inception: Network | None) -> FeatureBatch:
         features = {"images": images}
         if inception:
             features["features"], logits = inception(images)
@@ -325,8 +353,14 @@ class Suite:
             if theirs is None or (mine is None and metric.uses_reals):
                 continue  # skipped for lack of memory, with a warning
             with self.skip_if_out_of_memory([name]):
-                results |= metric.compare(mine, theirs)
+                scores = metric.compare(mine, theirs)
+                results |= {self.result_name(metric, key): value for key, value in scores.items()}
         return results
+
+    def result_name(self, metric: Any, name: str) -> str:
+        """Return a result's name, which begins with the network's unless that is Inception."""
+        kind = self.inception.kind if self.inception else "inception"
+        return name if kind == "inception" or metric.accumulator_type().input_name == "images" else f"{kind}_{name}"
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

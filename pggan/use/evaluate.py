@@ -19,6 +19,7 @@ from pggan.checkpoints import RunDirectory, resolve_checkpoint
 from pggan.checkpoints.run_directory import append_line, read_lines
 from pggan.datasets import Pyramid, Source, open_pyramid, open_source
 from pggan.metrics import (
+    FEATURES,
     METRICS,
     PROVENANCE_LABELS,
     RESIZES,
@@ -109,9 +110,17 @@ def add_evaluation_options(p: argparse.ArgumentParser, num_images: str) -> None:
         help="real images at most, or all (default: %(default)s)",
     )
     p.add_argument(
+        "--features",
+        default="inception",
+        metavar="NETWORK",
+        help=f"network whose features are compared: {', '.join(FEATURES)}, or a file of its weights "
+        "(default: %(default)s)",
+    )
+    p.add_argument(
         "--resize",
         choices=list(RESIZES),
-        help="resizing to Inception's 299x299, as in the 2015 graph, pytorch-fid or clean-fid (default: tf1)",
+        help="resizing to the network's input, as in the 2015 graph, pytorch-fid or clean-fid (default: tf1; clean for "
+        "DINOv2 and CLIP)",
     )
     p.add_argument(
         "--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic of Inception (default: %(default)s)"
@@ -343,7 +352,8 @@ def open_evaluator(trained: Trained, options: argparse.Namespace, ranks: Ranks =
             names,
             options.inception_weights,
             next(trained.generator.parameters()).device,
-            resize=options.resize or "tf1",
+            features=options.features,
+            resize=options.resize,
             precision=options.precision,
             more=synthetic_mode_metric(data, trained.generator.channels) if names else {},
             cache=default_folder(),

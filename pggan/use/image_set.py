@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pggan.datasets import class_folders
+
 from .output import INDEX
 
 SUFFIXES = (".zip", ".npz", "")  # "": a folder
@@ -30,19 +32,6 @@ class Batch(NamedTuple):
 def to_pillow(image: np.ndarray) -> Image.Image:
     """Return a uint8 image [C, H, W] of 1 to 4 channels as a Pillow image (L, LA, RGB or RGBA)."""
     return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
-
-
-def class_folders(classes: Sequence[str]) -> list[str]:
-    """Return a folder name for each class: its name, or 00000, 00001, ... for all if any name would not be safe.
-
-    Safe names are valid on Linux, macOS and Windows: no separators or reserved characters, no leading or trailing dots
-    or spaces, and unique regardless of case. This also keeps names such as ".." inside the output folder.
-    """
-    # Windows reserves \ / : * ? " < > | in names, and drops trailing dots and spaces.
-    plain = all(name and not set(name) & set('/\\:*?"<>|\0') and name.strip(". ") == name for name in classes)
-    # macOS and Windows ignore case: "Cat" and "cat" would be one folder
-    unique = len({name.lower() for name in classes}) == len(classes)
-    return list(classes) if plain and unique else [f"{i:05d}" for i in range(len(classes))]
 
 
 def write_image_set(path: Path, batches: Iterator[Batch], count: int, classes: list[str], made_by: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pggan.datasets import Pyramid, Source, make_grid
+from pggan.datasets import Pyramid, make_grid
 from pggan.metrics.inception import Inception
 from pggan.metrics.weights import load_weights
 
@@ -34,20 +35,23 @@ from .output import Output, default_path
 
 BATCH = 32  # images in one pass through Inception: 34 MB as floats at 299x299; bounds the memory on a CPU
 MAX_ROWS = 256  # samples in the grid, at up to 128 pixels a row 32,768 pixels tall
+# A sample is a near-copy if it is closer to a real image than this, relative to the reference. Our choice; the share of
+# real images that are as close to others tells whether it fits a dataset.
+NEAR_COPY = 0.5
 # Real images whose nearest-neighbor distances give the reference. The standard error of a median of 500 is 6% of their
 # standard deviation (1.25 / sqrt(500)).
 PROBES = 500
 
 TEXT = """\
-Show each sample next to its nearest real images, by Euclidean distance between Inception pool3 features.
+Check whether a generator has memorized training images, by Euclidean distance between Inception pool3 features.
 
-How small a distance is suspicious depends on the dataset, so distances are also reported relative to the reference: the
-median distance from a real image to its nearest other real image. A generator that has memorized its training images
-gives ratios well below 1, and pairs that look identical.
+Distances are relative to the reference: the median distance from a real image to its nearest other real image. A sample
+closer than 0.5 x reference to a real image is a near-copy; the last lines report how many there are, and how many real
+images are as close to another. The grid shows the most similar samples next to their nearest real images.
 """
 EXAMPLES = """\
   python -m pggan nearest runs/faces-128
-  python -m pggan nearest runs/faces-128 --seeds 0-15 --neighbours 5 --num-reals 70000 --device cuda
+  python -m pggan nearest runs/faces-128 --seeds 0-999 --rows 16 --neighbours 5 --num-reals 70000 --device cuda
 """
 
 
@@ -56,7 +60,14 @@ def add_parser(commands: Commands) -> None:
         commands, "nearest", run, "check for memorization: nearest real images of each sample", TEXT, EXAMPLES
     )
     add_checkpoint(p)
-    add_seeds(p, "0-7")
+    add_seeds(p, "0-99")
+    p.add_argument(
+        "--rows",
+        type=int_parser(1, MAX_ROWS),
+        default=8,
+        metavar="N",
+        help=f"number of samples printed and shown, the most similar ones, 1 to {MAX_ROWS} (default: %(default)s)",
+    )
     p.add_argument(
         "--neighbours",
         type=int_parser(1, 20),
@@ -87,8 +98,6 @@ def run(arguments: argparse.Namespace) -> None:
     name = f"seeds-{format_seeds(seeds)}"
     path = arguments.out or default_path(arguments.checkpoint, trained, "nearest", name, suffix=".png")
     output = Output(path, arguments.force, (".png",))
-    if len(seeds) > MAX_ROWS:
-        raise ConfigError(f"--seeds: {len(seeds)} seeds do not fit in one grid; specify at most {MAX_ROWS}")
     source, pyramid = open_real_images(trained, arguments.data)
     # Drawn as evaluation draws them, so both use the same real images; sorted, to read them from disk in order.
     chosen = np.sort(random_generator(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
@@ -103,15 +112,30 @@ def run(arguments: argparse.Namespace) -> None:
     reals = extract_features(
         inception, read_real_batches(pyramid, trained.resolution, chosen), len(chosen), "real images"
     )
-    distances, places = torch.cdist(fakes, reals).topk(arguments.neighbours, largest=False)
-    indices = chosen[places.numpy()]
-    print_nearest(seeds, distances[:, 0], indices[:, 0], typical_distance(reals), pyramid, source)
-    neighbors = torch.from_numpy(pyramid.read_images(trained.resolution, indices.ravel())).unflatten(0, places.shape)
+    distances = torch.cdist(fakes, reals)
+    if trained.config.get("mirror"):  # the generator has also seen every image mirrored
+        mirrored = extract_features(inception, samples.flip(3).split(BATCH), len(samples), "mirrored samples")
+        distances = torch.minimum(distances, torch.cdist(mirrored, reals))
+    distances, places = distances.topk(arguments.neighbours, largest=False)
+    reference = nearest_other(reals)
+    nearest, usual = distances[:, 0], reference.median().item()
+    rows = nearest.argsort(stable=True)[: arguments.rows]
+    places = torch.from_numpy(chosen)[places[rows]]
+    for row, index in zip(rows.tolist(), places[:, 0].tolist(), strict=True):
+        print(
+            f"seed {seeds[row]}: nearest real image {source.describe(int(pyramid.rows[index]))}, "
+            f"distance {nearest[row]:.2f}, {nearest[row] / usual:.2f} x reference"
+        )
+    print("\n".join(summarize_copies(nearest, reference)))
+    if len(chosen) < len(pyramid):
+        print(f"searched {len(chosen)} of {len(pyramid)} real images; --num-reals {len(pyramid)} searches all")
+    neighbors = torch.from_numpy(pyramid.read_images(trained.resolution, places.numpy().ravel()))
     # a white cell separates the sample from its neighbors
-    gap = torch.full_like(samples, 255)
-    rows = torch.cat([torch.stack([samples, gap], dim=1), neighbors], dim=1)
+    shown = samples[rows]
+    gap = torch.full_like(shown, 255)
+    cells = torch.cat([torch.stack([shown, gap], dim=1), neighbors.unflatten(0, places.shape)], dim=1)
     with output.write_atomically() as temporary:
-        make_grid(rows.flatten(0, 1).numpy(), side=1024, columns=rows.shape[1]).save(temporary)
+        make_grid(cells.flatten(0, 1).numpy(), side=1024, columns=cells.shape[1]).save(temporary)
 
 
 def read_real_batches(pyramid: Pyramid, resolution: int, indices: np.ndarray) -> Iterator[Tensor]:
@@ -135,29 +159,43 @@ def extract_features(inception: Inception, batches: Iterable[Tensor], count: int
     return torch.cat(parts)
 
 
-def typical_distance(reals: Tensor) -> float:
-    """Return the median distance from a real image to its nearest other one, over the first PROBES of `reals`.
+def nearest_other(reals: Tensor) -> Tensor:
+    """Return the distance of each of the first PROBES real images to its nearest other one.
 
     Args:
         reals: features [N, 2048] of all real images that are searched, N at least 2.
     """
     distances = torch.cdist(reals[:PROBES], reals)
     distances.fill_diagonal_(float("inf"))  # row i is real image i: its distance to itself does not count
-    return distances.min(dim=1).values.median().item()
+    return distances.min(dim=1).values
 
 
-def print_nearest(
-    seeds: list[int], distances: Tensor, indices: np.ndarray, usual: float, pyramid: Pyramid, source: Source
-) -> None:
-    """Print each sample's nearest real image and distance, then the medians."""
-    skipped = {name for name, _ in pyramid.bad}
-    names = [name for name in map(source.describe, range(len(source))) if name not in skipped]
-    for seed, distance, index in zip(seeds, distances.tolist(), indices.tolist(), strict=True):
-        print(
-            f"seed {seed}: nearest real image {names[index]}, distance {distance:.2f}, "
-            f"{distance / usual:.2f} x reference"
-        )
-    median = distances.median().item()
-    print(
-        f"median distance of samples {median:.2f}, of real images (reference) {usual:.2f}, ratio {median / usual:.2f}"
-    )
+def summarize_copies(samples: Tensor, reals: Tensor) -> list[str]:
+    """Return lines that answer whether the generator has memorized training images.
+
+    Args:
+        samples: distances of generated images to their nearest real image.
+        reals: the same of real images to their nearest other one; their median is the reference.
+    """
+    usual, median = reals.median(), samples.median()
+    copies, alike = int((samples < NEAR_COPY * usual).sum()), (reals < NEAR_COPY * usual).float().mean().item()
+    lines = [
+        f"median distance of samples {median:.2f}, of real images (reference) {usual:.2f}, ratio {median / usual:.2f}",
+        f"{copies} of {len(samples)} samples are near-copies of real images (closer than {NEAR_COPY:g} x reference), "
+        f"as are {alike:.1%} of real images of others",
+    ]
+    if copies == 0:
+        lines.append("no sign of memorization")
+    elif has_more_copies(copies, len(samples), alike):
+        lines.append("the generator has memorized training images")
+    else:
+        lines.append("no sign of memorization: the dataset itself has as many near-copies")
+    return lines
+
+
+def has_more_copies(copies: int, count: int, usual: float) -> bool:
+    """Return whether samples have more near-copies than chance allows if their share is that of real images, `usual`.
+
+    The limit is 3 standard deviations of the binomial distribution above its mean.
+    """
+    return copies > count * usual + 3 * math.sqrt(count * usual * (1 - usual))

@@ -10,16 +10,21 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pggan.metrics.lpips import LPIPS
+
 from ..config import ConfigError
+from ..training.device import choose_device
 from .options import Commands, add_checkpoint, add_command, open_trained
 from .output import Output, default_path
+from .perceptual import add_lpips_weights, load_lpips, reduce_size
 from .search import Loss, add_search, compute_rms, image_to_tensor, psnr, read_image, search, write_results
 
 TEXT = """\
 Find the latent that best reproduces an image (GAN inversion).
 
-Adam minimizes the squared error at every scale from 4x4 to full size, on the sphere of normalized latents. The output
-folder contains the images found, best first, their latents, and a comparison with the input (side-by-side.png).
+Adam minimizes the squared error at every scale from 4x4 to full size, or the perceptual distance LPIPS (--loss lpips),
+on the sphere of normalized latents. The output folder contains the images found, best first, their latents, and a
+comparison with the input (side-by-side.png).
 
 A generator cannot reproduce what it has not learned: the reported error says how close it comes.
 """
@@ -40,6 +45,13 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="center-crop the image to a square and resize it to the generator's resolution",
     )
+    p.add_argument(
+        "--loss",
+        choices=["pixels", "lpips"],
+        default="pixels",
+        help="distance to minimize: pixels, at every scale; lpips, perceptual (VGG-16) (default: %(default)s)",
+    )
+    add_lpips_weights(p)
     add_search(p, searches=4, steps=300)
 
 
@@ -49,10 +61,14 @@ def run(arguments: argparse.Namespace) -> None:
     output = Output(arguments.out or default, arguments.force, ("",))
     image = read_image(arguments.image, trained.generator.channels)
     target = image_to_tensor(resize_to_network(image, trained.resolution, arguments))
-    found = search(trained, distance_at_every_scale(target), arguments)
+    loss = distance_at_every_scale(target)
+    if arguments.loss == "lpips":
+        loss = perceptual_distance(target, load_lpips(arguments.lpips_weights, choose_device(arguments.device)))
+    found = search(trained, loss, arguments)
     # Reported at full size only, unlike the loss, so that the number has a unit that readers know.
     errors = compute_rms(found.images.float() - target.float()).tolist()
-    made_by = {"checkpoint": str(arguments.checkpoint), "image": str(arguments.image), "steps": arguments.steps}
+    made_by = {"checkpoint": str(arguments.checkpoint), "image": str(arguments.image)}
+    made_by |= {"steps": arguments.steps, "loss": arguments.loss}
     with output.write_atomically() as temporary:
         write_results(temporary, target, found, errors, made_by)
     print(f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {psnr(errors[0]):.1f} dB)")
@@ -72,6 +88,12 @@ def resize_to_network(image: Image.Image, resolution: int, arguments: argparse.N
             f"{resolution}x{resolution}; add --fit to crop and resize it"
         )
     return image
+
+
+def perceptual_distance(target: Tensor, distance: LPIPS) -> Loss:
+    """Return a loss: LPIPS from `target`, uint8 [C, r, r], of images averaged down to at most 256 pixels a side."""
+    small = reduce_size(target[None].to(distance.device) / 127.5 - 1)  # 0..255 to [-1, 1]
+    return lambda images: distance(reduce_size(images), small.expand(len(images), -1, -1, -1))
 
 
 def distance_at_every_scale(target: Tensor) -> Loss:

@@ -52,6 +52,7 @@ SHORTENED = {
 ONLY_PARSED = {  # commands that take minutes, or need something that a test machine may lack
     "python -m pggan explore": "serves until Ctrl-C",
     "python -m pggan nearest": "needs the Inception weights",
+    "python -m pggan perceptual": "needs the LPIPS weights",
     "python -m metrics stats": "needs the Inception weights",
     "python -m metrics photos.npz": "needs the output of stats",
     "python -m metrics .assets": "needs downloaded images",

@@ -24,10 +24,9 @@ from pggan import checkpoints
 from pggan.checkpoints import CheckpointError, RunDirectory
 from pggan.checkpoints.run_directory import read_lines
 from pggan.config import ConfigError, resolve_config
-from pggan.datasets import DataError, open_pyramid, open_source
+from pggan.datasets import DataError, ImageStream, open_pyramid, open_source
 from pggan.interop import WeightsError, read_weights
 from pggan.metrics import MetricError
-from pggan.metrics.reading import ImageSet
 from pggan.metrics.statistics_file import read_statistics
 from pggan.metrics.weights import read_state_dict
 from pggan.training.growth import GrowthController
@@ -280,8 +279,8 @@ def read_log(path):
 
 
 def read_images(path):
-    for batch in ImageSet(path).batches():
-        assert batch.dtype == torch.uint8
+    for batch in ImageStream(open_source(str(path))).batches():
+        assert batch.dtype == np.uint8
 
 
 def read_other_weights(path):

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pggan.config import ConfigError
-from pggan.datasets import open_pyramid, open_source
-from pggan.use.image_set import class_folders, write_image_set
+from pggan.datasets import class_folders, open_pyramid, open_source
+from pggan.use.image_set import write_image_set
 from pggan.use.output import Output
 from pggan.use.sample import draw_batches
 

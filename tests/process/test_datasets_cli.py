@@ -1,16 +1,20 @@
 """python -m datasets as a process: killed, run twice in parallel, on a full disk, with defective files."""
 
+import io
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Commands
 from PIL import Image
+
+from pggan.datasets import open_source
 
 
 @pytest.fixture
@@ -261,3 +265,21 @@ def test_training_from_a_zip_resumes_from_a_folder_of_the_same_images(commands):
     process = commands.train("art", *options)
     assert process.returncode == 0 and "resuming run" in process.err, process.err
     assert_rejected(commands.train("art", *options, "--fit", "stretch"), "--fit: pad -> stretch")
+
+
+@pytest.mark.parametrize("out", ["reals.zip", "reals"])
+def test_exported_images_are_those_of_training(commands, out):
+    write_images(commands.folder / "art" / "cat", 5)
+    write_images(commands.folder / "art" / "dog", 3, seed=1)
+    options = ("art", "--resolution", "16", "--out", out)
+    assert f"wrote 8 images of 16x16 pixels to {out}" in get_output(run_datasets(commands, "export", *options))
+    levels = read_levels(commands)["0016.npy"]
+    source = open_source(str(commands.folder / out))
+    read = [np.asarray(source.read_image(i, 0, 3)).transpose(2, 0, 1) for i in range(len(source))]
+    assert (np.stack(read) == np.load(io.BytesIO(levels))).all()
+    assert_rejected(run_datasets(commands, "export", *options), f"--out: {out} exists already")
+    labeled = "labeled" + Path(out).suffix
+    get_output(run_datasets(commands, "export", *options[:3], "--labels", "--out", labeled))
+    found = open_source(str(commands.folder / labeled), labels=True)
+    assert found.classes == ["cat", "dog"] and found.labels.tolist() == [0] * 5 + [1] * 3
+    assert not list(commands.folder.glob("*.part"))

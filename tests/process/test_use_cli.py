@@ -149,9 +149,43 @@ def test_nearest_finds_memorized_images(pggan, run_folder, monkeypatch):
     lines = result.out.splitlines()
     assert "seed00000003.png, distance 0.00" in lines[0] and "seed00000005.png, distance 0.00" in lines[1]
     assert "distance 0.00" not in lines[2] and "reference" in lines[3]
+    assert lines[4].startswith("2 of 3 samples are near-copies of real images")
+    assert lines[5] == "the generator has memorized training images"
     grid = np.asarray(Image.open("near.png"))  # sample, gap, two neighbours
     sample, gap, first, second = np.split(grid[: len(grid) // 3], 4, axis=1)
     assert np.array_equal(sample, first) and (gap == 255).all() and not np.array_equal(sample, second)
+
+
+def test_nearest_names_the_files_where_they_are_now(pggan, run_folder, monkeypatch, tmp_path):
+    """The cache is shared by content and was built under another path; one of its images is unreadable."""
+    nearest = importlib.import_module("pggan.use.nearest")
+    monkeypatch.setattr(nearest, "Inception", Pixels)
+    monkeypatch.setattr(nearest, "load_weights", lambda path: None)
+    get_path(pggan("sample", run_folder, "--count", "120", "--out", "set"))
+    Path("set/seed00000001.png").write_bytes(b"broken")
+    arguments = ("--seeds", "0,2-9", "--rows", "9", "--num-reals", "120", "--force", "--out", "near.png")
+    for folder in ("set", "moved", str(tmp_path / "moved")):
+        if folder == "moved":
+            Path("set").rename("moved")
+        result = pggan("nearest", run_folder, "--data", folder, *arguments)
+        lines = {line.split(":")[0]: line for line in result.out.splitlines() if line.startswith("seed ")}
+        assert len(lines) == 9
+        for seed in (0, *range(2, 10)):
+            assert f"{folder}/seed{seed:08d}.png, distance 0.00" in lines[f"seed {seed}"]
+
+
+@pytest.mark.parametrize(
+    ("samples", "reals", "answer"),
+    [
+        ([9.0] * 20, [8.0] * 500, "no sign of memorization"),
+        ([9.0] * 18 + [3.9] * 2, [8.0] * 500, "the generator has memorized training images"),
+        ([9.0] * 19 + [0.0], [8.0] * 450 + [0.0] * 50, "no sign of memorization: the dataset itself has as many"),
+        ([9.0] * 10 + [0.0] * 10, [8.0] * 450 + [0.0] * 50, "the generator has memorized training images"),
+    ],
+)
+def test_the_answer_about_memorization_takes_copies_among_real_images_into_account(samples, reals, answer):
+    lines = importlib.import_module("pggan.use.nearest").summarize_copies(torch.tensor(samples), torch.tensor(reals))
+    assert lines[-1].startswith(answer)
 
 
 def test_project_and_upscale_report_their_errors(pggan, run_folder):

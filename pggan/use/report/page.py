@@ -110,6 +110,7 @@ METRICS = {  # notes of the image-quality metrics
     "is": "Inception Score, higher is better",
     "fid_inf": "FID extrapolated to infinitely many images, lower is better",
     "kid": "Kernel Inception Distance, lower is better; 0 for equal distributions",
+    "mind": "Monge Inception Distance, lower is better",
     "swd": "sliced Wasserstein distance x 1000, lower is better",
 }
 COVERAGE = {  # notes of the metrics of mode coverage, which are shown in a section of their own
