@@ -182,10 +182,11 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
         return torch.optim.RMSprop(parameters, lr=1e-3)
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=1e-3, fused=True)
-    on_gpu = device.type == "cuda"
-    lr = torch.tensor(1e-3, device=device) if on_gpu else 1e-3
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.Adam(parameters, lr=lr, betas=betas, eps=1e-8, fused=True, capturable=on_gpu)
+    on_gpu, betas = device.type == "cuda", (config.adam_beta1, config.adam_beta2)
+    adam = torch.optim.Adam(parameters, lr=1e-3, betas=betas, eps=1e-8, fused=True, capturable=on_gpu)
+    if on_gpu:
+        adam.param_groups[0]["lr"] = torch.tensor(1e-3, device=device)
+    return adam
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
