@@ -45,15 +45,17 @@ assert sys.modules["pggan"].__file__.startswith({clone!r})
 import pggan.training  # from the clone, which has left sys.path
 """
 
-HELP = """
+COMMANDS = """
 import contextlib, runpy, sys
 *modules, script = sys.argv[1:]
 for module in modules:
     sys.argv = ["-m", "--help"]
     with contextlib.suppress(SystemExit):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-sys.argv = [script, "sample", "--help"]
-runpy.run_path(script, run_name="__main__")
+for arguments in ["--help"], ["G.pt", "--seeds", "0-3", "--out", "grid.png"]:
+    sys.argv = [script, "sample", *arguments]
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
 """
 
 
@@ -160,23 +162,22 @@ def test_notebook_in_the_clone_imports_packages_of_others(environments, clone):
     kernel.run("-c", f"for cell in {cells!r}: exec(cell)", cwd=clone)
 
 
-def test_installed_commands_run_in_any_folder(environments):
+def test_commands_run_in_any_folder_and_name_themselves_as_started(environments):
+    """All in one process, which imports torch once."""
     user = environments("wheel")
-    user.run("sample", "G.pt", "--seeds", "0-3", "--out", "grid.png", program="pggan")
+    text = user.run("-c", COMMANDS, *[f"pggan.{name}" for name in PACKAGES], user.scripts / "pggan")
+    assert all(f"usage: python -m pggan.{name} " in text and f"python -m {name}" not in text for name in PACKAGES)
+    assert "usage: pggan sample " in text and "\n  pggan sample runs/" in text and "python -m pggan sample" not in text
     assert Image.open(user.user / "grid.png").width > 8
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_caches_are_built_by_worker_processes(environments, install):
+    user = environments(install)
     (user.user / "photos").mkdir()
     for i in range(4):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(user.user / "photos" / f"{i}.png")
-    for install in INSTALLS:
-        user = environments(install)
-        user.run("-m", "pggan.datasets", "build", environments("wheel").user / "photos", "--workers", "2")
-
-
-def test_help_names_the_command_as_it_was_started(environments):
-    user = environments("wheel")
-    text = user.run("-c", HELP, *[f"pggan.{name}" for name in PACKAGES], user.scripts / "pggan")
-    assert all(f"usage: python -m pggan.{name} " in text and f"python -m {name}" not in text for name in PACKAGES)
-    assert "usage: pggan sample " in text and "\n  pggan sample runs/" in text and "python -m pggan sample" not in text
+    user.run("-m", "pggan.datasets", "build", "photos", "--workers", "2")
 
 
 def test_wheel_adds_one_name_and_every_module(environments):
