@@ -22,6 +22,7 @@ from pggan import Generator
 from pggan.checkpoints import save
 
 PACKAGES = ("datasets", "metrics", "checkpoints")
+EXTRAS = ("torchvision", "lsun", "video", "onnx", "safetensors")  # those that README.md's commands need
 INSTALLS = ("wheel", "editable", "clone")
 ORDERS = [(install, order) for install in INSTALLS for order in ("theirs first", "ours first")]
 ORDERS[3] = pytest.param(*ORDERS[3], marks=pytest.mark.long)  # each costs two seconds, and this one is like the first
@@ -192,6 +193,6 @@ def test_wheel_adds_one_name_and_every_module(environments):
 def test_requirements_are_those_of_the_package_and_of_some_extras():
     tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    chosen = [project["optional-dependencies"][name] for name in ("torchvision", "video", "onnx", "safetensors")]
+    chosen = [project["optional-dependencies"][name] for name in EXTRAS]
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == [*project["dependencies"], *chain.from_iterable(chosen)]
