@@ -286,6 +286,7 @@ def test_a_gpu_evaluates_and_sends_tensors_in_main_memory(precision):
         patch("pggan.metrics.inception.compute_checksum", lambda layers: ""),  # needs data, as does `compare`
         patch.object(Suite, "compare", lambda *_: {}),
         patch("torch.distributed.broadcast_object_list"),
+        patch("torch.distributed.all_reduce"),
         patch("torch.distributed.gather_object", gather_object),
     ):
         generator = Trial(labels=True).state.G_ema

@@ -22,6 +22,7 @@ from pggan import Generator
 from pggan.checkpoints import save
 
 PACKAGES = ("datasets", "metrics", "checkpoints")
+EXTRAS = ("torchvision", "lsun", "video", "onnx", "safetensors")  # those that README.md's commands need
 INSTALLS = ("wheel", "editable", "clone")
 ORDERS = [(install, order) for install in INSTALLS for order in ("theirs first", "ours first")]
 ORDERS[3] = pytest.param(*ORDERS[3], marks=pytest.mark.long)  # each costs two seconds, and this one is like the first
@@ -45,15 +46,17 @@ assert sys.modules["pggan"].__file__.startswith({clone!r})
 import pggan.training  # from the clone, which has left sys.path
 """
 
-HELP = """
+COMMANDS = """
 import contextlib, runpy, sys
 *modules, script = sys.argv[1:]
 for module in modules:
     sys.argv = ["-m", "--help"]
     with contextlib.suppress(SystemExit):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-sys.argv = [script, "sample", "--help"]
-runpy.run_path(script, run_name="__main__")
+for arguments in ["--help"], ["G.pt", "--seeds", "0-3", "--out", "grid.png"]:
+    sys.argv = [script, "sample", *arguments]
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
 """
 
 
@@ -160,23 +163,22 @@ def test_notebook_in_the_clone_imports_packages_of_others(environments, clone):
     kernel.run("-c", f"for cell in {cells!r}: exec(cell)", cwd=clone)
 
 
-def test_installed_commands_run_in_any_folder(environments):
+def test_commands_run_in_any_folder_and_name_themselves_as_started(environments):
+    """All in one process, which imports torch once."""
     user = environments("wheel")
-    user.run("sample", "G.pt", "--seeds", "0-3", "--out", "grid.png", program="pggan")
+    text = user.run("-c", COMMANDS, *[f"pggan.{name}" for name in PACKAGES], user.scripts / "pggan")
+    assert all(f"usage: python -m pggan.{name} " in text and f"python -m {name}" not in text for name in PACKAGES)
+    assert "usage: pggan sample " in text and "\n  pggan sample runs/" in text and "python -m pggan sample" not in text
     assert Image.open(user.user / "grid.png").width > 8
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+def test_caches_are_built_by_worker_processes(environments, install):
+    user = environments(install)
     (user.user / "photos").mkdir()
     for i in range(4):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(user.user / "photos" / f"{i}.png")
-    for install in INSTALLS:
-        user = environments(install)
-        user.run("-m", "pggan.datasets", "build", environments("wheel").user / "photos", "--workers", "2")
-
-
-def test_help_names_the_command_as_it_was_started(environments):
-    user = environments("wheel")
-    text = user.run("-c", HELP, *[f"pggan.{name}" for name in PACKAGES], user.scripts / "pggan")
-    assert all(f"usage: python -m pggan.{name} " in text and f"python -m {name}" not in text for name in PACKAGES)
-    assert "usage: pggan sample " in text and "\n  pggan sample runs/" in text and "python -m pggan sample" not in text
+    user.run("-m", "pggan.datasets", "build", "photos", "--workers", "2")
 
 
 def test_wheel_adds_one_name_and_every_module(environments):
@@ -191,6 +193,6 @@ def test_wheel_adds_one_name_and_every_module(environments):
 def test_requirements_are_those_of_the_package_and_of_some_extras():
     tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    chosen = [project["optional-dependencies"][name] for name in ("torchvision", "video", "onnx", "safetensors")]
+    chosen = [project["optional-dependencies"][name] for name in EXTRAS]
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == [*project["dependencies"], *chain.from_iterable(chosen)]
