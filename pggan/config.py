@@ -692,8 +692,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.999,
         "ema_decay": 0.999,
     },
-    # Arjovsky et al. 2017, algorithm 1; --clip 0.01 is the default
-    "wgan": {"loss": "wgan", "optimizer": "rmsprop", "lr": 5e-5, "n_critic": 5, "batch_size": 64},
+    # Arjovsky et al. 2017, algorithm 1 (--clip 0.01 is the default), on the DCGAN of section 4. Latent size and feature
+    # maps are those of the authors' code (nz 100, ngf 64).
+    "wgan": {
+        "arch": "dcgan",
+        "loss": "wgan",
+        "latent_size": 100,
+        "fmap_base": 1024,
+        "fmap_max": 512,
+        "optimizer": "rmsprop",
+        "lr": 5e-5,
+        "n_critic": 5,
+        "batch_size": 64,
+    },
     # learning rate and betas: the authors' code (github.com/akanimax/BMSG-GAN); the batch size is ours
     "msg": {"arch": "msg", "lr": 0.003, "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 32},
     # Loss, penalty and learning rate: Huang et al. 2024, whose networks have no equalized learning rate; with it this

@@ -307,3 +307,8 @@ def find_cautions(config: TrainConfig) -> list[str]:
             "single image (Gulrajani et al. 2017, section 4); expect a weaker effect"
         )
     return [f"warning: {sentence}" for sentence in found]
+    if config.penalty == "clip" and config.arch in ("pggan", "msg") and config.equalized_lr:
+        found.append(
+            f"{penalty} leaves the critic of --arch {config.arch} almost constant, and with an equalized learning rate "
+            "its weights hardly move at a small --lr; use --preset wgan, which has a DCGAN, or --penalty gp"
+        )

@@ -203,8 +203,9 @@ def test_smoothing_a_loss_without_probabilities_is_rejected():
         ({"loss": "wgan", "penalty": "none"}, "scores diverge"),
         ({"loss": "relativistic", "penalty": "none"}, "may not converge"),
         ({"loss": "relativistic", "penalty": "r1"}, "may diverge"),
-        ({"loss": "hinge", "penalty": "clip", "optimizer": "rmsprop"}, "meant for --loss wgan"),
-        ({"loss": "wgan"}, "RMSprop"),
+        ({"loss": "hinge", "penalty": "clip", "optimizer": "rmsprop", "arch": "dcgan"}, "meant for --loss wgan"),
+        ({"loss": "wgan", "arch": "dcgan"}, "RMSprop"),
+        ({"loss": "wgan", "optimizer": "rmsprop"}, "use --preset wgan"),
     ],
 )
 def test_unstable_combinations_trigger_a_warning(options, word):
