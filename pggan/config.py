@@ -381,6 +381,12 @@ class TrainConfig:
         maximum=0.5,
     )
     label_weight: float = option("weight of the classification loss with --labels", 1.0, parse=float, minimum=0)
+    scale_consistency: float = option(
+        "weight of CAT's scale consistency for --arch msg: lower scales' squared distance from the final image",
+        0.0,
+        parse=float,
+        minimum=0,
+    )
     max_skipped: int = option(
         "consecutive steps with non-finite gradients (each is skipped) that trigger --on-nan",
         50,
@@ -573,6 +579,8 @@ def check_combinations(config: TrainConfig) -> None:
         raise ConfigError(
             "--micro-batch does not work with --arch dcgan, whose batch norm needs the whole batch; remove it"
         )
+    if config.scale_consistency and config.arch != "msg":
+        raise ConfigError("--scale-consistency needs images of several scales: use --arch msg, or remove it")
     if config.arch == "msg" and config.augment != "none":
         raise ConfigError(
             f"--augment {config.augment} does not work with --arch msg, whose images have many sizes; remove it"
@@ -705,8 +713,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "n_critic": 5,
         "batch_size": 64,
     },
-    # learning rate and betas: the authors' code (github.com/akanimax/BMSG-GAN); the batch size is ours
-    "msg": {"arch": "msg", "lr": 0.003, "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 32},
+    # first layer, learning rate and betas: the authors' code (github.com/akanimax/BMSG-GAN); the batch size is ours
+    "msg": {
+        "arch": "msg",
+        "first_layer": "no-norm",
+        "lr": 0.003,
+        "adam_beta1": 0.0,
+        "adam_beta2": 0.99,
+        "batch_size": 32,
+    },
     # Loss, penalty and learning rate: Huang et al. 2024, whose networks have no equalized learning rate; with it this
     # rate learns slowly. Gamma (r_weight) and the batch size are ours.
     "r3gan": {
