@@ -166,9 +166,11 @@ class EqualizedLatent(Equalized):
 class EqualizedConv2d(Equalized):
     """Convolution with zero padding, [N, inputs, H, W] -> [N, outputs, H, W]."""
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, gain: float = HE_GAIN):
+    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, gain: float = HE_GAIN, has_bias: bool = True):
         super().__init__((outputs, inputs, kernel_size, kernel_size), inputs * kernel_size**2, outputs, gain)
         self.padding = kernel_size // 2
+        if not has_bias:
+            self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.current_kernel(), self.bias, padding=self.padding)

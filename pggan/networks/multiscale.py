@@ -40,9 +40,10 @@ class MultiScaleGenerator(Generator):
 class MultiScaleDiscriminator(Discriminator):
     """Progressive discriminator that receives the image of every resolution.
 
-    After each block, its output is concatenated with the image of that resolution, and a 1x1 convolution reduces the
-    result to the block's width (phi_cat_lin of arXiv 1903.06048, section 2.1). Two differences from the paper: a leaky
-    ReLU follows that convolution, and minibatch stddev is at 4x4 only instead of in each block.
+    After each block, its output is concatenated with the image of that resolution, and a linear 1x1 convolution without
+    bias reduces the result to the block's width (phi_cat_lin of arXiv 1903.06048, section 2.1). Each block begins with
+    minibatch stddev. Both are as in the authors' code for MSG-StyleGAN (github.com/akanimax/msg-stylegan-tf), which
+    also blurs before downscaling, as StyleGAN does; this network does not.
 
     Args:
         args, kwargs: arguments of `Discriminator`.
@@ -52,15 +53,19 @@ class MultiScaleDiscriminator(Discriminator):
     multiscale = True
 
     def __init__(self, *args: Any, equalized_lr: bool = True, **kwargs: Any):
-        kwargs["equalized_lr"] = equalized_lr
         super().__init__(*args, **kwargs)
+        heads: list[Any] = list(self.from_rgb)
+        widths = [len(head.weight) for head in heads]  # at 4x4, 8x8, ...
         # The join of a resolution is as wide as that resolution's from_rgb, which it replaces.
-        lower: list[Any] = list(self.from_rgb)[:-1]
-        widths = [len(layer.bias) for layer in lower]
-        self.join = nn.ModuleList(EqualizedConv2d(width + self.channels, width, kernel_size=1) for width in widths)
+        self.join = nn.ModuleList(
+            EqualizedConv2d(width + self.channels, width, kernel_size=1, has_bias=False) for width in widths[:-1]
+        )
         self.from_rgb = self.from_rgb[-1:]  # lower resolutions come in through `join`
-        if not equalized_lr:  # the base class has done the same to its own layers
-            disable_equalized_lr(self.join)
+        if self.mbstd:
+            for block, width in zip(self.blocks, widths[1:], strict=True):
+                block.conv = EqualizedConv2d(width + 1, width)  # one more map from minibatch stddev
+        if not equalized_lr:
+            disable_equalized_lr(self)
 
     def forward(
         self,
@@ -86,8 +91,8 @@ class MultiScaleDiscriminator(Discriminator):
             raise ValueError(f"images have sizes {[x.shape[-1] for x in scales]} in pixels, expected {sizes}")
         x = leaky_relu(self.from_rgb[0](scales[-1]))  # from the full resolution down
         for level in reversed(range(len(self.blocks))):
-            x = torch.cat([self.blocks[level](x), scales[level]], dim=1)
-            x = leaky_relu(self.join[level](x))
+            x = self.blocks[level](self.mbstd(x, batches) if self.mbstd else x)
+            x = self.join[level](torch.cat([x, scales[level]], dim=1))
         return self.score(x, batches)
 
 

@@ -50,7 +50,13 @@ def compute_input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tens
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, transposed: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int = 1,
+    padding: int = 0,
+    transposed: bool = False,
+    groups: int = 1,
 ) -> Tensor:
     """Return F.conv2d(x, weight, bias), or F.conv_transpose2d(...) if `transposed`, with a fast double backward.
 
@@ -58,16 +64,17 @@ def convolve(
 
     Args:
         x: [N, inputs, H, W].
-        weight: [outputs, inputs, k, k]; [inputs, outputs, k, k] if `transposed`.
+        weight: [outputs, inputs / groups, k, k]; [inputs, outputs / groups, k, k] if `transposed`.
         bias: [outputs], or None.
+        groups: number of equal groups of channels that are convolved separately.
     """
     # Autocast does not cast the inputs of a custom Function. Asking about it raises for the meta device.
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if is_transformed():
-        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
-    return Convolution.apply(x, weight, bias, stride, padding, transposed)
+        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], groups)
+    return Convolution.apply(x, weight, bias, stride, padding, transposed, groups)
 
 
 def is_transformed() -> bool:
@@ -84,20 +91,27 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, transposed: bool
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int,
+        padding: int,
+        transposed: bool,
+        groups: int,
     ) -> Tensor:
-        ctx.geometry = stride, padding, transposed
+        ctx.geometry = stride, padding, transposed, groups
         ctx.save_for_backward(x, weight)
-        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1)
+        return torch.convolution(x, weight, bias, [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], groups)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        stride, padding, transposed = ctx.geometry
+        stride, padding, transposed, groups = ctx.geometry
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         by_input = by_weight = by_bias = None
         if not torch.is_grad_enabled():  # no second derivative needed: one fused kernel gives all three gradients
-            geometry = [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], 1
+            geometry = [stride] * 2, [padding] * 2, [1, 1], transposed, [0, 0], groups
             sums_bias = needs_bias and (transposed or gradient.is_cuda)  # for these, aten's own bias gradient is slow
             wanted = [needs_input, needs_weight, needs_bias and not sums_bias]
             by_input, by_weight, by_bias = torch.ops.aten.convolution_backward(
@@ -105,17 +119,17 @@ class Convolution(torch.autograd.Function):
             )
             if sums_bias:
                 by_bias = sum_by_channel(gradient)
-            return by_input, by_weight, by_bias, None, None, None
+            return by_input, by_weight, by_bias, None, None, None, None
         # From here on, every gradient is itself a differentiable operation.
         if needs_input:
-            by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed)
+            by_input = Convolution.apply(gradient, weight, None, stride, padding, not transposed, groups)
         if needs_weight and not skip_weight_gradients:
             # a transposed convolution maps small to large, so its gradient and its input swap roles
             small, large = (x, gradient) if transposed else (gradient, x)
-            by_weight = WeightGradient.apply(large, small, weight.detach(), stride, padding)
+            by_weight = WeightGradient.apply(large, small, weight.detach(), stride, padding, groups)
         if needs_bias and not skip_weight_gradients:
             by_bias = sum_by_channel(gradient)
-        return by_input, by_weight, by_bias, None, None, None
+        return by_input, by_weight, by_bias, None, None, None, None
 
 
 class WeightGradient(torch.autograd.Function):
@@ -126,21 +140,22 @@ class WeightGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, large: Tensor, small: Tensor, like: Tensor, stride: int, padding: int) -> Tensor:
-        ctx.geometry = stride, padding
+    def forward(ctx: Any, large: Tensor, small: Tensor, like: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+        ctx.geometry = stride, padding, groups
         ctx.save_for_backward(large, small)
-        geometry = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
+        geometry = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups
         return torch.ops.aten.convolution_backward(small, large, like, None, *geometry, [False, True, False])[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         large, small = ctx.saved_tensors
+        stride, padding, groups = ctx.geometry
         by_large = by_small = None
         if ctx.needs_input_grad[0]:
-            by_large = Convolution.apply(small, gradient, None, *ctx.geometry, True)
+            by_large = Convolution.apply(small, gradient, None, stride, padding, True, groups)
         if ctx.needs_input_grad[1]:
-            by_small = Convolution.apply(large, gradient, None, *ctx.geometry, False)
-        return by_large, by_small, None, None, None
+            by_small = Convolution.apply(large, gradient, None, stride, padding, False, groups)
+        return by_large, by_small, None, None, None, None
 
 
 def sum_by_channel(x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..networks.multiscale import pyramid
 from ..networks.operations import compute_input_gradients
 
 Images = Tensor | list[Tensor]  # [N, C, r, r] in [-1, 1]; for --arch msg a list of them, one for each scale
@@ -89,7 +90,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         scores: D(x) [N]. logits: class logits [N, classes].
-        squared_norms: (r/R |grad D(x)|)^2 [N], or None if no penalty needs it.
+        squared_norms: (r/R |grad D(x)|)^2, [N] or [scales, N], or None if no penalty needs it.
     """
 
     scores: Tensor
@@ -109,7 +110,8 @@ class Loss:
         drift D(real)^2                                 Karras et al. 2018, appendix A.1
 
     and, with classes, the cross-entropy of both real and generated images (AC-GAN: Odena et al. 2017, arXiv
-    1610.09585). A weight of 0 turns a term off.
+    1610.09585). A weight of 0 turns a term off. For --arch msg, each penalty has a gradient norm per scale and is
+    averaged over scales (Karnewar and Wang 2020, arXiv 1903.06048).
 
     Args:
         full_resolution: R; gradients are taken with respect to the pixels of R x R images. The official code always
@@ -118,6 +120,7 @@ class Loss:
         penalty: lambda. target: gamma, 750 for CIFAR-10. label_weight: weight of the label terms.
         smoothing: subtracted from the real images' target probability of 1 (one-sided label smoothing: Salimans et
             al. 2016, arXiv 1606.03498, section 3.4); for minimax and nonsaturating.
+        consistency: weight of `scale_consistency` in G's loss.
     """
 
     adversarial: Adversarial
@@ -129,6 +132,7 @@ class Loss:
     drift: float = 0.0
     smoothing: float = 0.0
     label_weight: float = 1.0
+    consistency: float = 0.0
 
     @property
     def needs_reals(self) -> bool:
@@ -203,6 +207,8 @@ class Loss:
             with torch.no_grad():
                 real_scores, _ = critic(reals)
         loss = self.adversarial.generator(scores, real_scores).mean()  # WGAN: -D(G(z))
+        if self.consistency and isinstance(fakes, list):
+            loss = loss + self.consistency * scale_consistency(fakes)
         if labels is not None:
             loss = loss + self.label_weight * F.cross_entropy(logits, labels)
         return {"g_loss": loss}
@@ -217,7 +223,7 @@ class Loss:
             return self.outputs(critic, reals, bool(self.r1)), self.outputs(critic, fakes, bool(self.r2))
         both = map_scales(lambda *pair: torch.cat(pair), reals, fakes)
         scores, logits, squared_norms = self.outputs(critic, both, bool(self.r1), batches=2)
-        real_norms, fake_norms = (None, None) if squared_norms is None else squared_norms.chunk(2)
+        real_norms, fake_norms = (None, None) if squared_norms is None else squared_norms.chunk(2, dim=-1)
         (real_scores, fake_scores), (real_logits, fake_logits) = scores.chunk(2), logits.chunk(2)
         return Outputs(real_scores, real_logits, real_norms), Outputs(fake_scores, fake_logits, fake_norms)
 
@@ -228,7 +234,7 @@ class Loss:
         return Outputs(scores, logits, self.squared_gradient_norms(scores, images) if with_gradients else None)
 
     def gradient_norms(self, critic: Critic, images: Images) -> Tensor:
-        """Return r/R |grad D(x)| of each image [N], over all scales, differentiable with respect to D's weights.
+        """Return r/R |grad D(x)|, [N] or [scales, N], differentiable with respect to D's weights.
 
         The square root has an infinite derivative at 0: a gradient of exactly zero makes the step non-finite, so it is
         skipped.
@@ -238,11 +244,12 @@ class Loss:
         return self.squared_gradient_norms(scores, images).sqrt()
 
     def squared_gradient_norms(self, scores: Tensor, images: Images) -> Tensor:
-        """Return (r/R |grad scores|)^2 [N] with respect to the images, summed over scales with equal weight."""
+        """Return (r/R |grad scores|)^2 with respect to the images [N], or to the images of each scale [scales, N]."""
         scales = images if isinstance(images, list) else [images]
-        first, *others = [g.square().sum(dim=(1, 2, 3)) for g in compute_input_gradients(scores, scales)]
-        total, side = sum(others, first), scales[-1].shape[-1]  # the last scale is the largest
-        return total * (1 if self.full_resolution is None else (side / self.full_resolution) ** 2)
+        squares = [g.square().sum(dim=(1, 2, 3)) for g in compute_input_gradients(scores, scales)]
+        side = scales[-1].shape[-1]  # the last scale is the largest
+        norms = torch.stack(squares) if isinstance(images, list) else squares[0]
+        return norms * (1 if self.full_resolution is None else (side / self.full_resolution) ** 2)
 
 
 def map_scales(function: Callable[..., Tensor], *images: Images) -> Images:
@@ -250,6 +257,16 @@ def map_scales(function: Callable[..., Tensor], *images: Images) -> Images:
     if isinstance(images[0], list):
         return [function(*scale) for scale in zip(*images, strict=True)]
     return function(*images)
+
+
+def scale_consistency(images: list[Tensor]) -> Tensor:
+    """Return how far lower scales are from the largest image, a scalar: the squared difference to its box average.
+
+    It is averaged over pixels, then over scales. The largest image gets no gradient: it is the anchor that the others
+    are to describe (Hyun et al. 2026, CAT, arXiv 2605.26449; the distance and its weight are ours).
+    """
+    lower, targets = images[:-1], pyramid(images[-1].detach())[:-1]
+    return torch.stack([F.mse_loss(x, target) for x, target in zip(lower, targets, strict=True)]).mean()
 
 
 def detach_with_grad(images: Images) -> Images:
@@ -277,6 +294,7 @@ def build_loss(config: TrainConfig) -> Loss:
         drift=config.drift,
         smoothing=config.label_smoothing,
         label_weight=config.label_weight,
+        consistency=config.scale_consistency,
     )
 
 
@@ -299,6 +317,11 @@ def find_cautions(config: TrainConfig) -> list[str]:
         found.append(f"{loss} {penalty} may diverge early in training (Huang et al. 2024); use --penalty r1+r2")
     if config.penalty == "clip" and not config.loss.startswith("wgan"):
         found.append(f"{penalty} is meant for --loss wgan; with {loss} it weakens the discriminator and its gradients")
+    if config.penalty == "clip" and config.arch in ("pggan", "msg") and config.equalized_lr:
+        found.append(
+            f"{penalty} leaves the critic of --arch {config.arch} almost constant, and with an equalized learning rate "
+            "its weights hardly move at a small --lr; use --preset wgan, which has a DCGAN, or --penalty gp"
+        )
     if config.penalty == "clip" and config.optimizer == "adam":
         found.append(f"{penalty} is unstable with Adam (Arjovsky et al. 2017); use --preset wgan, which has RMSprop")
     if config.arch == "dcgan" and config.penalty not in ("none", "clip"):

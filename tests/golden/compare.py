@@ -23,10 +23,15 @@ LEVELS_OF_DETAIL = {"official_rgb32": 7, "official_gray16_labels": 5}
 
 @lru_cache
 def load_golden(name):
-    with np.load(FOLDER / f"{name}.npz") as archive:
-        arrays = dict(archive)
+    arrays = load_arrays(name)
     meta = json.loads(bytes(arrays.pop("meta_json")))
     return meta, arrays
+
+
+def load_arrays(name):
+    """Return the arrays of a recording without metadata."""
+    with np.load(FOLDER / f"{name}.npz") as archive:
+        return dict(archive)
 
 
 def select_prefix(arrays, prefix):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from pggan.config import ConfigError, TrainConfig, resolve_config
-from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, build_loss, find_cautions
+from pggan.networks.layers import downscale
+from pggan.training.losses import ADVERSARIAL, WGANGP, Loss, build_loss, find_cautions, scale_consistency
 
 
 def make_linear_critic(weight, labels=0):
@@ -156,7 +157,7 @@ def test_only_the_real_target_is_smoothed(name):
     assert smoothed["d_loss"].item() == pytest.approx(expected.mean(), rel=1e-12)
 
 
-def test_gradient_penalty_covers_all_scales():
+def test_penalties_are_averaged_over_scales():
     torch.manual_seed(0)
     reals, fakes = ([torch.randn(8, 3, r, r, dtype=torch.float64) for r in (4, 8)] for _ in range(2))
     mixing = torch.rand(8, 1, 1, 1, dtype=torch.float64)
@@ -166,9 +167,50 @@ def test_gradient_penalty_covers_all_scales():
         return scores, scores[:, None][:, :0]
 
     mixed = [r + mixing * (f - r) for r, f in zip(reals, fakes, strict=True)]
-    norms = sum(x.square().sum(dim=(1, 2, 3)) for x in mixed).sqrt()
-    terms = Loss(ADVERSARIAL["wgan"], full_resolution=8, penalty=1.0).discriminator_loss(critic, reals, fakes, mixing)
-    assert terms["grad_norm"].item() == pytest.approx(norms.mean().item(), rel=1e-12)
+    norms = {
+        name: [x.square().sum(dim=(1, 2, 3)).sqrt() for x in scales]
+        for name, scales in (("mixed", mixed), ("real", reals), ("fake", fakes))
+    }
+    without = Loss(ADVERSARIAL["wgan"]).discriminator_loss(critic, reals, fakes, mixing)["d_loss"].item()
+    loss = Loss(ADVERSARIAL["wgan"], full_resolution=8, penalty=3.0, target=2.0, r1=5.0, r2=7.0)
+    terms = loss.discriminator_loss(critic, reals, fakes, mixing)
+    expected = np.mean(
+        [
+            [(3 * (norms["mixed"][i] - 2) ** 2 / 2**2).mean() for i in range(2)],
+            [(5 / 2 * norms["real"][i] ** 2).mean() for i in range(2)],
+            [(7 / 2 * norms["fake"][i] ** 2).mean() for i in range(2)],
+        ],
+        axis=1,
+    ).sum()
+    assert terms["d_loss"].item() == pytest.approx(without + expected, rel=1e-12)
+    assert terms["grad_norm"].item() == pytest.approx(torch.stack(norms["mixed"]).mean().item(), rel=1e-12)
+
+
+def test_scale_consistency_pulls_lower_scales_to_the_final_image():
+    torch.manual_seed(0)
+    largest = torch.randn(2, 3, 16, 16, requires_grad=True)
+    aligned = [downscale(downscale(largest)), downscale(largest)]
+    assert scale_consistency([*aligned, largest]).item() == 0
+    moved = [x.detach() + shift for x, shift in zip(aligned, (1.0, 3.0), strict=True)]
+    moved = [x.requires_grad_(True) for x in moved]
+    distance = scale_consistency([*moved, largest])
+    assert distance.item() == pytest.approx((1**2 + 3**2) / 2, rel=1e-5)
+    distance.backward()
+    assert largest.grad is None and all((x.grad > 0).all() for x in moved)
+
+
+def test_scale_consistency_is_part_of_the_generators_loss():
+    options = {"data": "synthetic", "resolution": 8, "channels": 3, "arch": "msg"}
+    loss = build_loss(resolve_config(options | {"scale_consistency": 2.0}))
+    fakes = [torch.randn(2, 3, r, r) for r in (4, 8)]
+
+    def critic(images, batches=1):
+        return torch.zeros(2), torch.zeros(2, 0)
+
+    expected = 2 * (fakes[0] - downscale(fakes[1])).square().mean().item()
+    assert loss.generator_loss(critic, fakes)["g_loss"].item() == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ConfigError, match=r"--scale-consistency needs .* --arch msg"):
+        TrainConfig(scale_consistency=1.0)
 
 
 def test_generator_gets_gradients_through_generated_images_only():
@@ -184,8 +226,8 @@ def test_each_loss_has_a_default_penalty():
     options = {"data": "synthetic", "resolution": 16, "channels": 3}
     paper = build_loss(resolve_config(options))
     assert paper == WGANGP(16)
-    r3gan = build_loss(resolve_config(options | {"loss": "relativistic"}))
-    assert (r3gan.r1, r3gan.r2, r3gan.penalty, r3gan.drift) == (10, 10, 0, 0)
+    relativistic = build_loss(resolve_config(options | {"loss": "relativistic"}))
+    assert (relativistic.r1, relativistic.r2, relativistic.penalty, relativistic.drift) == (10, 10, 0, 0)
     native = build_loss(resolve_config(options | {"penalty_pixels": "native", "loss": "lsgan", "penalty": "gp"}))
     assert (native.full_resolution, native.penalty) == (None, 10)
     assert build_loss(resolve_config(options | {"loss": "wgan"})).penalty == 0
@@ -203,8 +245,9 @@ def test_smoothing_a_loss_without_probabilities_is_rejected():
         ({"loss": "wgan", "penalty": "none"}, "scores diverge"),
         ({"loss": "relativistic", "penalty": "none"}, "may not converge"),
         ({"loss": "relativistic", "penalty": "r1"}, "may diverge"),
-        ({"loss": "hinge", "penalty": "clip", "optimizer": "rmsprop"}, "meant for --loss wgan"),
-        ({"loss": "wgan"}, "RMSprop"),
+        ({"loss": "hinge", "penalty": "clip", "optimizer": "rmsprop", "arch": "dcgan"}, "meant for --loss wgan"),
+        ({"loss": "wgan", "arch": "dcgan"}, "RMSprop"),
+        ({"loss": "wgan", "optimizer": "rmsprop"}, "use --preset wgan"),
     ],
 )
 def test_unstable_combinations_trigger_a_warning(options, word):

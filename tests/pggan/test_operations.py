@@ -16,24 +16,35 @@ from pggan.networks.operations import (
     without_weight_gradients,
 )
 
-LAYERS = [(3, 1, 1, False), (1, 1, 0, False), (4, 2, 1, False), (4, 2, 1, True)]  # kernel, stride, padding, transposed
+LAYERS = [  # kernel, stride, padding, transposed, groups
+    (3, 1, 1, False, 1),
+    (1, 1, 0, False, 1),
+    (4, 2, 1, False, 1),
+    (4, 2, 1, True, 1),
+    (3, 1, 1, False, 2),
+    (4, 2, 1, False, 2),
+    (4, 2, 1, True, 2),
+]
 
 
-def torch_convolve(x, weight, bias, stride, padding, transposed):
-    return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, stride, padding)
+def torch_convolve(x, weight, bias, stride, padding, transposed, groups):
+    if transposed:
+        return F.conv_transpose2d(x, weight, bias, stride, padding, groups=groups)
+    return F.conv2d(x, weight, bias, stride, padding, groups=groups)
 
 
-def draw_inputs(kernel, transposed):
+def draw_inputs(kernel, transposed, groups=1):
     torch.manual_seed(0)
-    weight = torch.randn(3, 5, kernel, kernel) if transposed else torch.randn(5, 3, kernel, kernel)
-    return [t.double().requires_grad_(True) for t in (torch.randn(2, 3, 6, 6), weight, torch.randn(5))]
+    shape = (4, 6 // groups) if transposed else (6, 4 // groups)
+    weight = torch.randn(*shape, kernel, kernel)
+    return [t.double().requires_grad_(True) for t in (torch.randn(2, 4, 6, 6), weight, torch.randn(6))]
 
 
 def differentiate(convolution, parameters):
     """Return the output, its input gradient, and the gradients of a loss that contains a penalty on both."""
-    kernel, stride, padding, transposed = parameters
-    x, weight, bias = draw_inputs(kernel, transposed)
-    y = convolution(x, weight, bias, stride, padding, transposed)
+    kernel, *geometry = parameters
+    x, weight, bias = draw_inputs(kernel, *geometry[2:])
+    y = convolution(x, weight, bias, *geometry)
     (gradient,) = compute_input_gradients(y.tanh(), [x])
     total = gradient.square().sum() + y.square().mean()
     return [y, gradient, *torch.autograd.grad(total, [x, weight, bias])]
@@ -50,7 +61,7 @@ def test_second_derivatives_match_torchs(parameters):
 @pytest.mark.parametrize("parameters", LAYERS)
 def test_convolution_passes_first_and_second_order_gradient_checks(parameters):
     kernel, *geometry = parameters
-    x, weight, bias = draw_inputs(kernel, geometry[-1])
+    x, weight, bias = draw_inputs(kernel, *geometry[2:])
 
     def small(x, weight, bias):
         return convolve(x[:1, :, :4, :4], weight[:, :, :, :], bias, *geometry).sum(dim=(0, 1))
