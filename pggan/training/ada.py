@@ -115,31 +115,32 @@ def warp(x: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     Args:
         matrix: [N, 2, 2]. offset: [N, 2].
     """
-    count, channels, side, _ = x.shape
-    taps = torch.stack([torch.full((), tap, device=x.device) for tap in SYM6])  # a CUDA graph cannot copy from the host
-    column, row = taps.view(1, 1, -1, 1), taps.view(1, 1, 1, -1)
-
-    # Mirrored far enough that whole-pixel translations read exact samples
+    side = x.shape[-1]
+    # Both filters as dense matrices, which up to 512x512 cost a few percent of the networks' operations and run at the
+    # speed of matrix products; convolutions of single channels are several times as slow on a CPU. Filled number by
+    # number, since a CUDA graph cannot copy from the host.
+    taps = torch.stack([torch.full((), tap, device=x.device) for tap in SYM6])[None, None]
+    pixels = torch.eye(side, device=x.device)
+    # Within the margin, samples are those of the continued image, so that whole-pixel translations are exact; farther
+    # out they are mirrored themselves, which at high frequencies differs a little, since sym6 is not quite symmetric
     margin = math.ceil(MAX_SHIFT * side) + REACH
     place = reflect(torch.arange(-margin - REACH, side + margin + REACH, device=x.device), side)
-    y = x[:, :, place][:, :, :, place].reshape(count * channels, 1, len(place), len(place))
-    y = F.conv_transpose2d(y, column, stride=(2, 1), padding=(TAPS - 2, 0))
-    y = F.conv_transpose2d(y, row, stride=(1, 2), padding=(0, TAPS - 2))
-    y = y.view(count, channels, *y.shape[2:]) * 2  # sqrt(2) per direction: half of the samples were zeros
-    first = (TAPS - 2 - DELAY) / 2 - margin - REACH  # position of y's first sample
+    up = F.conv_transpose1d(pixels[place].T[:, None], taps, stride=2, padding=TAPS - 2).squeeze(1)  # [r, samples]
+    down = F.conv_transpose1d(pixels[:, None], taps, stride=2).squeeze(1)  # [r, 2 r + 10]
 
     middle = (side - 1) / 2
-    outputs = (torch.arange(2 * (side - 1) + TAPS, device=x.device) - DELAY) / 2 - middle
+    outputs = (torch.arange(down.shape[1], device=x.device) - DELAY) / 2 - middle
     grid = torch.stack(torch.meshgrid(outputs, outputs, indexing="xy"), dim=2)
     position = torch.einsum("nij,hwj->nhwi", matrix, grid) + offset[:, None, None] + middle
     is_far = (position < -margin) | (position > side - 1 + margin)
     position = torch.where(is_far, reflect(position, side), position)
-    normalized = (position - first) * (4 / (y.shape[-1] - 1)) - 1  # -1 and 1 are the centers of the outermost samples
-    y = F.grid_sample(y, normalized, mode="bilinear", padding_mode="border", align_corners=True)
+    first = (TAPS - 2 - DELAY) / 2 - margin - REACH  # position of the first upsampled sample
+    normalized = (position - first) * (4 / (up.shape[1] - 1)) - 1  # -1 and 1: centers of the outermost samples
 
-    y = y.view(count * channels, 1, *y.shape[2:])
-    y = F.conv2d(F.conv2d(y, column, stride=(2, 1)), row, stride=(1, 2)) / 2
-    return y.view(x.shape).contiguous(memory_format=torch.channels_last)  # what the networks compute in
+    y = up.T @ x @ up * 2  # sqrt(2) per direction: every second sample was zero
+    y = F.grid_sample(y, normalized, mode="bilinear", padding_mode="border", align_corners=True)
+    y = down @ y @ down.T / 2
+    return y.contiguous(memory_format=torch.channels_last)  # what the networks compute in
 
 
 def reflect(position: Tensor, side: int) -> Tensor:

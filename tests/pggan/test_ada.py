@@ -74,9 +74,9 @@ def test_warping_a_smooth_pattern_agrees_with_its_formula(matrix):
     y = warp(pattern(columns, rows)[None, None], matrix, (0.3, -1.4))[0, 0]
     (a, b), (c, d) = matrix
     columns, rows = a * columns + b * rows + 0.3, c * columns + d * rows - 1.4
-    inside = (columns.abs() < 15) & (rows.abs() < 15)
-    assert inside.sum() > 500
-    assert (y - pattern(columns, rows))[inside].abs().max() < 0.02
+    inside = torch.stack([columns, rows, *torch.meshgrid(place, place, indexing="ij")]).abs().amax(0) < 12  # of mirrors
+    assert inside.sum() > 300
+    assert (y - pattern(columns, rows))[inside].abs().max() < 0.01
 
 
 def test_a_far_away_position_shows_a_mirror_image():
@@ -89,7 +89,7 @@ def test_shrinking_leaves_no_aliases():
     stripes = torch.ones(1, 1, 32, 32)
     stripes[..., ::2] = -1
     assert warp(stripes, ((1.0, 0.0), (0.0, 1.0))).abs().mean() > 0.99
-    assert warp(stripes, ((2.0, 0.0), (0.0, 1.0)))[..., 4:-4].abs().max() < 0.05
+    assert warp(stripes, ((2.0, 0.0), (0.0, 1.0)))[..., 11:-11].abs().max() < 0.05
 
 
 def homogeneous(*rows):

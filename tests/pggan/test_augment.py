@@ -229,6 +229,23 @@ def test_p_is_saved_with_the_state():
     assert fresh.augment_p == 0 and (fresh.augment_signal == 0).all()
 
 
+@pytest.mark.parametrize("loss", ["wgan-gp", "hinge"])
+def test_a_resumed_run_with_ada_continues_bit_for_bit(loss):
+    loss = build_loss(resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "loss": loss}))
+    stepper = make_stepper(loss=loss, augment=Augmentation("ada", target=-9.0, speed=100))  # p rises
+    whole, resumed = make_state(), make_state(seed=5)
+    for step in range(6):
+        if step == 3:
+            resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+        for state in (whole, resumed) if step >= 3 else (whole,):
+            stepper.step(state, make_batch(), FADING, make_batch())
+    assert 0.4 < whole.augment_p == resumed.augment_p
+    assert torch.equal(whole.augment_signal, resumed.augment_signal)
+    for name in ("G", "D"):
+        pairs = zip(copy_weights(getattr(whole, name)), copy_weights(getattr(resumed, name)), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), name
+
+
 @pytest.mark.parametrize("options", [{"augment": "ada"}, {"holdout": 0.05}, {"holdout": 0.9999}])
 def test_the_suggested_holdout_works(options):
     config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3} | options)
