@@ -28,14 +28,16 @@ ARCH_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend 
     "msg": {},
     "r3gan": {},
 }
-LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend on --loss
-    "wgan-gp": {"penalty": "gp", "drift": 0.001},  # Karras et al. 2018, appendix A.1
-    "wgan": {"penalty": "clip", "drift": 0.0},  # Arjovsky et al. 2017, algorithm 1
-    "minimax": {"penalty": "none", "drift": 0.0},
-    "nonsaturating": {"penalty": "none", "drift": 0.0},
-    "lsgan": {"penalty": "none", "drift": 0.0},
-    "hinge": {"penalty": "none", "drift": 0.0},
-    "relativistic": {"penalty": "r1+r2", "drift": 0.0},  # Huang et al. 2024, section 2
+# Defaults of options that depend on --loss. Karras et al. 2020 (arXiv 2006.06676), section 3 and their code: 0.6 for
+# the signal r_t, 0.5 for r_v
+LOSS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "wgan-gp": {"penalty": "gp", "drift": 0.001, "ada_target": 0.5},  # Karras et al. 2018, appendix A.1
+    "wgan": {"penalty": "clip", "drift": 0.0, "ada_target": 0.5},  # Arjovsky et al. 2017, algorithm 1
+    "minimax": {"penalty": "none", "drift": 0.0, "ada_target": 0.6},
+    "nonsaturating": {"penalty": "none", "drift": 0.0, "ada_target": 0.6},
+    "lsgan": {"penalty": "none", "drift": 0.0, "ada_target": 0.6},
+    "hinge": {"penalty": "none", "drift": 0.0, "ada_target": 0.6},
+    "relativistic": {"penalty": "r1+r2", "drift": 0.0, "ada_target": 0.5},  # Huang et al. 2024, section 2
 }
 
 
@@ -197,12 +199,17 @@ class TrainConfig:
 
     # Small datasets
     augment: str = option(
-        "augmentation of everything the discriminator sees: DiffAugment, or the same with adaptive probability",
+        "augmentation of everything the discriminator sees: DiffAugment, or ADA, which adapts its probability",
         "none",
         choices=("none", "diffaug", "ada"),
     )
-    ada_target: float = option(
-        "overfitting signal at which ada holds its probability", 0.6, parse=float, minimum=0, maximum=1
+    ada_target: float | None = option(
+        "overfitting signal at which ada holds its probability",
+        None,
+        "0.6 (r_t) with minimax, nonsaturating, lsgan and hinge, else 0.5 (r_v)",
+        parse=float,
+        minimum=0,
+        maximum=1,
     )
     ada_kimg: float = option(
         "thousands of images in which ada can go from no augmentation to full",
@@ -594,6 +601,8 @@ def check_combinations(config: TrainConfig) -> None:
         raise ConfigError(
             f"--augment {config.augment} does not work with --arch msg, whose images have many sizes; remove it"
         )
+    if config.augment == "ada" and config.channels in (2, 4):
+        raise ConfigError("--augment ada needs gray or RGB images; use --channels 1 or 3, or --augment diffaug")
 
 
 # Presets replace the defaults of TrainConfig. "Theano config.py" and "TensorFlow config.py" are the authors' code,

@@ -344,7 +344,7 @@ def take_steps(
 ) -> tuple[TrainState, Stepper]:
     """Take steps on the same random images on any device; return the state and the stepper."""
     config = resolve_config(options)
-    augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
+    augment = Augmentation.from_config(config)
     state, stepper = TrainState(config, 0, device), Stepper.from_config(config, bf16, augment, device=device)
     for _ in range(count):
         stepper.step(state, make_batch(phase, pin=device.type == "cuda"), phase)

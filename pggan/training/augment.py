@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import ConfigError, TrainConfig
+from . import ada
+from .losses import ADVERSARIAL
 from .state import random_generator
 
 HOLDOUT_SIZES = range(200, 10_000)  # dataset sizes at risk of being memorized, yet large enough to hold out 5%
@@ -18,17 +21,18 @@ HOLDOUT_SIZES = range(200, 10_000)  # dataset sizes at risk of being memorized, 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Differentiable augmentation of images (Zhao et al. 2020, arXiv 2006.10738, section 3), each with probability p.
+    """Differentiable augmentation of images.
 
-    Color: brightness + U(-0.5, 0.5), saturation * U(0, 2), contrast * U(0.5, 1.5). Translation: by up to 1/8 of the
-    side, filled with gray. Cutout: a gray square of half the side. "diffaug" applies all three to every image; "ada"
-    applies each with one shared probability p, adapted to the overfitting signal (Karras et al. 2020, arXiv 2006.06676,
-    section 3.1).
+    "diffaug" transforms every image (Zhao et al. 2020, arXiv 2006.10738, section 3). Color: brightness + U(-0.5, 0.5),
+    saturation * U(0, 2), contrast * U(0.5, 1.5). Translation: by up to 1/8 of the side, filled with gray. Cutout: a
+    gray square of half the side.
+
+    "ada" applies each transformation of its own pipeline (ada.py) with a probability p that follows an overfitting
+    signal (Karras et al. 2020, arXiv 2006.06676, section 3): see `measure_overfitting` and `adapt`.
 
     The critic sees only augmented images: real, generated, and the points between them at which the gradient penalty is
     taken. The loss is then WGAN-GP between the augmented distributions, and the penalty constrains the critic with
-    respect to the pixels of its input. The generator learns through the augmentations, and they do not leak into its
-    images as long as p is below 1 or each one is invertible in distribution.
+    respect to the pixels of its input. The generator learns through the augmentations.
 
     Args:
         mode: "none", "diffaug" or "ada". target: overfitting signal at which "ada" holds p.
@@ -36,12 +40,21 @@ class Augmentation:
     """
 
     mode: str = "none"
-    target: float = 0.6
+    target: float = 0.5
     speed: float = 500_000.0
     every: int = 1
 
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> Augmentation:
+        """Return the augmentation that the options describe, after `config.resolve_config` has set --ada-target."""
+        every = config.repeats if needs_held_out(config) else 1  # held-out images are scored once per schedule update
+        return cls(config.augment, config.ada_target or 0.0, config.ada_kimg * 1000, every)
+
     def draw(self, rng: np.random.Generator, count: int, side: int) -> Tensor:
-        """Return the random numbers of `count` images of `side` pixels, float32 [count, 10]."""
+        """Return the random numbers of `count` images of `side` pixels, float32 [count, 28 (ADA) or 10]."""
+        if self.mode == "ada":
+            return ada.draw(rng, count)
+        # the first three are unused; drawing them keeps the numbers of earlier versions
         chance, places = rng.random((8, count), dtype=np.float32), rng.integers(0, side + 1, (2, count))
         return torch.from_numpy(np.concatenate([chance, places.astype(np.float32)]).T)
 
@@ -49,26 +62,35 @@ class Augmentation:
         """Return images [N, C, r, r] in [-1, 1], augmented.
 
         Args:
-            p: scalar tensor in [0, 1] on the images' device. noise: [N, 10], drawn by `draw`.
+            p: scalar tensor in [0, 1] on the images' device, for "ada". noise: drawn by `draw`.
         """
         if self.mode == "none":
             return images
+        if self.mode == "ada":
+            return ada.augment(images, p, noise)
         count, side = len(images), images.shape[-1]
         chance, places = noise.T.split([8, 2])
-        color, translation, cutout = (
-            (chance[:3] < (p if self.mode == "ada" else 1.0)).reshape(3, count, 1, 1, 1).unbind(0)
-        )
-        x = torch.where(color, jitter_color(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0)), images)
+        x = jitter_color(images, *chance[3:6].reshape(3, count, 1, 1, 1).unbind(0))
         reach = int(side / 8 + 0.5)
-        x = translate(x, (sample_offsets(chance[6:8], reach) * translation.view(1, count)).long(), reach)
-        return torch.where(cutout & square_mask(places, side), torch.zeros((), device=x.device), x)
+        x = translate(x, sample_offsets(chance[6:8], reach).long(), reach)
+        return torch.where(square_mask(places, side), torch.zeros((), device=x.device), x)
 
-    def update_p(self, p: Tensor, signal: Tensor, batch_size: int) -> Tensor:
-        """Return the next p of "ada": one step by the sign of signal - target; unchanged if the signal is NaN."""
-        if self.mode != "ada":
-            return p
-        step = torch.sign(signal - self.target).nan_to_num(0.0) * (self.every * batch_size / self.speed)
-        return (p + step).clamp(0.0, 1.0)
+    def adapt(self, p: Tensor, margins: Tensor, measured: Tensor, batch_size: int) -> None:
+        """Update p of "ada" and the averaged overfitting signal, both in place; non-finite measurements count nothing.
+
+        The two parts of the signal are averaged over the last `speed` / 100 images or so: a batch of 4 says little,
+        and meanwhile p moves by 0.01 at most. Then p moves by the sign of (signal - target), without the division,
+        whose result has the wrong sign where the critic scores generated images higher than real ones.
+
+        Args:
+            p: scalar in [0, 1]. margins: [2], moving averages of what `measure_overfitting` returns; measured: its
+                new values.
+        """
+        seen = self.every * batch_size
+        average = torch.lerp(margins, measured, 1 - math.exp(-100 * seen / self.speed))
+        margins.copy_(torch.where(measured.isfinite().all(), average, margins))
+        direction = torch.sign(margins[0] - self.target * margins[1].abs())
+        p.add_(direction * (measured.isfinite().all() * (seen / self.speed))).clamp_(0.0, 1.0)
 
 
 def split_holdout(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +104,7 @@ def split_holdout(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarra
     if config.holdout is None and (size not in HOLDOUT_SIZES or count < group):
         count = 0
     enough = math.ceil(100 * group / size)  # percent that make up a minibatch-stddev group
-    if config.augment == "ada" and not count:
+    if config.augment == "ada" and needs_held_out(config) and not count:
         raise ConfigError(
             f"--augment ada needs held-out images to measure overfitting; set --holdout, for example {max(enough, 5)}%"
         )
@@ -94,14 +116,31 @@ def split_holdout(config: TrainConfig, size: int) -> tuple[np.ndarray, np.ndarra
     return np.sort(order[count:]), np.sort(order[:count])
 
 
-def compute_overfitting(real: Tensor, held_out: Tensor, fake: Tensor) -> Tensor:
-    """Return the overfitting signal r_v of mean scores: near 0 without overfitting, 1 if the critic has memorized.
+def needs_held_out(config: TrainConfig) -> bool:
+    """Return whether the overfitting signal that drives ADA's p is measured on held-out images."""
+    return ADVERSARIAL[config.loss].boundary is None
 
-    r_v = (E[D(train)] - E[D(held out)]) / (E[D(train)] - E[D(fake)]) (Karras et al. 2020, equation 1). Their other
-    signal, r_t = E[sign(D(train))], means nothing for a Wasserstein critic, whose scores have no natural zero; r_v does
-    not change if all scores are shifted or scaled.
+
+def measure_overfitting(terms: Mapping[str, Tensor]) -> Tensor | None:
+    """Return numerator and denominator of ADA's overfitting signal [2], None if a step has not measured it.
+
+    Both signals are near 0 without overfitting and 1 if the critic has memorized (Karras et al. 2020, equation 1):
+
+        r_t = E[sign(D(train))] / 1
+        r_v = (E[D(train)] - E[D(held out)]) / (E[D(train)] - E[D(fake)])
+
+    r_t needs a score that separates real from generated images. The scores of a Wasserstein or relativistic critic may
+    be shifted as a whole; r_v does not change if all scores are shifted or scaled.
+
+    Args:
+        terms: mean scores "real_score", "fake_score", and "real_sign" or "held_out_score", scalars.
     """
-    return (real - held_out) / (real - fake)
+    if "real_sign" in terms:
+        return torch.stack([terms["real_sign"], torch.ones_like(terms["real_sign"])])
+    if "held_out_score" in terms:
+        real = terms["real_score"]
+        return torch.stack([real - terms["held_out_score"], real - terms["fake_score"]])
+    return None
 
 
 def jitter_color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:

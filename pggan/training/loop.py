@@ -213,7 +213,7 @@ class Training:
         config, ranks = self.config, self.ranks
         if ranks.world_size > 1 and self.state.D.batch_norm:
             raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
-        augment = Augmentation(config.augment, config.ada_target, config.ada_kimg * 1000, config.repeats)
+        augment = Augmentation.from_config(config)
         self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks, self.device)
         train_indices, held_out_indices = split_holdout(config, len(self.pyramid))
         make_feeder = partial(Feeder, self.pyramid, config.seed, self.device, group=config.mbstd_group, ranks=ranks)

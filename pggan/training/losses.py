@@ -40,31 +40,37 @@ class Adversarial:
         discriminator: (real scores, fake scores) -> the discriminator's loss [N].
         generator: (fake scores, real scores) -> the generator's loss [N].
         needs_reals: whether the generator's loss depends on the real scores too.
+        boundary: score halfway between real and generated images, None if the loss depends on score differences only.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
     needs_reals: bool = False
+    boundary: float | None = None
 
 
 WASSERSTEIN = Adversarial(lambda real, fake: fake - real, lambda fake, real: -fake)
 """D(fake) - D(real); -D(fake) (Arjovsky et al. 2017, arXiv 1701.07875, algorithm 1)."""
 
 # softplus(-x) = -log s(x) and softplus(x) = -log(1 - s(x)), s the sigmoid: the logarithms without overflow
-MINIMAX = Adversarial(lambda real, fake: F.softplus(-real) + F.softplus(fake), lambda fake, real: -F.softplus(fake))
+MINIMAX = Adversarial(
+    lambda real, fake: F.softplus(-real) + F.softplus(fake), lambda fake, real: -F.softplus(fake), boundary=0.0
+)
 """-log s(D(real)) - log(1 - s(D(fake))); log(1 - s(D(fake))), s the sigmoid (Goodfellow et al. 2014, arXiv 1406.2661,
 equation 1)."""
 
-NONSATURATING = Adversarial(MINIMAX.discriminator, lambda fake, real: F.softplus(-fake))
+NONSATURATING = Adversarial(MINIMAX.discriminator, lambda fake, real: F.softplus(-fake), boundary=0.0)
 """Like minimax for D; -log s(D(fake)) for G, whose gradient does not vanish while D is confident (Goodfellow et al.
 2014, section 3)."""
 
 LSGAN = Adversarial(
-    lambda real, fake: 0.5 * ((real - 1).square() + fake.square()), lambda fake, real: 0.5 * (fake - 1).square()
+    lambda real, fake: 0.5 * ((real - 1).square() + fake.square()),
+    lambda fake, real: 0.5 * (fake - 1).square(),
+    boundary=0.5,
 )
 """(D(real) - 1)^2 / 2 + D(fake)^2 / 2; (D(fake) - 1)^2 / 2 (Mao et al. 2017, arXiv 1611.04076, equation 9)."""
 
-HINGE = Adversarial(lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lambda fake, real: -fake)
+HINGE = Adversarial(lambda real, fake: F.relu(1 - real) + F.relu(1 + fake), lambda fake, real: -fake, boundary=0.0)
 """max(0, 1 - D(real)) + max(0, 1 + D(fake)); -D(fake) (Lim and Ye 2017, arXiv 1705.02894; Miyato et al. 2018,
 arXiv 1802.05957, equations 16 and 17)."""
 
@@ -151,8 +157,9 @@ class Loss:
             epsilon: position of x_hat between each pair, [N, 1, 1, 1] in [0, 1). labels: class indices [N].
 
         Returns:
-            "d_loss", a differentiable scalar, and the detached scalars "real_score", "fake_score" and, with a penalty,
-            "grad_norm": at x_hat with gp, otherwise at the real images with r1, otherwise at the generated ones.
+            "d_loss", a differentiable scalar, and the detached scalars "real_score", "fake_score", "real_sign" if the
+            loss has a boundary, and, with a penalty, "grad_norm": at x_hat with gp, otherwise at the real images with
+            r1, otherwise at the generated ones.
         """
         terms = self.score_loss(critic, reals, fakes, labels)
         if self.penalty:
@@ -166,6 +173,8 @@ class Loss:
         """Return all terms of `discriminator_loss` but the gradient penalty gp."""
         real, fake = self.critic_outputs(critic, reals, fakes)
         logged = {"real_score": real.scores, "fake_score": fake.scores}
+        if self.adversarial.boundary is not None:
+            logged["real_sign"] = (real.scores - self.adversarial.boundary).sign()
 
         loss = self.adversarial.discriminator(real.scores, fake.scores)  # WGAN: D(G(z)) - D(x)
         if self.smoothing:

@@ -49,6 +49,8 @@ def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfi
         ConfigError: options that affect training differ; the message lists them.
     """
     old = run.read_config()
+    if old.get("augment") != "ada":
+        old.pop("ada_target", None)  # unused; it was 0.6 before its default depended on the loss
     recorded = relocate_paths(old, run.folder).get("resume")
     if config.resume is not None and not (isinstance(recorded, str) and is_same_checkpoint(config.resume, recorded)):
         raise ConfigError(explain_other_start(run, config.resume, recorded))

@@ -78,6 +78,7 @@ class TrainState:
         start: images seen when the run began: 0, or where --resume put it.
         sums: sums of logged terms since the last log line. counts: number of values in each sum.
         augment_p: probability of each augmentation in [0, 1], on the device; --augment ada adapts it.
+        augment_signal: [2], moving averages of numerator and denominator of the signal that steers augment_p.
         skipped_in_a_row: consecutive updates skipped for non-finite gradients, [D, G], on the device.
         seconds: training time at each resolution.
         lr_factor: factor on all learning rates; below 1 after a rollback.
@@ -101,6 +102,7 @@ class TrainState:
         self.images = self.previous = self.start = 0
         self.skipped_in_a_row = torch.zeros(2, device=device)
         self.augment_p = torch.zeros((), device=device)
+        self.augment_signal = torch.zeros(2, device=device)
         self.seconds: dict[int, float] = {}
         self.lr_factor = 1.0
         self.rollbacks: list[list[int]] = []
@@ -138,6 +140,7 @@ class TrainState:
         "sums",
         "counts",
         "augment_p",
+        "augment_signal",
         "skipped_in_a_row",
         "seconds",
         "stage_ends",
@@ -162,7 +165,7 @@ class TrainState:
         for name in ("g_optimizer", "d_optimizer"):
             load_moments(getattr(self, name), state[name]["state"])
         for name in self.PLAIN:
-            if name in state:  # older checkpoints have no augment_p, lr_factor, rollbacks, start
+            if name in state:  # older checkpoints have no augment_p, augment_signal, lr_factor, rollbacks, start
                 check_type(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
         if "counts" not in state:  # written by an earlier version, which counted steps instead

@@ -23,7 +23,7 @@ from ..config import TrainConfig
 from ..networks import to_one_hot
 from ..networks.layers import Equalized, SharedKernels, downscale, share_kernels, upscale, use_kernels
 from ..networks.multiscale import pyramid
-from .augment import Augmentation, compute_overfitting
+from .augment import Augmentation, measure_overfitting
 from .batch import Batch, Inputs, copy_to_device
 from .graphs import UpdateGraphs, uses_graphs
 from .growth import Phase
@@ -309,10 +309,10 @@ class Stepper:
         if g_norm is not None:
             terms["g_gradient"] = g_norm
         if "held_out_score" in terms:
-            seen, held_out, faked = (terms[f"{name}_score"] for name in ("real", "held_out", "fake"))
-            terms |= {"seen_score": seen, "faked_score": faked}
-            signal = compute_overfitting(seen, held_out, faked)
-            state.augment_p.copy_(self.augment.update_p(state.augment_p, signal, batch_size))
+            terms |= {"seen_score": terms["real_score"], "faked_score": terms["fake_score"]}
+        measured = measure_overfitting(terms) if self.augment.mode == "ada" else None
+        if measured is not None:
+            self.augment.adapt(state.augment_p, state.augment_signal, measured, batch_size)
         return terms
 
 

@@ -10,12 +10,13 @@ from test_steps import FADING, copy_weights, make_batch, make_state, make_steppe
 from pggan.config import ConfigError, resolve_config
 from pggan.training.augment import (
     Augmentation,
-    compute_overfitting,
     jitter_color,
+    measure_overfitting,
     split_holdout,
     square_mask,
     translate,
 )
+from pggan.training.losses import build_loss
 
 P = {p: torch.tensor(float(p)) for p in (0, 0.5, 1)}
 
@@ -38,13 +39,10 @@ def test_mode_none_changes_nothing():
     assert augment("none", x) is x
 
 
-def test_ada_applies_each_transformation_with_probability_p():
-    x = make_images(2000, 8)
-    assert not differs(x, augment("ada", x, 0)).any()
-    assert differs(x, augment("ada", x, 1)).all()
-    share = differs(x, augment("ada", x, 0.5)).float().mean().item()
-    assert share == pytest.approx(1 - 0.5**3, abs=0.06)  # of three; a zero translation changes nothing
-    assert torch.equal(augment("ada", x, 1), augment("diffaug", x, 0))
+def test_p_changes_ada_alone():
+    x = make_images(64, 8)
+    assert not differs(x, augment("ada", x, 0)).any() and differs(x, augment("ada", x, 1)).all()
+    assert torch.equal(augment("diffaug", x, 0), augment("diffaug", x, 1))
 
 
 def test_augmentation_is_determined_by_the_seed():
@@ -109,21 +107,65 @@ def test_gradients_flow_through_the_augmentation():
 
 
 def test_overfitting_is_zero_if_held_out_images_score_like_training_images_and_one_if_like_fakes():
-    real, fake = torch.tensor(3.0), torch.tensor(-5.0)
-    assert compute_overfitting(real, real, fake) == 0 and compute_overfitting(real, fake, fake) == 1
-    assert compute_overfitting(real * 7 + 2, torch.tensor(1.0) * 7 + 2, fake * 7 + 2) == compute_overfitting(
-        real, torch.tensor(1.0), fake
-    )
+    def measure(**scores):
+        above, below = measure_overfitting({f"{name}_score": torch.tensor(score) for name, score in scores.items()})
+        return above / below
+
+    assert measure(real=3.0, held_out=3.0, fake=-5.0) == 0 and measure(real=3.0, held_out=-5.0, fake=-5.0) == 1
+    assert measure(real=3.0, held_out=1.0, fake=-5.0) == measure(real=23.0, held_out=9.0, fake=-33.0) == 0.25
+    assert measure_overfitting({"real_score": P[1], "fake_score": P[0]}) is None
+    by_sign = measure_overfitting({"real_sign": P[0.5], "real_score": P[1], "held_out_score": P[0]})
+    assert by_sign.tolist() == [0.5, 1.0]
+
+
+def adapt(p, *measured, target=0.6, speed=1000, margins=(0.0, 0.0)):
+    p, margins = torch.tensor(p), torch.tensor(margins)
+    for values in measured:
+        Augmentation("ada", target, speed).adapt(p, margins, torch.tensor(values), 100)
+    return p.item(), margins.tolist()
 
 
 def test_p_follows_the_sign_of_the_signal_and_stays_in_range():
-    ada = Augmentation("ada", target=0.6, speed=1000)
-    p = P[0.5]
-    assert ada.update_p(p, torch.tensor(0.7), 100) == pytest.approx(0.6)
-    assert ada.update_p(p, torch.tensor(0.1), 100) == pytest.approx(0.4)
-    assert ada.update_p(p, torch.tensor(float("nan")), 100) == 0.5
-    assert ada.update_p(P[1], torch.tensor(9.0), 100) == 1 and ada.update_p(P[0], torch.tensor(0.0), 100) == 0
-    assert Augmentation("diffaug").update_p(p, torch.tensor(9.0), 100) is p
+    assert adapt(0.5, (0.7, 1.0))[0] == pytest.approx(0.6)
+    assert adapt(0.5, (0.1, 1.0))[0] == pytest.approx(0.4)
+    assert adapt(1.0, (9.0, 1.0))[0] == 1 and adapt(0.0, (0.0, 1.0))[0] == 0
+    assert adapt(0.5, (-0.7, -1.0))[0] == pytest.approx(0.4)  # the critic scores generated images higher
+
+
+def test_an_update_with_non_finite_scores_changes_neither_p_nor_the_signal():
+    assert adapt(0.5, (float("nan"), 1.0), margins=(0.25, 0.5)) == (0.5, [0.25, 0.5])
+    assert adapt(0.5, (0.0, float("inf")), margins=(0.25, 0.5)) == (0.5, [0.25, 0.5])
+
+
+def test_the_signal_is_averaged_over_a_hundredth_of_the_images_in_which_p_can_rise_to_one():
+    ada, p, margins = Augmentation("ada", speed=40_000), torch.tensor(0.5), torch.zeros(2)
+    for _ in range(100):
+        ada.adapt(p, margins, torch.tensor([2.0, 4.0]), 4)
+    assert margins.tolist() == pytest.approx([2 * (1 - np.exp(-1)), 4 * (1 - np.exp(-1))], rel=1e-4)
+
+
+def test_batches_of_four_do_not_raise_p_without_overfitting():
+    """Scores with a standard deviation as large as the gap between real and generated images: r_v is 0 on average."""
+    generator, augmentation = torch.Generator().manual_seed(0), Augmentation("ada", every=4)
+    p, margins, rises = torch.tensor(0.5), torch.zeros(2), []
+    for _ in range(2000):
+        real, held_out, fake = torch.randn(3, 4, generator=generator).mean(dim=1)
+        before = p.clone()
+        augmentation.adapt(p, margins, torch.stack([real - held_out, real - (fake - 1)]), 4)
+        rises.append(bool(p > before))
+    assert sum(rises[100:]) == 0
+
+
+@pytest.mark.parametrize(("loss", "target"), [("wgan-gp", 0.5), ("relativistic", 0.5), ("hinge", 0.6), ("lsgan", 0.6)])
+def test_the_signal_and_its_target_depend_on_the_loss(loss, target):
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "augment": "ada", "loss": loss})
+    augmentation = Augmentation.from_config(config)
+    assert (augmentation.target, augmentation.every) == (target, 4 if target == 0.5 else 1)
+    state, loss = make_state(), build_loss(config)
+    make_stepper(augment=replace(augmentation, speed=100), loss=loss).step(state, make_batch(), FADING)
+    assert ("real_sign" in state.sums) == (target == 0.6) == bool(state.augment_signal[1] > 0)
+    if target == 0.6:
+        assert len(split_holdout(config, 100)[1]) == 0  # needs no held-out images
 
 
 def train_steps(mode, steps=3, **options):
@@ -180,10 +222,28 @@ def test_p_is_saved_with_the_state():
     state.augment_p = torch.tensor(0.25)
     twin.load_state_dict(copy.deepcopy(state.state_dict()))
     assert twin.augment_p == 0.25
-    older = {k: v for k, v in state.state_dict().items() if k != "augment_p"}
+    assert torch.equal(twin.augment_signal, state.augment_signal) and state.augment_signal[1] != 0
+    older = {k: v for k, v in state.state_dict().items() if k not in ("augment_p", "augment_signal")}
     fresh = make_state()
     fresh.load_state_dict(older)
-    assert fresh.augment_p == 0
+    assert fresh.augment_p == 0 and (fresh.augment_signal == 0).all()
+
+
+@pytest.mark.parametrize("loss", ["wgan-gp", "hinge"])
+def test_a_resumed_run_with_ada_continues_bit_for_bit(loss):
+    loss = build_loss(resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "loss": loss}))
+    stepper = make_stepper(loss=loss, augment=Augmentation("ada", target=-9.0, speed=100))  # p rises
+    whole, resumed = make_state(), make_state(seed=5)
+    for step in range(6):
+        if step == 3:
+            resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+        for state in (whole, resumed) if step >= 3 else (whole,):
+            stepper.step(state, make_batch(), FADING, make_batch())
+    assert 0.4 < whole.augment_p == resumed.augment_p
+    assert torch.equal(whole.augment_signal, resumed.augment_signal)
+    for name in ("G", "D"):
+        pairs = zip(copy_weights(getattr(whole, name)), copy_weights(getattr(resumed, name)), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), name
 
 
 @pytest.mark.parametrize("options", [{"augment": "ada"}, {"holdout": 0.05}, {"holdout": 0.9999}])

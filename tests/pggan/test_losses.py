@@ -104,6 +104,9 @@ def test_both_losses_match_the_papers_formulas(name):
     d_formula, g_formula = FORMULAS[name]
     terms = loss.discriminator_loss(critic, reals, fakes, mixing)
     assert terms["d_loss"].item() == pytest.approx(d_formula(real, fake).mean(), rel=1e-12)
+    boundary = {"minimax": 0, "nonsaturating": 0, "hinge": 0, "lsgan": 0.5}.get(name)
+    if boundary is not None:
+        assert terms.pop("real_sign").item() == pytest.approx(np.sign(real - boundary).mean())
     assert terms.keys() == {"d_loss", "real_score", "fake_score"}
     assert loss.generator_loss(critic, fakes, reals=reals)["g_loss"].item() == pytest.approx(
         g_formula(fake, real).mean(), rel=1e-12

@@ -88,6 +88,16 @@ def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
     assert resolve_resumed_config(run, make_config(resume=None)).total_kimg is None
 
 
+def test_an_unused_ada_target_of_an_earlier_version_does_not_matter(tmp_path):
+    run, config = RunDirectory(tmp_path / "run"), make_config(resume=None)
+    assert config.ada_target == 0.5
+    run.create(config.to_dict() | {"ada_target": 0.6})
+    assert resolve_resumed_config(run, config) == config
+    run.create(config.to_dict() | {"ada_target": 0.6, "augment": "ada"})
+    with pytest.raises(ConfigError, match=r"--ada-target: 0\.6 -> 0\.5"):
+        resolve_resumed_config(run, replace(config, augment="ada"))
+
+
 @pytest.mark.parametrize("spelling", ["", "/", "/checkpoints", "/checkpoints/latest.pt", "/checkpoints/stage-0008.pt"])
 def test_a_run_cannot_start_from_its_own_checkpoint(tmp_path, monkeypatch, spelling):
     monkeypatch.chdir(tmp_path)

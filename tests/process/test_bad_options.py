@@ -41,6 +41,7 @@ CASES = f"""
     {LAST} | --max-bad nan | --max-bad
     {LAST} | --augment more | --augment
     {LAST} | --augment ada | --holdout
+    {LAST} | --augment ada --channels 4 | --channels
     {LAST} | --ada-target 2 | --ada-target
     {LAST} | --ada-kimg 0 | --ada-kimg
     {LAST} | --holdout 100% | --holdout
