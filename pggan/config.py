@@ -26,6 +26,7 @@ ARCH_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend 
     "dcgan": {},
     "hybrid": {"hidden": (128, 128, 128, 128), "d_hidden": (64, 64)},
     "msg": {},
+    "r3gan": {},
 }
 LOSS_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend on --loss
     "wgan-gp": {"penalty": "gp", "drift": 0.001},  # Karras et al. 2018, appendix A.1
@@ -220,11 +221,11 @@ class TrainConfig:
 
     # Networks (paper, table 2)
     arch: str = option(
-        "network family: pggan (the paper's), msg (MSG-GAN, all resolutions at once), dcgan, mlp, or hybrid (dense "
-        "generator, convolutional discriminator)",
+        "network family: pggan (the paper's), msg (MSG-GAN, all resolutions at once), r3gan, dcgan, mlp, or hybrid "
+        "(dense generator, convolutional discriminator)",
         "pggan",
         "pggan",
-        choices=("pggan", "mlp", "dcgan", "hybrid", "msg"),
+        choices=tuple(ARCH_DEFAULTS),
     )
     growing: bool = option("grow stage by stage; only pggan does", True, "on for pggan")
     fmap_base: int = option(
@@ -343,6 +344,14 @@ class TrainConfig:
     repeats: int = option("steps between schedule updates (alpha, stage)", 4, parse=int, minimum=1, maximum=1000)
     ema_decay: float = option(
         "decay per step of the generator's moving average; 0 turns it off", 0.999, parse=float, minimum=0, maximum=1
+    )
+    burn_in_kimg: float = option(
+        "length of R3GAN's burn-in, in thousands of images: on a cosine, --lr falls from 4 times its value, --r-weight "
+        "from 10 times, 1 - --adam-beta2 from 10 times, and the moving average's half-life rises from 0",
+        0.0,
+        parse=float,
+        minimum=0,
+        metavar="KIMG",
     )
 
     power_ema: bool = option(
@@ -722,16 +731,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.99,
         "batch_size": 32,
     },
-    # Loss, penalty and learning rate: Huang et al. 2024, whose networks have no equalized learning rate; with it this
-    # rate learns slowly. Gamma (r_weight) and the batch size are ours.
+    # Huang et al. 2024, the authors' code (github.com/brownvc/R3GAN) for FFHQ-64, without its augmentation. Their
+    # half-life of the moving average is 500,000 images. The length is ours: the end of the burn-in.
     "r3gan": {
+        "arch": "r3gan",
         "loss": "relativistic",
         "penalty": "r1+r2",
-        "r_weight": 1.0,
-        "growing": False,
-        "lr": 0.0002,
+        "r_weight": 0.2,
+        "latent_size": 64,
+        "fmap_base": 12288,
+        "fmap_max": 768,
+        "batch_size": 256,
+        "lr": 5e-5,
         "adam_beta2": 0.99,
-        "batch_size": 64,
+        "ema_decay": 0.999645,
+        "burn_in_kimg": 20000,
+        "stabilize_kimg": 20000,
+        "repeats": 1,
+        "mirror": True,
     },
     "demo": {  # 10 minutes on two cores (docs/results.md); all numbers are ours
         "resolution": 32,

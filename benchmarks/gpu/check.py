@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pggan.config import TrainConfig, resolve_config
+from pggan.networks import ARCHITECTURES
 from pggan.training import TrainingStopped, train
 from pggan.training.augment import Augmentation
 from pggan.training.batch import Batch
@@ -62,7 +63,7 @@ def items(options: Namespace) -> Iterator[Item]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     for dtype in GOLDEN_LIMITS:
         yield Item(f"official outputs in {str(dtype)[6:]}", partial(check_golden, device, dtype, toy))
-    for arch in ("pggan", "msg", "dcgan", "mlp", "hybrid"):
+    for arch in ARCHITECTURES:
         yield Item(f"step as on a CPU: {arch}", partial(check_against_cpu, device, arch))
     yield Item("no waiting within steps", partial(check_synchronization, device))
     for precision in ("bf16", "fp32"):

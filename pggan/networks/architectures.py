@@ -17,6 +17,7 @@ from .baselines import (
 )
 from .multiscale import MultiScaleDiscriminator, MultiScaleGenerator
 from .progressive import Discriminator, Generator
+from .r3gan import R3GANDiscriminator, R3GANGenerator
 
 AnyGenerator = Generator | OneStageGenerator
 
@@ -26,6 +27,7 @@ ARCHITECTURES: dict[str, dict[str, type[nn.Module]]] = {
     "dcgan": {"generator": DCGANGenerator, "discriminator": DCGANDiscriminator},
     "hybrid": {"generator": DenseGenerator, "discriminator": StridedDiscriminator},
     "msg": {"generator": MultiScaleGenerator, "discriminator": MultiScaleDiscriminator},
+    "r3gan": {"generator": R3GANGenerator, "discriminator": R3GANDiscriminator},
 }
 
 

@@ -25,7 +25,7 @@ class OneStageGenerator(nn.Module):
         label_size: number of classes, 0 for unconditional.
         latent_size: length of the latent vector.
         first: maps latents and one-hot labels [N, latent_size + label_size] to features.
-        rest: maps features to images, flat or [N, channels, R, R]; ends in tanh.
+        rest: maps features to images, flat or [N, channels, R, R].
     """
 
     multiscale = batch_norm = False  # the training loop asks every network for these two
@@ -50,7 +50,10 @@ class OneStageGenerator(nn.Module):
         resolution: int | None = None,
         alpha: float | Tensor = 1.0,
     ) -> Tensor:
-        """Generate images [N, channels, R, R] in [-1, 1]. Arguments and errors: see the progressive `Generator`."""
+        """Generate images [N, channels, R, R] in [-1, 1]; without tanh, that is not exact.
+
+        Arguments and errors: see the progressive `Generator`.
+        """
         return self.images(self.features(latents, labels), resolution, alpha)
 
     def features(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -84,8 +84,9 @@ def uses_graphs(config: TrainConfig, device: torch.device, ranks: Ranks = SINGLE
         ConfigError: --cuda-graphs asks for what cannot be captured.
     """
     possible = device.type == "cuda" and ranks.world_size == 1 and config.optimizer == "adam"
+    possible = possible and not config.burn_in_kimg  # its gamma and beta2 are numbers, which a graph would keep
     if config.cuda_graphs and not possible:
-        raise ConfigError("--cuda-graphs needs one GPU and --optimizer adam; omit it")
+        raise ConfigError("--cuda-graphs needs one GPU, --optimizer adam and no --burn-in-kimg; omit it")
     return possible and (config.arch == "pggan" if config.cuda_graphs is None else config.cuda_graphs)
 
 

@@ -5,6 +5,7 @@ Karras et al. 2018, section 2 and figure 2; stage lengths as in their released c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,8 @@ class Phase:
         lr: learning rate of the generator, and of the discriminator unless d_lr is set.
         tick_images: images between two log lines. d_lr: the discriminator's learning rate.
         micro_batch: images per forward/backward pass on each rank; None: its whole share of the batch.
+        burn_in: weight of the values that --burn-in-kimg begins with: 1 at the start, 0 at its end; lr and d_lr have it
+            already.
     """
 
     resolution: int
@@ -32,6 +35,7 @@ class Phase:
     tick_images: int
     d_lr: float | None = None
     micro_batch: int | None = None
+    burn_in: float = 0.0
 
     @property
     def is_fading(self) -> bool:
@@ -130,7 +134,8 @@ class GrowthController:
         level = sum(images > self.fade_starts[i] or images >= self.fade_ends[i] for i in later)
         alpha = min((images - self.fade_starts[level]) / self.fade_images, 1.0) if level and self.fade_images else 1.0
         resolution = self.resolutions[level]
-        return Phase(
+        burn_in = self.burn_in(images)
+        phase = Phase(
             resolution=resolution,
             alpha=alpha,
             batch_size=value_at(self.config.batch_size, resolution),
@@ -138,7 +143,14 @@ class GrowthController:
             tick_images=max(round(value_at(self.config.tick_kimg, resolution) * 1000), 1),
             d_lr=None if self.config.d_lr is None else value_at(self.config.d_lr, resolution),
             micro_batch=None if self.config.micro_batch is None else value_at(self.config.micro_batch, resolution),
+            burn_in=burn_in,
         )
+        return phase.scale_lr(1 + 3 * burn_in) if burn_in else phase  # from 4 times the final rate: 0.0002 to 0.00005
+
+    def burn_in(self, images: int) -> float:
+        """Return the weight of the burn-in's initial values after `images`: 1 to 0 on a cosine (R3GAN's code)."""
+        end = self.config.burn_in_kimg * 1000
+        return (1 + math.cos(math.pi * images / end)) / 2 if images < end else 0.0
 
     def next_check(self, images: int) -> int:
         """Return the number of images seen at the next schedule update."""

@@ -59,7 +59,7 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
             "generator": shared | {"hidden": list(config.hidden or ())} | latent,
             "discriminator": shared | {"hidden": list(config.d_hidden or ())},
         }
-    if config.arch == "dcgan":
+    if config.arch in ("dcgan", "r3gan"):
         return {"generator": shared | maps | latent, "discriminator": shared | maps}
     paper = maps | {"fused_scale": config.fused_scale, "equalized_lr": config.equalized_lr}
     group = config.mbstd_group if config.minibatch_stddev else 0
@@ -195,6 +195,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+def set_beta2(optimizer: torch.optim.Optimizer, burn_in: float) -> None:
+    """Set Adam's beta2: 1 - beta2 begins at 10 times its value, 0.9 to 0.99 in R3GAN's code; others have none."""
+    if "betas" in optimizer.defaults:
+        beta1, beta2 = optimizer.defaults["betas"]
+        for group in optimizer.param_groups:
+            group["betas"] = beta1, max(1 - (1 - beta2) * (1 + 9 * burn_in), 0.0) if burn_in else beta2
 
 
 MOMENTS = {

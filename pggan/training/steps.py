@@ -30,7 +30,7 @@ from .growth import Phase
 from .losses import Images, Loss, build_loss
 from .power_ema import compute_decays, update_averages
 from .ranks import SINGLE_PROCESS, Ranks
-from .state import TrainState, draw_latents, random_generator, set_lr
+from .state import TrainState, draw_latents, random_generator, set_beta2, set_lr
 
 Terms = dict[str, Tensor]  # scalars by name: a loss and the terms to log beside it
 Stage = dict[str, Any]  # keyword arguments of G and D: resolution and alpha
@@ -96,9 +96,24 @@ class Stepper:
         inputs = self.draw_inputs(state, batch, phase, held_out)
         for optimizer, lr in zip((state.d_optimizer, state.g_optimizer), phase.d_and_g_lr, strict=True):
             set_lr(optimizer, lr)
-        terms = self.graphs.run(self.update, state, inputs) if self.graphs else self.update(state, inputs)
+            set_beta2(optimizer, phase.burn_in)
+        update = self.at_burn_in(phase.burn_in).update
+        terms = self.graphs.run(update, state, inputs) if self.graphs else update(state, inputs)
         state.images += batch.share.global_size
         state.accumulate(terms)
+
+    def at_burn_in(self, weight: float) -> Stepper:
+        """Return the stepper with R3GAN's initial values mixed in (authors' code, train.py).
+
+        R1 and R2 begin at 10 times their weight. The half-life of the moving average begins at 0, which is a copy of G.
+        """
+        if not weight:
+            return self
+        gamma = 1 + 9 * weight
+        # half-life * (1 - weight): decay = 0.5^(batch / half-life)
+        ema_decay = self.ema_decay ** (1 / (1 - weight)) if weight < 1 else 0.0
+        loss = replace(self.loss, r1=self.loss.r1 * gamma, r2=self.loss.r2 * gamma)
+        return replace(self, loss=loss, ema_decay=ema_decay)
 
     def draw_inputs(self, state: TrainState, batch: Batch, phase: Phase, held_out: Batch | None = None) -> Inputs:
         """Return the update's inputs on the state's device: the images, and random numbers drawn on the host."""

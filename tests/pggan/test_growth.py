@@ -203,7 +203,7 @@ def test_adaptive_growth_with_missing_options_is_rejected(options, message):
 
 
 def test_non_growing_networks_have_one_stage():
-    for options in ({"arch": "dcgan"}, {"growing": False}, {"arch": "msg"}):
+    for options in ({"arch": "dcgan"}, {"growing": False}, {"arch": "msg"}, {"arch": "r3gan"}):
         controller = plan(stabilize_kimg=3, **options)
         (row,) = controller.rows()
         assert (row.resolution, row.is_fading, row.start, row.end) == (16, False, 0, 3000)

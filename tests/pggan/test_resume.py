@@ -56,6 +56,7 @@ def test_a_run_from_an_earlier_stage_trains_to_the_end_of_the_schedule():
         {"arch": "mlp", "hidden": "9,8", "d_hidden": "7"},
         {"arch": "msg", "fmap_max": 16},
         {"arch": "dcgan"},
+        {"arch": "r3gan"},
     ],
 )
 def test_network_options_are_read_back_from_a_checkpoints_networks(options):
