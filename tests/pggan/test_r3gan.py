@@ -9,6 +9,7 @@ from golden.compare import compute_relative_error, load_arrays, select_prefix
 from test_steps import make_batch
 
 from pggan.config import ConfigError, resolve_config
+from pggan.interop.exported import ExportModule, trace_program
 from pggan.networks import build
 from pggan.networks.r3gan import R3GANDiscriminator, R3GANGenerator, ResidualBlock, stage_widths
 from pggan.training.graphs import uses_graphs
@@ -109,6 +110,13 @@ def test_any_resolution_and_classes_work(resolution):
     G, D = build("generator", shape | {"latent_size": 12}), build("discriminator", shape)
     images = G(torch.randn(2, 12), torch.eye(3)[:2])
     assert images.shape == (2, 3, resolution, resolution) and D(images)[1].shape == (2, 3)
+
+
+def test_the_generator_can_be_exported():
+    G = R3GANGenerator(latent_size=12, **SHAPE).eval()
+    drawing = ExportModule(G, 8, 1.0)
+    z = torch.randn(3, 12)
+    assert torch.allclose(trace_program(drawing).module()(z), G(z), atol=1e-5)
 
 
 BURN_IN = {
