@@ -20,7 +20,7 @@ from pggan.training.evaluation import Evaluator
 from pggan.training.feeding import Feeder
 from pggan.training.growth import Phase
 from pggan.training.ranks import SINGLE_PROCESS, Ranks
-from pggan.training.state import TrainState
+from pggan.training.state import TrainState, load_moments
 from pggan.training.steps import Batch, Stepper
 from pggan.use import Trained
 
@@ -246,6 +246,21 @@ def test_a_batch_from_images_on_the_gpu_does_not_wait():
         batch = feeder.next_batch(0, Phase(8, 1.0, 8, 0.001, 1)).to(CUDA)
         assert batch.images.device == batch.labels.device == CUDA and batch.images.shape == (8, 3, 8, 8)
     assert (record.waits, record.unpinned_copies) == ([], [])
+
+
+@pytest.mark.parametrize("arch", ARCH_DEFAULTS)
+def test_a_gpu_resumes_what_a_checkpoint_holds(arch):
+    with fake_cuda():
+        trial = Trial(arch=arch)
+        state, moments = trial.state, {}
+        for index, p in enumerate(state.G.parameters()):
+            zeros = torch.zeros(p.shape)  # on the CPU, as a file's tensors are
+            moments[index] = {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+        group = state.g_optimizer.param_groups[0]
+        lr, group["lr"] = group["lr"], 0.001  # loading deep-copies it, which reads memory that fake tensors lack
+        load_moments(state.g_optimizer, moments)
+        state.g_optimizer.param_groups[0]["lr"] = lr
+        check_devices(trial.step().state)  # the step checks the moments' strides
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
