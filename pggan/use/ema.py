@@ -63,14 +63,18 @@ def write_averages(directory: RunDirectory, stds: Sequence[float], images: int |
         stds: relative standard deviations. images: images seen at the end of the averages; None: by the last snapshot.
 
     Raises:
-        ConfigError: the run has no snapshots up to `images`. CheckpointError: a snapshot is damaged, or the folder
-            cannot be written.
+        ConfigError: this is no run, or it has no snapshots up to `images`.
+        CheckpointError: a snapshot is damaged, or the folder cannot be written.
     """
+    if not directory.exists():
+        raise ConfigError(f"{directory.folder} is not a run directory; pass one of a run with --power-ema")
     paths = {int(path.stem.split("-")[1]): path for path in directory.average_paths()}
     times = sorted(time for time in paths if images is None or time <= images)
     if not times:
-        problem = f"none up to {images:,} images" if paths else "no snapshots; train with --power-ema to keep them"
-        raise ConfigError(f"{directory.folder} has {problem}")
+        found = (
+            f"no snapshots up to {images:,} images" if paths else "no snapshots; train with --power-ema to keep them"
+        )
+        raise ConfigError(f"{directory.folder} has {found}")
     snapshots = [Snapshot(std, time) for time in times for std in STDS]
     end = times[-1] if images is None else images
     weights = {std: solve_weights(snapshots, Snapshot(std, end)).reshape(len(times), len(STDS)) for std in stds}

@@ -82,7 +82,8 @@ def test_ema_writes_checkpoints_that_other_commands_accept(run, capsys, monkeypa
 
 
 def test_runs_without_snapshots_are_refused(run, tmp_path):
-    with pytest.raises(ConfigError, match="none up to 3 images"):
+    with pytest.raises(ConfigError, match="no snapshots up to 3 images"):
         write_averages(run, [0.1], 3)
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="train with --power-ema"):
         write_averages(RunDirectory(tmp_path), [0.1])

@@ -364,6 +364,50 @@ CASES = f"""
     datasets verify RUN/samples | --resolution 0 | --resolution
     datasets verify RUN/samples | --channels 9 | --channels
     datasets verify RUN/samples | --fit zoom | --fit
+    {LAST} | --workers 0 | --workers
+    {LAST} | --workers two | --workers
+    {LAST} | --burn-in-kimg -1 | --burn-in-kimg
+    {LAST} | --scale-consistency 1 | --scale-consistency
+    {LAST} | --arch msg --scale-consistency nan | --scale-consistency
+    pggan evaluate RUN | --checkpoints some | --checkpoints
+    pggan evaluate RUN | --num-reals 1 | --num-reals
+    pggan evaluate RUN | --num-reals most | --num-reals
+    pggan evaluate RUN | --features nowhere.pth | nowhere.pth
+    pggan evaluate RUN | --num-seeds 0 | --num-seeds
+    pggan evaluate RUN | --ema 0.9 | --ema
+    pggan evaluate RUN | --ema 0.1 | --power-ema
+    pggan evaluate RUN/checkpoints/latest.pt | --ema 0.1 | not a run directory
+    pggan ema RUN | --std 0 | --std
+    pggan ema RUN | --std short | --std
+    pggan ema RUN | --std 0.1 | --power-ema
+    pggan ema RUN --std 0.1 | --images 0 | --images
+    pggan ema nowhere | --std 0.1 | nowhere is not a run directory
+    pggan compare RUN RUN | --num-reals 1 | --num-reals
+    pggan compare RUN RUN | --features nowhere.pth | nowhere.pth
+    pggan nearest RUN | --rows 0 | --rows
+    pggan perceptual RUN | --num-images 1 | --num-images
+    pggan perceptual RUN | --data nowhere --lpips-weights nowhere.ckpt | nowhere
+    pggan perceptual RUN | --seed x | --seed
+    pggan perceptual RUN | --lpips-weights nowhere.ckpt | nowhere.ckpt
+    pggan perceptual RUN | --resolution 7 | --resolution
+    pggan perceptual RUN | --device abacus | --device
+    pggan project RUN PICTURE | --loss smell | --loss
+    pggan project RUN PICTURE --fit | --loss lpips --lpips-weights nowhere.ckpt | nowhere.ckpt
+    metrics RUN/samples RUN/samples | --resolution 0 | --resolution
+    metrics RUN/samples RUN/samples | --fit zoom | --fit
+    metrics RUN/samples RUN/samples | --background blurple | --background
+    metrics RUN/samples RUN/samples | --features nowhere.pth | nowhere.pth
+    metrics stats RUN/samples --out x.npz | --resolution 0 | --resolution
+    metrics stats RUN/samples --out x.npz | --fit zoom | --fit
+    metrics stats RUN/samples --out x.npz | --background blurple | --background
+    metrics stats RUN/samples --out x.npz | --features nowhere.pth | nowhere.pth
+    datasets export RUN/samples --resolution 8 | --out nowhere/x.zip | --out
+    datasets export RUN/samples --out x.zip | --resolution 0 | --resolution
+    datasets export RUN/samples --out x.zip --resolution 8 | --channels 9 | --channels
+    datasets export RUN/samples --out x.zip --resolution 8 | --fit zoom | --fit
+    datasets export RUN/samples --out x.zip --resolution 8 | --background blurple | --background
+    datasets export RUN/samples --out x.zip --resolution 8 | --max-bad 2 | --max-bad
+    datasets export RUN/samples --out x.zip --resolution 8 | --workers 0 | --workers
     datasets clean nokey | | nokey
     checkpoints nowhere | | nowhere
     checkpoints RUN/config.json | | config.json
