@@ -150,7 +150,9 @@ class TensorReader:
             for key in keys:
                 file.seek(8, 1)  # the number of elements, which the storage's persistent ID has too
                 target = self.storages[key].numpy()
-                target[:] = np.frombuffer(file.read(len(target)), np.uint8)
+                if len(data := file.read(len(target))) < len(target):
+                    raise EOFError
+                target[:] = np.frombuffer(data, np.uint8)
         return content
 
     def allocate(self, size: int) -> Tensor:

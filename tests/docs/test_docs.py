@@ -34,7 +34,7 @@ TINY = {
     "holdout": "25%",
     "total_kimg": 0.3,
 }
-RUNS = ("photos-64", "faces-128", "cifar", "another", "synthetic-32")  # run names used in the pages
+RUNS = ("photos-64", "photos-ema", "faces-128", "cifar", "another", "synthetic-32")  # run names used in the pages
 
 # Options appended to the pages' commands so that each takes a second or two: later options win.
 SHORTENED = {
@@ -86,7 +86,7 @@ def folder(tmp_path_factory):
         shutil.make_archive("photos", "zip", "photos")
         np.savez("generated.npz", np.zeros((40, 32, 32, 3), np.uint8))
         np.savez("mnist.npz", x=np.zeros((40, 28, 28), np.uint8), y=np.arange(40) % 10)
-        train(TrainConfig(data="synthetic", out="runs/tiny", channels=3, **TINY))
+        train(TrainConfig(data="synthetic", out="runs/tiny", channels=3, power_ema=True, **TINY))
         for name in RUNS:
             kept = Path(shutil.copytree("runs/tiny", f"runs/{name}"), "checkpoints")
             for stage in ("0032", "0064"):
@@ -121,7 +121,9 @@ def find_program(words):
     names = {"train.py": "train.py", **{name: name for name in generated.load_programs()}}
     for start, word in enumerate(words):
         two = " ".join(words[start : start + 3])
-        name = "train.py" if word.endswith("train.py") else two if word.startswith("python") and two in names else None
+        if words[0] == "torchrun" and word == "-m":
+            start, two = start - 1, f"python -m {words[start + 1]}"
+        name = "train.py" if word.endswith("train.py") else two if two.startswith("python") and two in names else None
         if name:
             rest = words[start + (1 if name == "train.py" else 3) :]
             return name, generated.load_programs()[name], list(rest)
