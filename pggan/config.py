@@ -380,6 +380,13 @@ class TrainConfig:
     r_weight: float = option(
         "gamma of r1 and r2: weight of half the squared gradient norm", 10.0, parse=float, minimum=1e-6
     )
+    penalty_every: int = option(
+        "interval in steps at which gp, r1 and r2 are computed, at that many times their weight (lazy regularization)",
+        1,
+        parse=int,
+        minimum=1,
+        maximum=1000,
+    )
     penalty_pixels: str = option(
         "pixels by which gradients are taken: the final resolution's (as the official code does) or the stage's own",
         "full",
@@ -562,6 +569,11 @@ def check_combinations(config: TrainConfig) -> None:
         raise ConfigError(
             f"--label-smoothing needs a discriminator that estimates a probability: use --loss minimax or "
             f"nonsaturating instead of --loss {config.loss}, or remove --label-smoothing"
+        )
+    if config.penalty_every > 1 and config.penalty in ("clip", "none"):
+        raise ConfigError(
+            f"--penalty-every needs a gradient penalty: use --penalty gp, r1, r2 or r1+r2 instead of {config.penalty}, "
+            "or remove --penalty-every"
         )
     if config.hidden and config.arch not in ("mlp", "hybrid"):
         raise ConfigError(

@@ -52,7 +52,8 @@ class Inputs:
         batch, held_out: with noise. resolution: of the stage. micro_batch: images per forward and backward pass.
         alpha: a scalar tensor while a block fades in, since its value changes in every step and must cause neither
             recompilation nor another graph; otherwise 1.0.
-        trains_generator: whether this update includes G. decays: of each power-function average, if there are any.
+        trains_generator: whether this update includes G. has_penalty: whether D's loss includes gradient penalties.
+        decays: of each power-function average, if there are any.
     """
 
     batch: Batch
@@ -61,6 +62,7 @@ class Inputs:
     resolution: int
     micro_batch: int | None
     trains_generator: bool
+    has_penalty: bool = True
     decays: Tensor | None = None
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Inputs:

@@ -27,9 +27,9 @@ class UpdateGraphs:
     """Runs updates, each kind of update from its own graph once it has run eagerly `EAGER_UPDATES` times.
 
     Updates are of one kind if they launch the same kernels: the same stage, fading or not, batch size, held-out images
-    or not, and with G or not. A state that has replaced its tensors (see `TrainState.version`) invalidates all graphs.
-    The first updates of a kind are ordinary training steps, as is the replay: the weights do not depend on the number
-    of eager ones.
+    or not, with G or not, and with penalties or not. A state that has replaced its tensors (see `TrainState.version`)
+    invalidates all graphs. The first updates of a kind are ordinary training steps, as is the replay: the weights do
+    not depend on the number of eager ones.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,8 @@ def uses_graphs(config: TrainConfig, device: torch.device, ranks: Ranks = SINGLE
 def find_kind(inputs: Inputs) -> tuple:
     """Return a key that is equal for updates that launch the same kernels."""
     shapes = [tensor.shape for tensor in inputs.tensors()]
-    return inputs.resolution, inputs.micro_batch, inputs.trains_generator, inputs.held_out is None, *shapes
+    parts = inputs.trains_generator, inputs.has_penalty, inputs.held_out is None
+    return inputs.resolution, inputs.micro_batch, *parts, *shapes
 
 
 def copy_inputs(source: Inputs, target: Inputs) -> None:

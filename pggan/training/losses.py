@@ -15,7 +15,7 @@ and r/R: their released code. `Loss.discriminator_loss` and `Loss.generator_loss
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -144,6 +144,16 @@ class Loss:
     def needs_reals(self) -> bool:
         """Whether `generator_loss` needs the real images."""
         return self.adversarial.needs_reals
+
+    def scale_penalties(self, factor: float) -> Loss:
+        """Return the loss with the weights of gp, r1 and r2 multiplied by a factor; at 0, none of them is computed.
+
+        Lazy regularization (Karras et al. 2020, arXiv 1912.04958, section 3.1) computes them in every K-th step, at K
+        times their weight. There, a penalty has an optimizer step of its own, and appendix B adapts Adam's lr and betas
+        to K + 1 steps instead of K. Here, the penalty is part of every K-th step: K steps remain K, and lr and betas
+        as they are.
+        """
+        return replace(self, penalty=self.penalty * factor, r1=self.r1 * factor, r2=self.r2 * factor)
 
     def discriminator_loss(
         self, critic: Critic, reals: Images, fakes: Images, epsilon: Tensor, labels: Tensor | None = None

@@ -249,23 +249,34 @@ def time_stages(
 
 
 def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: Phase) -> float:
-    """Return the seconds of a step at this phase: the fastest of TIMED_STEPS after the warm-up."""
+    """Return the seconds of a step at this phase: the fastest of TIMED_STEPS after the warm-up.
+
+    With --penalty-every, steps with and without the penalty are timed, and this is their mean over the run.
+    """
     count, side = phase.batch_size, phase.resolution
     images = torch.full((count, config.channels, side, side), 127, dtype=torch.uint8)  # speed does not depend on them
     labels = torch.zeros(count, dtype=torch.long) if state.G.label_size else None
-    times = []
-    for _ in range(count_trial_steps(config, state.device)):
-        start = time.perf_counter()
-        stepper.step(state, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group)), phase)
-        float(state.skipped_in_a_row.sum())  # waits for the device
-        times.append(time.perf_counter() - start)
-    return min(times[-TIMED_STEPS:])
+    every, batch = config.penalty_every, Batch(images, labels, SINGLE_PROCESS.share(count, config.mbstd_group))
+    with_penalty = -(-state.images // (every * count)) * every * count  # images seen before such a step
+    starts = [with_penalty] if every == 1 else [with_penalty, with_penalty + count]
+
+    def time_at(images_seen: int) -> float:
+        times = []
+        for _ in range(count_trial_steps(config, state.device) // len(starts)):
+            state.images, start = images_seen, time.perf_counter()
+            stepper.step(state, batch, phase)
+            float(state.skipped_in_a_row.sum())  # waits for the device
+            times.append(time.perf_counter() - start)
+        return min(times[-TIMED_STEPS:])
+
+    penalty_seconds, *plain_seconds = map(time_at, starts)
+    return (penalty_seconds + (every - 1) * sum(plain_seconds)) / every
 
 
 def count_trial_steps(config: TrainConfig, device: torch.device) -> int:
     """Return the steps that timing a stage takes: those before kernels are compiled, or a CUDA graph captured, too."""
     warm_up = EAGER_UPDATES + 1 if uses_graphs(config, device) else 1
-    return warm_up + TIMED_STEPS
+    return (warm_up + TIMED_STEPS) * (1 if config.penalty_every == 1 else 2)
 
 
 def count_used_parameters(network: nn.Module, resolution: int) -> int:
@@ -330,7 +341,7 @@ def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: 
         images = torch.empty(batch, config.channels, side, side, dtype=torch.uint8, device=state.device)
         labels = torch.zeros(batch, dtype=torch.long, device=state.device) if state.G.label_size else None
         reals = Batch(images, labels, SINGLE_PROCESS.share(batch, config.mbstd_group))
-        stepper = Stepper.from_config(replace(config, n_critic=1, cuda_graphs=False), bf16)
+        stepper = Stepper.from_config(replace(config, n_critic=1, penalty_every=1, cuda_graphs=False), bf16)
         for _ in range(2):  # the second step is the peak: all gradients and Adam's moments exist
             stepper.step(twin, reals, phase)
         return weights + live.peak

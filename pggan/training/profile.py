@@ -115,7 +115,8 @@ class TimedStep:
 
     def __init__(self, config: TrainConfig, device: torch.device, phase: Phase):
         self.state, self.phase, self.device = TrainState(config, 0, device), phase, device
-        self.stepper = Stepper.from_config(replace(config, n_critic=1), config.precision == "bf16", device=device)
+        whole = replace(config, n_critic=1, penalty_every=1)  # every step has all parts
+        self.stepper = Stepper.from_config(whole, config.precision == "bf16", device=device)
         shape = (IMAGES, config.channels, phase.resolution, phase.resolution)
         self.images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         self.share = SINGLE_PROCESS.share(phase.batch_size, config.mbstd_group)

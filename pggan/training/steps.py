@@ -46,6 +46,7 @@ class Stepper:
         bf16: compute convolutions and matrix products in bfloat16.
         augment: applied to everything the discriminator sees; by default the identity.
         n_critic: updates of D per update of G. clip: bound on D's weights, or None.
+        penalty_every: steps from one that computes gradient penalties to the next.
         ranks: the processes that share each batch. graphs: replays updates as CUDA graphs; None: runs them eagerly.
     """
 
@@ -56,6 +57,7 @@ class Stepper:
     bf16: bool = False
     augment: Augmentation = field(default_factory=Augmentation)
     n_critic: int = 1
+    penalty_every: int = 1
     clip: float | None = None
     ranks: Ranks = SINGLE_PROCESS
     graphs: UpdateGraphs | None = None
@@ -78,6 +80,7 @@ class Stepper:
             bf16=bf16,
             augment=augment or Augmentation(),
             n_critic=config.n_critic,
+            penalty_every=config.penalty_every,
             clip=config.clip if config.penalty == "clip" else None,
             ranks=ranks,
             graphs=UpdateGraphs() if device and uses_graphs(config, device, ranks) else None,
@@ -138,6 +141,7 @@ class Stepper:
             resolution=phase.resolution,
             micro_batch=phase.micro_batch,
             trains_generator=trains_generator,
+            has_penalty=self.is_penalty_step(state.images, batch.share.global_size),
             decays=numbers.get("decays"),
         )
 
@@ -148,7 +152,8 @@ class Stepper:
         g_kernels = share_kernels(state.G)
 
         # D minimizes  L_D = D(G(z)) - D(x) + lambda (r/R |grad D(x_hat)| - gamma)^2 / gamma^2 + drift D(x)^2
-        compute_terms = partial(self.compute_d_terms, state, stage)
+        loss = self.loss.scale_penalties(self.penalty_every if inputs.has_penalty else 0)
+        compute_terms = partial(self.compute_d_terms, state, stage, loss)
         with use_kernels(g_kernels), use_kernels(share_kernels(state.D)) as d_kernels:
             held_out_terms = self.score_held_out(state, stage, inputs)  # before D learns from this batch
             d_terms = accumulate_gradients(state.d_optimizer, micro_batches, compute_terms, "d_loss", d_kernels)
@@ -180,6 +185,10 @@ class Stepper:
         """Return whether the step after `images` real images updates G: every `n_critic`-th does."""
         return images // batch_size % self.n_critic == self.n_critic - 1
 
+    def is_penalty_step(self, images: int, batch_size: int) -> bool:
+        """Return whether the step after `images` real images computes gradient penalties: every K-th does."""
+        return images // batch_size % self.penalty_every == 0
+
     def draw_noise(self, state: TrainState, batch: Batch, images: list[str]) -> dict[str, Tensor]:
         """Return the random numbers [N, ...] that this process's share of a step needs, by purpose, in main memory.
 
@@ -203,7 +212,7 @@ class Stepper:
             noise["g latents"] = draw_latents(self.seed, state.images, "g latents", size, latent_size)
         return {name: batch.share.select(numbers) for name, numbers in noise.items()}
 
-    def compute_d_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Iterator[Terms]:
+    def compute_d_terms(self, state: TrainState, stage: Stage, loss: Loss, batch: Batch) -> Iterator[Terms]:
         """Yield L_D on real images x and as many generated images G(z) of the same classes, in parts.
 
         The penalty has a graph of its own: each part's memory is freed before the next is computed.
@@ -213,11 +222,11 @@ class Stepper:
             x = self.prepare_reals(state, stage, batch, "augmented reals")
             with torch.no_grad():  # D's loss needs no gradients of G's weights
                 x_fake = self.generate_fakes(state, stage, batch, "d latents", "augmented fakes")
-            terms = self.loss.score_loss(critic, x, x_fake, batch.labels)
+            terms = loss.score_loss(critic, x, x_fake, batch.labels)
         yield terms
-        if self.loss.penalty:
+        if loss.penalty:
             with self.autocast(state):
-                terms = self.loss.penalty_loss(critic, x, x_fake, batch.noise["mixing"])
+                terms = loss.penalty_loss(critic, x, x_fake, batch.noise["mixing"])
             yield terms
 
     def compute_g_terms(self, state: TrainState, stage: Stage, batch: Batch) -> Iterator[Terms]:

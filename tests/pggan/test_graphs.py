@@ -80,6 +80,14 @@ def test_another_kind_of_update_or_a_replaced_state_gets_its_own_graph():
     assert FakeGraph.captured == 3
 
 
+def test_updates_with_and_without_the_penalty_have_graphs_of_their_own():
+    state, graphs = make_state(), FakeGraphs()
+    stepper = make_stepper(graphs=graphs, penalty_every=2)
+    for _ in range(4):
+        stepper.step(state, make_batch(), FADING)
+    assert list(graphs.eager_updates.values()) == [2, 2]
+
+
 @pytest.mark.parametrize(
     "options, device, ranks, expected",
     [

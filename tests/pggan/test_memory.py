@@ -81,10 +81,10 @@ def test_out_of_memory_at_a_growth_step_suggests_an_option_that_resumes(tmp_path
     options = OPTIONS | {"out": str(tmp_path / "run")}
     d_terms = Stepper.compute_d_terms
 
-    def limited(self, state, stage, part):
+    def limited(self, state, stage, loss, part):
         if stage["resolution"] == 8 and len(part.images) > 4:
             raise error
-        return d_terms(self, state, stage, part)
+        return d_terms(self, state, stage, loss, part)
 
     monkeypatch.setattr(Stepper, "compute_d_terms", limited)
     with pytest.raises(TrainingStopped) as stopped:

@@ -119,6 +119,22 @@ def test_a_timed_step_is_warmed_up_and_ends_when_the_gpu_is_done(monkeypatch, gr
     assert plan.time_step(config, Stepper.from_config(config, False), state, phase) == pytest.approx(1.01)
 
 
+def test_the_time_of_a_step_is_the_mean_of_steps_with_and_without_the_penalty(monkeypatch):
+    options = {"resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8, "penalty_every": 4}
+    config, seen = resolve_config({"data": "synthetic"} | options), []
+    gpu, stepper = SlowDevice(9.0, 2.0, 2.0, 9.0, 1.0, 1.0), Stepper.from_config(config, False)
+
+    def step(self, state, *arguments):
+        seen.append(state.images)
+        gpu.step(state, *arguments)
+
+    monkeypatch.setattr(Stepper, "step", step)
+    monkeypatch.setattr(plan, "time", gpu)
+    seconds = plan.time_step(config, stepper, TrainState(config, 0, CPU), GrowthController(config).phase(0))
+    assert seconds == pytest.approx((2.01 + 3 * 1.01) / 4)
+    assert [stepper.is_penalty_step(images, 8) for images in seen] == [True] * 3 + [False] * 3
+
+
 def test_the_seconds_of_a_stage_end_when_the_gpu_is_done(monkeypatch):
     config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
     gpu, training = SlowDevice(1.0, 1.0, 1.0, 1.0), loop.Training.__new__(loop.Training)

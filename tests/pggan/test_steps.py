@@ -194,6 +194,30 @@ def test_the_generator_trains_at_every_nth_step():
     assert state.average_sums()["g_loss"] == pytest.approx(state.sums["g_loss"].item() / 2)
 
 
+@pytest.mark.parametrize("penalties", [{"penalty": 10.0}, {"r1": 2.0, "r2": 2.0}, {"r1": 2.0}])
+def test_a_lazy_penalty_is_part_of_every_nth_step_at_n_times_its_weight(penalties, monkeypatch):
+    calls, norms = [], Loss.squared_gradient_norms
+    monkeypatch.setattr(Loss, "squared_gradient_norms", lambda *args: calls.append(args) or norms(*args))
+    lazy, loss = make_state(), Loss(ADVERSARIAL["hinge"], 8, **penalties)
+    for images in (0, 8, 16, 24):
+        plain = make_state()
+        plain.load_state_dict(copy.deepcopy(lazy.state_dict()))
+        calls.clear()
+        make_stepper(loss=loss, penalty_every=3).step(lazy, make_batch(), FADING)
+        assert len(calls) == (images in (0, 24))  # the other steps differentiate no image
+        factor = 3 if images in (0, 24) else 0
+        weights = {name: weight * factor for name, weight in penalties.items()}
+        make_stepper(loss=replace(loss, **weights)).step(plain, make_batch(), FADING)
+        assert all(torch.equal(a, b) for a, b in zip(copy_weights(lazy.D), copy_weights(plain.D), strict=True))
+    assert lazy.counts["grad_norm"] == 2 and lazy.counts["d_loss"] == 4
+    assert lazy.average_sums()["grad_norm"] == pytest.approx(lazy.sums["grad_norm"].item() / 2)
+
+
+def test_which_steps_have_a_lazy_penalty_depends_on_the_images_seen_alone():
+    stepper = make_stepper(penalty_every=4)
+    assert [stepper.is_penalty_step(images, 8) for images in range(32, 72, 8)] == [True, False, False, False, True]
+
+
 @pytest.mark.parametrize("n_critic", [1, 2])
 def test_a_failing_generator_is_counted_even_if_it_trains_rarely(n_critic):
     state = make_state()

@@ -62,6 +62,9 @@ CASES = f"""
     {LAST} | --arch msg --augment diffaug | --augment
     {LAST} | --penalty r3 | --penalty
     {LAST} | --r-weight 0 | --r-weight
+    {LAST} | --penalty-every 0 | --penalty-every
+    {LAST} | --penalty-every 1.5 | --penalty-every
+    {LAST} | --penalty none --penalty-every 4 | --penalty-every
     {LAST} | --clip 0 | --clip
     {LAST} | --penalty-pixels some | --penalty-pixels
     {LAST} | --label-smoothing 0.1 | --label-smoothing
