@@ -361,6 +361,13 @@ class TrainConfig:
         metavar="KIMG",
     )
 
+    decay_kimg: float = option(
+        "length of the learning rates' decay to 0 on a cosine, at the end of the run, in thousands of images",
+        0.0,
+        parse=float,
+        minimum=0,
+        metavar="KIMG",
+    )
     power_ema: bool = option(
         "also keep two averages of G from which `python -m pggan ema` computes averages of any length after training; "
         "each tick saves a snapshot of them, as large as G's weights in float32",

@@ -25,7 +25,7 @@ class Phase:
         tick_images: images between two log lines. d_lr: the discriminator's learning rate.
         micro_batch: images per forward/backward pass on each rank; None: its whole share of the batch.
         burn_in: weight of the values that --burn-in-kimg begins with: 1 at the start, 0 at its end; lr and d_lr have it
-            already.
+            already, and --decay-kimg too.
     """
 
     resolution: int
@@ -145,12 +145,28 @@ class GrowthController:
             micro_batch=None if self.config.micro_batch is None else value_at(self.config.micro_batch, resolution),
             burn_in=burn_in,
         )
-        return phase.scale_lr(1 + 3 * burn_in) if burn_in else phase  # from 4 times the final rate: 0.0002 to 0.00005
+        # the burn-in's rate falls from 4 times the final one: 0.0002 to 0.00005
+        return phase.scale_lr((1 + 3 * burn_in) * self.decay(images))
 
     def burn_in(self, images: int) -> float:
         """Return the weight of the burn-in's initial values after `images`: 1 to 0 on a cosine (R3GAN's code)."""
         end = self.config.burn_in_kimg * 1000
         return (1 + math.cos(math.pi * images / end)) / 2 if images < end else 0.0
+
+    @property
+    def decay_start(self) -> int:
+        """The number of images seen when --decay-kimg begins to reduce the learning rates: 0 if the run is shorter."""
+        return max(self.total_images - round(self.config.decay_kimg * 1000), 0)
+
+    def decay(self, images: int) -> float:
+        """Return the factor of --decay-kimg on the learning rates after `images`: 1, then to 0 at the end on a cosine.
+
+        Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts.
+        """
+        if images <= self.decay_start or not self.config.decay_kimg:  # the last update may pass the end
+            return 1.0
+        done = (images - self.decay_start) / (self.total_images - self.decay_start)
+        return (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
     def next_check(self, images: int) -> int:
         """Return the number of images seen at the next schedule update."""

@@ -37,7 +37,7 @@ from .growth import GrowthController, Phase
 from .losses import find_cautions
 from .memory import read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
-from .resume import check_not_past_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
+from .resume import check_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
 from .state import TrainState, make_optimizer, network_arguments
 from .steps import Stepper
 from .tracking import format_duration, log
@@ -88,6 +88,8 @@ def print_plan(config: TrainConfig, open_images: Callable[[str, bool], Source] =
     if config.preset:
         print(f"--preset {config.preset} sets {spell_preset(config.preset)}")
     print(format_plan(plan, state))
+    if config.decay_kimg:
+        print(f"learning rates fall to 0 from {plan.decay_start / 1000:g} kimg to the end (--decay-kimg)")
     if lines := [*find_cautions(config), *start_lines]:
         print("", *lines, sep="\n", flush=True)
     print_estimates(config, plan, state)
@@ -180,7 +182,7 @@ def load_start_state(config: TrainConfig, state: TrainState, classes: list[str])
         path, saved, _, note = found
         with explain_mismatch(path):
             plan = GrowthController(config)
-            check_not_past_end(saved, config, plan)
+            check_end(saved, config, plan)
             state.load_state_dict(saved["state"])
         seen = f"{run.folder} has seen {state.images / 1000:g} kimg"
         if state.images >= plan.total_images:

@@ -85,12 +85,19 @@ def explain_other_start(run: RunDirectory, wanted: str, recorded: str | None) ->
     )
 
 
-def check_not_past_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
-    """Refuse to resume a run that has already passed the plan's end.
+def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
+    """Refuse to resume a run that has passed the plan's end, or that has begun to decay toward another end.
 
     Raises:
         ConfigError.
     """
+    before = GrowthController(replace(config, total_kimg=saved["config"].get("total_kimg")))
+    if before.total_images != plan.total_images and before.decay(saved["images"]) < 1:
+        raise ConfigError(
+            f"--total-kimg: since {before.decay_start / 1000:g} kimg, the learning rates of the run in {config.out} fall "
+            f"to 0 at {before.total_images / 1000:g} kimg (--decay-kimg); use --total-kimg "
+            f"{before.total_images / 1000:.10g}, or start a new run with {spell_new_run(config)}"
+        )
     if plan.total_images <= saved["state"]["previous"]:
         raise ConfigError(
             f"--total-kimg: the run in {config.out} has already seen {saved['images'] / 1000:g} kimg, more than the "
@@ -104,11 +111,19 @@ def suggest_total_kimg(images: int, config: TrainConfig) -> float:
     return round(images / 1000 + config.stabilize_kimg, 3)
 
 
+def spell_new_run(config: TrainConfig) -> str:
+    """Return the options that start a new run from the run in --out."""
+    return f"--out ANOTHER --resume {quote(str(config.out))}"
+
+
 def describe_finished_run(config: TrainConfig, plan: GrowthController, images: int) -> str:
     """Return the console line for a run that has nothing left to train."""
+    remedy = f"--total-kimg {suggest_total_kimg(images, config):.10g}"
+    if config.decay_kimg:  # the learning rates would jump up from 0
+        remedy = spell_new_run(config)
     return (
         f"{config.out} has finished: it has seen {images / 1000:g} kimg of {plan.total_images / 1000:g}; "
-        f"use --total-kimg {suggest_total_kimg(images, config):.10g} to train longer"
+        f"use {remedy} to train longer"
     )
 
 
@@ -121,7 +136,7 @@ def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, pl
     Raises:
         ConfigError.
     """
-    check_not_past_end(saved, config, plan)
+    check_end(saved, config, plan)
     if saved["data"] == content:
         return
     recorded, latest = saved["config"].get("data"), quote(f"{config.out}/checkpoints/latest.pt")

@@ -134,7 +134,7 @@ OPTIONS = """
     ada_target ada_kimg holdout arch growing fmap_base fmap_decay fmap_max latent_size first_layer hidden d_hidden
     mbstd_group minibatch_stddev equalized_lr pixel_norm fused_scale fade_kimg stabilize_kimg total_kimg growth
     growth_metric growth_share growth_window min_stabilize_kimg batch_size micro_batch lr d_lr optimizer
-    adam_beta1 adam_beta2 n_critic repeats ema_decay burn_in_kimg power_ema
+    adam_beta1 adam_beta2 n_critic repeats ema_decay burn_in_kimg decay_kimg power_ema
     loss penalty gp_weight gp_target r_weight penalty_every penalty_pixels clip
     drift label_smoothing label_weight scale_consistency max_skipped on_nan metrics metric_images metric_every_kimg
     inception_weights seed tick_kimg keep_last workers device precision cuda_graphs deterministic track

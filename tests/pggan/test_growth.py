@@ -89,6 +89,15 @@ def test_rows_cover_the_whole_run_without_gaps():
     assert rows[-1].end == 20_000 and [row.resolution for row in rows] == [4, 8, 8, 16, 16]
 
 
+def test_learning_rates_fall_to_zero_at_the_end_on_a_cosine():
+    controller = plan(fade_kimg=1, stabilize_kimg=1, lr=0.004, d_lr=0.002, decay_kimg=2)  # ends at 5000
+    factors = {0: 1, 2500: 1, 3000: 1, 3500: (1 + math.sqrt(0.5)) / 2, 4000: 0.5, 5000: 0, 5100: 0}
+    for images, factor in factors.items():
+        assert controller.phase(images).d_and_g_lr == pytest.approx((0.002 * factor, 0.004 * factor), abs=1e-12)
+    assert plan(fade_kimg=1, stabilize_kimg=1).decay(5100) == 1
+    assert plan(fade_kimg=1, stabilize_kimg=1, decay_kimg=9).decay(2500) == pytest.approx(0.5)  # over the whole run
+
+
 def test_resolution_doubles_immediately_without_a_fade():
     controller = plan(fade_kimg=0, stabilize_kimg=1)
     assert {controller.phase(i).alpha for i in range(0, 3000, 50)} == {1.0}

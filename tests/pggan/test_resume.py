@@ -8,7 +8,13 @@ import pytest
 from pggan.checkpoints import CheckpointError, RunDirectory
 from pggan.config import NETWORK_OPTIONS, ConfigError, name_network_options, resolve_config
 from pggan.training.growth import GrowthController
-from pggan.training.resume import check_networks, describe_finished_run, resolve_resumed_config, resolve_total_kimg
+from pggan.training.resume import (
+    check_end,
+    check_networks,
+    describe_finished_run,
+    resolve_resumed_config,
+    resolve_total_kimg,
+)
 from pggan.training.state import network_arguments
 
 SMALL = {
@@ -80,6 +86,26 @@ def test_the_same_command_resumes_with_the_settled_end(tmp_path):
     assert resolve_resumed_config(run, replace(original, resume=None)) == replace(original, total_kimg=44.0)
     assert resolve_resumed_config(run, replace(original, total_kimg=50.0)).total_kimg == 50
     assert "use --total-kimg 48 to train longer" in describe_finished_run(original, GrowthController(original), 44_000)
+
+
+def test_the_end_of_a_run_cannot_move_once_its_learning_rates_decay():
+    def check(images, total_kimg, decay_kimg=10):
+        config = make_config(out="runs/a b", resume=None, total_kimg=total_kimg, decay_kimg=decay_kimg)
+        content = {"images": images, "state": {"previous": images - 32}, "config": {"total_kimg": 40}}
+        check_end(content, config, GrowthController(config))
+
+    check(30_000, 50)
+    check(35_000, 40)
+    check(40_000, 50, decay_kimg=0)
+    for images, total_kimg in [(30_001, 50), (40_000, 50), (35_000, 36)]:
+        with pytest.raises(
+            ConfigError, match=r"--total-kimg: since 30 .* use --total-kimg 40, or .* --resume 'runs/a b'$"
+        ):
+            check(images, total_kimg)
+    finished = make_config(out="runs/a", total_kimg=40, decay_kimg=10)
+    assert "; use --out ANOTHER --resume runs/a to" in describe_finished_run(
+        finished, GrowthController(finished), 40_000
+    )
 
 
 def test_a_run_from_scratch_keeps_following_its_options(tmp_path):

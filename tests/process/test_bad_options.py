@@ -96,6 +96,8 @@ CASES = f"""
     {LAST} | --lr -0.001 | --lr
     {LAST} | --lr fast | --lr
     {LAST} | --lr 4:inf | --lr
+    {LAST} | --decay-kimg -1 | --decay-kimg
+    {LAST} | --decay-kimg soon | --decay-kimg
     {LAST} | --repeats 0 | --repeats
     {LAST} | --repeats 1001 | --repeats
     {LAST} | --ema-decay 1.5 | --ema-decay
