@@ -60,6 +60,8 @@ def option(help: str, default: Any = MISSING, default_text: str | None = None, *
 
 def format_value(value: Any) -> str:
     """Return an option's value as written on the command line."""
+    if isinstance(value, Mapping) and list(value) == [4]:
+        return f"{value[4]:g}"
     if isinstance(value, Mapping):
         return ",".join(f"{resolution}:{v:g}" for resolution, v in value.items())
     if isinstance(value, tuple):
@@ -71,11 +73,11 @@ def format_value(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def make_per_stage_parser(kind: type, minimum: float = 0) -> Callable[[Any], dict[int, Any]]:
+def make_per_stage_parser(kind: type, minimum: float | None = None) -> Callable[[Any], dict[int, Any]]:
     """Return a parser of per-stage numbers: "16", or "4:128,32:64" for 128 up to 16x16 and 64 from 32x32 up.
 
     Args:
-        kind: int or float. minimum: exclusive lower bound.
+        kind: int or float. minimum: smallest number; None: any above 0.
 
     Returns:
         A function from text, a number or a mapping to a dict by resolution; it raises ValueError for anything else.
@@ -94,8 +96,9 @@ def make_per_stage_parser(kind: type, minimum: float = 0) -> Callable[[Any], dic
             raise ValueError(f"{value!r} is neither a number nor RESOLUTION:NUMBER pairs like 4:128,32:64") from None
         if len(table) != len(pairs):
             raise ValueError(f"{value!r} has a resolution twice")
-        if not all(minimum < v <= MAX_NUMBER for v in table.values()):
-            raise ValueError(f"{value!r}: every number must be greater than {minimum} and at most {MAX_NUMBER:g}")
+        if not all(0 <= v <= MAX_NUMBER and (v > 0 if minimum is None else v >= minimum) for v in table.values()):
+            low = "greater than 0" if minimum is None else f"at least {minimum:g}"
+            raise ValueError(f"{value!r}: every number must be {low} and at most {MAX_NUMBER:g}")
         if 4 not in table:
             raise ValueError(f"{value!r} has no value for 4x4; begin with 4:")
         return dict(sorted(table.items()))
@@ -272,13 +275,18 @@ class TrainConfig:
     fused_scale: bool = option("scale and convolve in one operation", True)
 
     # Growth, in thousands of real images seen by the discriminator
-    fade_kimg: float = option(
-        "length of each fade-in, in thousands of images", 600.0, parse=float, minimum=0, metavar="KIMG"
-    )
-    stabilize_kimg: float = option(
-        "length of training at alpha 1 after each fade-in, in thousands of images",
+    fade_kimg: PerStage[float] = option(
+        "length of each fade-in, in thousands of images, a number or one from each resolution up",
         600.0,
-        parse=float,
+        parse=make_per_stage_parser(float, 0),
+        minimum=0,
+        metavar="KIMG",
+    )
+    stabilize_kimg: PerStage[float] = option(
+        "length of training at alpha 1 after each fade-in, in thousands of images, a number or one from each "
+        "resolution up: 4:2,16:10,32:50",
+        600.0,
+        parse=make_per_stage_parser(float, 0.001),
         minimum=0.001,
         metavar="KIMG",
     )
@@ -605,10 +613,10 @@ def check_combinations(config: TrainConfig) -> None:
                 f"--growth adaptive needs evaluations of {config.growth_metric} during a stage: add "
                 f"--metric-every-kimg 50, and include {config.growth_metric} in --metrics"
             )
-        if config.min_stabilize_kimg > config.stabilize_kimg:
+        if config.min_stabilize_kimg > min(config.stabilize_kimg.values()):
             raise ConfigError(
                 f"--min-stabilize-kimg: {config.min_stabilize_kimg:g} is more than --stabilize-kimg "
-                f"{config.stabilize_kimg:g}, the longest that a stage may stabilize; lower it"
+                f"{format_value(config.stabilize_kimg)}, the longest that a stage may stabilize; lower it"
             )
     if config.arch == "dcgan" and config.micro_batch is not None:
         raise ConfigError(

@@ -84,9 +84,13 @@ class GrowthController:
         self.config = config
         self.resolutions = [4 << level for level in range(levels + 1)] if config.is_growing else [config.resolution]
         self.last_stage = len(self.resolutions) - 1
-        self.fade_images, self.stabilize_images = round(config.fade_kimg * 1000), round(config.stabilize_kimg * 1000)
-        reached = self.last_stage * (self.fade_images + self.stabilize_images)
-        total = reached + self.stabilize_images if config.total_kimg is None else round(config.total_kimg * 1000)
+        fades, stables = (
+            [round(value_at(table, resolution) * 1000) for resolution in self.resolutions]
+            for table in (config.fade_kimg, config.stabilize_kimg)
+        )
+        self.fades = [0, *fades[1:]]  # images during which each stage fades in; the first one does not
+        reached = sum(self.fades) + sum(stables[:-1])
+        total = reached + stables[-1] if config.total_kimg is None else round(config.total_kimg * 1000)
         if total <= reached:
             raise ConfigError(
                 f"--total-kimg: {total / 1000:g} is too short to reach {config.resolution}x{config.resolution}, whose "
@@ -95,24 +99,26 @@ class GrowthController:
         self.total_images = total
         # images seen when each stage starts to fade in, when it has faded in, and when it ends
         self.fade_starts, self.fade_ends, self.stage_ends = [0], [0], []
-        for resolution in self.resolutions[:-1]:
-            self.stage_ends.append((ends or {}).get(resolution, self.fade_ends[-1] + self.stabilize_images))
+        for resolution, stable, fade in zip(self.resolutions[:-1], stables[:-1], self.fades[1:], strict=True):
+            self.stage_ends.append((ends or {}).get(resolution, self.fade_ends[-1] + stable))
             self.fade_starts.append(self.stage_ends[-1])
-            self.fade_ends.append(self.stage_ends[-1] + self.fade_images)
+            self.fade_ends.append(self.stage_ends[-1] + fade)
         self.stage_ends.append(total)
         self.check_config(config)
 
     def check_config(self, config: TrainConfig) -> None:
         """Refuse stages that are too short, tables for stages that do not exist, and batches that do not divide."""
         group = config.repeats * max(config.batch_size.values())
-        length = self.fade_images + self.stabilize_images
-        if self.last_stage and length < group:
+        length = min(
+            (end - start for start, end in zip(self.fade_starts[1:], self.stage_ends[1:], strict=True)), default=group
+        )
+        if length < group:
             raise ConfigError(
                 f"--fade-kimg, --stabilize-kimg: a stage of {length} images is shorter than one schedule "
                 f"update of {group} images (largest batch size x --repeats); make stages longer"
             )
         stages = [4 << level for level in range(check_resolution(config.resolution) - 1)]
-        for option in ("batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
+        for option in ("fade_kimg", "stabilize_kimg", "batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
             for resolution in getattr(config, option) or ():
                 if resolution not in stages:
                     raise ConfigError(
@@ -132,7 +138,7 @@ class GrowthController:
         """Return the phase after `images` real images. A fade's first moment still belongs to the previous stage."""
         later = range(1, self.last_stage + 1)
         level = sum(images > self.fade_starts[i] or images >= self.fade_ends[i] for i in later)
-        alpha = min((images - self.fade_starts[level]) / self.fade_images, 1.0) if level and self.fade_images else 1.0
+        alpha = min((images - self.fade_starts[level]) / self.fades[level], 1.0) if self.fades[level] else 1.0
         resolution = self.resolutions[level]
         burn_in = self.burn_in(images)
         phase = Phase(
@@ -211,7 +217,7 @@ class GrowthController:
             return 0
         level = self.resolutions.index(resolution)
         if alpha < 1:
-            return self.fade_starts[level] + round(alpha * self.fade_images)
+            return self.fade_starts[level] + round(alpha * self.fades[level])
         return self.fade_ends[level] if level == self.last_stage else self.stage_ends[level]
 
     def rows(self) -> Iterator[PlanRow]:

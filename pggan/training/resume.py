@@ -18,7 +18,7 @@ from pggan.checkpoints import CheckpointError, RunDirectory, load, resolve_check
 from ..config import ConfigError, TrainConfig, format_value, option_name, spell_option, validate_field
 from ..networks import ARCHITECTURES
 from ..paths import find_recorded, is_same_checkpoint, is_same_path, relocate_paths
-from .growth import GrowthController
+from .growth import GrowthController, value_at
 from .signals import TrainingStopped
 from .state import TrainState
 from .tracking import log
@@ -94,8 +94,8 @@ def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController
     before = GrowthController(replace(config, total_kimg=saved["config"].get("total_kimg")))
     if before.total_images != plan.total_images and before.decay(saved["images"]) < 1:
         raise ConfigError(
-            f"--total-kimg: since {before.decay_start / 1000:g} kimg, the learning rates of the run in {config.out} fall "
-            f"to 0 at {before.total_images / 1000:g} kimg (--decay-kimg); use --total-kimg "
+            f"--total-kimg: since {before.decay_start / 1000:g} kimg, the learning rates of the run in {config.out} "
+            f"fall to 0 at {before.total_images / 1000:g} kimg (--decay-kimg); use --total-kimg "
             f"{before.total_images / 1000:.10g}, or start a new run with {spell_new_run(config)}"
         )
     if plan.total_images <= saved["state"]["previous"]:
@@ -108,7 +108,7 @@ def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController
 
 def suggest_total_kimg(images: int, config: TrainConfig) -> float:
     """Return the --total-kimg that trains --stabilize-kimg more after `images` images."""
-    return round(images / 1000 + config.stabilize_kimg, 3)
+    return round(images / 1000 + value_at(config.stabilize_kimg, config.resolution), 3)
 
 
 def spell_new_run(config: TrainConfig) -> str:
@@ -269,7 +269,7 @@ def resolve_total_kimg(config: TrainConfig, plan: GrowthController, images: int,
         raise ConfigError(
             f"--total-kimg: {config.total_kimg:.10g} leaves nothing to train, since {config.resume} is at "
             f"{images / 1000:g} kimg of this schedule; use --total-kimg {more:.10g} to train "
-            f"{config.stabilize_kimg:g} kimg more"
+            f"{value_at(config.stabilize_kimg, config.resolution):g} kimg more"
         )
     return config
 
@@ -327,7 +327,8 @@ def load_from_checkpoint(
     state.load_state_dict(content)
     stage = saved["stage"]
     now = GrowthController(replace(config, total_kimg=None), state.stage_ends).phase(state.previous)
-    same_lengths = all(saved["config"].get(name) == getattr(config, name) for name in ("fade_kimg", "stabilize_kimg"))
+    lengths = {name: saved["config"].get(name) for name in ("fade_kimg", "stabilize_kimg")}
+    same_lengths = None not in lengths.values() and not diff_options(lengths, config)
     if not same_lengths or (now.resolution, now.alpha) != (stage["resolution"], stage["alpha"]):
         state.stage_ends = {}
         state.images = plan.find_position(stage["resolution"], stage["alpha"])

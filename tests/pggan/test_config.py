@@ -22,7 +22,7 @@ def test_command_line_beats_file_beats_preset_beats_default(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"preset": "cifar10", "fade_kimg": 5, "seed": 7}))
     config = resolve_config(BASE | {"seed": 8}, str(file))
-    assert (config.seed, config.fade_kimg, config.gp_target, config.repeats) == (8, 5, 750, 4)
+    assert (config.seed, config.fade_kimg, config.gp_target, config.repeats) == (8, {4: 5}, 750, 4)
 
 
 def test_a_resolved_config_round_trips_through_its_file(tmp_path):
@@ -57,7 +57,10 @@ def test_resolution_and_channels_come_from_the_data():
         ("lr", "inf"),
         ("fade_kimg", "-1"),
         ("fade_kimg", "nan"),
+        ("fade_kimg", "4:1,8:-1"),
         ("stabilize_kimg", "0"),
+        ("stabilize_kimg", "4:1,8:0"),
+        ("stabilize_kimg", "8:1"),
         ("total_kimg", "inf"),
         ("gp_target", "0"),
         ("ema_decay", "1.5"),

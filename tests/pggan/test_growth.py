@@ -24,12 +24,13 @@ def plan(**options):
 def compute_official_phase(config, images):
     """Return (resolution, weight of the new block) as the official schedule computes them."""
     levels = int(math.log2(config.resolution)) - 2
-    length = config.stabilize_kimg + config.fade_kimg
+    stabilize, fade = config.stabilize_kimg[4], config.fade_kimg[4]
+    length = stabilize + fade
     index = math.floor(images / 1000 / length)
     into = images / 1000 - index * length
     lod = levels - index
-    if config.fade_kimg:
-        lod -= max(into - config.stabilize_kimg, 0) / config.fade_kimg
+    if fade:
+        lod -= max(into - stabilize, 0) / fade
     lod = max(lod, 0.0)
     resolution = 2 ** (levels + 2 - math.floor(lod))
     return resolution, 1 - (lod - math.floor(lod))
@@ -98,6 +99,21 @@ def test_learning_rates_fall_to_zero_at_the_end_on_a_cosine():
     assert plan(fade_kimg=1, stabilize_kimg=1, decay_kimg=9).decay(2500) == pytest.approx(0.5)  # over the whole run
 
 
+def test_stages_have_lengths_of_their_own():
+    controller = plan(fade_kimg="4:1,16:2", stabilize_kimg="4:0.5,8:3,16:4")
+    assert [(row.resolution, row.is_fading, row.start, row.end) for row in controller.rows()] == [
+        (4, False, 0, 500),
+        (8, True, 500, 1500),
+        (8, False, 1500, 4500),
+        (16, True, 4500, 6500),
+        (16, False, 6500, 10_500),
+    ]
+    assert controller.phase(1000).alpha == 0.5 and controller.phase(5000).alpha == 0.25
+    assert controller.find_position(16, 0.25) == 5000
+    mixed = plan(fade_kimg="4:0,16:1", stabilize_kimg=1)
+    assert [mixed.phase(i).alpha for i in (1000, 1500, 2500)] == [1, 1, 0.5]
+
+
 def test_resolution_doubles_immediately_without_a_fade():
     controller = plan(fade_kimg=0, stabilize_kimg=1)
     assert {controller.phase(i).alpha for i in range(0, 3000, 50)} == {1.0}
@@ -124,6 +140,7 @@ def test_is_due_when_a_multiple_is_crossed():
         ({"batch_size": "4:16,64:8"}, "--batch-size: there is no stage 64"),
         ({"batch_size": "4:16,12:8"}, "--batch-size: there is no stage 12"),
         ({"lr": "4:0.001,32:0.002"}, "--lr: there is no stage 32"),
+        ({"fade_kimg": "4:1,32:2"}, "--fade-kimg: there is no stage 32"),
         ({"batch_size": 18}, "--batch-size: 18 is not a multiple of --mbstd-group 4"),
         ({"fade_kimg": 0.01, "stabilize_kimg": 0.01}, "shorter than one schedule update"),
         ({"fade_kimg": 10, "stabilize_kimg": 10, "total_kimg": 40}, "--total-kimg: 40 is too short to reach 16x16"),

@@ -14,7 +14,7 @@ OPTIONS = {"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "
 def test_profile_lists_every_part_of_a_step():
     config = resolve_config(OPTIONS)
     text = profile_step(
-        config, torch.device("cpu"), GrowthController(config).phase(round(config.stabilize_kimg * 1000) + 1), 1
+        config, torch.device("cpu"), GrowthController(config).phase(round(config.stabilize_kimg[4] * 1000) + 1), 1
     )
     assert text.startswith("8x8 fading in, batch 8, fp32, CPU")
     for part in ("data", "G forward", "D forward", "penalty, double backward", "optimizers, EMA", "GFLOP/s"):

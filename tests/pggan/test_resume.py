@@ -44,6 +44,7 @@ def find_end(images, is_last_stage=True, **options):
 def test_a_run_from_a_finished_one_trains_one_more_stage(options):
     assert find_end(40_000, **options) == 44 and find_end(39_968, **options) == 43.968
     assert find_end(40_000, stabilize_kimg=1.5, **options) == 41.5
+    assert find_end(40_000, stabilize_kimg="4:3,16:2", **options) == 42
     assert find_end(1_000_000, **options) == 1004
 
 
@@ -112,6 +113,14 @@ def test_a_run_from_scratch_keeps_following_its_options(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.create(make_config(resume=None, total_kimg=30).to_dict())
     assert resolve_resumed_config(run, make_config(resume=None)).total_kimg is None
+
+
+def test_a_run_begun_when_all_stages_had_one_length_still_resumes(tmp_path):
+    run, config = RunDirectory(tmp_path / "run"), make_config(resume=None)
+    run.create(config.to_dict() | {"fade_kimg": 4.0, "stabilize_kimg": 4})
+    assert resolve_resumed_config(run, config) == config
+    with pytest.raises(ConfigError, match="--stabilize-kimg: 4 -> 4:4,8:5"):
+        resolve_resumed_config(run, make_config(resume=None, stabilize_kimg="4:4,8:5"))
 
 
 def test_an_unused_ada_target_of_an_earlier_version_does_not_matter(tmp_path):

@@ -84,7 +84,11 @@ CASES = f"""
     {LAST} | --mbstd-group 3 | --mbstd-group
     {LAST} | --fade-kimg -1 | --fade-kimg
     {LAST} | --fade-kimg inf | --fade-kimg
+    {LAST} | --fade-kimg 4:1,8:-1 | --fade-kimg
+    {LAST} | --fade-kimg 4:1,64:1 | --fade-kimg
     {LAST} | --stabilize-kimg 0 | --stabilize-kimg
+    {LAST} | --stabilize-kimg 4:1,8:0 | --stabilize-kimg
+    {LAST} | --stabilize-kimg 8:1 | --stabilize-kimg
     {LAST} | --total-kimg 0.1 | --total-kimg
     {LAST} | --total-kimg much | --total-kimg
     {LAST} | --batch-size 0 | --batch-size
