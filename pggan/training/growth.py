@@ -97,6 +97,7 @@ class GrowthController:
                 f"fade-in ends at {reached / 1000:g}; raise it, or lower --fade-kimg and --stabilize-kimg"
             )
         self.total_images = total
+        self.check_lengths([*stables[:-1], total - reached])
         # images seen when each stage starts to fade in, when it has faded in, and when it ends
         self.fade_starts, self.fade_ends, self.stage_ends = [0], [0], []
         for resolution, stable, fade in zip(self.resolutions[:-1], stables[:-1], self.fades[1:], strict=True):
@@ -106,17 +107,29 @@ class GrowthController:
         self.stage_ends.append(total)
         self.check_config(config)
 
+    def check_lengths(self, stables: Sequence[int]) -> None:
+        """Refuse a fade-in, or a stage without one, that schedule updates may step over.
+
+        The update that leaves a stage may end that many images into the next one. The first stage is never skipped.
+
+        Args:
+            stables: planned images at alpha 1 by stage; adaptive growth ends a stage only at an update within it.
+        """
+        for level, resolution in list(enumerate(self.resolutions))[1:]:
+            update = self.config.repeats * value_at(self.config.batch_size, self.resolutions[level - 1])
+            option, part, count = "--fade-kimg", "the fade-in to", self.fades[level]
+            if not count:
+                is_cut = level == self.last_stage and self.config.total_kimg is not None
+                option, part, count = "--total-kimg" if is_cut else "--stabilize-kimg", "the stage", stables[level]
+            if count <= update:
+                raise ConfigError(
+                    f"{option}: {part} {resolution}x{resolution} takes {count} images, no more than one schedule "
+                    f"update of {update} (--repeats x --batch-size of the stage before): it may be skipped; use more"
+                    f"{', or 0' if self.fades[level] else ''}"
+                )
+
     def check_config(self, config: TrainConfig) -> None:
-        """Refuse stages that are too short, tables for stages that do not exist, and batches that do not divide."""
-        group = config.repeats * max(config.batch_size.values())
-        length = min(
-            (end - start for start, end in zip(self.fade_starts[1:], self.stage_ends[1:], strict=True)), default=group
-        )
-        if length < group:
-            raise ConfigError(
-                f"--fade-kimg, --stabilize-kimg: a stage of {length} images is shorter than one schedule "
-                f"update of {group} images (largest batch size x --repeats); make stages longer"
-            )
+        """Refuse tables for stages that do not exist, and batches that do not divide."""
         stages = [4 << level for level in range(check_resolution(config.resolution) - 1)]
         for option in ("fade_kimg", "stabilize_kimg", "batch_size", "micro_batch", "lr", "d_lr", "tick_kimg"):
             for resolution in getattr(config, option) or ():

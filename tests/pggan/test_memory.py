@@ -33,7 +33,7 @@ def suggest(path, ranks=SINGLE_PROCESS, **options):
 
 def test_micro_batch_is_halved_down_to_one_group(tmp_path):
     assert " --micro-batch 4:16,8:4," in suggest(tmp_path)
-    assert " --micro-batch 4:32,8:8," in suggest(tmp_path, batch_size="4:32,8:16")
+    assert " --micro-batch 4:32,8:8," in suggest(tmp_path, batch_size="4:32,8:16", fade_kimg=0.2)
     assert " --micro-batch 4:8,8:4," in suggest(tmp_path, batch_size=16, micro_batch=8)
     assert " --micro-batch 4:16,8:4," in suggest(tmp_path, ranks=Ranks(0, 2), batch_size=16)
     assert "--micro-batch" not in suggest(tmp_path, batch_size=4)
