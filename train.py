@@ -1,9 +1,10 @@
 """Train a progressive GAN on a folder of images.
 
+  python train.py photos --budget 8h                          the best images that 8 hours can buy on this machine
   python train.py photos                                      the paper's schedule, up to the images' own resolution
   python train.py photos --dry-run                            print the plan with estimated memory and time, then exit
   python train.py photos --resolution 64 --batch-size 4:64,32:32,64:16 --fade-kimg 100 --stabilize-kimg 100
-  python train.py synthetic --preset demo                     the embedded dataset, minutes on a CPU
+  python train.py synthetic --budget 10m                      the embedded dataset, ten minutes
   python train.py photos --out runs/b --resume runs/a/checkpoints/latest.pt    start a new run from a checkpoint
 
 Run the same command again to resume a run.
@@ -18,11 +19,12 @@ if __name__ == "__main__":  # Ctrl-C during the imports below, which take second
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from pggan.checkpoints import CheckpointError
-from pggan.config import ConfigError, add_options, resolve_config
+from pggan.config import ConfigError, add_options
 from pggan.console import command
 from pggan.datasets import DataError, open_source
 from pggan.metrics import MetricError
 from pggan.training import TrainingStopped, print_plan, train
+from pggan.training.budget import resolve_budget
 from pggan.training.ranks import connect_ranks, exit_without_teardown, silence_other_ranks
 from pggan.use.report import write_final_report
 
@@ -45,7 +47,7 @@ def main() -> None:
         config_file, dry_run = options.pop("config"), options.pop("dry_run")
         open_images = cache(open_source)  # once: a million files take seconds to list
         with connect_ranks() as ranks:
-            config = ranks.broadcast(resolve_config(options, config_file, open_images) if ranks.is_first else None)
+            config = ranks.broadcast(resolve_budget(options, config_file, open_images) if ranks.is_first else None)
             if not dry_run:
                 train(config, ranks, open_images)
             if ranks.is_first:

@@ -18,6 +18,7 @@ from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
+MIN_BUDGET = 60  # seconds; starting, planning and evaluating take about half of that
 MAX_NUMBER = 1e12  # largest value of any option, so that numbers computed from options stay within a float
 
 ARCH_DEFAULTS: dict[str, dict[str, Any]] = {  # defaults of options that depend on --arch; sizes are ours
@@ -115,6 +116,18 @@ def parse_number(kind: type, value: Any) -> Any:
     return kind(float(value)) if kind is int else float(value)
 
 
+def parse_duration(text: Any) -> float:
+    """Return the seconds of a duration such as 90s, 30m, 8h or 2d. Raises ValueError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    try:
+        seconds = float(text[:-1]) * units[text[-1]]
+    except (TypeError, ValueError, LookupError):
+        raise ValueError(f"{text!r} is not a duration like 30m, 8h or 2d") from None
+    if not MIN_BUDGET <= seconds <= MAX_NUMBER:
+        raise ValueError(f"{text} is too short; the shortest is {MIN_BUDGET}s")
+    return seconds
+
+
 def parse_sizes(value: Any) -> tuple[int, ...]:
     """Return layer sizes from text like "256,256,128" or a list. Raises ValueError."""
     parts = value.split(",") if isinstance(value, str) else value
@@ -156,6 +169,13 @@ class TrainConfig:
         identity=False,
     )
     preset: str | None = option("known recipe that replaces the defaults below", None, identity=False)
+    budget: str | None = option(
+        "time for the whole run, evaluations included, such as 30m, 8h or 2d: chooses networks, batches, learning "
+        "rates, stage lengths and evaluations for these images on this machine; other options override its choices",
+        None,
+        parse=lambda text: text if parse_duration(text) else None,
+        metavar="TIME",
+    )
     resume: str | None = option(
         "checkpoint (or run directory, for its latest one) that a new run starts from, possibly with other images, "
         "options or resolution",
@@ -839,9 +859,9 @@ GROUPS = {  # the first option of each group in --help
 }
 # The options that most runs need: --help lists these, --help-all lists all.
 COMMON_OPTIONS = {
-    *("data", "out", "preset", "resume", "resolution", "fit", "labels", "mirror", "augment", "holdout"),
+    *("data", "out", "preset", "budget", "resume", "resolution", "fit", "labels", "mirror", "augment", "holdout"),
     *("fmap_base", "fmap_max", "fade_kimg", "stabilize_kimg", "total_kimg", "batch_size", "micro_batch", "lr"),
-    *("metrics", "metric_images", "metric_every_kimg", "seed", "device", "precision", "track"),
+    *("metrics", "metric_images", "seed", "device", "precision", "track"),
 }
 
 
@@ -910,7 +930,7 @@ def resolve_config(
         )
     out = config.out
     if out is None:
-        out, note = choose_out(config.data, config.resolution)
+        out, note = choose_out(config.data, config.budget or config.resolution)
         if note:
             print(note, file=sys.stderr)
     paths: dict[str, Any] = {

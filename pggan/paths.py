@@ -74,8 +74,11 @@ def relocate_paths(options: Mapping[str, Any], run: Path | None) -> dict[str, An
     return {**options, **{name: find_recorded(path, options.get("out"), run) for name, path in paths.items()}}
 
 
-def choose_out(data: str, resolution: int) -> tuple[str, str]:
-    """Choose the default run directory: runs/DATA-RESOLUTION, or another name if that has a run on other images.
+def choose_out(data: str, kind: int | str) -> tuple[str, str]:
+    """Choose the default run directory: runs/DATA-KIND, or another name if that has a run on other images.
+
+    Args:
+        kind: the run's resolution or time budget.
 
     Returns:
         The run directory, and a console line if the name is not the usual one, else "".
@@ -83,7 +86,7 @@ def choose_out(data: str, resolution: int) -> tuple[str, str]:
     path = Path(os.path.realpath(data))
     tag = hashlib.blake2b(os.fsencode(path), digest_size=3).hexdigest()  # 3: six characters, for one user's folders
     names = [path.name, f"{path.parent.name}-{path.name}", f"{path.name}-{tag}"]
-    owners = {out: read_options(Path(out)).get("data") for out in (f"runs/{name}-{resolution}" for name in names)}
+    owners = {out: read_options(Path(out)).get("data") for out in (f"runs/{name}-{kind}" for name in names)}
     mine = [out for out, owner in owners.items() if isinstance(owner, str) and is_same_path(owner, data)]
     moved = [out for out, owner in owners.items() if isinstance(owner, str) and is_missing(owner)]  # perhaps to `data`
     free = [out for out, owner in owners.items() if owner is None]

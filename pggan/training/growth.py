@@ -70,7 +70,8 @@ class GrowthController:
     a single stage at the final resolution.
 
     Args:
-        ends: resolution -> images seen when adaptive growth ended that stage; other stages end as planned.
+        ends: resolution -> images seen when adaptive growth ended that stage, or when --budget ends the last one; other
+            stages end as planned.
 
     Raises:
         ConfigError: the plan is impossible.
@@ -96,7 +97,6 @@ class GrowthController:
                 f"--total-kimg: {total / 1000:g} is too short to reach {config.resolution}x{config.resolution}, whose "
                 f"fade-in ends at {reached / 1000:g}; raise it, or lower --fade-kimg and --stabilize-kimg"
             )
-        self.total_images = total
         self.check_lengths([*stables[:-1], total - reached])
         # images seen when each stage starts to fade in, when it has faded in, and when it ends
         self.fade_starts, self.fade_ends, self.stage_ends = [0], [0], []
@@ -104,7 +104,8 @@ class GrowthController:
             self.stage_ends.append((ends or {}).get(resolution, self.fade_ends[-1] + stable))
             self.fade_starts.append(self.stage_ends[-1])
             self.fade_ends.append(self.stage_ends[-1] + fade)
-        self.stage_ends.append(total)
+        self.total_images = (ends or {}).get(self.resolutions[-1], total)
+        self.stage_ends.append(self.total_images)
         self.check_config(config)
 
     def check_lengths(self, stables: Sequence[int]) -> None:

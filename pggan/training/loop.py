@@ -25,10 +25,11 @@ from pggan.checkpoints.run_directory import read_lines
 from pggan.datasets import Source, make_grid, open_pyramid, open_source, shuffled_indices, summarize
 from pggan.metrics import PROVENANCE_LABELS, MetricError, Provenance, Suite, default_folder, is_out_of_memory
 
-from ..config import ConfigError, TrainConfig
+from ..config import ConfigError, TrainConfig, parse_duration
 from ..networks import generate
 from .augment import Augmentation, split_holdout
 from .batch import Batch
+from .budget import find_end
 from .device import (
     choose_device,
     choose_kernels,
@@ -106,7 +107,7 @@ class Training:
         ranks: Ranks,
         open_images: Callable[[str, bool], Source],
     ):
-        self.directory, self.ranks = directory, ranks
+        self.directory, self.ranks, self.started = directory, ranks, time.perf_counter()
         self.signals = StopSignals(ranks.all_reduce_max)
         config, saved, is_resuming = self.find_run(config)
         self.device, self.config = self.choose_hardware(config, saved is not None)
@@ -114,7 +115,7 @@ class Training:
         suite = self.open_data(open_images)
         if saved:
             with explain_mismatch(directory.latest):
-                check_resumable(saved, self.pyramid.compute_digest(), self.config, self.plan)
+                check_resumable(saved, self.pyramid.compute_digest(), self.config)
         self.evaluator = Evaluator(
             self.pyramid,
             suite,
@@ -136,6 +137,7 @@ class Training:
         self.plan = GrowthController(self.config, self.state.stage_ends)
         self.start_tick()
         self.progress_text = ""
+        self.previously_elapsed = self.state.elapsed
 
     def find_run(self, config: TrainConfig) -> tuple[TrainConfig, dict[str, Any] | None, bool]:
         """Lock an existing run and read its newest checkpoint.
@@ -271,6 +273,8 @@ class Training:
                     if self.ranks.is_first:
                         self.finish_tick(phase)
                     state.clear_sums()
+                    self.share_stage_ends()
+                    progress.set_total(self.plan.total_images)
                 progress.update(state.images, f"{format_status(phase, state.images)}  {self.progress_text}")
                 self.signals.check()
         if self.ranks.is_first:
@@ -419,8 +423,32 @@ class Training:
                 log(f"  health: {describe_sign(sign)}")
         self.history.append(line)
         state.clear_sums()
+        if self.config.budget and phase.resolution == self.config.resolution and not self.is_stage_end():
+            self.move_end(line)
         self.save(needed="a stage ends here" if self.is_stage_end() else "")
         self.start_tick()
+
+    def move_end(self, line: dict[str, Any]) -> None:
+        """Let the last stage end when the time of --budget will be used up.
+
+        Until then the end is the plan's. The decision is saved, so that a resumed run continues the same schedule.
+        """
+        state, evaluations = self.state, read_lines(self.directory.metrics)
+        seconds = estimate_stage_times(self.trial, [*self.history, line])[self.config.resolution]
+        evaluation = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
+        end = find_end(parse_duration(self.config.budget), self.measure_elapsed(), evaluation, seconds, state.images)
+        soonest = max(self.plan.fade_ends[-1], self.plan.next_check(state.images))
+        state.stage_ends[self.config.resolution] = max(end, soonest)
+        self.plan = GrowthController(self.config, state.stage_ends)
+
+    def measure_elapsed(self) -> float:
+        """Return the seconds of the run so far, earlier sessions included up to their last checkpoint."""
+        return self.previously_elapsed + time.perf_counter() - self.started
+
+    def share_stage_ends(self) -> None:
+        """Give every rank the stage ends that rank 0 has decided on, and follow them."""
+        self.state.stage_ends = self.ranks.broadcast(self.state.stage_ends)
+        self.plan = GrowthController(self.config, self.state.stage_ends)
 
     def log_line(self, path: Path, line: dict[str, Any]) -> None:
         self.writer.write_line(path, line)
@@ -472,6 +500,7 @@ class Training:
     def save(self, needed: str = "") -> None:
         """Save a checkpoint; `needed` is the reason if the run cannot continue without it."""
         phase = self.plan.phase(self.state.previous)
+        self.state.elapsed = self.measure_elapsed()
         content = {
             "images": self.state.images,
             "stage": {"resolution": phase.resolution, "alpha": phase.alpha},
@@ -570,8 +599,7 @@ class Training:
                 state.stage_ends[resolution] = state.images
                 log(f"{metric.upper()} has stopped improving at {resolution}x{resolution}: growing")
                 self.save()
-        state.stage_ends = self.ranks.broadcast(state.stage_ends)
-        self.plan = GrowthController(self.config, state.stage_ends)
+        self.share_stage_ends()
 
 
 def format_status(phase: Phase, images: int) -> str:

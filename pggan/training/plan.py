@@ -48,6 +48,15 @@ TRIAL_SHARE = 0.05  # largest fraction of a run's steps to spend on the trial; s
 TIMED_STEPS = 2  # per stage, after the warm-up; the faster one counts
 STEP_COST = 9.0  # operations of a training step divided by those of D(G(z)): counted from 8x8 up with gradient penalty
 EFFICIENCY = 0.5  # assumed fraction of the matrix rate until a stage has been timed; CPUs reach 0.6 in large stages
+# title, factor and format of each metric in the table of stages
+SCORES = {
+    "fid": ("FID", 1, ".2f"),
+    "is": ("IS", 1, ".2f"),
+    "kid": ("KID x1000", 1000, ".2f"),
+    "mind": ("MIND", 1, ".1f"),
+    "swd": ("SWD x1000", 1, ".2f"),
+    "modes": ("modes of 32", 1, "d"),
+}
 # Bytes of process memory per byte of tensors on a CPU, measured on Linux from 128 maps at 32x32 to 256 at 64x64.
 CPU_MEMORY_OVERHEAD = 1.6
 
@@ -181,9 +190,9 @@ def load_start_state(config: TrainConfig, state: TrainState, classes: list[str])
             return config, []
         path, saved, _, note = found
         with explain_mismatch(path):
-            plan = GrowthController(config)
-            check_end(saved, config, plan)
+            check_end(saved, config)
             state.load_state_dict(saved["state"])
+        plan = GrowthController(config, state.stage_ends)
         seen = f"{run.folder} has seen {state.images / 1000:g} kimg"
         if state.images >= plan.total_images:
             seen = describe_finished_run(config, plan, state.images)
@@ -370,18 +379,18 @@ def print_stages(lines: list[dict[str, Any]], run: RunDirectory, start: int) -> 
         lines: lines of metrics.jsonl. start: images seen when the run began; more than 0 if it began by --resume.
     """
     ends = {line["resolution"]: line for line in lines if line["stage_end"]}
-    scores = {"fid": "FID", "is": "IS", "swd": "SWD x1000"}
-    if any("modes" in line for line in ends.values()):
-        scores["modes"] = "modes of 32"
+    scores = [name for name in SCORES if any(name in line for line in ends.values())]
     rows = []
     for resolution, line in ends.items():
         count, seconds = line["images"] - start, line["stage_seconds"]
         start = line["images"]
-        numbers = [line.get(name, "-") for name in scores]
-        numbers = [f"{number:.2f}" if isinstance(number, float) else str(number) for number in numbers]
+        numbers = [f"{SCORES[name][1] * line[name]:{SCORES[name][2]}}" if name in line else "-" for name in scores]
         speed = f"{count / seconds:.1f}" if seconds else "-"
         rows.append([f"{resolution}x{resolution}", str(count), f"{seconds:.0f}", speed, *numbers])
-    print(format_table(["stage", "images", "seconds", "images/s", *scores.values()], rows))
+    print(format_table(["stage", "images", "seconds", "images/s", *(SCORES[name][0] for name in scores)], rows))
+    if scores:
+        last = list(ends.values())[-1]
+        print(f"metrics of {last['metric_images']:,} generated against {last['metric_reals']:,} real images")
     if grids := sorted(run.samples.glob("fakes-*.png")):
         print(f"\nfinal samples: {grids[-1]}")
 

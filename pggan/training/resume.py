@@ -85,13 +85,17 @@ def explain_other_start(run: RunDirectory, wanted: str, recorded: str | None) ->
     )
 
 
-def check_end(saved: dict[str, Any], config: TrainConfig, plan: GrowthController) -> None:
+def check_end(saved: dict[str, Any], config: TrainConfig) -> None:
     """Refuse to resume a run that has passed the plan's end, or that has begun to decay toward another end.
+
+    A run with --budget has decided on its end itself, and --total-kimg no longer matters.
 
     Raises:
         ConfigError.
     """
-    before = GrowthController(replace(config, total_kimg=saved["config"].get("total_kimg")))
+    ends = saved["state"].get("stage_ends")
+    plan = GrowthController(config, ends)
+    before = GrowthController(replace(config, total_kimg=saved["config"].get("total_kimg")), ends)
     if before.total_images != plan.total_images and before.decay(saved["images"]) < 1:
         raise ConfigError(
             f"--total-kimg: since {before.decay_start / 1000:g} kimg, the learning rates of the run in {config.out} "
@@ -127,7 +131,7 @@ def describe_finished_run(config: TrainConfig, plan: GrowthController, images: i
     )
 
 
-def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, plan: GrowthController) -> None:
+def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig) -> None:
     """Refuse to resume a run with other images, or past the plan's end.
 
     Args:
@@ -136,7 +140,7 @@ def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig, pl
     Raises:
         ConfigError.
     """
-    check_end(saved, config, plan)
+    check_end(saved, config)
     if saved["data"] == content:
         return
     recorded, latest = saved["config"].get("data"), quote(f"{config.out}/checkpoints/latest.pt")
@@ -325,6 +329,7 @@ def load_from_checkpoint(
             content[name] = getattr(state, name).state_dict()
     content = state.state_dict() | content
     state.load_state_dict(content)
+    state.stage_ends.pop(saved["networks"]["generator"]["resolution"], None)  # where --budget ended the other run
     stage = saved["stage"]
     now = GrowthController(replace(config, total_kimg=None), state.stage_ends).phase(state.previous)
     lengths = {name: saved["config"].get(name) for name in ("fade_kimg", "stabilize_kimg")}
@@ -338,7 +343,7 @@ def load_from_checkpoint(
     if is_larger or plan.should_reset_optimizers(state.previous, state.images):
         state.reset_optimizers()
     state.previous = state.start = state.images
-    state.seconds, state.lr_factor, state.rollbacks = {}, 1.0, []
+    state.seconds, state.elapsed, state.lr_factor, state.rollbacks = {}, 0.0, 1.0, []
     state.clear_sums()
     return lines
 

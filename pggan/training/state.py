@@ -80,10 +80,10 @@ class TrainState:
         augment_p: probability of each augmentation in [0, 1], on the device; --augment ada adapts it.
         augment_signal: [2], moving averages of numerator and denominator of the signal that steers augment_p.
         skipped_in_a_row: consecutive updates skipped for non-finite gradients, [D, G], on the device.
-        seconds: training time at each resolution.
+        seconds: training time at each resolution. elapsed: seconds of the whole run, all of its sessions together.
         lr_factor: factor on all learning rates; below 1 after a rollback.
         rollbacks: [from, to] in images seen, one per rollback.
-        stage_ends: resolution -> images seen when adaptive growth ended that stage.
+        stage_ends: resolution -> images seen when adaptive growth ended that stage, or --budget ends the last one.
         power_averages: std -> power-function average of G, {} without --power-ema; see power_ema.py.
         version: an object that is replaced whenever tensors of the state are replaced instead of changed in place.
     """
@@ -104,6 +104,7 @@ class TrainState:
         self.augment_p = torch.zeros((), device=device)
         self.augment_signal = torch.zeros(2, device=device)
         self.seconds: dict[int, float] = {}
+        self.elapsed = 0.0
         self.lr_factor = 1.0
         self.rollbacks: list[list[int]] = []
         self.stage_ends: dict[int, int] = {}
@@ -143,6 +144,7 @@ class TrainState:
         "augment_signal",
         "skipped_in_a_row",
         "seconds",
+        "elapsed",
         "stage_ends",
         "lr_factor",
         "rollbacks",
@@ -165,7 +167,7 @@ class TrainState:
         for name in ("g_optimizer", "d_optimizer"):
             load_moments(getattr(self, name), state[name]["state"])
         for name in self.PLAIN:
-            if name in state:  # older checkpoints have no augment_p, augment_signal, lr_factor, rollbacks, start
+            if name in state:  # older checkpoints have no augment_p, augment_signal, lr_factor, start, elapsed, ...
                 check_type(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
         if "counts" not in state:  # written by an earlier version, which counted steps instead

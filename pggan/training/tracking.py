@@ -257,6 +257,10 @@ class Progress:
         self.bar.update(images - self.bar.n)
         self.bar.set_postfix_str(text, refresh=False)
 
+    def set_total(self, total: int) -> None:
+        """Set the images seen at the end of the run, which adaptive growth and --budget may change."""
+        self.bar.total = total
+
     def close(self) -> None:
         self.bar.close()
 

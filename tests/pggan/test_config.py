@@ -133,7 +133,7 @@ def test_every_options_help_states_its_default():
 
 
 OPTIONS = """
-    data out preset resume resolution channels fit background allow_upscale max_bad labels mirror augment
+    data out preset budget resume resolution channels fit background allow_upscale max_bad labels mirror augment
     ada_target ada_kimg holdout arch growing fmap_base fmap_decay fmap_max latent_size first_layer hidden d_hidden
     mbstd_group minibatch_stddev equalized_lr pixel_norm fused_scale fade_kimg stabilize_kimg total_kimg growth
     growth_metric growth_share growth_window min_stabilize_kimg batch_size micro_batch lr d_lr optimizer

@@ -93,7 +93,7 @@ def test_the_end_of_a_run_cannot_move_once_its_learning_rates_decay():
     def check(images, total_kimg, decay_kimg=10):
         config = make_config(out="runs/a b", resume=None, total_kimg=total_kimg, decay_kimg=decay_kimg)
         content = {"images": images, "state": {"previous": images - 32}, "config": {"total_kimg": 40}}
-        check_end(content, config, GrowthController(config))
+        check_end(content, config)
 
     check(30_000, 50)
     check(35_000, 40)

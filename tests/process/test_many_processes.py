@@ -144,7 +144,9 @@ def test_signal_to_one_process_stops_all_and_resuming_is_bit_identical(commands,
     interrupt_torchrun(commands, options)
     processes = Processes(commands, 2, *options)
     assert processes.wait() == [0, 0], processes.err
-    whole, resumed = (load_state(run) | {"seconds": 0} for run in (runs_by_count[2], commands.folder / "run"))
+    whole, resumed = (
+        load_state(run) | {"seconds": 0, "elapsed": 0} for run in (runs_by_count[2], commands.folder / "run")
+    )
     assert_equal_bits(resumed, whole)
 
 

@@ -1,0 +1,215 @@
+"""Plan a run for --budget: networks, batches, learning rates and stage lengths, from the images and this machine.
+
+The plan is made of ordinary options, which config.json records; a resumed run reads them there. Each rule names the
+experiment behind it in docs/lab-notes.md. During the run only one thing still depends on time: where the last stage
+ends (`find_end`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pggan.datasets import Source, open_source
+
+from ..config import ConfigError, TrainConfig, option_name, parse_duration, resolve_config, spell_option, truncate_table
+from ..paths import read_options
+from .device import choose_device, choose_kernels, choose_precision, measure_matrix_rate
+from .growth import GrowthController, value_at
+from .plan import compute_costs_per_image, time_stages
+from .state import TrainState
+from .tracking import log
+
+Times = Mapping[int, float]  # seconds per image by resolution
+
+# Loss and optimizer: "Which recipe gives the best images per minute?" (2026-11-26)
+RECIPE: dict[str, Any] = {
+    "loss": "relativistic",
+    "penalty": "r1+r2",
+    "r_weight": 0.5,
+    "penalty_every": 8,
+    "lr": 0.003,
+}
+# (--fmap-base, --fmap-max), narrow to wide, the paper's last: the widest whose last stage sees WIDTH_IMAGES is used
+WIDTHS = ((512, 32), (1024, 64), (2048, 128), (4096, 256), (8192, 512))
+WIDTH_IMAGES = 100_000
+REACH_IMAGES = 20_000  # a resolution is out of reach if the narrowest networks see fewer images there
+BATCH = {"cpu": 16, "cuda": 64}  # a GPU takes as long for a step with fewer
+LAST_SHARE = 0.76  # of the training time is the last stage's
+SHARE_RATIO = 2.7  # of a lower stage's time to that of the stage below it
+FADE_SHARE = 0.5  # of a stage fades in, but for no longer than the stage before took
+DECAY_SHARE = 0.5  # of the last stage: then the learning rate falls to 0
+EMA_SHARE = 0.03  # of the last stage's images are the half-life of the moving average
+
+EVALUATION_SHARE = 0.08  # of the budget
+RESERVE = 0.04  # of the budget, for this planning, checkpoints, sample grids and the report
+METRIC_IMAGES = (50, 10_000)  # fewest and most generated images per evaluation
+FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
+TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
+TRIAL_SHARE, TRIAL_SECONDS = 0.01, 10.0  # limits on timing one width: a fraction of the budget, and seconds
+INCEPTION_OPERATIONS = 11.4e9  # per image of 299x299: Szegedy et al. 2016 (arXiv 1512.00567), table 3, 5.7 billion
+INCEPTION_EFFICIENCY = 0.5  # of the rate of matrix products, on two cores; during a run the measured time counts
+
+# the options that a plan sets, unless the user has
+CHOSEN = (
+    *("resolution", "fmap_base", "fmap_max", "latent_size", "fade_kimg", "stabilize_kimg", "total_kimg", "decay_kimg"),
+    *("batch_size", "ema_decay", "metrics", "metric_images", "tick_kimg", *RECIPE),
+)
+
+
+def resolve_budget(
+    options: Mapping[str, Any],
+    config_file: str | None = None,
+    open_images: Callable[[str, bool], Source] = open_source,
+) -> TrainConfig:
+    """Return a run's options as `resolve_config` does, with those that --budget chooses.
+
+    A run that exists keeps the options that were chosen for it. For arguments and errors see `resolve_config`.
+
+    Raises:
+        ConfigError: also for --budget beside --preset, --resume or --config, or for networks that do not grow.
+    """
+    config = resolve_config(options, config_file, open_images)
+    if config.budget is None or config_file is not None:  # a run's config.json has a plan already
+        return config
+    for name in ("preset", "resume"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"--budget plans a run from scratch: omit {option_name(name)}, or omit --budget")
+    if not config.is_growing:
+        raise ConfigError("--budget plans for networks that grow: omit --arch and --no-growing, or omit --budget")
+    specified = {name: value for name, value in options.items() if value is not None} | {"out": config.out}
+    if recorded := read_options(Path(config.out)):
+        chosen = {name: recorded[name] for name in CHOSEN if name in recorded}
+        return resolve_config({**chosen, **specified}, None, open_images)
+    chosen = choose_options(config, specified, open_images)
+    config = resolve_config({**chosen, **specified}, None, open_images)
+    options_set = [spell_option(name, getattr(config, name)) for name in CHOSEN if name not in specified]
+    log(f"--budget {config.budget} sets {' '.join(options_set)}")
+    return config
+
+
+def choose_options(
+    config: TrainConfig, specified: Mapping[str, Any], open_images: Callable[[str, bool], Source]
+) -> dict[str, Any]:
+    """Return the options that --budget chooses, by name.
+
+    Args:
+        specified: the user's options; they are in `config`, and the plan fits the others to them.
+    """
+    classes = len(open_images(config.data, config.labels).classes)
+    choose_kernels(config.deterministic)
+    device, budget = choose_device(config.device), parse_duration(config.budget or "")
+    training = budget * (1 - EVALUATION_SHARE - RESERVE)
+    log(f"planning for {config.budget}: timing training steps")
+    while True:
+        config, times = choose_width(config, specified, classes, device, training)
+        images = training * LAST_SHARE / times[config.resolution]
+        if images >= REACH_IMAGES or "resolution" in specified or config.resolution <= 8:
+            break
+        half = config.resolution // 2
+        log(
+            f"{config.resolution}x{config.resolution} is out of reach in {config.budget} on this machine, which would "
+            f"see only {images:,.0f} images there; planning for {half}x{half} (change this with --resolution "
+            f"{config.resolution}, or a longer --budget)"
+        )
+        config = resolve_config({**specified, "resolution": half}, None, open_images)
+    chosen = plan_stages(times, training, config.batch_size, config.repeats)
+    chosen |= plan_evaluations(budget, len(times), device)
+    chosen["tick_kimg"] = {r: to_kimg(max(budget / TICKS, MIN_TICK_SECONDS) / times[r]) for r in times}
+    return {name: chosen.get(name, getattr(config, name)) for name in CHOSEN}
+
+
+def choose_width(
+    config: TrainConfig, specified: Mapping[str, Any], classes: int, device: torch.device, training: float
+) -> tuple[TrainConfig, Times]:
+    """Return options with the recipe and the widest networks that see WIDTH_IMAGES in the last stage, and their speed.
+
+    If none do, the narrowest; the user's own, if specified.
+    """
+    best: tuple[TrainConfig, Times] | None = None
+    paper = truncate_table(TrainConfig().batch_size, config.resolution)
+    for base, largest in WIDTHS:
+        chosen = {
+            **RECIPE,
+            "fmap_base": base,
+            "fmap_max": largest,
+            "latent_size": largest,
+            "batch_size": {r: min(n, BATCH[device.type]) for r, n in paper.items()},
+        }
+        candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
+        times = measure_speed(candidate, classes, device, min(TRIAL_SHARE * training, TRIAL_SECONDS))
+        if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
+            return best
+        best = candidate, times
+        if "fmap_base" in specified or "fmap_max" in specified:
+            break
+    assert best
+    return best
+
+
+def measure_speed(config: TrainConfig, classes: int, device: torch.device, limit: float) -> Times:
+    """Return the seconds per image of each stage's training steps, timed for at most `limit` seconds."""
+    config = replace(config, precision=choose_precision(config, device), total_kimg=None)
+    state = TrainState(config, classes, device)
+    costs = compute_costs_per_image(state.arguments)
+    timed = time_stages(config, GrowthController(config), state, costs, limit)
+    return {resolution: seconds for resolution, seconds, _ in timed}
+
+
+def share_time(stages: int) -> list[float]:
+    """Return each stage's fraction of the training time, the lowest stage's first."""
+    lower = [SHARE_RATIO**i for i in range(stages - 1)]
+    return [*((1 - LAST_SHARE) * share / sum(lower) for share in lower), LAST_SHARE] if lower else [1.0]
+
+
+def plan_stages(times: Times, training: float, batch_size: Mapping[int, int], repeats: int) -> dict[str, Any]:
+    """Return the stages' lengths, and what depends on them.
+
+    Args:
+        times: seconds per image by resolution. training: seconds. repeats: steps between two updates of the schedule.
+    """
+    fade, stabilize, before = {}, {}, 0.0
+    for resolution, share in zip(times, share_time(len(times)), strict=True):
+        shortest = 2 * repeats * max(batch_size.values())  # two updates of the schedule; one may skip a stage
+        images, fading = training * share / times[resolution], training * min(FADE_SHARE * share, before)
+        fade[resolution] = to_kimg(max(fading / times[resolution], shortest)) if before else 0.0
+        stabilize[resolution] = to_kimg(max(images - 1000 * fade[resolution], shortest))
+        before = share
+    last = max(times)
+    in_last_stage = 1000 * (fade[last] + stabilize[last])
+    return {
+        "fade_kimg": fade,
+        "stabilize_kimg": stabilize,
+        "total_kimg": round(sum(fade.values()) + sum(stabilize.values()), 3),
+        "decay_kimg": to_kimg(DECAY_SHARE * in_last_stage),
+        "ema_decay": round(0.5 ** (value_at(batch_size, last) / (EMA_SHARE * in_last_stage)), 5),
+    }
+
+
+def plan_evaluations(budget: float, stages: int, device: torch.device) -> dict[str, Any]:
+    """Return the metrics and the number of images with which all evaluations take EVALUATION_SHARE of the budget."""
+    rate = INCEPTION_EFFICIENCY * measure_matrix_rate(device, torch.float32, 1.0) / INCEPTION_OPERATIONS
+    count = EVALUATION_SHARE * budget * rate / (2 * stages)  # real and generated images, at the end of each stage
+    count = min(max(int(count) // 50 * 50, METRIC_IMAGES[0]), METRIC_IMAGES[1])
+    return {"metric_images": count, "metrics": (*(("fid",) if count >= FID_IMAGES else ()), "kid", "mind")}
+
+
+def to_kimg(images: float) -> float:
+    """Return thousands of images, to three significant digits."""
+    return float(f"{images / 1000:.3g}")
+
+
+def find_end(budget: float, elapsed: float, evaluation: float, seconds_per_image: float, images: int) -> int:
+    """Return the images seen at which the run has to end to finish, with its last evaluation, within the budget.
+
+    Args:
+        budget, elapsed: seconds of the whole run, and so far. evaluation: seconds of the last evaluation.
+        seconds_per_image: in the last stage. images: seen so far.
+    """
+    left = budget * (1 - RESERVE / 2) - elapsed - evaluation
+    return images + math.floor(max(left, 0.0) / seconds_per_image)
