@@ -36,7 +36,7 @@ RECIPE: dict[str, Any] = {
     "lr": 0.003,
 }
 # (--fmap-base, --fmap-max), narrow to wide, the paper's last: the widest whose last stage sees WIDTH_IMAGES is used
-WIDTHS = ((512, 32), (1024, 64), (2048, 128), (4096, 256), (8192, 512))
+WIDTHS = ((512, 64), (1024, 128), (2048, 256), (4096, 512), (8192, 512))
 WIDTH_IMAGES = 100_000
 REACH_IMAGES = 20_000  # a resolution is out of reach if the narrowest networks see fewer images there
 BATCH = {"cpu": 16, "cuda": 64}  # a GPU takes as long for a step with fewer
@@ -51,7 +51,7 @@ RESERVE = 0.04  # of the budget, for this planning, checkpoints, sample grids an
 METRIC_IMAGES = (50, 10_000)  # fewest and most generated images per evaluation
 FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
-TRIAL_SHARE, TRIAL_SECONDS = 0.01, 10.0  # limits on timing one width: a fraction of the budget, and seconds
+TRIAL_SECONDS = 4.0  # limit on timing the stages of one width
 INCEPTION_OPERATIONS = 11.4e9  # per image of 299x299: Szegedy et al. 2016 (arXiv 1512.00567), table 3, 5.7 billion
 INCEPTION_EFFICIENCY = 0.5  # of the rate of matrix products, on two cores; during a run the measured time counts
 
@@ -138,11 +138,11 @@ def choose_width(
             **RECIPE,
             "fmap_base": base,
             "fmap_max": largest,
-            "latent_size": largest,
+            "latent_size": min(largest, 128),
             "batch_size": {r: min(n, BATCH[device.type]) for r, n in paper.items()},
         }
         candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
-        times = measure_speed(candidate, classes, device, min(TRIAL_SHARE * training, TRIAL_SECONDS))
+        times = measure_speed(candidate, classes, device)
         if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
             return best
         best = candidate, times
@@ -152,12 +152,12 @@ def choose_width(
     return best
 
 
-def measure_speed(config: TrainConfig, classes: int, device: torch.device, limit: float) -> Times:
-    """Return the seconds per image of each stage's training steps, timed for at most `limit` seconds."""
+def measure_speed(config: TrainConfig, classes: int, device: torch.device) -> Times:
+    """Return the seconds per image of each stage's training steps, timed for at most TRIAL_SECONDS."""
     config = replace(config, precision=choose_precision(config, device), total_kimg=None)
     state = TrainState(config, classes, device)
     costs = compute_costs_per_image(state.arguments)
-    timed = time_stages(config, GrowthController(config), state, costs, limit)
+    timed = time_stages(config, GrowthController(config), state, costs, TRIAL_SECONDS)
     return {resolution: seconds for resolution, seconds, _ in timed}
 
 

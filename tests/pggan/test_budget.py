@@ -9,7 +9,7 @@ from pggan.training import budget
 from pggan.training.budget import find_end, plan_stages, resolve_budget, share_time
 from pggan.training.growth import GrowthController
 
-IMAGES_PER_SECOND = {4: 4000, 8: 2000, 16: 400, 32: 100, 64: 20}  # of networks with --fmap-max 32
+IMAGES_PER_SECOND = {4: 4000, 8: 2000, 16: 400, 32: 100, 64: 20}  # of networks with --fmap-base 512
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def speeds(monkeypatch):
     monkeypatch.setattr(budget, "measure_matrix_rate", lambda *_: 1e11)
     table = dict(IMAGES_PER_SECOND)
 
-    def measure_speed(config, classes, device, limit):
-        return {r: config.fmap_max / 32 / table[r] for r in table if r <= config.resolution}
+    def measure_speed(config, classes, device):
+        return {r: config.fmap_base / 512 / table[r] for r in table if r <= config.resolution}
 
     monkeypatch.setattr(budget, "measure_speed", measure_speed)
     return table
@@ -60,8 +60,8 @@ def test_no_stage_is_shorter_than_an_update_of_the_schedule():
 
 def test_more_time_buys_wider_networks(speeds, tmp_path, monkeypatch):
     times = "10m", "1h", "10h", "9d"
-    widths = [resolve(tmp_path, monkeypatch, budget=time, resolution=32).fmap_max for time in times]
-    assert widths == sorted(widths) and len(set(widths)) > 2 and widths[-1] == 512
+    widths = [resolve(tmp_path, monkeypatch, budget=time, resolution=32).fmap_base for time in times]
+    assert widths == sorted(widths) and len(set(widths)) > 2 and widths[-1] == 8192
 
 
 def test_specified_options_win(speeds, tmp_path, monkeypatch):
