@@ -1,4 +1,4 @@
-# make demo: set up, train on the embedded dataset to 32x32 and print a table of the stages (about 12 minutes)
+# make demo: set up, train on the embedded dataset for ten minutes and print a table of the stages
 # make test: set up and run the tests
 # make test-faults: run each fault test as often as stated in docs/reliability.md, write its table (half an hour)
 # make gpu: check training on a GPU, measure its speed and train on CIFAR-10, within MINUTES (default 9); results in OUT
@@ -15,7 +15,7 @@ OUT ?= runs/gpu-results
 .PHONY: demo test test-faults gpu check setup clean
 
 demo: setup
-	$(BIN)/python train.py synthetic --preset demo
+	$(BIN)/python train.py synthetic --budget 10m
 
 test: setup $(VENV)/tested-with
 	$(BIN)/python -m pytest $(PARALLEL)

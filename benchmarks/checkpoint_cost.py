@@ -23,7 +23,7 @@ from pggan.config import resolve_config
 from pggan.training.state import TrainState
 
 # The smallest and the largest run this project documents.
-RUNS = {"demo": {"preset": "demo"}, "paper 1024x1024": {"preset": "paper-v2", "resolution": 1024}}
+RUNS = {"cifar10-cpu": {"preset": "cifar10-cpu"}, "paper 1024x1024": {"preset": "paper-v2", "resolution": 1024}}
 
 
 def measure_cost(options: dict, times: int, folder: str) -> dict:

@@ -29,7 +29,7 @@ LEVEL, DRAWS = 4, 20  # level 4 is 64x64 (4x4 is level 0); 20 images take a few 
 
 def main() -> None:
     print(f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for fmap_base, fmap_max in ((8192, 512), (512, 64)):  # the paper's, and the demo preset's
+    for fmap_base, fmap_max in ((8192, 512), (512, 64)):  # the paper's, and cifar10-cpu's
         trained = prepare_for_rendering(untrained({"fmap_base": fmap_base, "fmap_max": fmap_max}))
         for alpha in (1.0, 0.5):
             seconds = []

@@ -1,7 +1,7 @@
 """Measure the overhead of a run besides its training steps: startup, log lines, samples and checkpoints.
 
-    python benchmarks/overheads.py                      # demo settings up to 16x16: one or two minutes on two cores
-    python benchmarks/overheads.py photos --preset cifar10-cpu --resolution 16 --total-kimg 20
+    python benchmarks/overheads.py                      # cifar10-cpu up to 16x16: one or two minutes on two cores
+    python benchmarks/overheads.py photos --preset cifar10-cpu --resolution 16 --total-kimg 29
 
 Options are train.py's. Evaluation is turned off. "start" is the time from the start of the process to the first step,
 with the dataset cache already built.
@@ -19,12 +19,12 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-DEMO = "synthetic --preset demo --resolution 16 --total-kimg 18".split()
+DEFAULT = "synthetic --preset cifar10-cpu --resolution 16 --total-kimg 27".split()
 WARM = "--fade-kimg 0.1 --stabilize-kimg 0.1 --total-kimg 0.5".split()  # the shortest run that builds the dataset cache
 
 
 def main() -> None:
-    options = sys.argv[1:] or DEMO
+    options = sys.argv[1:] or DEFAULT
     with tempfile.TemporaryDirectory() as folder:
         if options[-1] == "--measure":  # this process was started below, to include the imports in the time
             return measure(options[:-1])

@@ -806,20 +806,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "repeats": 1,
         "mirror": True,
     },
-    "demo": {  # 10 minutes on two cores (docs/results.md); all numbers are ours
-        "resolution": 32,
-        "fmap_base": 512,
-        "fmap_max": 64,
-        "batch_size": 8,
-        "lr": "4:0.005,32:0.003",
-        "ema_decay": 0.995,
-        "fade_kimg": 4,
-        "stabilize_kimg": 4,
-        "total_kimg": 40,
-        "tick_kimg": 2,
-        "metrics": ("mind", "fid", "is", "swd"),  # as cifar10-cpu
-        "metric_images": 100,
-    },
 }
 
 

@@ -77,7 +77,7 @@ def test_resolution_and_channels_come_from_the_data():
         ("resolution", "32.5"),
         ("data", 3),
         ("lr", []),
-        ("preset", ["demo"]),
+        ("preset", ["lsun"]),
         ("resume", ""),
         ("out", "a\0b"),
     ],

@@ -10,7 +10,16 @@ from pggan.training.growth import GrowthController
 from pggan.training.remaining import count_evaluations_left, estimate_seconds_left, estimate_stage_times
 
 RECORDED = Path(__file__).parent / "recorded"
-PLAN = GrowthController(resolve_config({"data": "synthetic", "preset": "demo", "channels": 3}))
+OPTIONS = {  # of the recorded runs
+    "data": "synthetic",
+    "resolution": 32,
+    "channels": 3,
+    "batch_size": 8,
+    "fade_kimg": 4,
+    "stabilize_kimg": 4,
+    "total_kimg": 40,
+}
+PLAN = GrowthController(resolve_config(OPTIONS))
 
 
 def read_recording(name):
@@ -89,6 +98,5 @@ def test_remaining_time_is_summed_by_stage():
     "images, is_due, every, left", [(0, False, None, 4), (4000, True, None, 4), (5000, False, 6, 8)]
 )
 def test_evaluations_left_are_counted(images, is_due, every, left):
-    options = {"data": "synthetic", "preset": "demo", "channels": 3, "metric_every_kimg": every}
-    plan = GrowthController(resolve_config({k: v for k, v in options.items() if v is not None}))
+    plan = GrowthController(resolve_config(OPTIONS | ({"metric_every_kimg": every} if every else {})))
     assert count_evaluations_left(plan, images, is_due) == left

@@ -40,7 +40,7 @@ def find_end(images, is_last_stage=True, **options):
     return resolve_total_kimg(chosen, plan, images, is_last_stage).total_kimg
 
 
-@pytest.mark.parametrize("options", [{}, {"preset": "demo"}, {"preset": "demo", "total_kimg": 40}])
+@pytest.mark.parametrize("options", [{}, {"preset": "cifar10-cpu"}, {"preset": "cifar10-cpu", "total_kimg": 72}])
 def test_a_run_from_a_finished_one_trains_one_more_stage(options):
     assert find_end(40_000, **options) == 44 and find_end(39_968, **options) == 43.968
     assert find_end(40_000, stabilize_kimg=1.5, **options) == 41.5
@@ -50,8 +50,10 @@ def test_a_run_from_a_finished_one_trains_one_more_stage(options):
 
 def test_a_run_from_an_earlier_stage_trains_to_the_end_of_the_schedule():
     assert find_end(4_000, is_last_stage=False) == 20  # 4, then twice 4 of fading and 4 of stabilizing
-    assert find_end(4_000, is_last_stage=False, preset="demo") == 40
-    assert find_end(17_000, preset="demo") == find_end(17_000) == 21  # in the last stage, a preset's total has no say
+    assert find_end(4_000, is_last_stage=False, preset="cifar10-cpu") == 72
+    assert (
+        find_end(17_000, preset="cifar10-cpu") == find_end(17_000) == 21
+    )  # in the last stage, a preset's total has no say
 
 
 @pytest.mark.parametrize(

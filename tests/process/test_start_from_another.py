@@ -98,12 +98,12 @@ def test_unusable_resume_options_are_rejected_with_a_remedy(train_again, options
 def test_networks_of_the_checkpoint_are_the_default(train_again):
     """As in the README: no option but --resume and a length, also with a preset that has other networks."""
     options = "--batch-size 8 --metrics none --track none --device cpu --precision fp32 --stabilize-kimg 0.04".split()
-    for more in (["--out", "a"], ["--out", "b", "--preset", "demo"]):
+    for more in (["--out", "a"], ["--out", "b", "--preset", "cifar10-cpu"]):
         result = train_again("dogs/train", "--resume", "runs/train-8", *options, "--tick-kimg", "0.02", *more)
         assert result.code == 0 and "training 0.04 kimg more" in result.err, result.err
         config = json.loads(Path(more[1], "config.json").read_text())
         assert (config["resolution"], config["fmap_base"], config["fmap_max"]) == (8, 64, 8)
-    assert "using the checkpoint's --fmap-base 64 --fmap-max 8 --resolution 8, not --preset demo's" in result.err
+    assert "using the checkpoint's --fmap-base 64 --fmap-max 8 --resolution 8, not --preset cifar10-cpu's" in result.err
 
 
 def test_checkpoint_resolution_is_the_default(train_again, tmp_path):
