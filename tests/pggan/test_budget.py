@@ -91,7 +91,7 @@ def test_a_run_keeps_its_plan_when_the_machine_has_changed(speeds, tmp_path, mon
     "options", [{"preset": "lsun", "resolution": 32}, {"resume": "x.pt", "resolution": 8}, {"growing": False}]
 )
 def test_what_cannot_be_planned_is_refused(options, speeds, tmp_path, monkeypatch):
-    with pytest.raises(Exception, match="--budget|x"):
+    with pytest.raises(Exception, match=r"--budget|x"):
         resolve(tmp_path, monkeypatch, budget="1h", **options)
 
 
