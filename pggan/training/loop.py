@@ -59,7 +59,7 @@ from .resume import (
     start_new_run,
 )
 from .run_writer import RunWriter
-from .signals import StopRequested, StopSignals, TrainingStopped
+from .signals import StopRequested, StopSignals, TrainingStopped, suggest_resuming
 from .state import TrainState, draw_latents, to_device
 from .steps import Stepper
 from .tracking import Progress, Tracker, choose_grid_size, format_duration, log
@@ -288,14 +288,14 @@ class Training:
         except StopRequested as request:
             self.stop(request)
         except ProcessLost as lost:
-            raise TrainingStopped(f"{lost}; {self.resume_hint()}") from None
+            raise TrainingStopped(f"{lost}; {suggest_resuming(self.directory.latest)}") from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             phase = self.plan.phase(self.state.previous)
             advice = suggest_less_memory(self.config, phase, self.ranks, self.directory.latest)
             where = f"{format_status(phase, self.state.images)} with batches of {phase.batch_size}"
-            raise TrainingStopped(f"out of memory at {where}; {self.resume_hint()}{advice}") from None
+            raise TrainingStopped(f"out of memory at {where}; {advice}") from None
         except KeyboardInterrupt:  # the second Ctrl-C: do not wait for a service
             if self.ranks.is_first:
                 self.tracker.close(wait=0)
@@ -315,10 +315,6 @@ class Training:
         raise TrainingStopped(
             f"{request}: saved {self.directory.latest}; run the same command again to resume"
         ) from None
-
-    def resume_hint(self) -> str:
-        latest = self.directory.latest
-        return f"run the same command again to resume from {latest}" if latest.exists() else "nothing was saved yet"
 
     def current_phase(self) -> Phase:
         """Return the phase of the next steps, with learning rates reduced by rollbacks."""

@@ -14,6 +14,7 @@ from pggan.metrics import is_out_of_memory
 from ..config import ConfigError, PerStage, TrainConfig, format_value
 from .growth import Phase
 from .ranks import Ranks
+from .signals import suggest_resuming
 
 
 def read_usable_memory(device: torch.device, proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -73,18 +74,24 @@ def explain_out_of_memory() -> Iterator[None]:
 
 
 def suggest_less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest: Path) -> str:
-    """Suggest options that need less memory in this phase, if possible one that leaves the result unchanged."""
+    """Suggest how to continue with less memory in this phase, if possible with the same result.
+
+    Args:
+        latest: the run's newest checkpoint, if it exists.
+    """
     share = ranks.share(phase.batch_size, config.mbstd_group)
     at_once = len(share.micro_batches(phase.micro_batch)[0])
     smaller = at_once // 2 // share.group * share.group
     if smaller:
         table = format_with_stage(config.micro_batch or {4: max(config.batch_size.values())}, phase.resolution, smaller)
-        return f" with --micro-batch {table}, which needs less memory and gives the same result"
+        return (
+            f"{suggest_resuming(latest)} with --micro-batch {table}, which needs less memory and gives the same result"
+        )
     table = format_with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
     resume = f" --resume {quote(str(latest))}" if latest.exists() else ""
     return (
-        f"; a micro-batch cannot be smaller than a minibatch-stddev group of {share.group}: start a new run with "
-        f"--batch-size {table} --out ANOTHER{resume}"
+        f"start a new run with --batch-size {table} --out ANOTHER{resume}; a micro-batch cannot be smaller than a "
+        f"minibatch-stddev group of {share.group}"
     )
 
 

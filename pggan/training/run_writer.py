@@ -11,7 +11,7 @@ from PIL import Image
 from pggan.checkpoints import RunDirectory, save
 from pggan.checkpoints.run_directory import append_line
 
-from .signals import TrainingStopped
+from .signals import TrainingStopped, suggest_resuming
 from .tracking import log
 
 MAX_FAILURES = 5  # consecutive ticks without a saved checkpoint after which a run stops: more work would be at risk
@@ -102,10 +102,8 @@ class RunWriter:
         if needed or self.failures >= MAX_FAILURES:
             needed = needed or f"no checkpoint in {MAX_FAILURES} consecutive ticks"
             saved = self.directory.latest
-            after = f"resume from {saved}" if saved.exists() else "start over (nothing was saved yet)"
             raise TrainingStopped(
-                f"cannot write {saved}: {error.strerror or error} ({needed}); fix this, then run the same command "
-                f"again to {after}"
+                f"cannot write {saved}: {error.strerror or error} ({needed}); fix this, then {suggest_resuming(saved)}"
             ) from None
 
     def keep_stage(self, resolution: int) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .tracking import log
@@ -15,6 +16,12 @@ REPEAT_WINDOW = 10  # seconds; a SIGTERM this soon after a signal is a copy of i
 
 class TrainingStopped(RuntimeError):
     """Training ended early; carries one sentence with the reason and the remedy."""
+
+
+def suggest_resuming(latest: Path) -> str:
+    """Suggest how to continue a run that ended early, whose newest checkpoint is `latest` if it exists."""
+    after = f"resume from {latest}" if latest.exists() else "start over (nothing was saved yet)"
+    return f"run the same command again to {after}"
 
 
 class StopRequested(Exception):

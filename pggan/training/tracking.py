@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines, write_text
 
-from ..config import TrainConfig, format_value
+from ..config import ConfigError, TrainConfig, format_value
 
 CLOSE_TIMEOUT = 60.0  # seconds to wait at the end of a run for a service to receive the last lines and images
 
@@ -207,10 +207,16 @@ def load_or_create_wandb_id(folder: Path) -> str:
     """Return a run directory's W&B run id, which is created on first use and for a copied directory.
 
     A directory is a copy if the one it was created in still exists with the same id; a moved one keeps its id.
+
+    Raises:
+        ConfigError: the file that records the directory it was created in is damaged.
     """
     identity, place = folder / "wandb-id", folder / "wandb-folder"
     run_id = identity.read_text().strip() if identity.exists() else ""
-    previous = Path(json.loads(place.read_text())) if place.exists() else folder
+    try:
+        previous = Path(json.loads(place.read_text())) if place.exists() else folder
+    except (ValueError, TypeError):  # not UTF-8, not JSON, not a string
+        raise ConfigError(f"{place} is damaged; delete it to continue the W&B run in {identity.name}") from None
     if run_id and previous != folder and has_wandb_id(previous, run_id) and not previous.samefile(folder):
         log(f"{folder} is a copy of {previous}: it gets its own W&B run")
         run_id = ""
@@ -226,7 +232,7 @@ def has_wandb_id(folder: Path, run_id: str) -> bool:
     """Return whether a run directory exists and has this W&B run id."""
     try:
         return (folder / "wandb-id").read_text().strip() == run_id
-    except OSError:
+    except (OSError, ValueError):  # ValueError: not UTF-8, or a path with a null character
         return False
 
 

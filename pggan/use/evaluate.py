@@ -19,13 +19,12 @@ from pggan.checkpoints import RunDirectory, resolve_checkpoint
 from pggan.checkpoints.run_directory import append_line, read_lines
 from pggan.datasets import Pyramid, Source, open_pyramid, open_source
 from pggan.metrics import (
-    FEATURES,
     METRICS,
     PROVENANCE_LABELS,
-    RESIZES,
     MetricError,
     Provenance,
     Suite,
+    add_network_options,
     default_folder,
     is_out_of_memory,
 )
@@ -109,23 +108,7 @@ def add_evaluation_options(p: argparse.ArgumentParser, num_images: str) -> None:
         metavar="N",
         help="real images at most, or all (default: %(default)s)",
     )
-    p.add_argument(
-        "--features",
-        default="inception",
-        metavar="NETWORK",
-        help=f"network whose features are compared: {', '.join(FEATURES)}, or a file of its weights "
-        "(default: %(default)s)",
-    )
-    p.add_argument(
-        "--resize",
-        choices=list(RESIZES),
-        help="resizing to the network's input, as in the 2015 graph, pytorch-fid or clean-fid (default: tf1; clean for "
-        "DINOv2 and CLIP)",
-    )
-    p.add_argument(
-        "--precision", choices=["fp32", "bf16"], default="fp32", help="arithmetic of Inception (default: %(default)s)"
-    )
-    p.add_argument("--inception-weights", metavar="FILE", help="file of the 2015 Inception weights")
+    add_network_options(p)
     p.add_argument(
         "--seed", type=int_parser(0), default=0, help="random seed of the latents, 0 or more (default: %(default)s)"
     )

@@ -39,10 +39,16 @@ def test_micro_batch_is_halved_down_to_one_group(tmp_path):
     assert "--micro-batch" not in suggest(tmp_path, batch_size=4)
 
 
+def test_before_the_first_checkpoint_the_run_starts_over(tmp_path):
+    assert suggest(tmp_path / "latest.pt").startswith(
+        "run the same command again to start over (nothing was saved yet) with --micro-batch 4:16,8:4, which needs less"
+    )
+
+
 def test_with_one_group_left_a_smaller_batch_is_suggested(tmp_path):
     assert "--batch-size 4:16,8:4 --out ANOTHER" in suggest(tmp_path / "none", micro_batch=4)
     (tmp_path / "latest.pt").touch()
-    assert suggest(tmp_path / "latest.pt", micro_batch=4).endswith(f"--out ANOTHER --resume {tmp_path / 'latest.pt'}")
+    assert f"--out ANOTHER --resume {tmp_path / 'latest.pt'};" in suggest(tmp_path / "latest.pt", micro_batch=4)
 
 
 OUT_OF_MEMORY = [

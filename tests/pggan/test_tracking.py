@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pggan.checkpoints import RunDirectory
-from pggan.config import resolve_config
+from pggan.config import ConfigError, resolve_config
 from pggan.datasets import make_grid
 from pggan.training.run_writer import RunWriter
 from pggan.training.tracking import Tracker, load_or_create_wandb_id
@@ -153,6 +153,16 @@ def test_a_copied_run_directory_gets_a_new_id_and_a_moved_one_keeps_its_id(tmp_p
     assert (load_or_create_wandb_id(moved), load_or_create_wandb_id(moved)) == (first_id, first_id)
     first.symlink_to(moved)
     assert load_or_create_wandb_id(first) == first_id and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"5", b"\xff"])
+def test_a_damaged_record_of_the_path_is_named_with_its_remedy(tmp_path, content):
+    run_id = load_or_create_wandb_id(tmp_path)
+    (tmp_path / "wandb-folder").write_bytes(content)
+    with pytest.raises(ConfigError, match="wandb-folder is damaged; delete it to continue the W&B run in wandb-id"):
+        load_or_create_wandb_id(tmp_path)
+    (tmp_path / "wandb-folder").unlink()
+    assert load_or_create_wandb_id(tmp_path) == run_id
 
 
 def test_a_run_directory_without_a_recorded_path_keeps_its_id(tmp_path):
