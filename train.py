@@ -47,7 +47,9 @@ def main() -> None:
         config_file, dry_run = options.pop("config"), options.pop("dry_run")
         open_images = cache(open_source)  # once: a million files take seconds to list
         with connect_ranks() as ranks:
-            config = ranks.broadcast(resolve_budget(options, config_file, open_images) if ranks.is_first else None)
+            config = ranks.broadcast(
+                resolve_budget(options, config_file, open_images, ranks.world_size) if ranks.is_first else None
+            )
             if not dry_run:
                 train(config, ranks, open_images)
             if ranks.is_first:

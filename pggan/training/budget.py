@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,14 @@ def resolve_budget(
     options: Mapping[str, Any],
     config_file: str | None = None,
     open_images: Callable[[str, bool], Source] = open_source,
+    processes: int = 1,
 ) -> TrainConfig:
     """Return a run's options as `resolve_config` does, with those that --budget chooses.
 
-    A run that exists keeps the options that were chosen for it. For arguments and errors see `resolve_config`.
+    A run that exists keeps the options that were chosen for it.
+
+    Args:
+        processes: number of processes that share each batch. For the others and for errors see `resolve_config`.
 
     Raises:
         ConfigError: also for --budget beside --preset, --resume or --config, or for networks that do not grow.
@@ -86,7 +91,7 @@ def resolve_budget(
     if recorded := read_options(Path(config.out)):
         chosen = {name: recorded[name] for name in CHOSEN if name in recorded}
         return resolve_config({**chosen, **specified}, None, open_images)
-    chosen = choose_options(config, specified, open_images)
+    chosen = choose_options(config, specified, open_images, processes)
     config = resolve_config({**chosen, **specified}, None, open_images)
     options_set = [spell_option(name, getattr(config, name)) for name in CHOSEN if name not in specified]
     log(f"--budget {config.budget} sets {' '.join(options_set)}")
@@ -94,7 +99,7 @@ def resolve_budget(
 
 
 def choose_options(
-    config: TrainConfig, specified: Mapping[str, Any], open_images: Callable[[str, bool], Source]
+    config: TrainConfig, specified: Mapping[str, Any], open_images: Callable[[str, bool], Source], processes: int
 ) -> dict[str, Any]:
     """Return the options that --budget chooses, by name.
 
@@ -105,9 +110,10 @@ def choose_options(
     choose_kernels(config.deterministic)
     device, budget = choose_device(config.device), parse_duration(config.budget or "")
     training = budget * (1 - EVALUATION_SHARE - RESERVE)
+    measure = partial(measure_speed, classes=classes, device=device, processes=processes)
     log(f"planning for {config.budget}: timing training steps")
     while True:
-        config, times = choose_width(config, specified, classes, device, training)
+        config, times = choose_width(config, specified, training, measure)
         images = training * LAST_SHARE / times[config.resolution]
         if images >= REACH_IMAGES or "resolution" in specified or config.resolution <= 8:
             break
@@ -125,24 +131,24 @@ def choose_options(
 
 
 def choose_width(
-    config: TrainConfig, specified: Mapping[str, Any], classes: int, device: torch.device, training: float
+    config: TrainConfig, specified: Mapping[str, Any], training: float, measure: Callable[[TrainConfig], Times]
 ) -> tuple[TrainConfig, Times]:
     """Return options with the recipe and the widest networks that see WIDTH_IMAGES in the last stage, and their speed.
 
     If none do, the narrowest; the user's own, if specified.
     """
     best: tuple[TrainConfig, Times] | None = None
-    paper = truncate_table(TrainConfig().batch_size, config.resolution)
+    paper, batch = truncate_table(TrainConfig().batch_size, config.resolution), BATCH[choose_device(config.device).type]
     for base, largest in WIDTHS:
         chosen = {
             **RECIPE,
             "fmap_base": base,
             "fmap_max": largest,
             "latent_size": min(largest, 128),
-            "batch_size": {r: min(n, BATCH[device.type]) for r, n in paper.items()},
+            "batch_size": {r: min(n, batch) for r, n in paper.items()},
         }
         candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
-        times = measure_speed(candidate, classes, device)
+        times = measure(candidate)
         if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
             return best
         best = candidate, times
@@ -152,12 +158,12 @@ def choose_width(
     return best
 
 
-def measure_speed(config: TrainConfig, classes: int, device: torch.device) -> Times:
+def measure_speed(config: TrainConfig, classes: int, device: torch.device, processes: int) -> Times:
     """Return the seconds per image of each stage's training steps, timed for at most TRIAL_SECONDS."""
     config = replace(config, precision=choose_precision(config, device), total_kimg=None)
     state = TrainState(config, classes, device)
     costs = compute_costs_per_image(state.arguments)
-    timed = time_stages(config, GrowthController(config), state, costs, TRIAL_SECONDS)
+    timed = time_stages(config, GrowthController(config), state, costs, TRIAL_SECONDS, processes)
     return {resolution: seconds for resolution, seconds, _ in timed}
 
 

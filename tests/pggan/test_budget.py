@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from pggan import checkpoints
 from pggan.config import ConfigError, TrainConfig, parse_duration
-from pggan.training import budget
+from pggan.training import budget, loop, train
 from pggan.training.budget import find_end, plan_stages, resolve_budget, share_time
 from pggan.training.growth import GrowthController
 
@@ -18,8 +19,8 @@ def speeds(monkeypatch):
     monkeypatch.setattr(budget, "measure_matrix_rate", lambda *_: 1e11)
     table = dict(IMAGES_PER_SECOND)
 
-    def measure_speed(config, classes, device):
-        return {r: config.fmap_base / 512 / table[r] for r in table if r <= config.resolution}
+    def measure_speed(config, classes, device, processes):
+        return {r: config.fmap_base / 512 / table[r] / processes for r in table if r <= config.resolution}
 
     monkeypatch.setattr(budget, "measure_speed", measure_speed)
     return table
@@ -98,3 +99,27 @@ def test_what_cannot_be_planned_is_refused(options, speeds, tmp_path, monkeypatc
 def test_the_end_leaves_time_for_the_last_evaluation():
     assert find_end(1000.0, elapsed=500.0, evaluation=80.0, seconds_per_image=0.1, images=5000) == 5000 + 4000
     assert find_end(1000.0, elapsed=5000.0, evaluation=80.0, seconds_per_image=0.1, images=5000) == 5000
+
+
+def test_the_last_stage_ends_when_the_time_is_used_up(tmp_path, monkeypatch, capsys):
+    """Here the time is used up after 700 images; the plan's end is 2,000."""
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    def find_end(seconds, elapsed, evaluation, seconds_per_image, images):
+        calls.append((seconds, elapsed, seconds_per_image))
+        return 700
+
+    monkeypatch.setattr(loop, "find_end", find_end)
+    lengths = {"fade_kimg": 0.1, "stabilize_kimg": 0.1, "total_kimg": 2.0, "tick_kimg": 0.1, "decay_kimg": 0.2}
+    small = {"resolution": 8, "channels": 3, "fmap_base": 32, "fmap_max": 8, "batch_size": 8, "lr": 0.001}
+    config = TrainConfig(
+        data="synthetic", budget="60s", out="run", device="cpu", track="none", metrics="none", **lengths, **small
+    )
+    train(config)
+    state = checkpoints.load(tmp_path / "run" / "checkpoints" / "latest.pt")["state"]
+    assert 700 <= state["images"] < 700 + 32 and state["stage_ends"] == {8: 700}
+    assert all(seconds == 60 and 0 < elapsed < 60 and each > 0 for seconds, elapsed, each in calls)
+    assert calls[-1][1] <= state["elapsed"] < 60
+    train(config)  # the end is part of the state
+    assert "run has finished: it has seen 0.7" in capsys.readouterr().err
