@@ -159,6 +159,8 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
             "use --micro-batch, which gives the same result, or a smaller --batch-size"
         )
     print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
+    if config.budget:
+        print(f"the last stage ends when the {config.budget} of --budget are used up, evaluations included")
     if seen:
         print(f"about {format_duration(remaining)} left")
 
