@@ -56,14 +56,14 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    trained = open_trained(arguments)
+    trained, device = open_trained(arguments), choose_device(arguments.device)
     default = default_path(arguments.checkpoint, trained, "project", arguments.image.stem, suffix="")
     output = Output(arguments.out or default, arguments.force, ("",))
     image = read_image(arguments.image, trained.generator.channels)
     target = image_to_tensor(resize_to_network(image, trained.resolution, arguments))
     loss = distance_at_every_scale(target)
     if arguments.loss == "lpips":
-        loss = perceptual_distance(target, load_lpips(arguments.lpips_weights, choose_device(arguments.device)))
+        loss = perceptual_distance(target, load_lpips(arguments.lpips_weights, device))
     found = search(trained, loss, arguments)
     # Reported at full size only, unlike the loss, so that the number has a unit that readers know.
     errors = compute_rms(found.images.float() - target.float()).tolist()
@@ -71,7 +71,12 @@ def run(arguments: argparse.Namespace) -> None:
     made_by |= {"steps": arguments.steps, "loss": arguments.loss}
     with output.write_atomically() as temporary:
         write_results(temporary, target, found, errors, made_by)
-    print(f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {psnr(errors[0]):.1f} dB)")
+    report = f"best image: root mean square error {errors[0]:.1f} of 255 gray levels (PSNR {psnr(errors[0]):.1f} dB)"
+    if arguments.loss == "lpips":
+        best = found.images[:1].to(device) / 127.5 - 1  # 0..255 to [-1, 1]
+        with torch.no_grad():
+            report += f", LPIPS {loss(best).item():.3f}"
+    print(report)
 
 
 def resize_to_network(image: Image.Image, resolution: int, arguments: argparse.Namespace) -> Image.Image:

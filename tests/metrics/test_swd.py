@@ -14,9 +14,7 @@ from pggan.metrics.swd import (
     PATCHES_PER_IMAGE,
     SWD,
     PatchDescriptors,
-    enlarge,
     find_temporary_folder,
-    laplacian_pyramid,
     repeat_evenly,
     sliced_wasserstein,
 )
@@ -83,27 +81,21 @@ def test_levels_go_from_the_full_size_down_to_16(side, levels):
     assert results["swd"] == pytest.approx(np.mean([results[f"swd_{s}"] for s in levels]))
 
 
-def test_the_levels_of_the_pyramid_add_up_to_the_image():
-    images = torch.from_numpy(draw_noise(2, 64)).float()
-    levels = laplacian_pyramid(images)
-    total = levels[-1]
-    for level in levels[-2::-1]:
-        total = enlarge(total) + level
-    torch.testing.assert_close(total, images, rtol=0, atol=1e-3)
-
-
-def test_pyramid_agrees_with_the_official_filters():
-    images = draw_noise(2, 64).astype(np.float32)
+def test_patches_are_windows_of_the_pyramid_by_the_official_filters():
+    images = draw_noise(12, 64)
+    descriptors, rest = collect(images), images.astype(np.float32)
     kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])[None, None] / np.float32(256)
-    official, rest = [], images
-    for _ in range(2):
-        down = scipy.ndimage.convolve(rest, kernel, mode="mirror")[:, :, ::2, ::2]
-        zeros = np.zeros_like(rest)
-        zeros[:, :, ::2, ::2] = down
-        official.append(rest - scipy.ndimage.convolve(zeros, kernel * 4, mode="mirror"))
-        rest = down
-    for ours, theirs in zip(laplacian_pyramid(torch.from_numpy(images)), [*official, rest], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+    for side in (64, 32, 16):
+        level = rest
+        if side > 16:
+            rest = scipy.ndimage.convolve(rest, kernel, mode="mirror")[:, :, ::2, ::2]
+            zeros = np.zeros_like(level)
+            zeros[:, :, ::2, ::2] = rest
+            level = level - scipy.ndimage.convolve(zeros, kernel * 4, mode="mirror")
+        corners = np.random.default_rng((0, side)).integers(0, side - 6, (12, PATCHES_PER_IMAGE, 2))
+        assert {corners.min(), corners.max()} == {0, side - 7}, "borders are compared, too"
+        expected = [level[i, :, y : y + 7, x : x + 7].ravel() for i in range(12) for y, x in corners[i]]
+        np.testing.assert_allclose(read(descriptors, side), expected, rtol=0, atol=1e-3)
 
 
 def test_patches_are_7x7_windows_from_anywhere_in_their_image():
