@@ -13,6 +13,7 @@ Run the same command again to resume a run.
 import argparse
 import signal
 import sys
+import time
 from functools import cache
 
 if __name__ == "__main__":  # Ctrl-C during the imports below, which take seconds, ends without a traceback
@@ -30,6 +31,7 @@ from pggan.use.report import write_final_report
 
 
 def main() -> None:
+    started = time.perf_counter()  # planning, too, takes time of --budget
     parser = argparse.ArgumentParser(
         usage="python train.py DATA [options]",
         description=__doc__,
@@ -51,7 +53,7 @@ def main() -> None:
                 resolve_budget(options, config_file, open_images, ranks.world_size) if ranks.is_first else None
             )
             if not dry_run:
-                train(config, ranks, open_images)
+                train(config, ranks, open_images, started)
             if ranks.is_first:
                 print_plan(config, open_images) if dry_run else write_final_report(config.out)
 

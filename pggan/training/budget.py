@@ -8,6 +8,7 @@ ends (`find_end`).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -18,10 +19,20 @@ import torch
 
 from pggan.datasets import Source, open_source
 
-from ..config import ConfigError, TrainConfig, option_name, parse_duration, resolve_config, spell_option, truncate_table
+from ..config import (
+    ConfigError,
+    TrainConfig,
+    option_name,
+    parse_duration,
+    read_config_file,
+    resolve_config,
+    spell_option,
+    truncate_table,
+)
 from ..paths import read_options
-from .device import choose_device, choose_kernels, choose_precision, measure_matrix_rate
+from .device import choose_device, choose_kernels, choose_precision, keep_freed_memory, measure_matrix_rate
 from .growth import GrowthController, value_at
+from .memory import explain_out_of_memory
 from .plan import compute_costs_per_image, time_stages
 from .state import TrainState
 from .tracking import log
@@ -48,7 +59,7 @@ DECAY_SHARE = 0.5  # of the last stage: then the learning rate falls to 0
 EMA_SHARE = 0.03  # of the last stage's images are the half-life of the moving average
 
 EVALUATION_SHARE = 0.08  # of the budget
-RESERVE = 0.04  # of the budget, for this planning, checkpoints, sample grids and the report
+RESERVE = 0.04  # of the budget, for checkpoints, sample grids and the report
 METRIC_IMAGES = (50, 10_000)  # fewest and most generated images per evaluation
 FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
@@ -71,26 +82,41 @@ def resolve_budget(
 ) -> TrainConfig:
     """Return a run's options as `resolve_config` does, with those that --budget chooses.
 
-    A run that exists keeps the options that were chosen for it.
+    A run that exists keeps the options that were chosen for it, and so does a new run from its config.json.
 
     Args:
         processes: number of processes that share each batch. For the others and for errors see `resolve_config`.
 
     Raises:
-        ConfigError: also for --budget beside --preset, --resume or --config, or for networks that do not grow.
+        ConfigError: also for --budget beside --preset, --resume or --total-kimg, for networks that do not grow, and for
+            adaptive growth.
     """
     config = resolve_config(options, config_file, open_images)
-    if config.budget is None or config_file is not None:  # a run's config.json has a plan already
+    if config.budget is None:
         return config
-    for name in ("preset", "resume"):
+    specified = {name: value for name, value in options.items() if value is not None}
+    if config_file is not None:
+        in_file = read_config_file(config_file, specified)
+        if in_file.get("budget") == config.budget and "total_kimg" in in_file and "total_kimg" not in specified:
+            # a run's own file, with its plan, whose end is not that of a run that starts from it
+            return config if config.resume is None else replace(config, total_kimg=None)
+        specified = {name: value for name, value in in_file.items() if value is not None} | specified
+    for name in ("preset", "resume", "total_kimg"):
         if getattr(config, name) is not None:
-            raise ConfigError(f"--budget plans a run from scratch: omit {option_name(name)}, or omit --budget")
+            where = "" if options.get(name) is not None else f" in {config_file}"
+            raise ConfigError(
+                f"--budget plans a run from scratch, as long as time allows: omit {option_name(name)}{where}, or omit "
+                "--budget"
+            )
     if not config.is_growing:
         raise ConfigError("--budget plans for networks that grow: omit --arch and --no-growing, or omit --budget")
-    specified = {name: value for name, value in options.items() if value is not None} | {"out": config.out}
+    if config.growth == "adaptive":
+        raise ConfigError("--budget plans the length of each stage: omit --growth adaptive, or omit --budget")
+    specified |= {"out": config.out, "channels": config.channels}
     if recorded := read_options(Path(config.out)):
         chosen = {name: recorded[name] for name in CHOSEN if name in recorded}
         return resolve_config({**chosen, **specified}, None, open_images)
+    GrowthController(config)  # refuses a resolution or a batch size that cannot be before the timing of steps
     chosen = choose_options(config, specified, open_images, processes)
     config = resolve_config({**chosen, **specified}, None, open_images)
     options_set = [spell_option(name, getattr(config, name)) for name in CHOSEN if name not in specified]
@@ -106,7 +132,8 @@ def choose_options(
     Args:
         specified: the user's options; they are in `config`, and the plan fits the others to them.
     """
-    classes = len(open_images(config.data, config.labels).classes)
+    start, classes = time.perf_counter(), len(open_images(config.data, config.labels).classes)
+    keep_freed_memory()
     choose_kernels(config.deterministic)
     device, budget = choose_device(config.device), parse_duration(config.budget or "")
     training = budget * (1 - EVALUATION_SHARE - RESERVE)
@@ -124,7 +151,7 @@ def choose_options(
             f"{config.resolution}, or a longer --budget)"
         )
         config = resolve_config({**specified, "resolution": half}, None, open_images)
-    chosen = plan_stages(times, training, config.batch_size, config.repeats)
+    chosen = plan_stages(config, specified, times, training - (time.perf_counter() - start))
     chosen |= plan_evaluations(budget, len(times), device)
     chosen["tick_kimg"] = {r: to_kimg(max(budget / TICKS, MIN_TICK_SECONDS) / times[r]) for r in times}
     return {name: chosen.get(name, getattr(config, name)) for name in CHOSEN}
@@ -141,7 +168,7 @@ def choose_width(
     paper, batch = truncate_table(TrainConfig().batch_size, config.resolution), BATCH[choose_device(config.device).type]
     for base, largest in WIDTHS:
         chosen = {
-            **RECIPE,
+            **choose_recipe(config, specified),
             "fmap_base": base,
             "fmap_max": largest,
             "latent_size": min(largest, 128),
@@ -152,16 +179,30 @@ def choose_width(
         if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
             return best
         best = candidate, times
-        if "fmap_base" in specified or "fmap_max" in specified:
+        if "fmap_base" in specified and "fmap_max" in specified:
             break
     assert best
     return best
 
 
+def choose_recipe(config: TrainConfig, specified: Mapping[str, Any]) -> dict[str, Any]:
+    """Return RECIPE, without what contradicts the user's --loss and --penalty.
+
+    A loss with a penalty of its own keeps it, and --penalty-every needs a gradient penalty.
+    """
+    recipe = dict(RECIPE)
+    if "penalty" in specified or ("loss" in specified and config.penalty != "none"):
+        recipe["penalty"] = config.penalty
+    if recipe["penalty"] in ("clip", "none"):
+        del recipe["penalty_every"]
+    return recipe
+
+
 def measure_speed(config: TrainConfig, classes: int, device: torch.device, processes: int) -> Times:
     """Return the seconds per image of each stage's training steps, timed for at most TRIAL_SECONDS."""
     config = replace(config, precision=choose_precision(config, device), total_kimg=None)
-    state = TrainState(config, classes, device)
+    with explain_out_of_memory():
+        state = TrainState(config, classes, device)
     costs = compute_costs_per_image(state.arguments)
     timed = time_stages(config, GrowthController(config), state, costs, TRIAL_SECONDS, processes)
     return {resolution: seconds for resolution, seconds, _ in timed}
@@ -173,18 +214,23 @@ def share_time(stages: int) -> list[float]:
     return [*((1 - LAST_SHARE) * share / sum(lower) for share in lower), LAST_SHARE] if lower else [1.0]
 
 
-def plan_stages(times: Times, training: float, batch_size: Mapping[int, int], repeats: int) -> dict[str, Any]:
+def plan_stages(config: TrainConfig, specified: Mapping[str, Any], times: Times, training: float) -> dict[str, Any]:
     """Return the stages' lengths, and what depends on them.
 
     Args:
-        times: seconds per image by resolution. training: seconds. repeats: steps between two updates of the schedule.
+        specified: if it has --fade-kimg or --stabilize-kimg, these lengths are the config's.
+        times: seconds per image by resolution. training: seconds.
     """
     fade, stabilize, before = {}, {}, 0.0
+    shortest = 2 * config.repeats * max(config.batch_size.values())  # two schedule updates; one may skip a stage
     for resolution, share in zip(times, share_time(len(times)), strict=True):
-        shortest = 2 * repeats * max(batch_size.values())  # two updates of the schedule; one may skip a stage
         images, fading = training * share / times[resolution], training * min(FADE_SHARE * share, before)
         fade[resolution] = to_kimg(max(fading / times[resolution], shortest)) if before else 0.0
+        if "fade_kimg" in specified and before:
+            fade[resolution] = value_at(config.fade_kimg, resolution)
         stabilize[resolution] = to_kimg(max(images - 1000 * fade[resolution], shortest))
+        if "stabilize_kimg" in specified:
+            stabilize[resolution] = value_at(config.stabilize_kimg, resolution)
         before = share
     last = max(times)
     in_last_stage = 1000 * (fade[last] + stabilize[last])
@@ -193,7 +239,8 @@ def plan_stages(times: Times, training: float, batch_size: Mapping[int, int], re
         "stabilize_kimg": stabilize,
         "total_kimg": round(sum(fade.values()) + sum(stabilize.values()), 3),
         "decay_kimg": to_kimg(DECAY_SHARE * in_last_stage),
-        "ema_decay": round(0.5 ** (value_at(batch_size, last) / (EMA_SHARE * in_last_stage)), 5),
+        # 7 digits: rounded to 1, the average would never move
+        "ema_decay": round(0.5 ** (value_at(config.batch_size, last) / (EMA_SHARE * in_last_stage)), 7),
     }
 
 

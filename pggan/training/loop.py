@@ -68,7 +68,10 @@ SHORT_NAMES = {"D": "d_loss", "G": "g_loss", "|grad|": "grad_norm", "overfit": "
 
 
 def train(
-    config: TrainConfig, ranks: Ranks = SINGLE_PROCESS, open_images: Callable[[str, bool], Source] = open_source
+    config: TrainConfig,
+    ranks: Ranks = SINGLE_PROCESS,
+    open_images: Callable[[str, bool], Source] = open_source,
+    started: float | None = None,
 ) -> None:
     """Start a run, or resume the one in the run directory.
 
@@ -78,6 +81,7 @@ def train(
     Args:
         ranks: the processes that share the work; only rank 0 writes to the run directory.
         open_images: see `resolve_config`.
+        started: `time.perf_counter()` from which the time of --budget counts; None: now.
 
     Raises:
         ConfigError, DataError, CheckpointError, MetricError: unusable options or files;
@@ -88,7 +92,7 @@ def train(
     directory = RunDirectory(config.out)
     keep_freed_memory()
     try:
-        Training(config, directory, ranks, open_images).run()
+        Training(config, directory, ranks, open_images, time.perf_counter() if started is None else started).run()
     finally:
         directory.release()
 
@@ -106,8 +110,9 @@ class Training:
         directory: RunDirectory,
         ranks: Ranks,
         open_images: Callable[[str, bool], Source],
+        started: float,
     ):
-        self.directory, self.ranks, self.started = directory, ranks, time.perf_counter()
+        self.directory, self.ranks, self.started = directory, ranks, started
         self.signals = StopSignals(ranks.all_reduce_max)
         config, saved, is_resuming = self.find_run(config)
         self.device, self.config = self.choose_hardware(config, saved is not None)
@@ -420,17 +425,17 @@ class Training:
         self.history.append(line)
         state.clear_sums()
         if self.config.budget and phase.resolution == self.config.resolution and not self.is_stage_end():
-            self.move_end(line)
+            self.move_end()
         self.save(needed="a stage ends here" if self.is_stage_end() else "")
         self.start_tick()
 
-    def move_end(self, line: dict[str, Any]) -> None:
+    def move_end(self) -> None:
         """Let the last stage end when the time of --budget will be used up.
 
         Until then the end is the plan's. The decision is saved, so that a resumed run continues the same schedule.
         """
         state, evaluations = self.state, read_lines(self.directory.metrics)
-        seconds = estimate_stage_times(self.trial, [*self.history, line])[self.config.resolution]
+        seconds = estimate_stage_times(self.trial, self.history)[self.config.resolution]
         evaluation = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
         end = find_end(parse_duration(self.config.budget), self.measure_elapsed(), evaluation, seconds, state.images)
         soonest = max(self.plan.fade_ends[-1], self.plan.next_check(state.images))

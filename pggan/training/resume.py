@@ -116,14 +116,15 @@ def suggest_total_kimg(images: int, config: TrainConfig) -> float:
 
 
 def spell_new_run(config: TrainConfig) -> str:
-    """Return the options that start a new run from the run in --out."""
-    return f"--out ANOTHER --resume {quote(str(config.out))}"
+    """Return the options that start a new run from the run in --out; with --budget, by the same recipe."""
+    recipe = f"--config {quote(f'{config.out}/config.json')} " if config.budget else ""
+    return f"{recipe}--out ANOTHER --resume {quote(str(config.out))}"
 
 
 def describe_finished_run(config: TrainConfig, plan: GrowthController, images: int) -> str:
     """Return the console line for a run that has nothing left to train."""
     remedy = f"--total-kimg {suggest_total_kimg(images, config):.10g}"
-    if config.decay_kimg:  # the learning rates would jump up from 0
+    if config.decay_kimg or config.budget:  # the learning rates would jump up from 0, and the time is used up
         remedy = spell_new_run(config)
     return (
         f"{config.out} has finished: it has seen {images / 1000:g} kimg of {plan.total_images / 1000:g}; "
@@ -246,9 +247,10 @@ def start_new_run(state: TrainState, config: TrainConfig, classes: list[str]) ->
         config, plan, state.images, phase.resolution == config.resolution and not phase.is_fading
     )
     start, end = state.images / 1000, GrowthController(config, state.stage_ends).total_images / 1000
+    ending = f"or until the {config.budget} of --budget end" if config.budget else "change this with --total-kimg"
     first = (
         f"starting from {path} at {start:g} kimg; training {end - start:g} kimg more, until {end:g} kimg at "
-        f"{config.resolution}x{config.resolution} (change this with --total-kimg)"
+        f"{config.resolution}x{config.resolution} ({ending})"
     )
     return config, [first, *lines]
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from pggan import checkpoints
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines
 
-from ..config import ConfigError, TrainConfig
 from ..paths import find_run_folder
-from ..training.growth import GrowthController
 from ..training.plan import print_stages
 from .evaluate import format_rows
 from .options import Commands, add_checkpoint, add_command
-from .trained import load
+from .trained import load, read_plan
 
 TEXT = """\
 Describe a checkpoint: stage, images seen, networks and their sizes, options and versions.
@@ -60,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         return
     print("\n".join(checkpoints.describe(path, content)))
-    if whole := count_planned_images(trained.config):
+    if (plan := read_plan(trained.config, content)) and (whole := plan.total_images):
         print(f"planned {whole / 1000:g} kimg, {trained.images / whole:.0%} done")
     if directory is not None:
         print("kept    " + ", ".join(sorted(file.name for file in directory.checkpoints.glob("*.pt"))))
@@ -69,11 +66,3 @@ def run(arguments: argparse.Namespace) -> None:
             print_stages(evaluations, directory, content["state"].get("start", 0))
         if table:
             print(f"\nevaluations of checkpoints\n{format_rows(table)}")
-
-
-def count_planned_images(config: dict[str, Any]) -> int | None:
-    """Return the length of the whole run in images, or None if this version cannot read the run's options."""
-    try:
-        return GrowthController(TrainConfig(**config)).total_images
-    except (TypeError, ConfigError):  # an unknown or invalid option
-        return None

@@ -10,10 +10,8 @@ from pggan.checkpoints.run_directory import read_lines
 from pggan.datasets import make_grid
 from pggan.metrics import PROVENANCE_LABELS
 
-from ..config import ConfigError, TrainConfig
-from ..training.growth import GrowthController
 from .output import find_run_folder
-from .trained import Trained
+from .trained import Trained, read_plan
 
 SAMPLES = 36  # a 6x6 grid: cells stay large enough to see in the width of the Hub's page
 NOT_METRICS = {"images", "resolution", "alpha", "stage_end", "stage_seconds", "evaluation_seconds", *PROVENANCE_LABELS}
@@ -75,24 +73,15 @@ def describe_training(trained: Trained, content: dict[str, Any]) -> list[str]:
         lines.append(f"Dataset: {name}. Real images seen in training: {trained.images / 1000:g} thousand.")
     if trained.classes:
         lines.append(f"Classes: {escape_markup(', '.join(trained.classes))}.")
-    try:
-        plan = GrowthController(TrainConfig(**config))
-        rows = [
-            f"| {row.resolution}x{row.resolution} | {'fade in' if row.is_fading else 'stabilize'} "
-            f"| {row.start / 1000:g} | {row.end / 1000:g} | {row.batch_size:g} | {row.lr:g} |"
-            for row in plan.rows()
-        ]
-        lines.append(
-            "\n".join(
-                [
-                    "| stage | phase | from kimg | to kimg | batch size | learning rate |",
-                    "|---|---|---|---|---|---|",
-                    *rows,
-                ]
-            )
-        )
-    except (TypeError, ConfigError):  # imported weights, or options of another version
-        lines.append("The training schedule is unknown.")
+    if (plan := read_plan(config, content)) is None:
+        return [*lines, "The training schedule is unknown."]
+    rows = [
+        f"| {row.resolution}x{row.resolution} | {'fade in' if row.is_fading else 'stabilize'} "
+        f"| {row.start / 1000:g} | {row.end / 1000:g} | {row.batch_size:g} | {row.lr:g} |"
+        for row in plan.rows()
+    ]
+    header = "| stage | phase | from kimg | to kimg | batch size | learning rate |"
+    lines.append("\n".join([header, "|---|---|---|---|---|---|", *rows]))
     return lines
 
 

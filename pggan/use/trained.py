@@ -14,10 +14,13 @@ from torch import Tensor
 
 from pggan import checkpoints
 
+from ..config import TrainConfig
 from ..networks import AnyGenerator, Generator, build, to_one_hot
 from ..networks.progressive import check_resolution
 from ..networks.sampling import MAX_PIXELS, to_uint8
 from ..paths import find_run_folder, relocate_paths
+from ..training.growth import GrowthController
+from ..training.state import check_type
 
 LATENTS_FOR_MEAN = 2000  # their mean features are off by 2% (1/sqrt(2000)) of one standard deviation
 
@@ -232,6 +235,19 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
         reason = (str(error) or "it is damaged").splitlines()[0]
         raise checkpoints.CheckpointError(f"{path} does not fit its networks: {reason}") from None
     return trained
+
+
+def read_plan(config: dict[str, Any], content: dict[str, Any]) -> GrowthController | None:
+    """Return the schedule of a checkpoint's run, with the ends that adaptive growth or --budget decided on.
+
+    None if this version cannot read the run's options, or if imported weights have none.
+    """
+    try:
+        ends = content["state"].get("stage_ends", {})
+        check_type("stage_ends", ends, {})
+        return GrowthController(TrainConfig(**config), ends)
+    except (TypeError, ValueError):  # an unknown or invalid option
+        return None
 
 
 def load_available_weights(generator: AnyGenerator, state: dict[str, Tensor]) -> frozenset[int]:

@@ -1,14 +1,18 @@
 """--budget: durations, the plan from measured speeds, and the end of the last stage."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from pggan import checkpoints
+from pggan.checkpoints.run_directory import read_lines
 from pggan.config import ConfigError, TrainConfig, parse_duration
 from pggan.training import budget, loop, train
 from pggan.training.budget import find_end, plan_stages, resolve_budget, share_time
 from pggan.training.growth import GrowthController
+from pggan.use.report.run import build_plan_rows
+from pggan.use.trained import read_plan
 
 IMAGES_PER_SECOND = {4: 4000, 8: 2000, 16: 400, 32: 100, 64: 20}  # of networks with --fmap-base 512
 
@@ -45,7 +49,7 @@ def test_other_texts_are_refused(text):
 
 def test_each_stage_gets_its_share_of_the_time():
     times = {4: 0.001, 8: 0.002, 16: 0.01, 32: 0.05}
-    chosen = plan_stages(times, training=1000.0, batch_size={4: 16}, repeats=4)
+    chosen = plan_stages(TrainConfig(batch_size=16), {}, times, training=1000.0)
     seconds = {r: 1000 * (chosen["fade_kimg"][r] + chosen["stabilize_kimg"][r]) * times[r] for r in times}
     assert list(seconds.values()) == pytest.approx([1000 * share for share in share_time(4)], rel=0.01)
     assert sum(share_time(4)) == pytest.approx(1) and share_time(1) == [1.0]
@@ -55,8 +59,23 @@ def test_each_stage_gets_its_share_of_the_time():
 
 
 def test_no_stage_is_shorter_than_an_update_of_the_schedule():
-    chosen = plan_stages({4: 1.0, 8: 1.0, 16: 1.0}, training=10.0, batch_size={4: 16}, repeats=4)
-    GrowthController(TrainConfig(resolution=16, channels=3, batch_size=16, lr=0.001, tick_kimg=1, **chosen))
+    config = TrainConfig(resolution=16, channels=3, batch_size=16, lr=0.001, tick_kimg=1)
+    GrowthController(replace(config, **plan_stages(config, {}, {4: 1.0, 8: 1.0, 16: 1.0}, training=-10.0)))
+
+
+def test_the_moving_average_moves_however_long_the_run():
+    """Rounded to 1, its decay would freeze it."""
+    chosen = plan_stages(TrainConfig(batch_size=8), {}, {4: 0.001}, training=500_000.0)
+    assert 1 - 1e-6 < chosen["ema_decay"] < 1
+
+
+def test_the_plan_fits_specified_stage_lengths(speeds, tmp_path, monkeypatch):
+    usual = resolve(tmp_path, monkeypatch, budget="1h", resolution=32)
+    config = resolve(tmp_path, monkeypatch, budget="1h", resolution=32, fade_kimg=40)
+    assert config.stabilize_kimg[32] == pytest.approx(usual.fade_kimg[32] + usual.stabilize_kimg[32] - 40, rel=0.01)
+    assert config.total_kimg == pytest.approx(3 * 40 + sum(config.stabilize_kimg.values()))
+    config = resolve(tmp_path, monkeypatch, budget="1h", resolution=32, stabilize_kimg="4:500,32:50")
+    assert config.total_kimg == pytest.approx(1550 + sum(config.fade_kimg.values()))
 
 
 def test_more_time_buys_wider_networks(speeds, tmp_path, monkeypatch):
@@ -66,10 +85,28 @@ def test_more_time_buys_wider_networks(speeds, tmp_path, monkeypatch):
 
 
 def test_specified_options_win(speeds, tmp_path, monkeypatch):
-    options = {"fmap_max": 48, "lr": 0.01, "batch_size": "4:8", "metrics": "swd", "total_kimg": 3000.0}
+    options = {"fmap_max": 48, "lr": 0.01, "batch_size": "4:8", "metrics": "swd"}
     config = resolve(tmp_path, monkeypatch, budget="1h", resolution=32, **options)
     assert (config.fmap_max, config.lr, config.batch_size) == (48, {4: 0.01}, {4: 8})
-    assert (config.metrics, config.total_kimg) == (("swd",), 3000.0)
+    assert config.metrics == ("swd",) and config.fmap_base > 512  # still chosen
+
+
+@pytest.mark.parametrize(
+    "options, loss, penalty, every",
+    [
+        ({}, "relativistic", "r1+r2", 8),
+        ({"loss": "hinge"}, "hinge", "r1+r2", 8),
+        ({"loss": "wgan-gp"}, "wgan-gp", "gp", 8),
+        ({"loss": "wgan"}, "wgan", "clip", 1),
+        ({"penalty": "none"}, "relativistic", "none", 1),
+        ({"penalty": "r1", "penalty_every": "4"}, "relativistic", "r1", 4),
+    ],
+)
+def test_the_recipe_gives_way_to_the_users_loss_and_penalty(
+    options, loss, penalty, every, speeds, tmp_path, monkeypatch
+):
+    config = resolve(tmp_path, monkeypatch, budget="1h", resolution=8, **options)
+    assert (config.loss, config.penalty, config.penalty_every) == (loss, penalty, every)
 
 
 def test_a_resolution_out_of_reach_is_halved_and_reported(speeds, tmp_path, monkeypatch, capsys):
@@ -89,11 +126,40 @@ def test_a_run_keeps_its_plan_when_the_machine_has_changed(speeds, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "options", [{"preset": "lsun", "resolution": 32}, {"resume": "x.pt", "resolution": 8}, {"growing": False}]
+    "options, name",
+    [
+        ({"preset": "lsun", "resolution": 32}, "--preset"),
+        ({"resume": "x.pt", "resolution": 8}, "--resume"),
+        ({"total_kimg": 30}, "--total-kimg"),
+        ({"growing": False}, "--no-growing"),
+        ({"growth": "adaptive", "metric_every_kimg": 5}, "--growth adaptive"),
+        ({"resolution": 48}, "--resolution: resolution 48"),
+    ],
 )
-def test_what_cannot_be_planned_is_refused(options, speeds, tmp_path, monkeypatch):
-    with pytest.raises(Exception, match=r"--budget|x"):
+def test_what_cannot_be_planned_is_refused_before_steps_are_timed(options, name, speeds, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "choose_options", None)
+    with pytest.raises(ConfigError, match=name):
         resolve(tmp_path, monkeypatch, budget="1h", **options)
+
+
+def test_a_config_file_is_planned_for_unless_it_has_a_plan(speeds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"data": "synthetic", "channels": 3, "device": "cpu", "lr": 0.01, "budget": "1h"}))
+    planned = resolve_budget({}, str(file))
+    assert planned.lr == {4: 0.01} and planned.penalty_every == 8 and planned.total_kimg
+    assert resolve_budget({"budget": "2h"}, str(file)).fmap_base > planned.fmap_base
+    run = tmp_path / "runs" / "a"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(planned.to_dict()))
+    assert resolve_budget({"out": "b"}, str(run / "config.json")) == replace(planned, out="b")
+    start = {"out": "b", "resume": str(run), "resolution": 32}  # trains longer, by the same recipe
+    assert resolve_budget(start, str(run / "config.json")) == replace(
+        planned, out="b", resume=str(run), total_kimg=None
+    )
+    for other, where in (({"budget": "2h"}, f" in {run / 'config.json'}"), ({"total_kimg": 5}, "")):
+        with pytest.raises(ConfigError, match=f"omit --total-kimg{where}, or omit --budget"):
+            resolve_budget(other, str(run / "config.json"))
 
 
 def test_the_end_leaves_time_for_the_last_evaluation():
@@ -122,4 +188,10 @@ def test_the_last_stage_ends_when_the_time_is_used_up(tmp_path, monkeypatch, cap
     assert all(seconds == 60 and 0 < elapsed < 60 and each > 0 for seconds, elapsed, each in calls)
     assert calls[-1][1] <= state["elapsed"] < 60
     train(config)  # the end is part of the state
-    assert "run has finished: it has seen 0.7" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "run has finished: it has seen 0.7" in message
+    assert "use --config run/config.json --out ANOTHER --resume run to train longer" in message
+    plan = read_plan(config.to_dict(), checkpoints.load(tmp_path / "run" / "checkpoints" / "latest.pt"))
+    assert plan and plan.total_images == 700
+    rows = build_plan_rows(config.to_dict(), read_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert rows[-1].end == state["images"]

@@ -83,12 +83,12 @@ def read_log(path: Path) -> list[Line]:
 def build_plan_rows(config: dict[str, Any], metrics: list[Line]) -> list[PlanRow]:
     """Return the training schedule, or [] if this version cannot derive it from the options.
 
-    With adaptive growth, stages that have ended have their actual length, and later ones their maximum.
+    With adaptive growth or --budget, stages that have ended have their actual length, and later ones the planned one.
     """
     early = {line["resolution"]: line["images"] for line in metrics if line.get("stage_end") is True}
     known = {f.name for f in fields(TrainConfig)}  # options that other versions added are ignored
     try:
         options = TrainConfig(**{k: v for k, v in config.items() if k in known})
-        return list(GrowthController(options, early if options.growth == "adaptive" else None).rows())
+        return list(GrowthController(options, early if options.growth == "adaptive" or options.budget else None).rows())
     except (ConfigError, TypeError, OverflowError):
         return []
