@@ -53,11 +53,6 @@ class Commands:
         return self.start(ROOT / "train.py", *arguments)
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def commands(tmp_path, cache):
     return Commands(tmp_path, cache)
