@@ -16,7 +16,7 @@ from PIL import Image
 
 from pggan import Generator, checkpoints
 from pggan.config import PRESETS, TrainConfig
-from pggan.training import train
+from pggan.training import plan, train
 
 TINY = {
     "resolution": 16,
@@ -113,6 +113,7 @@ def enter_folder(folder, cache, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PGGAN_CACHE", str(cache))
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(plan, "DRY_RUN_SECONDS", 3)
     return folder
 
 
