@@ -1,6 +1,7 @@
 """Run the project's commands in subprocesses or in this process, and share one finished run."""
 
 import importlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -64,6 +65,11 @@ class Commands:
 
     def start_training(self, *arguments):
         return self.start(ROOT / "train.py", *arguments)
+
+
+def pytest_sessionfinish():
+    for process in multiprocessing.active_children():  # left by a failed test; Python would wait for them
+        process.kill()
 
 
 @pytest.fixture
