@@ -1,6 +1,7 @@
 """Options and counters of the long fault suite (make test-faults), which repeats each fault and counts losses."""
 
 import json
+import os
 import platform
 import time
 from collections import Counter
@@ -22,6 +23,13 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="runs only with --long (make test-faults)"))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Return a folder for caches that tests share, in every worker: drawing the embedded dataset takes seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache"
 
 
 @pytest.fixture(name="tries")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pggan import Generator, checkpoints
 from pggan.config import PRESETS, TrainConfig
-from pggan.training import train
+from pggan.training import plan, train
 
 TINY = {
     "resolution": 16,
@@ -66,12 +66,12 @@ class OptionsParsed(Exception):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, cache):
     """Yield a folder with everything that the pages' commands use: images, runs, latents."""
     folder = tmp_path_factory.mktemp("reader")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("PGGAN_CACHE", str(folder / "cache"))
+        patch.setenv("PGGAN_CACHE", str(cache))
         torch.set_num_threads(1)
         with np.load(ROOT / "tests" / "golden" / "cifar10_64.npz") as file:
             for name, split in (("photos", "train"), ("generated", "test")):
@@ -109,10 +109,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def enter_folder(folder, monkeypatch):
+def enter_folder(folder, cache, monkeypatch):
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("PGGAN_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(plan, "DRY_RUN_SECONDS", 3)
     return folder
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,7 @@ def find_options(tree: ast.AST) -> Iterator[str]:
             yield from (a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value).startswith("--"))
 
 
+@cache
 def list_options() -> set[str]:
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in list_files()]
     found = {option for tree in trees for option in find_options(tree)} | {option_name(f) for f in fields(TrainConfig)}

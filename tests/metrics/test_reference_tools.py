@@ -13,7 +13,7 @@ from pggan.metrics.prdc import PRDC
 from pggan.metrics.preprocess import inception_input
 from pggan.metrics.weights import load_weights
 
-SUBSET = 20
+SUBSET = 10
 
 
 class Images(torch.utils.data.Dataset):
@@ -30,16 +30,16 @@ class Images(torch.utils.data.Dataset):
 @pytest.fixture(scope="module")
 def samples(some_cifar10):
     """Return real images, and others that differ in distribution: every fourth is brighter and flatter."""
-    fake = some_cifar10["test"][:32].clone()
+    fake = some_cifar10["test"][:16].clone()
     fake[::4] = fake[::4] // 2 + 100
-    return some_cifar10["train"][:32], fake
+    return some_cifar10["train"][:16], fake
 
 
 def test_fid_is_and_kid_match_torch_fidelity(samples, weights_file):
     torch_fidelity = pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
     suite = Suite(["fid", "is", "kid"], weights_file, log=pytest.fail)
     suite.metrics["kid"].subset_size = SUBSET
-    ours = suite.compare(*(suite.compute_statistics(images.split(20)) for images in samples))
+    ours = suite.compare(*(suite.compute_statistics(images.split(10)) for images in samples))
     real, fake = map(Images, samples)
     theirs = torch_fidelity.calculate_metrics(
         input1=fake,
@@ -96,7 +96,7 @@ def pytorch_fid(weights):
 def test_features_and_fid_match_pytorch_fid_in_its_mode(samples, weights, pytorch_fid):
     network = Inception(weights, resize="pytorch-fid")
     statistics = {"ours": [], "theirs": []}
-    for images in (images[:16] for images in samples):
+    for images in (images[:8] for images in samples):
         features = {"ours": network(images)[0], "theirs": pytorch_fid(images.float() / 255)[0][:, :, 0, 0]}
         torch.testing.assert_close(features["ours"], features["theirs"], rtol=0, atol=2e-4)
         for code, x in features.items():

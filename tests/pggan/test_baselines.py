@@ -203,9 +203,9 @@ RUN = {
     "fmap_base": 32,
     "fmap_max": 8,
     "batch_size": 8,
-    "stabilize_kimg": 0.3,
-    "fade_kimg": 0.3,
-    "tick_kimg": 0.1,
+    "stabilize_kimg": 0.05,
+    "fade_kimg": 0.05,
+    "tick_kimg": 0.05,
     "metrics": "none",
     "track": "none",
     "device": "cpu",
@@ -213,8 +213,8 @@ RUN = {
 
 
 @pytest.mark.parametrize("arch", OLDER)
-def test_a_run_trains_saves_and_samples(arch, tmp_path, monkeypatch):
-    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+def test_a_run_trains_saves_and_samples(arch, tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
     train(resolve_config(RUN | {"arch": arch, "out": str(tmp_path / "run")}))
     trained = load(tmp_path / "run")
     images = trained.sample(6)
@@ -229,8 +229,8 @@ def test_a_run_trains_saves_and_samples(arch, tmp_path, monkeypatch):
     assert end["stage_end"] and end["resolution"] == 8
 
 
-def test_lower_stages_of_a_non_growing_network_are_rejected(tmp_path, monkeypatch):
-    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+def test_lower_stages_of_a_non_growing_network_are_rejected(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
     train(resolve_config(RUN | {"growing": False, "out": str(tmp_path / "run")}))
     with pytest.raises(ValueError, match="4x4 was not trained: this network has one stage"):
         load(tmp_path / "run").at(4)

@@ -292,8 +292,8 @@ def read_log_lines(run, name):
     return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
 
 
-def test_an_adaptive_run_ends_bit_identical_wherever_it_was_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+def test_an_adaptive_run_ends_bit_identical_wherever_it_was_interrupted(tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
     train(resolve_config(RUN | {"out": str(tmp_path / "whole")}))
     whole = torch.load(tmp_path / "whole/checkpoints/latest.pt", weights_only=True)["state"]
     assert set(whole["stage_ends"]) == {4} and whole["stage_ends"][4] < 800  # ended early

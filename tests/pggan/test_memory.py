@@ -82,8 +82,8 @@ def test_only_out_of_memory_errors_are_recognized():
 
 
 @pytest.mark.parametrize("error", [OUT_OF_MEMORY[0], OUT_OF_MEMORY[4]])
-def test_out_of_memory_at_a_growth_step_suggests_an_option_that_resumes(tmp_path, monkeypatch, error):
-    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+def test_out_of_memory_at_a_growth_step_suggests_an_option_that_resumes(tmp_path, cache, monkeypatch, error):
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
     options = OPTIONS | {"out": str(tmp_path / "run")}
     d_terms = Stepper.compute_d_terms
 
@@ -160,8 +160,8 @@ def test_a_group_above_its_limit_leaves_nothing_and_other_systems_tell_nothing(u
     assert read_usable_memory(torch.device("cpu"), tmp_path / "missing", tmp_path) == 0
 
 
-def test_an_evaluation_without_enough_memory_does_not_end_the_training(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PGGAN_CACHE", str(tmp_path / "cache"))
+def test_an_evaluation_without_enough_memory_does_not_end_the_training(tmp_path, cache, monkeypatch, capsys):
+    monkeypatch.setenv("PGGAN_CACHE", str(cache))
     evaluate, asked = Evaluator.extract_features, []
 
     def limited(self, images, total, takes, what):

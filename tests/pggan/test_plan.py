@@ -150,6 +150,7 @@ def test_the_seconds_of_a_stage_end_when_the_gpu_is_done(monkeypatch):
 def test_the_plan_warns_of_stages_that_need_more_memory_than_there_is(monkeypatch, capsys, usable, warns):
     config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 32, "batch_size": 64})
     monkeypatch.setattr(plan, "read_usable_memory", lambda device: usable * 2**30)
+    monkeypatch.setattr(plan, "DRY_RUN_SECONDS", 1)
     plan.print_estimates(replace(config, precision="fp32"), GrowthController(config), TrainState(config, 0, CPU))
     assert (
         "warning: 4x4, 8x8 will probably run out of memory: 0.00 GiB are usable" in capsys.readouterr().out

@@ -55,13 +55,13 @@ def test_a_step_updates_both_averages():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("power-ema")
     options = {"data": "synthetic", "channels": 3, "resolution": 8, "fmap_base": 32, "fmap_max": 8, "batch_size": 8}
     options |= {"fade_kimg": 0.16, "stabilize_kimg": 0.16, "tick_kimg": 0.064, "power_ema": True, "metrics": "none"}
     options |= {"track": "none", "precision": "fp32", "out": str(folder / "run")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PGGAN_CACHE", str(folder / "cache"))
+        patch.setenv("PGGAN_CACHE", str(cache))
         train(resolve_config(options))
     return RunDirectory(folder / "run")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, Commands
 from PIL import Image
 from test_stop_and_resume import assert_same_end, read_lines, read_lines_without_times, stop_at_random_moment
 
@@ -26,8 +26,6 @@ SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.1", "--stabilize-kimg", "
 @pytest.fixture(scope="session")
 def short_run(tmp_path_factory, cache):
     """Return a run of 300 images that finished without any fault."""
-    from conftest import Commands
-
     folder = tmp_path_factory.mktemp("short")
     process = Commands(folder, cache).train(*SHORT, "--out", "run")
     assert process.returncode == 0, process.err
@@ -316,10 +314,10 @@ def test_second_sigint_exits_immediately_and_the_run_resumes(commands, finished_
     assert_same_end(run, finished_run)
 
 
-def test_ctrl_c_during_startup_prints_no_traceback(commands, tries, count_fault):
+def test_ctrl_c_during_startup_prints_no_traceback(new_commands, tries, count_fault):
     for number in range(tries(2, 30)):
         command = [[ROOT / "train.py"], ["-m", "pggan"], ["-m", "metrics"], ["-m", "datasets"]][number % 4]
-        process = commands.start(*command, *([*TINY, "--out", "run"] if number % 4 == 0 else ["--help"]))
+        process = new_commands.start(*command, *([*TINY, "--out", "run"] if number % 4 == 0 else ["--help"]))
         maps = Path(f"/proc/{process.pid}/maps")
         while process.poll() is None and "libtorch" not in maps.read_text():
             time.sleep(0.01)

@@ -17,6 +17,12 @@ NO_SHIM = "needs Linux and a C compiler"
 SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.05", "--stabilize-kimg", "0.05", "--metrics", "none"]
 
 
+@pytest.fixture
+def commands(new_commands):
+    """Return commands that start Python anew, so that it finds the machine as each test changes it."""
+    return new_commands
+
+
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory):
     """Return the path of unusual.c compiled to a shared library."""

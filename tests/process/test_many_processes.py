@@ -37,20 +37,10 @@ class Processes:
             port = free.getsockname()[1]
         self.all = []
         for rank in range(count):
-            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
-            variables = {name: str(value) for name, value in (variables | {"MASTER_PORT": port}).items()}
+            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+            variables = {name: str(value) for name, value in variables.items()}
             start = [FAULTY, fault] if fault and rank == count - 1 else [script]
-            command = [sys.executable, *map(str, [*start, *arguments])]
-            process = subprocess.Popen(
-                command,
-                cwd=commands.folder,
-                env=commands.environment | variables,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            self.all.append(process)
+            self.all.append(commands.start(*start, *arguments, MASTER_ADDR="127.0.0.1", **variables))
 
     def wait(self):
         """Return the exit codes; keep the first process' output as `out` and `err` and the others' as `others`."""

@@ -137,11 +137,11 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def explorer(commands, checkpoint):
+def explorer(new_commands, checkpoint):
     """Return the address of a running explorer, and stop it with SIGINT at teardown."""
     pytest.importorskip("nicegui", reason="needs NiceGUI: pip install nicegui")
-    commands.environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would run in its own test mode
-    process = commands.start("-m", "pggan", "explore", checkpoint, "--no-open", "--device", "cpu")
+    new_commands.environment.pop("PYTEST_CURRENT_TEST", None)  # NiceGUI would run in its own test mode
+    process = new_commands.start("-m", "pggan", "explore", checkpoint, "--no-open", "--device", "cpu")
     ready, _, _ = select.select([process.stdout], [], [], 60)
     line = process.stdout.readline() if ready else ""
     address = re.match(r"http://127\.0\.0\.1:\d+/", line)
@@ -228,11 +228,10 @@ def test_port_in_use_is_reported(commands, checkpoint):
     )
 
 
-def test_missing_nicegui_is_reported_with_the_install_command(commands, checkpoint):
-    blocked = commands.folder / "blocked"
+def test_missing_nicegui_is_reported_with_the_install_command(new_commands, checkpoint):
+    blocked = new_commands.folder / "blocked"
     blocked.mkdir()
     (blocked / "nicegui.py").write_text("raise ImportError('No module named nicegui')")
-    commands.environment["PYTHONPATH"] += os.pathsep + str(blocked)
-    commands.environment["PYTHONPATH"] = os.pathsep.join(commands.environment["PYTHONPATH"].split(os.pathsep)[::-1])
-    process = commands.run("-m", "pggan", "explore", checkpoint, "--no-open")
+    new_commands.environment["PYTHONPATH"] = os.pathsep.join([str(blocked), new_commands.environment["PYTHONPATH"]])
+    process = new_commands.run("-m", "pggan", "explore", checkpoint, "--no-open")
     assert process.returncode == 2 and "pip install nicegui" in process.err and "Traceback" not in process.err

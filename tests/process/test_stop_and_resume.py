@@ -62,7 +62,7 @@ def list_files(run):
 def stop_at_random_moment(process, run, signum, rng, during_startup=False):
     """Send the signal at a random moment after the process has logged a new line (or already during its startup)."""
     if during_startup:
-        time.sleep(rng.uniform(0, 6))
+        time.sleep(rng.uniform(0, 0.5))
         process.send_signal(signum)
     before = (run / "log.jsonl").read_text() if (run / "log.jsonl").exists() else ""
     while process.poll() is None:

@@ -10,6 +10,8 @@ import torch
 from conftest import ROOT, TINY
 from PIL import Image
 
+from pggan.training import plan
+
 SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.1", "--stabilize-kimg", "0.1"]
 
 
@@ -74,15 +76,22 @@ def test_run_writes_all_promised_files(finished_run):
     assert "16x16" in table and "SWD" in table and "final samples: " in table
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(commands):
-    process = commands.train(*TINY, "--dry-run")
+@pytest.fixture
+def dry_run(train, monkeypatch):
+    """Return train with --dry-run, which times steps for 3 seconds at most."""
+    monkeypatch.setattr(plan, "DRY_RUN_SECONDS", 3)
+    return lambda *arguments: train(*arguments, "--dry-run")
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(dry_run, tmp_path):
+    process = dry_run(*TINY)
     assert process.returncode == 0, process.err
     assert "fade in" in process.out and "stabilize" in process.out and "16x16" in process.out
-    plan, _, estimates = process.out.partition("estimates for CPU")
-    assert "G + D, million" in plan and "memory" not in plan
+    table, _, estimates = process.out.partition("estimates for CPU")
+    assert "G + D, million" in table and "memory" not in table
     assert [line.split()[0] for line in estimates.splitlines()[2:5]] == ["4x4", "8x8", "16x16"]
     assert "of training in total, evaluations not included" in estimates
-    assert list(commands.folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_prints_the_plan_before_timing_steps(commands):
@@ -100,24 +109,24 @@ def test_dry_run_prints_the_plan_before_timing_steps(commands):
     assert waited < 30  # 4 s on an idle machine
 
 
-def test_dry_run_reports_the_remaining_training(commands, finished_run):
+def test_dry_run_reports_the_remaining_training(dry_run, finished_run, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
-    process = commands.train(*TINY, "--out", finished_run, "--dry-run")
+    process = dry_run(*TINY, "--out", finished_run)
     assert process.returncode == 0, process.err
     images = torch.load(finished_run / "checkpoints" / "latest.pt", weights_only=True)["images"]
     assert f"has finished: it has seen {images / 1000:g} kimg" in process.out
     assert "about 0s left" in process.out
     stage = finished_run / "checkpoints" / "stage-0008.pt"
-    process = commands.train(*TINY, "--resume", stage, "--fade-kimg", "2", "--dry-run")
+    process = dry_run(*TINY, "--resume", stage, "--fade-kimg", "2")
     assert process.returncode == 0, process.err
     assert f"starting from {stage} at" in process.out and "--fade-kimg" in process.out
     assert "about 0s left" not in process.out
-    assert_rejected(commands.train(*TINY, "--out", finished_run, "--batch-size", "16", "--dry-run"), "other options")
-    copy = shutil.copytree(finished_run, commands.folder / "copy")
+    assert_rejected(dry_run(*TINY, "--out", finished_run, "--batch-size", "16"), "other options")
+    copy = shutil.copytree(finished_run, tmp_path / "copy")
     (copy / "checkpoints" / "latest.pt").write_bytes(b"damaged")
-    process = commands.train(*TINY, "--out", copy, "--dry-run")
+    process = dry_run(*TINY, "--out", copy)
     assert process.returncode == 0 and "damaged" in process.out and "instead" in process.out, process.err
-    assert_rejected(commands.train(*TINY, "--out", copy, "--total-kimg", "1.25", "--dry-run"), "already seen")
+    assert_rejected(dry_run(*TINY, "--out", copy, "--total-kimg", "1.25"), "already seen")
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
 
 

@@ -118,12 +118,13 @@ def test_fade_grid_starts_with_the_upscaled_lower_stage(pggan, run_folder):
 
 def test_compare_prints_a_table_and_writes_both_grids(pggan, run_folder):
     stage = run_folder / "checkpoints" / "stage-0008.pt"
-    result = pggan("compare", stage, run_folder, "--metrics", "swd", "--num-images", "32", "--seeds", "0-3")
+    command = ["compare", stage, run_folder, "--metrics", "swd", "--num-images", "32", "--num-reals", "32"]
+    result = pggan(*command, "--seeds", "0-3")
     assert get_path(result) == "compare.png"
     (row,) = (line.split() for line in result.out.splitlines() if line.split()[:1] == ["swd"])
     assert len(row) == 3 and row[1] != row[2]
     assert Image.open("compare.png").width == 2 * 512 + 16
-    lines = pggan("compare", stage, run_folder, "--metrics", "swd", "--num-images", "32", "--json", "--force").out
+    lines = pggan(*command, "--json", "--force").out
     assert [json.loads(line)["resolution"] for line in lines.splitlines()[:2]] == [8, 16]
 
 
