@@ -43,7 +43,7 @@ Times = Mapping[int, float]  # seconds per image by resolution
 RECIPE: dict[str, Any] = {
     "loss": "relativistic",
     "penalty": "r1+r2",
-    "r_weight": 0.5,
+    "r_weight": 0.05,
     "penalty_every": 8,
     "lr": 0.003,
 }
