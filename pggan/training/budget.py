@@ -58,14 +58,14 @@ FADE_SHARE = 0.5  # of a stage fades in, but for no longer than the stage before
 DECAY_SHARE = 0.5  # of the last stage: then the learning rate falls to 0
 EMA_SHARE = 0.03  # of the last stage's images are the half-life of the moving average
 
-EVALUATION_SHARE = 0.08  # of the budget
+EVALUATION_SHARE = 0.1  # of the budget
 RESERVE = 0.04  # of the budget, for checkpoints, sample grids and the report
-METRIC_IMAGES = (50, 10_000)  # fewest and most generated images per evaluation
+METRIC_IMAGES = (100, 10_000)  # fewest and most generated images per evaluation
 FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
 TRIAL_SECONDS = 4.0  # limit on timing the stages of one width
 INCEPTION_OPERATIONS = 11.4e9  # per image of 299x299: Szegedy et al. 2016 (arXiv 1512.00567), table 3, 5.7 billion
-INCEPTION_EFFICIENCY = 0.5  # of the rate of matrix products, on two cores; during a run the measured time counts
+INCEPTION_EFFICIENCY = 0.8  # of the rate of matrix products, measured on one core; during a run its own time counts
 
 # the options that a plan sets, unless the user has
 CHOSEN = (
