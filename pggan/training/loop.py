@@ -417,6 +417,8 @@ class Training:
         line |= self.save_samples(phase)
         line["health"] = find_signs([*self.history, line])
         self.log_line(self.directory.log, line)
+        if self.config.budget and phase.resolution == self.config.resolution and not self.is_stage_end():
+            self.move_end(line)
         self.progress_text = self.format_progress(line, speed)
         log(f"{format_status(phase, state.images)}  {self.progress_text}")
         for sign in line["health"]:
@@ -424,18 +426,16 @@ class Training:
                 log(f"  health: {describe_sign(sign)}")
         self.history.append(line)
         state.clear_sums()
-        if self.config.budget and phase.resolution == self.config.resolution and not self.is_stage_end():
-            self.move_end()
         self.save(needed="a stage ends here" if self.is_stage_end() else "")
         self.start_tick()
 
-    def move_end(self) -> None:
+    def move_end(self, line: dict[str, Any]) -> None:
         """Let the last stage end when the time of --budget will be used up.
 
         Until then the end is the plan's. The decision is saved, so that a resumed run continues the same schedule.
         """
         state, evaluations = self.state, read_lines(self.directory.metrics)
-        seconds = estimate_stage_times(self.trial, self.history)[self.config.resolution]
+        seconds = estimate_stage_times(self.trial, [*self.history, line])[self.config.resolution]
         evaluation = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
         end = find_end(parse_duration(self.config.budget), self.measure_elapsed(), evaluation, seconds, state.images)
         soonest = max(self.plan.fade_ends[-1], self.plan.next_check(state.images))
@@ -470,9 +470,15 @@ class Training:
         return "  ".join([*losses, f"{speed:.1f} img/s", self.format_time_left(line)])
 
     def format_time_left(self, line: dict[str, Any]) -> str:
-        """Return the time left in this stage and in total, evaluations included once one has been timed."""
+        """Return the time left in this stage and in total, evaluations included once one has been timed.
+
+        With --budget, the total is what is left of it, or of this stage if that is longer.
+        """
         times = estimate_stage_times(self.trial, [*self.history, line])
         stage, training = estimate_seconds_left(self.plan, times, self.state.images, line["resolution"])
+        if self.config.budget:
+            rest = parse_duration(self.config.budget) - self.measure_elapsed()
+            return f"{format_duration(stage)} left in this stage, {format_duration(max(rest, stage))} in total"
         count, evaluations = 0, read_lines(self.directory.metrics)
         if self.evaluator.suite.metrics:
             count = count_evaluations_left(self.plan, self.state.images, self.is_evaluation_due())

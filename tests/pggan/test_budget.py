@@ -1,6 +1,7 @@
 """--budget: durations, the plan from measured speeds, and the end of the last stage."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -180,12 +181,13 @@ def test_the_last_stage_ends_when_the_time_is_used_up(tmp_path, monkeypatch, cap
     lengths = {"fade_kimg": 0.1, "stabilize_kimg": 0.1, "total_kimg": 2.0, "tick_kimg": 0.1, "decay_kimg": 0.2}
     small = {"resolution": 8, "channels": 3, "fmap_base": 32, "fmap_max": 8, "batch_size": 8, "lr": 0.001}
     config = TrainConfig(
-        data="synthetic", budget="60s", out="run", device="cpu", track="none", metrics="none", **lengths, **small
+        data="synthetic", budget="1h", out="run", device="cpu", track="none", metrics="none", **lengths, **small
     )
     train(config)
+    assert set(re.findall(r"left in this stage, (\d+m) .* in total", capsys.readouterr().err)) == {"59m"}
     state = checkpoints.load(tmp_path / "run" / "checkpoints" / "latest.pt")["state"]
     assert 700 <= state["images"] < 700 + 32 and state["stage_ends"] == {8: 700}
-    assert all(seconds == 60 and 0 < elapsed < 60 and each > 0 for seconds, elapsed, each in calls)
+    assert all(seconds == 3600 and 0 < elapsed < 60 and each > 0 for seconds, elapsed, each in calls)
     assert calls[-1][1] <= state["elapsed"] < 60
     train(config)  # the end is part of the state
     message = capsys.readouterr().err
