@@ -20,6 +20,21 @@ def test_kept_features_are_counted():
     assert estimate_metric_memory(["msssim"], 50000, 50000, 3, 64) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "side", "count", "measured"),
+    [
+        ("swd", 1024, 10000, 891),
+        ("swd", 256, 10000, 922),
+        ("fid,mind,swd", 1024, 256, 1221),
+        ("fid,mind,swd", 256, 256, 934),
+    ],
+)
+def test_the_estimate_is_within_5_percent_of_measured_peaks(metrics, side, count, measured):
+    """Compare with benchmarks/results/metric-memory/memory.jsonl, in MiB."""
+    estimate = estimate_metric_memory(metrics.split(","), count, count, 3, side)[0] / 2**20
+    assert estimate == pytest.approx(measured, rel=0.05)
+
+
 @pytest.mark.parametrize("side", [16, 64])
 def test_the_disk_space_is_what_the_accumulator_takes(side):
     descriptors = PatchDescriptors()

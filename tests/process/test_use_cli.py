@@ -189,13 +189,25 @@ def test_the_answer_about_memorization_takes_copies_among_real_images_into_accou
     assert lines[-1].startswith(answer)
 
 
-def test_project_and_upscale_report_their_errors(pggan, run_folder):
+def test_project_and_upscale_report_their_errors(pggan, run_folder, monkeypatch):
     get_path(pggan("sample", run_folder, "--count", "1", "--out", "set"))
     result = pggan("project", run_folder, "set/seed00000000.png", "--searches", "2", "--steps", "60", "--out", "found")
     assert get_path(result) == "found" and "root mean square error" in result.out
     found = json.loads(Path("found/found.json").read_text())["images"]
     image, target = (np.asarray(Image.open(path), float) for path in ("found/image-00.png", "set/seed00000000.png"))
     assert found[0]["rms_error"] == pytest.approx(np.sqrt(((image - target) ** 2).mean()), abs=1e-3) and len(found) == 2
+
+    class MeanSquare:
+        device = torch.device("cpu")
+
+        def __call__(self, x, y):
+            return (x - y).square().flatten(1).mean(dim=1)
+
+    monkeypatch.setattr("pggan.use.project.load_lpips", lambda path, device: MeanSquare())
+    image_path, lpips = "set/seed00000000.png", ("--loss", "lpips", "--searches", "1", "--steps", "1", "--out", "lpips")
+    result = pggan("project", run_folder, image_path, *lpips)
+    found = json.loads(Path("lpips/found.json").read_text())["images"]
+    assert float(result.out.split(", LPIPS ")[1]) == pytest.approx((found[0]["rms_error"] / 127.5) ** 2, abs=6e-4)
     import pggan as library
 
     latents = torch.from_numpy(np.load("found/latents.npz")["latents"])
