@@ -27,6 +27,10 @@ LAST = f"{TRAIN} --precision fp32 --metrics none --track none --fade-kimg 0.1 --
 RUN = "RUN"  # stands for a finished run's directory
 PICTURE = "RUN/samples/reals-0016.png"  # larger than the run's images; ICON: smaller
 CASES = f"""
+    {LAST} | --budget 8 | --budget
+    {LAST} | --budget 5s | --budget
+    {LAST} | --budget 1h --preset lsun | --preset
+    {LAST} | --budget 1h --total-kimg 5 | --total-kimg
     {LAST} | --resolution 0 | --resolution
     {LAST} | --resolution -8 | --resolution
     {LAST} | --resolution 12 | --resolution
