@@ -253,7 +253,7 @@ def flatten(value: Any, name: str = "") -> dict[str, Any]:
     """Return the leaves of nested dicts by path, except the seconds that a run took and optimizers' options."""
     if not isinstance(value, dict):
         return {name: value}
-    kept = {key: part for key, part in value.items() if key not in ("seconds", "param_groups")}
+    kept = {key: part for key, part in value.items() if key not in ("seconds", "elapsed", "param_groups")}
     return {k: v for key, part in kept.items() for k, v in flatten(part, f"{name}.{key}").items()}
 
 
