@@ -63,7 +63,7 @@ RESERVE = 0.04  # of the budget, for checkpoints, sample grids and the report
 METRIC_IMAGES = (100, 10_000)  # fewest and most generated images per evaluation
 FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
-TRIAL_SECONDS = 4.0  # limit on timing the stages of one width
+TRIAL_SECONDS = 15.0  # limit on timing the stages of one width; a tighter one times smaller batches, which are slower
 INCEPTION_OPERATIONS = 11.4e9  # per image of 299x299: Szegedy et al. 2016 (arXiv 1512.00567), table 3, 5.7 billion
 INCEPTION_EFFICIENCY = 0.8  # of the rate of matrix products, measured on one core; during a run its own time counts
 
