@@ -34,7 +34,8 @@ TINY = {
     "holdout": "25%",
     "total_kimg": 0.3,
 }
-RUNS = ("photos-64", "photos-ema", "faces-128", "cifar", "cifar10-fast", "another", "synthetic-10m")  # run names used in the pages
+# run names used in the pages
+RUNS = ("photos-64", "photos-ema", "faces-128", "cifar", "cifar10-fast", "another", "synthetic-10m")
 
 # Options appended to the pages' commands so that each takes a second or two: later options win.
 SHORTENED = {
