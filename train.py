@@ -1,6 +1,6 @@
 """Train a progressive GAN on a folder of images.
 
-  python train.py photos --budget 8h                          the best images that 8 hours can buy on this machine
+  python train.py photos --budget 8h                          a run planned to take 8 hours on this machine
   python train.py photos                                      the paper's schedule, up to the images' own resolution
   python train.py photos --dry-run                            print the plan with estimated memory and time, then exit
   python train.py photos --resolution 64 --batch-size 4:64,32:32,64:16 --fade-kimg 100 --stabilize-kimg 100

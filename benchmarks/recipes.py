@@ -1,6 +1,6 @@
 """Compare recipes at equal computing time: train one for some seconds of one core, then score its images.
 
-    python benchmarks/recipes.py .assets/cifar10/train.npz --seconds 200 --loss relativistic --penalty-every 8
+    python benchmarks/recipes.py .assets/cifar10/train.npz --seconds 200 --r1 0.05 --r2 0.05 --penalty-every 8
 
 Time is the process's own (CPU) time, so that other work on the machine does not matter. The loop is shorter than
 train.py's: it has no checkpoints, and stages end after fractions of the time instead of numbers of images. Networks,

@@ -53,7 +53,7 @@ WIDTH_IMAGES = 100_000
 REACH_IMAGES = 20_000  # a resolution is out of reach if the narrowest networks see fewer images there
 BATCH = {"cpu": 8, "cuda": 64}  # a GPU takes as long for a step with fewer
 LAST_SHARE = 0.76  # of the training time is the last stage's
-SHARE_RATIO = 2.7  # of a lower stage's time to that of the stage below it
+SHARE_RATIO = 2.7  # each lower stage takes this many times as long as the one below it
 FADE_SHARE = 0.5  # of a stage fades in, but for no longer than the stage before took
 DECAY_SHARE = 0.5  # of the last stage: then the learning rate falls to 0
 EMA_SHARE = 0.03  # of the last stage's images are the half-life of the moving average
@@ -64,7 +64,7 @@ METRIC_IMAGES = (100, 10_000)  # fewest and most generated images per evaluation
 FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
 TRIAL_SECONDS = 15.0  # limit on timing the stages of one width; a tighter one times smaller batches, which are slower
-INCEPTION_OPERATIONS = 11.4e9  # per image of 299x299: Szegedy et al. 2016 (arXiv 1512.00567), table 3, 5.7 billion
+INCEPTION_OPERATIONS = 11.4e9  # per image, up to the features, as counted by PyTorch
 INCEPTION_EFFICIENCY = 0.8  # of the rate of matrix products, measured on one core; during a run its own time counts
 
 # the options that a plan sets, unless the user has
@@ -98,7 +98,7 @@ def resolve_budget(
     if config_file is not None:
         in_file = read_config_file(config_file, specified)
         if in_file.get("budget") == config.budget and "total_kimg" in in_file and "total_kimg" not in specified:
-            # a run's own file, with its plan, whose end is not that of a run that starts from it
+            # the config.json of a run: the plan stands, but a run that starts from its checkpoint ends later
             return config if config.resume is None else replace(config, total_kimg=None)
         specified = {name: value for name, value in in_file.items() if value is not None} | specified
     for name in ("preset", "resume", "total_kimg"):
@@ -116,7 +116,7 @@ def resolve_budget(
     if recorded := read_options(Path(config.out)):
         chosen = {name: recorded[name] for name in CHOSEN if name in recorded}
         return resolve_config({**chosen, **specified}, None, open_images)
-    GrowthController(config)  # refuses a resolution or a batch size that cannot be before the timing of steps
+    GrowthController(config)  # refuses impossible resolutions and batch sizes before any step is timed
     chosen = choose_options(config, specified, open_images, processes)
     config = resolve_config({**chosen, **specified}, None, open_images)
     options_set = [spell_option(name, getattr(config, name)) for name in CHOSEN if name not in specified]

@@ -34,7 +34,7 @@ SMALL = {
     "ema_decay": 0.95,
     "tick_kimg": 1,
 }
-MORE = {  # what the documentation names and no preset has
+MORE = {  # documented architectures and losses without a preset
     "no growth": {"growing": False},
     "minimax": {"preset": "dcgan", "loss": "minimax"},
     "lsgan": {"preset": "dcgan", "loss": "lsgan"},

@@ -15,7 +15,7 @@ CONTEXT.set_forkserver_preload([*MODULES, "torch._dynamo"])  # torch's optimizer
 
 
 def run_command(arguments, folder, environment, out, err):
-    """Run `python ARGUMENTS`, which are a file or -m and a module, and what is passed to it."""
+    """Run `python ARGUMENTS`: a file or `-m MODULE`, followed by its own arguments."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -70,7 +70,7 @@ class Forked:
         self.process.kill()
 
     def communicate(self, timeout=None):
-        """Wait for the end of the command; return what it wrote to stdout and stderr."""
+        """Wait until the command ends; return its stdout and stderr."""
         texts = {}
         threads = [
             threading.Thread(target=lambda file=file: texts.update({file: file.read()}), daemon=True)

@@ -19,7 +19,7 @@ SHORT = [*TINY, "--resolution", "8", "--fade-kimg", "0.05", "--stabilize-kimg", 
 
 @pytest.fixture
 def commands(new_commands):
-    """Return commands that start Python anew, so that it finds the machine as each test changes it."""
+    """Return commands that start a new Python, since each test changes the machine that Python sees at its start."""
     return new_commands
 
 
