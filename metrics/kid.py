@@ -57,7 +57,10 @@ class KID:
         if size < 2:
             raise MetricError(f"KID needs at least 2 real and 2 generated images, not {real} and {fake}")
         if size < self.subset_size:
-            return f"KID uses subsets of {size} images instead of {self.subset_size}: there are no more"
+            return (
+                f"KID uses subsets of {size} images instead of {self.subset_size}, because it compares {real} real and "
+                f"{fake} generated ones"
+            )
         return None
 
     def compare(self, real: Features, fake: Features) -> dict[str, float]:
