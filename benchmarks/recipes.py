@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import sys
@@ -19,18 +20,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pggan.datasets.synthetic import classify
 from pggan.metrics.features import Features, FeatureStatistics
 from pggan.metrics.fid import FID
 from pggan.metrics.inception import Inception
 from pggan.metrics.kid import KID
 from pggan.metrics.mind import MIND
+from pggan.metrics.modes import MIN_SHARE
 from pggan.metrics.weights import read_state_dict
 from pggan.networks import Discriminator, Generator
 from pggan.networks.layers import downscale, upscale
+from pggan.training.augment import Augmentation
 from pggan.training.losses import ADVERSARIAL, Loss
 from pggan.training.steps import freeze_weights, update_ema
 
@@ -47,6 +54,9 @@ def main() -> None:
     parser.add_argument("--fmap-max", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.003)
+    parser.add_argument("--beta2", type=float, default=0.99)
+    parser.add_argument("--mbstd-group", type=int, default=4)
+    parser.add_argument("--augment", choices=("none", "diffaug"), default="none")
     parser.add_argument("--loss", choices=tuple(ADVERSARIAL), default="relativistic")
     parser.add_argument("--r1", type=float, default=0.0, help="weight of half the squared gradient norm at real images")
     parser.add_argument("--r2", type=float, default=0.0, help="the same at generated images")
@@ -60,18 +70,82 @@ def main() -> None:
     parser.add_argument(
         "--num-images", type=int, default=1000, help="generated images to score, at least 1,000 for KID"
     )
+    parser.add_argument("--real-images", type=int, default=5000, help="real images to score against")
     parser.add_argument("--inception-weights", type=Path, default=Path(".assets/inception/pool3.pt"))
     parser.add_argument("--results", type=Path, default=Path("recipes.jsonl"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with np.load(options.data) as file:
-        images = torch.from_numpy(file[file.files[0]])
-    images = images if images.shape[1] == 3 else images.permute(0, 3, 1, 2).contiguous()
+    images = read_images(options.data)
     average, line = train(options, images)
     line |= score(options, average, images)
     with options.results.open("a") as file:
         print(json.dumps(line, default=str), file=file)
     print(json.dumps(line, default=str))
+
+
+def read_images(path: str) -> Tensor:
+    """Return uint8 images [N, 3, 32, 32] of an .npz file; gray ones of 28x28 are padded with black."""
+    with np.load(path) as file:
+        images = torch.from_numpy(file[file.files[0]])
+    if images.ndim == 3:
+        return F.pad(images, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
+    return images if images.shape[1] == 3 else images.permute(0, 3, 1, 2).contiguous()
+
+
+class Networks:
+    """Both networks, G's moving average and the optimizers; takes steps with the recipe of the options."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.steps, self.images = options, 0, 0
+        maps = {"fmap_base": options.fmap_base, "fmap_max": options.fmap_max}
+        self.G, self.D = Generator(32, **maps), Discriminator(32, mbstd_group=options.mbstd_group, **maps)
+        for network in (self.G, self.D):
+            network.to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.G).requires_grad_(False)
+        self.g_adam, self.d_adam = (
+            torch.optim.Adam(n.parameters(), options.lr, (0.0, options.beta2), fused=True) for n in (self.G, self.D)
+        )
+        self.augment, self.rng = Augmentation(options.augment), np.random.default_rng(options.seed)
+
+    def step(self, images: Tensor, alpha: float, lr: float) -> None:
+        """Update D, G and the average on uint8 images [N, 3, r, r]."""
+        options, batch, side = self.options, len(images), images.shape[-1]
+        for adam in (self.g_adam, self.d_adam):
+            adam.param_groups[0]["lr"] = lr
+        loss, x = self.loss(), prepare(images, alpha)
+
+        def critic(inputs: Tensor, batches: int = 1) -> tuple[Tensor, Tensor]:
+            noise = self.augment.draw(self.rng, len(inputs), side)
+            return self.D(self.augment(inputs, torch.ones(()), noise), resolution=side, alpha=alpha, batches=batches)
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=not options.fp32):
+            with torch.no_grad():
+                x_fake = self.G(torch.randn(batch, self.G.latent_size), resolution=side, alpha=alpha)
+            d_loss = loss.discriminator_loss(critic, x, x_fake, torch.rand(batch, 1, 1, 1))["d_loss"]
+        self.d_adam.zero_grad()
+        d_loss.backward()
+        self.d_adam.step()
+        with freeze_weights(self.D), torch.autocast("cpu", torch.bfloat16, enabled=not options.fp32):
+            x_fake = self.G(torch.randn(batch, self.G.latent_size), resolution=side, alpha=alpha)
+            g_loss = loss.generator_loss(critic, x_fake, reals=x)["g_loss"]
+            self.g_adam.zero_grad()
+            g_loss.backward()
+        self.g_adam.step()
+        update_ema(self.average, self.G, 0.5 ** (batch / min(options.half_life, max(0.1 * self.images, 1.0))))
+        self.steps, self.images = self.steps + 1, self.images + batch
+
+    def loss(self) -> Loss:
+        """Return this step's loss: every --penalty-every steps with penalties, as many times as strong."""
+        options = self.options
+        factor = options.penalty_every if self.steps % options.penalty_every == 0 else 0
+        return Loss(
+            ADVERSARIAL[options.loss],
+            full_resolution=32,
+            penalty=options.gp * factor,
+            r1=options.r1 * factor,
+            r2=options.r2 * factor,
+            drift=options.drift,
+        )
 
 
 def train(options: argparse.Namespace, images: Tensor) -> tuple[Generator, dict]:
@@ -80,14 +154,8 @@ def train(options: argparse.Namespace, images: Tensor) -> tuple[Generator, dict]
     levels = {32: images}
     for side in (16, 8, 4):
         levels[side] = (downscale(levels[2 * side].float()) + 0.5).byte()
-    maps = {"fmap_base": options.fmap_base, "fmap_max": options.fmap_max}
-    G, D = Generator(32, **maps), Discriminator(32, **maps)
-    for network in (G, D):
-        network.to(memory_format=torch.channels_last)
-    average = copy.deepcopy(G).requires_grad_(False)
-    g_adam, d_adam = (torch.optim.Adam(n.parameters(), options.lr, (0.0, 0.99), fused=True) for n in (G, D))
-    shares = [float(share) for share in options.shares.split(",")]
-    ends, batch, step = [*np.cumsum(shares).tolist(), 1.0], options.batch_size, 0
+    networks = Networks(options)
+    ends = [*np.cumsum([float(share) for share in options.shares.split(",")]).tolist(), 1.0]
     seen, seconds = dict.fromkeys(RESOLUTIONS, 0), dict.fromkeys(RESOLUTIONS, 0.0)
     start = now = time.process_time()
     while (done := (now - start) / options.seconds) < 1:
@@ -97,43 +165,13 @@ def train(options: argparse.Namespace, images: Tensor) -> tuple[Generator, dict]
             began = ends[stage - 1]
             alpha = min((done - began) / min((ends[stage] - began) / 2, 0.1), 1.0)
         decay = max(done - 1 + options.decay, 0.0) / options.decay if options.decay else 0.0
-        for adam in (g_adam, d_adam):
-            adam.param_groups[0]["lr"] = options.lr * (1 + math.cos(math.pi * decay)) / 2
-        factor = options.penalty_every if step % options.penalty_every == 0 else 0
-        loss = Loss(
-            ADVERSARIAL[options.loss],
-            full_resolution=32,
-            penalty=options.gp * factor,
-            r1=options.r1 * factor,
-            r2=options.r2 * factor,
-            drift=options.drift,
-        )
-        chosen = torch.randint(len(images), (batch,))
-        x = prepare(levels[side][chosen], alpha)
-
-        def critic(inputs: Tensor, batches: int = 1, side: int = side, alpha: float = alpha) -> tuple[Tensor, Tensor]:
-            return D(inputs, resolution=side, alpha=alpha, batches=batches)
-
-        with torch.autocast("cpu", torch.bfloat16, enabled=not options.fp32):
-            with torch.no_grad():
-                x_fake = G(torch.randn(batch, G.latent_size), resolution=side, alpha=alpha)
-            d_loss = loss.discriminator_loss(critic, x, x_fake, torch.rand(batch, 1, 1, 1))["d_loss"]
-        d_adam.zero_grad()
-        d_loss.backward()
-        d_adam.step()
-        with freeze_weights(D), torch.autocast("cpu", torch.bfloat16, enabled=not options.fp32):
-            x_fake = G(torch.randn(batch, G.latent_size), resolution=side, alpha=alpha)
-            g_loss = loss.generator_loss(critic, x_fake, reals=x)["g_loss"]
-            g_adam.zero_grad()
-            g_loss.backward()
-        g_adam.step()
-        total = sum(seen.values())
-        update_ema(average, G, 0.5 ** (batch / min(options.half_life, max(0.1 * total, 1.0))))
-        before, now, step = now, time.process_time(), step + 1
-        seen[side] += batch
+        chosen = torch.randint(len(images), (options.batch_size,))
+        networks.step(levels[side][chosen], alpha, options.lr * (1 + math.cos(math.pi * decay)) / 2)
+        before, now = now, time.process_time()
+        seen[side] += options.batch_size
         seconds[side] += now - before
-    speeds = {side: round(seen[side] / seconds[side], 1) for side in RESOLUTIONS}
-    return average, vars(options) | {"seen": seen, "images": sum(seen.values()), "images_per_second": speeds}
+    speeds = {side: round(seen[side] / max(seconds[side], 1e-9), 1) for side in RESOLUTIONS}
+    return networks.average, vars(options) | {"seen": seen, "images": networks.images, "images_per_second": speeds}
 
 
 def prepare(batch: Tensor, alpha: float) -> Tensor:
@@ -145,22 +183,38 @@ def prepare(batch: Tensor, alpha: float) -> Tensor:
 
 @torch.no_grad()
 def score(options: argparse.Namespace, average: Generator, images: Tensor) -> dict[str, float]:
-    """Return KID, MIND and FID of --num-images against 5,000 real images, with Inception in bf16."""
+    """Return KID, MIND and FID of --num-images against --real-images real ones, with Inception in bf16.
+
+    The real images' features are kept in the working directory. Also writes 64 generated images to NAME.png, and counts
+    the modes if the data are the embedded dataset's.
+    """
     torch.manual_seed(1)
     parts = [average(torch.randn(100, average.latent_size)) for _ in range(options.num_images // 100)]
     fakes = ((torch.cat(parts) + 1) * 127.5).round().clamp(0, 255).byte()
+    to_pil_image(make_grid(fakes[:64], nrow=16, padding=1)).save(f"{options.name}.png")
     inception = Inception(read_state_dict(options.inception_weights), precision="bf16")
+    kept = Path(f"features-{options.real_images}-{hashlib.sha256(images[:100].numpy()).hexdigest()[:8]}.pt")
+    if not kept.exists():
+        torch.save(
+            extract(inception, images[:: max(len(images) // options.real_images, 1)][: options.real_images]), kept
+        )
     sides = []
-    for side in (images[:: max(len(images) // 5000, 1)][:5000], fakes):
+    for found in (torch.load(kept), extract(inception, fakes)):
         features, statistics = Features(), FeatureStatistics()
-        for part in side.split(50):
-            found, _ = inception(part)
-            features.update(found)
-            statistics.update(found)
+        features.update(found)
+        statistics.update(found)
         sides.append((features, statistics))
     (real, real_statistics), (fake, fake_statistics) = sides
-    results = KID().compare(real, fake) | MIND().compare(real, fake) | FID().compare(real_statistics, fake_statistics)
-    return results
+    scores = KID().compare(real, fake) | MIND().compare(real, fake) | FID().compare(real_statistics, fake_statistics)
+    if "synthetic" in options.data:
+        shares = np.bincount(classify(fakes[:1000].numpy()), minlength=32) / 1000
+        scores["modes"] = int((shares >= MIN_SHARE / 32).sum())
+    return scores
+
+
+def extract(inception: Inception, images: Tensor) -> Tensor:
+    """Return Inception's features [N, 2048] of uint8 images [N, 3, 32, 32]."""
+    return torch.cat([inception(part)[0] for part in images.split(50)])
 
 
 if __name__ == "__main__":
