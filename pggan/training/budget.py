@@ -33,7 +33,7 @@ from ..paths import read_options
 from .device import choose_device, choose_kernels, choose_precision, keep_freed_memory, measure_matrix_rate
 from .growth import GrowthController, value_at
 from .memory import explain_out_of_memory
-from .plan import compute_costs_per_image, time_stages
+from .plan import compute_costs_per_image, exceeds_memory, time_stages
 from .state import TrainState
 from .tracking import log
 
@@ -158,7 +158,10 @@ def choose_options(
 
 
 def choose_width(
-    config: TrainConfig, specified: Mapping[str, Any], training: float, measure: Callable[[TrainConfig], Times]
+    config: TrainConfig,
+    specified: Mapping[str, Any],
+    training: float,
+    measure: Callable[[TrainConfig], tuple[Times, bool]],
 ) -> tuple[TrainConfig, Times]:
     """Return options with the recipe and the widest networks that see WIDTH_IMAGES in the last stage, and their speed.
 
@@ -175,7 +178,10 @@ def choose_width(
             "batch_size": {r: min(n, batch) for r, n in paper.items()},
         }
         candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
-        times = measure(candidate)
+        times, fits = measure(candidate)
+        if best and not fits:
+            log(f"networks of --fmap-base {base} --fmap-max {largest} need more memory than this machine has")
+            return best
         if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
             return best
         best = candidate, times
@@ -198,14 +204,19 @@ def choose_recipe(config: TrainConfig, specified: Mapping[str, Any]) -> dict[str
     return recipe
 
 
-def measure_speed(config: TrainConfig, classes: int, device: torch.device, processes: int) -> Times:
-    """Return the seconds per image of each stage's training steps, timed for at most TRIAL_SECONDS."""
+def measure_speed(config: TrainConfig, classes: int, device: torch.device, processes: int) -> tuple[Times, bool]:
+    """Time each stage's training steps, for at most TRIAL_SECONDS.
+
+    Returns:
+        Seconds per image by resolution, and whether the last stage fits in memory.
+    """
     config = replace(config, precision=choose_precision(config, device), total_kimg=None)
     with explain_out_of_memory():
         state = TrainState(config, classes, device)
     costs = compute_costs_per_image(state.arguments)
     timed = time_stages(config, GrowthController(config), state, costs, TRIAL_SECONDS, processes)
-    return {resolution: seconds for resolution, seconds, _ in timed}
+    times = {resolution: seconds for resolution, seconds, _ in timed}
+    return times, not exceeds_memory(config, state)
 
 
 def share_time(stages: int) -> list[float]:

@@ -57,8 +57,8 @@ SCORES = {
     "swd": ("SWD x1000", 1, ".2f"),
     "modes": ("modes of 32", 1, "d"),
 }
-# Bytes of process memory per byte of tensors on a CPU, measured on Linux from 128 maps at 32x32 to 256 at 64x64.
-CPU_MEMORY_OVERHEAD = 1.6
+# Bytes of process memory per byte of tensors; the CPU's measured on Linux from 128 maps at 32x32 to 256 at 64x64.
+MEMORY_OVERHEAD = {"cpu": 1.6, "cuda": 1.0}
 
 
 def compute_costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, float]:
@@ -128,11 +128,9 @@ def format_plan(plan: GrowthController, state: TrainState) -> str:
 def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
     """Print each stage's estimated memory, speed and time as soon as it is known, within DRY_RUN_SECONDS."""
     seen = state.images  # timing steps changes the state
-    free = read_usable_memory(state.device)  # beside the networks, which exist already; 0 if unknown
-    usable, too_large = free + count_tensor_bytes(state), []
-    overhead, base = 1.0, 0  # a GPU's figure is of tensors alone, a CPU's of the whole process
+    usable, too_large = read_memory_for_training(state), []
+    overhead, base = MEMORY_OVERHEAD[state.device.type], 0  # a GPU's figure is of tensors alone, a CPU's of the process
     if state.device.type == "cpu":
-        overhead = CPU_MEMORY_OVERHEAD
         base = max(read_peak_memory(state.device) - count_tensor_bytes(state), 0)
     print(f"\nestimates for {describe_device(state.device)}, {config.precision}, timing a few steps:", flush=True)
     print("    stage  memory, GiB  images/s        time", flush=True)
@@ -141,14 +139,12 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
         config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS
     ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
-        tensors = max(
-            estimate_memory(config, state, plan.phase(row.start + 1), config.precision == "bf16") for row in rows
-        )
+        tensors = estimate_stage_memory(config, plan, state, resolution)
         stage = seconds * sum(row.end - row.start for row in rows)
         total += stage
         remaining += seconds * sum(max(row.end - max(row.start, seen), 0) for row in rows)
         name, mark = f"{resolution}x{resolution}", "" if is_timed else "~"
-        too_large += [name] if free and overhead * tensors > usable else []
+        too_large += [name] if usable and overhead * tensors > usable else []
         peak, speed, time_text = (base + overhead * tensors) / 2**30, f"{1 / seconds:.4g}", format_duration(stage)
         print(f"{name:>9}  {peak:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
     if not is_timed:
@@ -171,6 +167,19 @@ def describe_evaluation_memory(config: TrainConfig, num_reals: int) -> str:
     memory, disk = estimate_metric_memory(config.metrics, count, min(count, num_reals), config.channels, side)
     text = f"evaluations at {side}x{side} need about {memory / 2**30:.1f} GiB of memory more"
     return text + (f", and {disk / 2**30:.1f} GiB of disk space in {find_temporary_folder()}" if disk else "")
+
+
+def read_memory_for_training(state: TrainState) -> int:
+    """Return the bytes that training can use on the state's device, with those of its networks; 0 if unknown."""
+    free = read_usable_memory(state.device)
+    return free + count_tensor_bytes(state) if free else 0
+
+
+def exceeds_memory(config: TrainConfig, state: TrainState) -> bool:
+    """Return whether a step of the last stage needs more memory than the device has, as far as the system tells."""
+    usable = read_memory_for_training(state)
+    tensors = estimate_stage_memory(config, GrowthController(config), state, config.resolution)
+    return 0 < usable < MEMORY_OVERHEAD[state.device.type] * tensors
 
 
 def count_tensor_bytes(state: TrainState) -> int:
@@ -327,6 +336,12 @@ class LiveBytes(TorchDispatchMode):
 
     def free(self, count: int) -> None:
         self.current -= count
+
+
+def estimate_stage_memory(config: TrainConfig, plan: GrowthController, state: TrainState, resolution: int) -> int:
+    """Return the peak bytes of tensors during a stage, both while it fades in and after."""
+    rows, bf16 = [row for row in plan.rows() if row.resolution == resolution], config.precision == "bf16"
+    return max(estimate_memory(config, state, plan.phase(row.start + 1), bf16) for row in rows)
 
 
 def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:

@@ -19,13 +19,20 @@ IMAGES_PER_SECOND = {4: 4000, 8: 2000, 16: 400, 32: 100, 64: 20}  # of networks 
 
 
 @pytest.fixture
-def speeds(monkeypatch):
+def largest_base():
+    """The largest --fmap-base that fits in memory."""
+    return 8192
+
+
+@pytest.fixture
+def speeds(monkeypatch, largest_base):
     """Replace the timing of steps: half the speed with twice the width."""
     monkeypatch.setattr(budget, "measure_matrix_rate", lambda *_: 1e11)
     table = dict(IMAGES_PER_SECOND)
 
     def measure_speed(config, classes, device, processes):
-        return {r: config.fmap_base / 512 / table[r] / processes for r in table if r <= config.resolution}
+        times = {r: config.fmap_base / 512 / table[r] / processes for r in table if r <= config.resolution}
+        return times, config.fmap_base <= largest_base
 
     monkeypatch.setattr(budget, "measure_speed", measure_speed)
     return table
@@ -83,6 +90,12 @@ def test_more_time_buys_wider_networks(speeds, tmp_path, monkeypatch):
     times = "10m", "1h", "10h", "9d"
     widths = [resolve(tmp_path, monkeypatch, budget=time, resolution=32).fmap_base for time in times]
     assert widths == sorted(widths) and len(set(widths)) > 2 and widths[-1] == 8192
+
+
+@pytest.mark.parametrize("largest_base", [2048])
+def test_networks_that_do_not_fit_in_memory_are_not_planned(speeds, tmp_path, monkeypatch, capsys):
+    assert resolve(tmp_path, monkeypatch, budget="9d", resolution=32).fmap_base == 2048
+    assert "--fmap-base 4096 --fmap-max 512 need more memory" in capsys.readouterr().err
 
 
 def test_specified_options_win(speeds, tmp_path, monkeypatch):

@@ -40,6 +40,13 @@ def test_estimated_memory_matches_the_peak_of_real_steps(options):
     assert state.images == 0 and all(p.grad is None for p in state.D.parameters())
 
 
+@pytest.mark.parametrize("free, exceeds", [(0, False), (2**20, True), (2**40, False)])  # 0: unknown
+def test_whether_the_last_stage_fits_in_memory(free, exceeds, monkeypatch):
+    monkeypatch.setattr(plan, "read_usable_memory", lambda device: free)
+    config = resolve_config({"data": "synthetic", "resolution": 16, "channels": 3, "fmap_max": 32, "batch_size": 8})
+    assert plan.exceeds_memory(config, TrainState(config, 0, CPU)) == exceeds
+
+
 def run_trial(config, seconds, costs=None, device=CPU):
     """Return a trial's list of (resolution, whether it was timed) and the batch sizes it used."""
     state, batches = TrainState(config, 0, CPU), []
