@@ -43,13 +43,14 @@ Times = Mapping[int, float]  # seconds per image by resolution
 RECIPE: dict[str, Any] = {
     "loss": "relativistic",
     "penalty": "r1+r2",
-    "r_weight": 0.05,
+    "r_weight": 0.1,
     "penalty_every": 8,
     "lr": 0.003,
 }
-# (--fmap-base, --fmap-max), narrow to wide, the paper's last: the widest whose last stage sees WIDTH_IMAGES is used
-WIDTHS = ((512, 64), (1024, 128), (2048, 256), (4096, 512), (8192, 512))
-WIDTH_IMAGES = 100_000
+# (feature maps of the last stage, --fmap-max), narrow to wide: the widest whose last stage sees WIDTH_IMAGES is used
+WIDTHS = ((16, 64), (32, 64), (64, 128), (128, 256), (256, 512), (512, 512))
+PAPER_BASE = 8192  # the largest --fmap-base
+WIDTH_IMAGES = 500_000
 REACH_IMAGES = 20_000  # a resolution is out of reach if the narrowest networks see fewer images there
 BATCH = {"cpu": 8, "cuda": 64}  # a GPU takes as long for a step with fewer
 LAST_SHARE = 0.76  # of the training time is the last stage's
@@ -169,7 +170,7 @@ def choose_width(
     """
     best: tuple[TrainConfig, Times] | None = None
     paper, batch = truncate_table(TrainConfig().batch_size, config.resolution), BATCH[choose_device(config.device).type]
-    for base, largest in WIDTHS:
+    for base, largest in list_widths(config.resolution):
         chosen = {
             **choose_recipe(config, specified),
             "fmap_base": base,
@@ -189,6 +190,12 @@ def choose_width(
             break
     assert best
     return best
+
+
+def list_widths(resolution: int) -> list[tuple[int, int]]:
+    """Return pairs of --fmap-base and --fmap-max, narrow to wide, up to the paper's."""
+    pairs = ((min(maps * resolution // 2, PAPER_BASE), largest) for maps, largest in WIDTHS)
+    return list(dict.fromkeys(pairs))
 
 
 def choose_recipe(config: TrainConfig, specified: Mapping[str, Any]) -> dict[str, Any]:

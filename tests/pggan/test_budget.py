@@ -9,8 +9,9 @@ import pytest
 from pggan import checkpoints
 from pggan.checkpoints.run_directory import read_lines
 from pggan.config import ConfigError, TrainConfig, parse_duration
+from pggan.networks.progressive import count_feature_maps
 from pggan.training import budget, loop, train
-from pggan.training.budget import find_end, plan_stages, resolve_budget, share_time
+from pggan.training.budget import find_end, list_widths, plan_stages, resolve_budget, share_time
 from pggan.training.growth import GrowthController
 from pggan.use.report.run import build_plan_rows
 from pggan.use.trained import read_plan
@@ -92,6 +93,13 @@ def test_more_time_buys_wider_networks(speeds, tmp_path, monkeypatch):
     assert widths == sorted(widths) and len(set(widths)) > 2 and widths[-1] == 8192
 
 
+@pytest.mark.parametrize("resolution", [4, 32, 64, 1024])
+def test_widths_end_at_the_papers(resolution):
+    widths = list_widths(resolution)
+    assert widths == sorted(set(widths)) and widths[-1] == (min(256 * resolution, 8192), 512)
+    assert count_feature_maps(resolution.bit_length() - 2, widths[0][0], 1.0, widths[0][1]) == 16
+
+
 @pytest.mark.parametrize("largest_base", [2048])
 def test_networks_that_do_not_fit_in_memory_are_not_planned(speeds, tmp_path, monkeypatch, capsys):
     assert resolve(tmp_path, monkeypatch, budget="9d", resolution=32).fmap_base == 2048
@@ -102,7 +110,7 @@ def test_specified_options_win(speeds, tmp_path, monkeypatch):
     options = {"fmap_max": 48, "lr": 0.01, "batch_size": "4:8", "metrics": "swd"}
     config = resolve(tmp_path, monkeypatch, budget="1h", resolution=32, **options)
     assert (config.fmap_max, config.lr, config.batch_size) == (48, {4: 0.01}, {4: 8})
-    assert config.metrics == ("swd",) and config.fmap_base > 512  # still chosen
+    assert config.metrics == ("swd",) and config.fmap_base == 256  # still chosen
 
 
 @pytest.mark.parametrize(
@@ -162,7 +170,7 @@ def test_a_config_file_is_planned_for_unless_it_has_a_plan(speeds, tmp_path, mon
     file.write_text(json.dumps({"data": "synthetic", "channels": 3, "device": "cpu", "lr": 0.01, "budget": "1h"}))
     planned = resolve_budget({}, str(file))
     assert planned.lr == {4: 0.01} and planned.penalty_every == 8 and planned.total_kimg
-    assert resolve_budget({"budget": "2h"}, str(file)).fmap_base > planned.fmap_base
+    assert resolve_budget({"budget": "9d"}, str(file)).fmap_base > planned.fmap_base
     run = tmp_path / "runs" / "a"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.json").write_text(json.dumps(planned.to_dict()))
