@@ -191,7 +191,7 @@ def score(options: argparse.Namespace, average: Generator, images: Tensor) -> di
     torch.manual_seed(1)
     parts = [average(torch.randn(100, average.latent_size)) for _ in range(options.num_images // 100)]
     fakes = ((torch.cat(parts) + 1) * 127.5).round().clamp(0, 255).byte()
-    to_pil_image(make_grid(fakes[:64], nrow=16, padding=1)).save(f"{options.name}.png")
+    to_pil_image(make_grid(fakes[:64], nrow=16, padding=1)).save(f"{options.name or 'samples'}.png")
     inception = Inception(read_state_dict(options.inception_weights), precision="bf16")
     kept = Path(f"features-{options.real_images}-{hashlib.sha256(images[:100].numpy()).hexdigest()[:8]}.pt")
     if not kept.exists():
