@@ -186,7 +186,7 @@ def score(options: argparse.Namespace, average: Generator, images: Tensor) -> di
     """Return KID, MIND and FID of --num-images against --real-images real ones, with Inception in bf16.
 
     The real images' features are kept in the working directory. Also writes 64 generated images to NAME.png, and counts
-    the modes if the data are the embedded dataset's.
+    the embedded dataset's modes if the path contains "synthetic".
     """
     torch.manual_seed(1)
     parts = [average(torch.randn(100, average.latent_size)) for _ in range(options.num_images // 100)]

@@ -47,6 +47,7 @@ RECIPE: dict[str, Any] = {
     "penalty_every": 8,
     "lr": 0.003,
 }
+# Widths: "How wide, and at which rate, in short runs?" (2026-11-26)
 # (feature maps of the last stage, --fmap-max), narrow to wide: the widest whose last stage sees WIDTH_IMAGES is used
 WIDTHS = ((16, 64), (32, 64), (64, 128), (128, 256), (256, 512), (512, 512))
 PAPER_BASE = 8192  # the largest --fmap-base
@@ -181,7 +182,8 @@ def choose_width(
         candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
         times, fits = measure(candidate)
         if best and not fits:
-            log(f"networks of --fmap-base {base} --fmap-max {largest} need more memory than this machine has")
+            widths = f"--fmap-base {candidate.fmap_base} --fmap-max {candidate.fmap_max}"
+            log(f"networks of {widths} need more memory than this machine has")
             return best
         if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
             return best

@@ -170,7 +170,7 @@ def describe_evaluation_memory(config: TrainConfig, num_reals: int) -> str:
 
 
 def read_memory_for_training(state: TrainState) -> int:
-    """Return the bytes that training can use on the state's device, with those of its networks; 0 if unknown."""
+    """Return the bytes of memory available to training, including what the networks already occupy; 0 if unknown."""
     free = read_usable_memory(state.device)
     return free + count_tensor_bytes(state) if free else 0
 
