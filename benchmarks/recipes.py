@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
@@ -36,6 +36,7 @@ from pggan.metrics.mind import MIND
 from pggan.metrics.modes import MIN_SHARE
 from pggan.metrics.weights import read_state_dict
 from pggan.networks import Discriminator, Generator
+from pggan.networks.baselines import DCGANDiscriminator, DCGANGenerator
 from pggan.networks.layers import downscale, upscale
 from pggan.training.augment import Augmentation
 from pggan.training.losses import ADVERSARIAL, Loss
@@ -50,10 +51,14 @@ def main() -> None:
     parser.add_argument("--name", default="", help="label in the results")
     parser.add_argument("--seconds", type=float, default=200, help="CPU time of training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--arch", choices=("progressive", "dcgan"), default="progressive")
     parser.add_argument("--fmap-base", type=int, default=512)
+    parser.add_argument("--fmap-decay", type=float, default=1.0)
     parser.add_argument("--fmap-max", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=0.003)
+    parser.add_argument("--d-lr-factor", type=float, default=1.0, help="D's learning rate, relative to --lr")
+    parser.add_argument("--beta1", type=float, default=0.0)
     parser.add_argument("--beta2", type=float, default=0.99)
     parser.add_argument("--mbstd-group", type=int, default=4)
     parser.add_argument("--augment", choices=("none", "diffaug"), default="none")
@@ -63,9 +68,15 @@ def main() -> None:
     parser.add_argument("--gp", type=float, default=0.0, help="weight of the gradient penalty")
     parser.add_argument("--drift", type=float, default=0.0)
     parser.add_argument("--penalty-every", type=int, default=1)
-    parser.add_argument("--shares", default="0.02,0.06,0.15", help="fractions of the time of all stages but the last")
+    parser.add_argument(
+        "--shares",
+        default="0.02,0.06,0.15",
+        help="fractions of the time of all stages but the last; 0,0,0 for a DCGAN, which has one stage",
+    )
     parser.add_argument("--decay", type=float, default=0.3, help="fraction of the time in which the rate falls to 0")
-    parser.add_argument("--half-life", type=float, default=4000, help="of the moving average, in images")
+    parser.add_argument(
+        "--half-life", default="4000", help="of the moving averages, in images, separated by commas; each is scored"
+    )
     parser.add_argument("--fp32", action="store_true", help="instead of bf16")
     parser.add_argument(
         "--num-images", type=int, default=1000, help="generated images to score, at least 1,000 for KID"
@@ -76,11 +87,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     images = read_images(options.data)
-    average, line = train(options, images)
-    line |= score(options, average, images)
-    with options.results.open("a") as file:
-        print(json.dumps(line, default=str), file=file)
-    print(json.dumps(line, default=str))
+    averages, trained = train(options, images)
+    for half_life, average in averages.items():
+        line = json.dumps(trained | {"half_life": half_life} | score(options, average, images), default=str)
+        with options.results.open("a") as file:
+            print(line, file=file)
+        print(line)
 
 
 def read_images(path: str) -> Tensor:
@@ -93,25 +105,31 @@ def read_images(path: str) -> Tensor:
 
 
 class Networks:
-    """Both networks, G's moving average and the optimizers; takes steps with the recipe of the options."""
+    """Both networks, G's moving averages and the optimizers; takes steps with the recipe of the options."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.steps, self.images = options, 0, 0
-        maps = {"fmap_base": options.fmap_base, "fmap_max": options.fmap_max}
-        self.G, self.D = Generator(32, **maps), Discriminator(32, mbstd_group=options.mbstd_group, **maps)
+        maps = {"fmap_base": options.fmap_base, "fmap_decay": options.fmap_decay, "fmap_max": options.fmap_max}
+        if options.arch == "dcgan":
+            self.G: nn.Module = DCGANGenerator(32, 3, 0, latent_size=options.fmap_max, **maps)
+            self.D: nn.Module = DCGANDiscriminator(32, 3, 0, **maps)
+        else:
+            self.G, self.D = Generator(32, **maps), Discriminator(32, mbstd_group=options.mbstd_group, **maps)
         for network in (self.G, self.D):
             network.to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.G).requires_grad_(False)
+        half_lives = map(float, options.half_life.split(","))
+        self.averages = {half_life: copy.deepcopy(self.G).requires_grad_(False) for half_life in half_lives}
         self.g_adam, self.d_adam = (
-            torch.optim.Adam(n.parameters(), options.lr, (0.0, options.beta2), fused=True) for n in (self.G, self.D)
+            torch.optim.Adam(n.parameters(), options.lr, (options.beta1, options.beta2), fused=True)
+            for n in (self.G, self.D)
         )
         self.augment, self.rng = Augmentation(options.augment), np.random.default_rng(options.seed)
 
     def step(self, images: Tensor, alpha: float, lr: float) -> None:
-        """Update D, G and the average on uint8 images [N, 3, r, r]."""
+        """Update D, G and the averages on uint8 images [N, 3, r, r]."""
         options, batch, side = self.options, len(images), images.shape[-1]
-        for adam in (self.g_adam, self.d_adam):
-            adam.param_groups[0]["lr"] = lr
+        self.g_adam.param_groups[0]["lr"] = lr
+        self.d_adam.param_groups[0]["lr"] = lr * options.d_lr_factor
         loss, x = self.loss(), prepare(images, alpha)
 
         def critic(inputs: Tensor, batches: int = 1) -> tuple[Tensor, Tensor]:
@@ -131,7 +149,8 @@ class Networks:
             self.g_adam.zero_grad()
             g_loss.backward()
         self.g_adam.step()
-        update_ema(self.average, self.G, 0.5 ** (batch / min(options.half_life, max(0.1 * self.images, 1.0))))
+        for half_life, average in self.averages.items():
+            update_ema(average, self.G, 0.5 ** (batch / min(half_life, max(0.1 * self.images, 1.0))))
         self.steps, self.images = self.steps + 1, self.images + batch
 
     def loss(self) -> Loss:
@@ -148,8 +167,8 @@ class Networks:
         )
 
 
-def train(options: argparse.Namespace, images: Tensor) -> tuple[Generator, dict]:
-    """Train for --seconds; return the generator's moving average, and the options, images seen and speeds."""
+def train(options: argparse.Namespace, images: Tensor) -> tuple[dict[float, nn.Module], dict]:
+    """Train for --seconds; return G's moving averages by half-life, and the options, images seen and speeds."""
     torch.manual_seed(options.seed)
     levels = {32: images}
     for side in (16, 8, 4):
@@ -161,7 +180,7 @@ def train(options: argparse.Namespace, images: Tensor) -> tuple[Generator, dict]
     while (done := (now - start) / options.seconds) < 1:
         stage = next(i for i, end in enumerate(ends) if done < end)
         side, alpha = RESOLUTIONS[stage], 1.0
-        if stage:  # half of a stage fades in, but at most a tenth of the run
+        if stage and options.arch == "progressive":  # half of a stage fades in, but at most a tenth of the run
             began = ends[stage - 1]
             alpha = min((done - began) / min((ends[stage] - began) / 2, 0.1), 1.0)
         decay = max(done - 1 + options.decay, 0.0) / options.decay if options.decay else 0.0
@@ -171,7 +190,7 @@ def train(options: argparse.Namespace, images: Tensor) -> tuple[Generator, dict]
         seen[side] += options.batch_size
         seconds[side] += now - before
     speeds = {side: round(seen[side] / max(seconds[side], 1e-9), 1) for side in RESOLUTIONS}
-    return networks.average, vars(options) | {"seen": seen, "images": networks.images, "images_per_second": speeds}
+    return networks.averages, vars(options) | {"seen": seen, "images": networks.images, "images_per_second": speeds}
 
 
 def prepare(batch: Tensor, alpha: float) -> Tensor:
@@ -182,11 +201,11 @@ def prepare(batch: Tensor, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def score(options: argparse.Namespace, average: Generator, images: Tensor) -> dict[str, float]:
+def score(options: argparse.Namespace, average: nn.Module, images: Tensor) -> dict[str, float]:
     """Return KID, MIND and FID of --num-images against --real-images real ones, with Inception in bf16.
 
-    The real images' features are kept in the working directory. Also writes 64 generated images to NAME.png, and counts
-    the embedded dataset's modes if the path contains "synthetic".
+    The real images' features are kept in the working directory. Also writes 64 generated images to NAME.png (with
+    several averages, those of the last), and counts the embedded dataset's modes if the path contains "synthetic".
     """
     torch.manual_seed(1)
     parts = [average(torch.randn(100, average.latent_size)) for _ in range(options.num_images // 100)]
