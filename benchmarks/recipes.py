@@ -204,8 +204,8 @@ def prepare(batch: Tensor, alpha: float) -> Tensor:
 def score(options: argparse.Namespace, average: nn.Module, images: Tensor) -> dict[str, float]:
     """Return KID, MIND and FID of --num-images against --real-images real ones, with Inception in bf16.
 
-    The real images' features are kept in the working directory. Also writes 64 generated images to NAME.png (with
-    several averages, those of the last), and counts the embedded dataset's modes if the path contains "synthetic".
+    The real images' features are kept in the working directory. Also writes 64 generated images to NAME.png, replacing
+    those of an earlier average, and counts the embedded dataset's modes if the path contains "synthetic".
     """
     torch.manual_seed(1)
     parts = [average(torch.randn(100, average.latent_size)) for _ in range(options.num_images // 100)]
