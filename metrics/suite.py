@@ -243,8 +243,7 @@ class Suite:
 
     def make_statistics(self) -> DatasetStatistics:
         """Return empty accumulators for every metric."""
-        types = {metric.accumulator_type for metric in self.metrics.values()}
-        return DatasetStatistics(accumulators={accumulator_type: accumulator_type() for accumulator_type in types})
+        return DatasetStatistics(accumulators={keeps: keeps() for keeps in self.accumulator_types()})
 
     def add(self, statistics: DatasetStatistics, part: FeatureBatch) -> None:
         """Add a batch to a dataset's statistics; out of memory, drop the accumulator with a warning.
@@ -297,24 +296,35 @@ class Suite:
             identity: identifies the images (default: computed from all pixels).
         """
         extract = extract or (lambda takes: (self.extract(batch, takes) for batch in make_batches()))
-        storable = {m.accumulator_type for m in self.metrics.values() if hasattr(m.accumulator_type, "from_arrays")}
-        if self.cache is None or self.inception is None or not storable:
+        if self.cache is None or self.inception is None or not any(map(is_storable, self.accumulator_types())):
             return self.accumulate(extract)
         identity = identity or digest_images(make_batches())
-        keys, count, shape = self.cache_keys(identity), identity[1], identity[2]
-        stored = {keeps: keeps.from_arrays(self.cache.load(keys[keeps]), count) for keeps in storable}
-        found = {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
-        missing = {
-            m.accumulator_type: m.accumulator_type()
-            for m in self.metrics.values()
-            if m.accumulator_type not in found and m.uses_reals
-        }
+        found = self.find_stored(identity)
+        needed = {metric.accumulator_type for metric in self.metrics.values() if metric.uses_reals}
+        missing = {accumulator_type: accumulator_type() for accumulator_type in needed - found.keys()}
         if not missing:  # no pass through Inception at all
-            return DatasetStatistics(count, shape, found)
+            return DatasetStatistics(identity[1], identity[2], found)
         result = self.accumulate(extract, missing)
         self.store(result, identity)
         result.accumulators |= found
         return result
+
+    def load(self, identity: Identity) -> DatasetStatistics | None:
+        """Return what the cache has for these images, or None unless it has the accumulators of every metric."""
+        found = self.find_stored(identity)
+        return DatasetStatistics(*identity[1:], found) if found.keys() == self.accumulator_types() else None
+
+    def find_stored(self, identity: Identity) -> dict[Any, Any]:
+        """Return the accumulators that the cache has for these images, by type."""
+        if self.cache is None or self.inception is None:
+            return {}
+        keys, count = self.cache_keys(identity), identity[1]
+        stored = {keeps: keeps.from_arrays(self.cache.load(key), count) for keeps, key in keys.items()}
+        return {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
+
+    def accumulator_types(self) -> set[Any]:
+        """Return the accumulators' types; several metrics may share one."""
+        return {metric.accumulator_type for metric in self.metrics.values()}
 
     def cache_keys(self, identity: Identity) -> dict[Any, dict[str, Any]]:
         """Return the cache's key for each type of accumulator that it can store.
@@ -324,8 +334,7 @@ class Suite:
         assert self.inception is not None, "features come from Inception"
         # all that the features depend on; the device, too, because its rounding differs
         key = {"images": identity[0], "device": self.inception.device.type, **self.settings()}
-        types = {metric.accumulator_type for metric in self.metrics.values()}
-        return {keeps: {"what": keeps.name, **key} for keeps in types if hasattr(keeps, "from_arrays")}
+        return {keeps: {"what": keeps.name, **key} for keeps in self.accumulator_types() if is_storable(keeps)}
 
     def store(self, statistics: DatasetStatistics, identity: Identity) -> None:
         """Store in the cache what `load_or_compute` can load, if there is a cache."""
@@ -361,6 +370,11 @@ class Suite:
         """Return a result's name, which begins with the network's unless that is Inception."""
         kind = self.inception.kind if self.inception else "inception"
         return name if kind == "inception" or metric.accumulator_type().input_name == "images" else f"{kind}_{name}"
+
+
+def is_storable(accumulator_type: Any) -> bool:
+    """Return whether the cache can keep accumulators of this type."""
+    return hasattr(accumulator_type, "from_arrays")
 
 
 def format_shape(shape: tuple[int, ...]) -> str:

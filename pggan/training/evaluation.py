@@ -140,26 +140,37 @@ class Evaluator:
         total = max(self.num_reals, *(others + 1)) if len(others) else self.num_reals
         is_real, is_other = torch.arange(total) < self.num_reals, torch.zeros(total, dtype=torch.bool)
         is_other[others] = True
-        whole, apart, rest = (self.suite.make_statistics() for _ in range(3))
-        sets = [(whole, is_real), (apart, is_other)]
-        if (is_real & is_other).any():
-            sets.append((rest, is_real & ~is_other))
-        else:
-            rest = whole
+        chosen = [is_real & ~is_other, is_other, is_real]  # the two sides of the row, and what `__call__` needs
+        if not (is_real & is_other).any():  # the first and the last are the same
+            del chosen[2]
+        identities = [self.identify_reals(resolution, np.flatnonzero(part)) for part in chosen]
+        sets: list[DatasetStatistics] = []
 
         def collect(extract: FeatureSource) -> DatasetStatistics:
-            start = 0
-            for part in chain.from_iterable(extract(whole.takes)):
-                for statistics, chosen in sets:
-                    if (here := chosen[start : start + part.count]).any():
-                        self.suite.add(statistics, part.select(here))
-                start += part.count
-            self.suite.store(whole, self.identify_reals(resolution))
-            return whole
+            sets.extend(filter(None, map(self.suite.load, identities)))
+            if len(sets) < len(chosen):
+                sets[:] = self.accumulate_sets(chosen, extract)
+                for statistics, identity in zip(sets, identities, strict=True):
+                    self.suite.store(statistics, identity)
+            return sets[-1] if len(sets) == 3 else sets[0]
 
         images, what = partial(self.real_images, resolution, total), f"real {resolution}x{resolution}"
         self.real_statistics = {resolution: self.collect_on_all_ranks(collect, images, total, what)}
-        return self.suite.compare(rest, apart) if self.ranks.is_first else {}
+        return self.suite.compare(*sets[:2]) if self.ranks.is_first else {}
+
+    def accumulate_sets(self, chosen: Sequence[Tensor], extract: FeatureSource) -> list[DatasetStatistics]:
+        """Return the statistics of several sets of the same images, from one pass.
+
+        Args:
+            chosen: for each set, which images belong to it, bool.
+        """
+        sets, start = [self.suite.make_statistics() for _ in chosen], 0
+        for part in chain.from_iterable(extract(sets[0].takes)):
+            for statistics, members in zip(sets, chosen, strict=True):
+                if (here := members[start : start + part.count]).any():
+                    self.suite.add(statistics, part.select(here))
+            start += part.count
+        return sets
 
     def choose_others(self, held_out: np.ndarray) -> np.ndarray:
         """Return the numbers, in `order`, of real images to take the place of generated ones in `compare_reals`.
@@ -177,11 +188,16 @@ class Evaluator:
             return np.arange(self.num_reals, self.num_reals + self.count)
         return np.arange(self.num_reals // 2)
 
-    def identify_reals(self, resolution: int) -> Identity:
-        """Return what the cache identifies the real images by: the dataset's own digest saves reading them."""
+    def identify_reals(self, resolution: int, numbers: np.ndarray | None = None) -> Identity:
+        """Return what the cache identifies real images by: the dataset's own digest saves reading them.
+
+        Args:
+            numbers: their positions in `order` (default: all that are in use).
+        """
+        numbers = np.arange(self.num_reals) if numbers is None else numbers
         digest = hashlib.blake2b(f"{self.pyramid.key} {resolution}".encode(), digest_size=16)
-        digest.update(self.order[: self.num_reals].tobytes() + self.is_mirrored[: self.num_reals].tobytes())
-        return digest.hexdigest(), self.num_reals, (self.pyramid.channels, resolution, resolution)
+        digest.update(self.order[numbers].tobytes() + self.is_mirrored[numbers].tobytes())
+        return digest.hexdigest(), len(numbers), (self.pyramid.channels, resolution, resolution)
 
     def collect_on_all_ranks(
         self,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pggan.checkpoints import RunDirectory
 from pggan.datasets import DataError, open_pyramid, open_source
-from pggan.metrics import Suite
+from pggan.metrics import Suite, networks
 from pggan.training import evaluation
 from pggan.training.evaluation import Evaluator
 from pggan.training.loop import Training
@@ -73,6 +73,36 @@ def test_the_pass_for_the_row_of_real_images_also_serves_the_checkpoints(pyramid
     evaluator.compare_reals(16, evaluator.choose_others(np.array([])))
     monkeypatch.setattr(evaluator, "real_images", lambda *_: pytest.fail("read the real images again"))
     assert evaluator(generator, 16, 1.0) == expected
+
+
+class MeanColors:
+    """Takes Inception's place: the features of an image are its mean colors."""
+
+    kind = name = "inception"
+    dimensions, device, checksum = 3, torch.device("cpu"), ""
+
+    def __init__(self, weights, device, precision, resize="tf1"):
+        self.resize, self.precision = resize, precision
+
+    def __call__(self, images):
+        return images.float().mean(dim=(2, 3)), None
+
+
+@pytest.mark.parametrize("num_reals", [30, 40], ids=["other images", "half of those in use"])
+def test_another_run_finds_the_features_of_all_real_images_in_the_cache(pyramid, tmp_path, monkeypatch, num_reals):
+    monkeypatch.setattr(networks, "load_weights", lambda *_: {})
+    monkeypatch.setattr(networks, "Inception", MeanColors)
+
+    def make_evaluator():
+        evaluator = Evaluator(pyramid, Suite(["fid", "kid"], cache=tmp_path), 10, seed=0, num_reals=num_reals)
+        evaluator.suite.metrics["kid"].subset_size = 4
+        return evaluator
+
+    first, second = make_evaluator(), make_evaluator()
+    row = first.compare_reals(16, first.choose_others(np.array([])))
+    monkeypatch.setattr(second, "real_images", lambda *_: pytest.fail("read the real images again"))
+    assert row and second.compare_reals(16, second.choose_others(np.array([]))) == row
+    assert second.compute_reals(16).count == num_reals
 
 
 def test_half_of_the_real_images_are_mirrored_if_training_mirrors(pyramid):
