@@ -226,24 +226,29 @@ class Suite:
         # in main memory, because they may go to another process, which cannot reach this one's GPU
         return FeatureBatch(len(images), tuple(images.shape[1:]), {what: features[what].cpu() for what in takes})
 
-    def accumulate(self, extract: FeatureSource, accumulators: dict[Any, Any] | None = None) -> DatasetStatistics:
+    def accumulate(self, extract: FeatureSource, result: DatasetStatistics | None = None) -> DatasetStatistics:
         """Feed accumulators with batches that were processed elsewhere, such as on other ranks.
 
         Args:
             extract: called with the names that the accumulators take; yields `Suite.extract`'s result for each batch.
-            accumulators: accumulators to feed (default: new ones for every metric).
+            result: accumulators to feed (default: new ones for every metric).
 
         Raises:
             MetricError: see `compute_statistics`.
         """
-        result = self.make_statistics() if accumulators is None else DatasetStatistics(accumulators=accumulators)
+        result = result or self.make_statistics()
         for part in chain.from_iterable(extract(result.takes)):
             self.add(result, part)
         return result
 
-    def make_statistics(self) -> DatasetStatistics:
-        """Return empty accumulators for every metric."""
-        return DatasetStatistics(accumulators={keeps: keeps() for keeps in self.accumulator_types()})
+    def make_statistics(self, of_reals: bool = False, without: Iterable[Any] = ()) -> DatasetStatistics:
+        """Return empty accumulators for every metric.
+
+        Args:
+            of_reals: only those that real images need. without: types that are not needed.
+        """
+        types = self.accumulator_types(of_reals) - set(without)
+        return DatasetStatistics(accumulators={keeps: keeps() for keeps in types})
 
     def add(self, statistics: DatasetStatistics, part: FeatureBatch) -> None:
         """Add a batch to a dataset's statistics; out of memory, drop the accumulator with a warning.
@@ -300,31 +305,25 @@ class Suite:
             return self.accumulate(extract)
         identity = identity or digest_images(make_batches())
         found = self.find_stored(identity)
-        needed = {metric.accumulator_type for metric in self.metrics.values() if metric.uses_reals}
-        missing = {accumulator_type: accumulator_type() for accumulator_type in needed - found.keys()}
-        if not missing:  # no pass through Inception at all
+        missing = self.make_statistics(of_reals=True, without=found)
+        if not missing.accumulators:  # no pass through Inception at all
             return DatasetStatistics(identity[1], identity[2], found)
         result = self.accumulate(extract, missing)
         self.store(result, identity)
         result.accumulators |= found
         return result
 
-    def load(self, identity: Identity) -> DatasetStatistics | None:
-        """Return what the cache has for these images, or None unless it has the accumulators of every metric."""
-        found = self.find_stored(identity)
-        return DatasetStatistics(*identity[1:], found) if found.keys() == self.accumulator_types() else None
-
     def find_stored(self, identity: Identity) -> dict[Any, Any]:
-        """Return the accumulators that the cache has for these images, by type."""
+        """Return the accumulators that the cache has for these images, by type; {} without a cache."""
         if self.cache is None or self.inception is None:
             return {}
         keys, count = self.cache_keys(identity), identity[1]
         stored = {keeps: keeps.from_arrays(self.cache.load(key), count) for keeps, key in keys.items()}
         return {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
 
-    def accumulator_types(self) -> set[Any]:
-        """Return the accumulators' types; several metrics may share one."""
-        return {metric.accumulator_type for metric in self.metrics.values()}
+    def accumulator_types(self, of_reals: bool = False) -> set[Any]:
+        """Return the accumulators' types, or only those that real images need; several metrics may share one."""
+        return {metric.accumulator_type for metric in self.metrics.values() if metric.uses_reals or not of_reals}
 
     def cache_keys(self, identity: Identity) -> dict[Any, dict[str, Any]]:
         """Return the cache's key for each type of accumulator that it can store.

@@ -140,37 +140,43 @@ class Evaluator:
         total = max(self.num_reals, *(others + 1)) if len(others) else self.num_reals
         is_real, is_other = torch.arange(total) < self.num_reals, torch.zeros(total, dtype=torch.bool)
         is_other[others] = True
-        chosen = [is_real & ~is_other, is_other, is_real]  # the two sides of the row, and what `__call__` needs
+        masks = [is_real & ~is_other, is_other, is_real]  # the two sides of the row, and what `__call__` needs
         if not (is_real & is_other).any():  # the first and the last are the same
-            del chosen[2]
-        identities = [self.identify_reals(resolution, np.flatnonzero(part)) for part in chosen]
-        sets: list[DatasetStatistics] = []
+            del masks[2]
+        parts: list[DatasetStatistics] = []
 
         def collect(extract: FeatureSource) -> DatasetStatistics:
-            sets.extend(filter(None, map(self.suite.load, identities)))
-            if len(sets) < len(chosen):
-                sets[:] = self.accumulate_sets(chosen, extract)
-                for statistics, identity in zip(sets, identities, strict=True):
-                    self.suite.store(statistics, identity)
-            return sets[-1] if len(sets) == 3 else sets[0]
+            parts.extend(self.load_or_compute_parts(resolution, masks, extract))
+            return parts[-1] if len(parts) == 3 else parts[0]
 
         images, what = partial(self.real_images, resolution, total), f"real {resolution}x{resolution}"
         self.real_statistics = {resolution: self.collect_on_all_ranks(collect, images, total, what)}
-        return self.suite.compare(*sets[:2]) if self.ranks.is_first else {}
+        return self.suite.compare(*parts[:2]) if self.ranks.is_first else {}
 
-    def accumulate_sets(self, chosen: Sequence[Tensor], extract: FeatureSource) -> list[DatasetStatistics]:
-        """Return the statistics of several sets of the same images, from one pass.
+    def load_or_compute_parts(
+        self, resolution: int, masks: Sequence[Tensor], extract: FeatureSource
+    ) -> list[DatasetStatistics]:
+        """Return the statistics of several sets of real images, from the cache or from one pass over all of them.
 
         Args:
-            chosen: for each set, which images belong to it, bool.
+            masks: for each set, which of the first real images in `order` belong to it, bool; the second set takes the
+                place of generated images.
         """
-        sets, start = [self.suite.make_statistics() for _ in chosen], 0
-        for part in chain.from_iterable(extract(sets[0].takes)):
-            for statistics, members in zip(sets, chosen, strict=True):
-                if (here := members[start : start + part.count]).any():
-                    self.suite.add(statistics, part.select(here))
-            start += part.count
-        return sets
+        identities = [self.identify_reals(resolution, np.flatnonzero(mask)) for mask in masks]
+        stored = [self.suite.find_stored(identity) for identity in identities]
+        parts = [self.suite.make_statistics(of_reals=i != 1, without=found) for i, found in enumerate(stored)]
+        start, takes = 0, set().union(*(part.takes for part in parts))
+        for batch in chain.from_iterable(extract(takes) if takes else ()):
+            for part, mask in zip(parts, masks, strict=True):
+                if (here := mask[start : start + batch.count]).any():
+                    self.suite.add(part, batch.select(here))
+            start += batch.count
+        for part, found, identity in zip(parts, stored, identities, strict=True):
+            if part.count:
+                self.suite.store(part, identity)
+            part.count, part.shape = identity[1:]
+            part.accumulators |= found
+        return parts
 
     def choose_others(self, held_out: np.ndarray) -> np.ndarray:
         """Return the numbers, in `order`, of real images to take the place of generated ones in `compare_reals`.
