@@ -1,17 +1,19 @@
 """Does growing help? Train systems for the same time, growing and not, and compare their images.
 
+    export OMP_NUM_THREADS=1
     python -m benchmarks.compare_architectures cifar10 --out runs/compare
     python -m benchmarks.compare_architectures synthetic --quick --out runs/try     # one seed, a minute
-    python -m benchmarks.compare_architectures cifar10 --out runs/compare --write   # table and pictures
+    python -m benchmarks.compare_architectures --out runs/compare --write           # table and samples of finished runs
 
 Equal time. In each group, the growing network trains on --kimg thousand images, the other systems until they have used
 as much time. Time is CPU time on one thread (OMP_NUM_THREADS=1), without evaluation: waiting for other processes does
-not count, but their use of caches and memory does.
+not count, but their use of caches and memory does. Starting to train counts: once for the growing network, two or
+three times for the others, which are timed first.
 
-Resuming. Finished runs are not trained again and interrupted runs resume, so run the same command again to resume. All
-systems run with one seed before the next, so that the table is useful at any time. Two processes can share a folder,
-with other --seeds or --systems. All runs in a folder have the same length and evaluation; experiment.json records them,
-and other options are refused.
+Resuming. Finished runs are not trained again and interrupted runs resume, so run the same command again to resume
+(after kill -9, the time since the last start is not counted). All systems run with one seed before the next, so that
+the table is useful at any time. Two processes can share a folder with different --seeds. All runs in a folder have the
+same length and evaluation; experiment.json records them, and other options are refused.
 """
 
 import argparse
@@ -77,7 +79,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("data", help="the images, in any form that train.py accepts")
+    p.add_argument("data", nargs="?", help="the images, in any form that train.py accepts; not needed with --write")
     p.add_argument("--out", required=True, type=Path, help="folder for the runs, each with its result.json")
     p.add_argument(
         "--kimg",
@@ -110,9 +112,13 @@ def main() -> None:
         "trained, or be among them (default: all)",
     )
     p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="(default: 0 1 2)")
-    p.add_argument("--quick", action="store_true", help="smoke test: 1,500 images, one seed, SWD")
-    p.add_argument("--write", action="store_true", help="update docs/experiments.md and its pictures without training")
+    p.add_argument("--quick", action="store_true", help="smoke test: 1,500 images, one seed, SWD of 64 images")
+    p.add_argument(
+        "--write", action="store_true", help="update docs/experiments.md from finished runs, without training"
+    )
     a = p.parse_args()
+    if not (a.data or a.write):
+        p.error("DATA is missing")
     if a.quick:
         a.kimg, a.metric_images, a.metrics, a.seeds = 1.5, 64, "swd", [0]
     if not a.write:
@@ -132,27 +138,29 @@ def run_experiment(a: argparse.Namespace) -> None:
     pyramid = open_pyramid(open_source(a.data), RESOLUTION, channels, allow_upscale=True)  # MNIST is 28x28
     more = synthetic_mode_metric(a.data, channels)
     suite = Suite(a.metrics.split(","), a.inception_weights, precision=a.precision, more=more, cache=default_folder())
-    judge = Evaluator(pyramid, suite, a.metric_images, seed=0, mirror=a.mirror)
-    for seed, system in product(a.seeds, a.systems):
+    evaluator = Evaluator(pyramid, suite, a.metric_images, seed=0, mirror=a.mirror)
+    for seed, system in product(a.seeds, [system for system in OPTIONS if system in a.systems]):
         run = find_run(a.out, system, seed)
         if not (run / "result.json").exists():
             spent = train_system(a, system, seed)
-            scores = judge(load(run).generator, RESOLUTION, 1.0)  # outside the measured time
-            scores = {name: scores[name] for name in SCORES if name in scores}
-            result = {"system": system, "seed": seed} | spent | scores
+            scores = evaluator(load(run).generator, RESOLUTION, 1.0)  # outside the measured time
+            how = evaluator.describe(RESOLUTION).to_dict()
+            result = how | {"system": system, "seed": seed} | spent | scores
             (run / "result.json").write_text(json.dumps(result) + "\n")
 
 
 def check_settings(a: argparse.Namespace) -> None:
     """Record the options in SHARED_SETTINGS in the folder; raise SystemExit if its earlier runs used others."""
-    wanted = {name: getattr(a, name) for name in SHARED_SETTINGS}
+    settings = {name: getattr(a, name) for name in SHARED_SETTINGS}
     a.out.mkdir(parents=True, exist_ok=True)
-    kept = a.out / "experiment.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(wanted) + "\n")
-    there = json.loads(kept.read_text())
-    if there != wanted:
-        raise SystemExit(f"{a.out} contains runs with {there}, but these options are {wanted}; specify another --out")
+    record = a.out / "experiment.json"
+    if not record.exists():
+        record.write_text(json.dumps(settings) + "\n")
+    recorded = json.loads(record.read_text())
+    if recorded != settings:
+        raise SystemExit(
+            f"{a.out} contains runs with {recorded}, but these options are {settings}; specify another --out"
+        )
 
 
 def find_run(out: Path, system: str, seed: int) -> Path:
@@ -181,10 +189,10 @@ def train_system(a: argparse.Namespace, system: str, seed: int) -> dict[str, Any
     config = build_config(a, system, seed)
     if system in GROWING:
         return train_to(config, a.kimg)
-    grown = find_run(a.out, REFERENCE[system], seed) / "result.json"
-    if not grown.exists():
+    reference = find_run(a.out, REFERENCE[system], seed) / "result.json"
+    if not reference.exists():
         raise SystemExit(f"{system!r} trains as long as {REFERENCE[system]!r}, which has not run with seed {seed}")
-    limit = json.loads(grown.read_text())["seconds"]
+    limit = json.loads(reference.read_text())["seconds"]
     spent = train_to(config, a.kimg / 10)  # tells the speed: without growing, every image takes the same time
     while spent["seconds"] < 0.99 * limit:
         spent = train_to(config, spent["images"] / 1000 * limit / spent["seconds"])
@@ -194,9 +202,9 @@ def train_system(a: argparse.Namespace, system: str, seed: int) -> dict[str, Any
 def train_to(config: TrainConfig, kimg: float) -> dict[str, Any]:
     """Train a run up to `kimg`, unless it has seen more, and return what it took so far."""
     run = Path(config.out)
-    spent = run / "cpu-seconds.txt"  # adds up over interruptions
-    seconds = float(spent.read_text()) if spent.exists() else 0.0
-    if not spent.exists() or load(run).images < 1000 * kimg:
+    record = run.with_suffix(".cpu-seconds")  # adds up over interruptions
+    seconds = float(record.read_text()) if record.exists() else 0.0
+    if not (run / "checkpoints" / "latest.pt").exists() or load(run).images < 1000 * kimg:
         print(f"{run.name}: to {kimg:.1f} kimg", file=sys.stderr, flush=True)
         # the console output of each run goes to a file of its own
         with run.with_suffix(".txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
@@ -205,7 +213,7 @@ def train_to(config: TrainConfig, kimg: float) -> dict[str, Any]:
                 train(replace(config, total_kimg=kimg))
             finally:  # also if training fails or is stopped
                 seconds += time.process_time() - start
-                spent.write_text(str(seconds))
+                record.write_text(str(seconds))
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     health = sorted({sign for line in lines for sign in line["health"]})
     return {"images": load(run).images, "seconds": round(seconds, 1), "health": health}
@@ -237,24 +245,24 @@ def format_spread(values: list[float]) -> str:
 def draw(runs: Path, results: list[dict], path: Path) -> None:
     """Draw 32 samples of each system, from the end of its last seed's run."""
     last = {r["system"]: r["seed"] for r in sorted(results, key=lambda r: r["seed"])}
-    sheets = []
+    grids = []
     for system in (system for system in OPTIONS if system in last):
         model = load(find_run(runs, system, last[system]))
         images = model.draw(model.latents(list(range(32))))
-        sheets.append(add_caption(make_grid(images.numpy(), columns=16).convert("RGB"), system))
-    width, height = sheets[0].size  # all have the same
-    page = Image.new("RGB", (width, len(sheets) * height), "white")
-    for i, sheet in enumerate(sheets):
+        grids.append(add_caption(make_grid(images.numpy(), columns=16).convert("RGB"), system))
+    width, height = grids[0].size  # all have the same
+    page = Image.new("RGB", (width, len(grids) * height), "white")
+    for i, sheet in enumerate(grids):
         page.paste(sheet, (0, i * height))
     page.save(path)
 
 
 def write_page(text: str, results: list[dict], runs: Path) -> None:
     """Insert the table and samples into docs/experiments.md, between its marks for runs of this length."""
-    kept = runs / "experiment.json"
-    if not kept.exists():
+    record = runs / "experiment.json"
+    if not record.exists():
         raise SystemExit(f"--out: {runs} has no experiment.json; specify the folder of finished runs")
-    kimg = json.loads(kept.read_text())["kimg"]
+    kimg = json.loads(record.read_text())["kimg"]
     page, mark = ROOT / "docs" / "experiments.md", f"<!-- compare_architectures, {kimg:g} kimg -->"
     if page.read_text().count(mark) != 2:
         raise SystemExit(f"{page} has no section for runs of {kimg:g} kimg; add the line {mark} twice, around it")
