@@ -2,7 +2,7 @@
 
     export OMP_NUM_THREADS=1
     python -m benchmarks.compare_architectures cifar10 --out runs/compare
-    python -m benchmarks.compare_architectures synthetic --quick --out runs/try     # one seed, a minute
+    python -m benchmarks.compare_architectures synthetic --quick --out runs/try     # one seed, minutes
     python -m benchmarks.compare_architectures --out runs/compare --write           # table and samples of finished runs
 
 Equal time. In each group, the growing network trains on --kimg thousand images, the other systems until they have used
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 # --budget's networks, batches and losses; an average with a half-life of 2,800 images
 OURS = "--fmap-base 256 --fmap-max 64 --latent-size 64 --batch-size 8 --lr 0.003 --ema-decay 0.998"
 RELATIVISTIC = f"{OURS} --loss relativistic --penalty r1+r2 --r-weight 0.1 --penalty-every 8"
-# the paper's loss, with a learning rate that suits it (--preset cifar10-cpu)
+# the paper's loss, with the learning rate that --preset cifar10-cpu has at 32x32
 WGAN_GP = f"{OURS} --loss wgan-gp --lr 0.002"
 # Radford et al. 2016; the same half-life in batches of 16
 DCGAN = (
@@ -111,7 +111,14 @@ def main() -> None:
         help=f"systems to train: {', '.join(map(repr, OPTIONS))}; the growing network of their group must have been "
         "trained, or be among them (default: all)",
     )
-    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="(default: 0 1 2)")
+    p.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0, 1, 2],
+        metavar="SEED",
+        help="one run of each system per seed (default: 0 1 2)",
+    )
     p.add_argument("--quick", action="store_true", help="smoke test: 1,500 images, one seed, SWD of 64 images")
     p.add_argument(
         "--write", action="store_true", help="update docs/experiments.md from finished runs, without training"
@@ -200,7 +207,11 @@ def train_system(a: argparse.Namespace, system: str, seed: int) -> dict[str, Any
 
 
 def train_to(config: TrainConfig, kimg: float) -> dict[str, Any]:
-    """Train a run up to `kimg`, unless it has seen more, and return what it took so far."""
+    """Train a run to `kimg` thousand images, unless it has seen more.
+
+    Returns:
+        The images that it has seen, its CPU seconds and the problems detected, from its start on.
+    """
     run = Path(config.out)
     record = run.with_suffix(".cpu-seconds")  # adds up over interruptions
     seconds = float(record.read_text()) if record.exists() else 0.0
@@ -252,8 +263,8 @@ def draw(runs: Path, results: list[dict], path: Path) -> None:
         grids.append(add_caption(make_grid(images.numpy(), columns=16).convert("RGB"), system))
     width, height = grids[0].size  # all have the same
     page = Image.new("RGB", (width, len(grids) * height), "white")
-    for i, sheet in enumerate(grids):
-        page.paste(sheet, (0, i * height))
+    for i, grid in enumerate(grids):
+        page.paste(grid, (0, i * height))
     page.save(path)
 
 

@@ -195,7 +195,7 @@ class Evaluator:
         return np.arange(self.num_reals // 2)
 
     def identify_reals(self, resolution: int, numbers: np.ndarray | None = None) -> Identity:
-        """Return what the cache identifies real images by: the dataset's own digest saves reading them.
+        """Return the cache's key for real images, from the dataset's digest, so that they need not be read.
 
         Args:
             numbers: their positions in `order` (default: all that are in use).
