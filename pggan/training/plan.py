@@ -31,6 +31,7 @@ from .device import (
     describe_device,
     measure_matrix_rate,
     read_peak_memory,
+    release_unused_memory,
 )
 from .graphs import EAGER_UPDATES, uses_graphs
 from .growth import GrowthController, Phase
@@ -145,8 +146,10 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
         remaining += seconds * sum(max(row.end - max(row.start, seen), 0) for row in rows)
         name, mark = f"{resolution}x{resolution}", "" if is_timed else "~"
         too_large += [name] if usable and overhead * tensors > usable else []
-        peak, speed, time_text = (base + overhead * tensors) / 2**30, f"{1 / seconds:.4g}", format_duration(stage)
-        print(f"{name:>9}  {peak:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
+        peak, speed, time_text = base + overhead * tensors, f"{1 / seconds:.4g}", format_duration(stage)
+        if state.device.type == "cuda" and is_timed:
+            peak = max(peak, read_peak_memory(state.device))  # with cuDNN's scratch memory, gigabytes in fp32
+        print(f"{name:>9}  {peak / 2**30:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
     if not is_timed:
         print("~: too slow to time here; extrapolated from the stage before by operations per image")
     if too_large:
@@ -261,6 +264,7 @@ def time_stages(
             size = max(size // 2 // group * group, group)
         slow = slow or size * cost > affordable
         if not slow:
+            release_unused_memory(state.device)  # so that the peak is this stage's
             try:
                 rate = size * cost / time_step(config, stepper, state, replace(phase, batch_size=size))
             except (RuntimeError, MemoryError) as error:

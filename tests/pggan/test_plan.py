@@ -60,6 +60,7 @@ def run_trial(config, seconds, costs=None, device=CPU):
     with (
         mock.patch.object(plan, "time_step", time_step),
         mock.patch.object(plan, "measure_matrix_rate", lambda *_: RATE),
+        mock.patch.object(plan, "release_unused_memory"),
     ):
         found = list(time_stages(config, GrowthController(config), state, costs, seconds))
     assert all(each == pytest.approx(plan.STEP_COST * costs[r] / RATE, rel=1e-6) for r, each, timed in found if timed)
@@ -162,6 +163,26 @@ def test_the_plan_warns_of_stages_that_need_more_memory_than_there_is(monkeypatc
     assert (
         "warning: 4x4, 8x8 will probably run out of memory: 0.00 GiB are usable" in capsys.readouterr().out
     ) == warns
+
+
+def test_on_a_gpu_the_memory_of_a_timed_stage_is_its_measured_peak_if_that_is_larger(monkeypatch, capsys):
+    config = resolve_config({"data": "synthetic", "resolution": 8, "channels": 3, "fmap_max": 8, "batch_size": 8})
+    growth, state, calls = GrowthController(config), TrainState(config, 0, CPU), []
+    peaks = iter([3 * 2**30, 0])
+    monkeypatch.setattr(plan, "time_step", lambda *_: calls.append("time") or 0.1)
+    monkeypatch.setattr(plan, "release_unused_memory", lambda device: calls.append("release"))
+    monkeypatch.setattr(plan, "read_peak_memory", lambda device: next(peaks))
+    monkeypatch.setattr(plan, "describe_device", lambda device: "a GPU")
+    monkeypatch.setattr(plan, "measure_matrix_rate", lambda *_: 1e12)
+    monkeypatch.setattr(plan, "read_usable_memory", lambda device: 0)
+    monkeypatch.setattr(plan, "uses_graphs", lambda *_: False)
+    monkeypatch.setattr(plan, "estimate_stage_memory", lambda *_: 2**30)
+    monkeypatch.setattr(Stepper, "from_config", lambda *_, **__: None)
+    state.device = torch.device("cuda")
+    plan.print_estimates(replace(config, precision="fp32"), growth, state)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(("4x4", "8x8"))]
+    assert [row[1] for row in rows] == ["3.00", "1.00"]
+    assert calls == ["release", "time"] * 2
 
 
 def test_a_stage_that_runs_out_of_memory_is_extrapolated(monkeypatch):
