@@ -139,7 +139,7 @@ def main() -> None:
 
 def run_experiment(a: argparse.Namespace) -> None:
     """Train and evaluate all runs; write the result of each as it finishes."""
-    check_settings(a)
+    check_settings(a.out, {name: getattr(a, name) for name in SHARED_SETTINGS})
     keep_freed_memory()
     channels = build_config(a, a.systems[0], a.seeds[0]).channels
     pyramid = open_pyramid(open_source(a.data), RESOLUTION, channels, allow_upscale=True)  # MNIST is 28x28
@@ -156,17 +156,16 @@ def run_experiment(a: argparse.Namespace) -> None:
             (run / "result.json").write_text(json.dumps(result) + "\n")
 
 
-def check_settings(a: argparse.Namespace) -> None:
-    """Record the options in SHARED_SETTINGS in the folder; raise SystemExit if its earlier runs used others."""
-    settings = {name: getattr(a, name) for name in SHARED_SETTINGS}
-    a.out.mkdir(parents=True, exist_ok=True)
-    record = a.out / "experiment.json"
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Record the settings in the folder's experiment.json; raise SystemExit if its earlier runs used others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "experiment.json"
     if not record.exists():
         record.write_text(json.dumps(settings) + "\n")
     recorded = json.loads(record.read_text())
     if recorded != settings:
         raise SystemExit(
-            f"{a.out} contains runs with {recorded}, but these options are {settings}; specify another --out"
+            f"{folder} contains runs with {recorded}, but these options are {settings}; specify another --out"
         )
 
 
@@ -186,6 +185,11 @@ def build_config(a: argparse.Namespace, system: str, seed: int) -> TrainConfig:
         *f"--precision {a.precision} --tick-kimg {a.kimg / 20:.4f} --total-kimg {a.kimg:.4f}".split(),
         *(["--mirror"] if a.mirror else []),
     ]
+    return parse_options(options)
+
+
+def parse_options(options: list[str]) -> TrainConfig:
+    """Return the options of a run from the arguments of train.py."""
     parser = argparse.ArgumentParser()
     add_options(parser)
     return resolve_config(vars(parser.parse_args(options)), None)
@@ -253,14 +257,13 @@ def format_spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f}{deviation}"
 
 
-def draw(runs: Path, results: list[dict], path: Path) -> None:
-    """Draw 32 samples of each system, from the end of its last seed's run."""
-    last = {r["system"]: r["seed"] for r in sorted(results, key=lambda r: r["seed"])}
+def draw_samples(runs: dict[str, Path], path: Path) -> None:
+    """Draw 32 samples from the end of each run, below its title."""
     grids = []
-    for system in (system for system in OPTIONS if system in last):
-        model = load(find_run(runs, system, last[system]))
+    for title, run in runs.items():
+        model = load(run)
         images = model.draw(model.latents(list(range(32))))
-        grids.append(add_caption(make_grid(images.numpy(), columns=16).convert("RGB"), system))
+        grids.append(add_caption(make_grid(images.numpy(), columns=16).convert("RGB"), title))
     width, height = grids[0].size  # all have the same
     page = Image.new("RGB", (width, len(grids) * height), "white")
     for i, grid in enumerate(grids):
@@ -280,7 +283,9 @@ def write_page(text: str, results: list[dict], runs: Path) -> None:
     raw = ROOT / "benchmarks" / "results" / "compare-architectures" / f"{kimg:g}-kimg.jsonl"
     raw.write_text("".join(json.dumps(result) + "\n" for result in results))
     name = f"compare-{kimg:g}-kimg.png"
-    draw(runs, results, raw.with_name(name))
+    last = {r["system"]: r["seed"] for r in sorted(results, key=lambda r: r["seed"])}
+    samples = {system: find_run(runs, system, last[system]) for system in OPTIONS if system in last}
+    draw_samples(samples, raw.with_name(name))
     picture = f"![Images from each system](../benchmarks/results/compare-architectures/{name})"
     before, _, after = page.read_text().split(mark)
     page.write_text(f"{before}{mark}\n\n{text}\n\n{picture}\n\n{mark}{after}")
