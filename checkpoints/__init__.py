@@ -5,8 +5,8 @@ from pggan.checkpoints.file import CheckpointError, resolve_checkpoint, save
 from pggan.checkpoints.formats import load
 from pggan.checkpoints.run_directory import RunDirectory
 from pggan.checkpoints.safetensors_file import save_safetensors
-from pggan.clone import yield_name
+from pggan.clone import prefer_other_package
 
 __all__ = ["CheckpointError", "RunDirectory", "describe", "load", "resolve_checkpoint", "save", "save_safetensors"]
 
-yield_name(__name__, __file__)  # where `import checkpoints` means another project's
+prefer_other_package(__name__, __file__)  # where `import checkpoints` means another project's

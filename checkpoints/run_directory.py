@@ -188,7 +188,9 @@ class RunDirectory:
             try:
                 content = load(path)
                 if not is_usable(content):
-                    raise DamagedCheckpoint(f"{path} contains infinite or NaN values")
+                    raise DamagedCheckpoint(
+                        f"{path} was saved after a skipped step, or contains infinite or NaN values"
+                    )
             except DamagedCheckpoint as error:  # not CheckpointError: a file of another version must stop the run
                 unusable[path] = str(error)
                 continue

@@ -5,7 +5,7 @@ pyramid = open_pyramid(source, resolution=64, channels=3)
 pyramid.read_images(16, [0, 1, 2])   # uint8 [3, 3, 16, 16]
 """
 
-from pggan.clone import yield_name
+from pggan.clone import prefer_other_package
 from pggan.datasets.base import DataError, Format, Header, Source, parse_fraction
 from pggan.datasets.cache_files import find_cache_folder
 from pggan.datasets.images import FITS, Preparation
@@ -45,4 +45,4 @@ __all__ = [
     "summarize",
 ]
 
-yield_name(__name__, __file__)  # where `import datasets` means another project's
+prefer_other_package(__name__, __file__)  # where `import datasets` means another project's

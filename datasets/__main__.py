@@ -133,11 +133,19 @@ def add_limit_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--max-bad",
-        type=parse_fraction,
+        type=parse_max_bad,
         default=0.01,
         metavar="N%",
         help="largest fraction of images that may be unreadable, and are then skipped: 1%% or 0.01 (default: 1%%)",
     )
+
+
+def parse_max_bad(text: str) -> float:
+    """Return a fraction from "1%" or "0.01"; for argparse, which reports the reason of this type of error only."""
+    try:
+        return parse_fraction(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def int_parser(smallest: int, largest: int):

@@ -52,7 +52,8 @@ class Arrays(Source):
         named = [name for name in names if name in found]
         if not named and len(found) != 1:
             listed = ", ".join(f"{name} {dtype}{list(shape)}" for name, (shape, dtype) in shapes.items())
-            raise DataError(f"{self.path} has no {what}, named {', '.join(names)}; it contains {listed or 'nothing'}")
+            problem = f"several arrays of {what}; name one of them" if found else f"no {what}, named"
+            raise DataError(f"{self.path} has {problem} {', '.join(names)}; it contains {listed or 'nothing'}")
         return (named or found)[0]
 
     def read_labels(self, name: str) -> None:

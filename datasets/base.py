@@ -40,7 +40,10 @@ DAMAGED = (
 
 def parse_fraction(text: str | float) -> float:
     """Return a fraction in [0, 1] from "1%", "0.01" or 0.01. Raises ValueError for other values."""
-    value = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+    try:
+        value = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"{text!r} is not a fraction such as 5% or 0.05") from None
     if not 0 <= value <= 1:
         raise ValueError(f"{text} is not between 0% and 100%")
     return value

@@ -169,7 +169,9 @@ def open_pyramid(
     if remarks := pyramid.describe_problems():
         tqdm.write(remarks, file=sys.stderr)
     if emptied := find_emptied_classes(source, pyramid):
-        tqdm.write(f"no readable images in {', '.join(emptied)}: never drawn", file=sys.stderr)
+        tqdm.write(
+            f"warning: no readable images in {', '.join(emptied)}; this will never be generated", file=sys.stderr
+        )
     return pyramid
 
 

@@ -37,7 +37,7 @@ def open_source(data: str, labels: bool = False) -> Source:
     if not data:
         raise DataError(f"the path of the images is empty; pass {SOURCE_TYPES}")
     if data == "synthetic":
-        return SyntheticShapes(labelled=labels)
+        return SyntheticShapes(labeled=labels)
     path = Path(data)
     if os.path.isdir(path):
         return open_folder(path, labels)

@@ -25,15 +25,15 @@ class SyntheticShapes(Source):
     Image i has mode i % 32. Colors and backgrounds vary slightly around their mode's.
 
     Args:
-        count: number of images. seed: selects them. labelled: use the shape as the class.
+        count: number of images. seed: selects them. labeled: use the shape as the class.
     """
 
     name = "synthetic"
 
-    def __init__(self, count: int = 10_000, seed: int = 0, labelled: bool = False):
+    def __init__(self, count: int = 10_000, seed: int = 0, labeled: bool = False):
         self.count, self.seed, self.others = count, seed, []
-        self.classes = list(SHAPES) if labelled else []
-        self.labels = np.array([i % len(MODES) // 8 for i in range(count)], dtype=np.int64) if labelled else None
+        self.classes = list(SHAPES) if labeled else []
+        self.labels = np.array([i % len(MODES) // 8 for i in range(count)], dtype=np.int64) if labeled else None
 
     def __len__(self) -> int:
         return self.count
@@ -76,7 +76,7 @@ class SyntheticShapes(Source):
 
 
 def render_coverage(shape: str, resolution: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """How much of each pixel the shape covers, [resolution, resolution] in [0, 1], by 4x4 or more samples a pixel."""
+    """Return how much of each pixel the shape covers, [resolution, resolution] in [0, 1], from 4x4 or more samples."""
     samples = resolution * max(4, 64 // resolution)
     axis = (np.arange(samples) + 0.5) / samples
     x, y = (axis[None, :] - center[0]) / radius, (axis[:, None] - center[1]) / radius
@@ -102,8 +102,8 @@ def classify(images: np.ndarray) -> np.ndarray:
     """
     background, color, coverage = segment(images)
     moments = compute_moments(coverage)
-    centres, spread = compute_references(images.shape[-1])
-    shape = (((moments[:, None] - centres) / spread) ** 2).sum(axis=2).argmin(axis=1)
+    centers, spread = compute_references(images.shape[-1])
+    shape = (((moments[:, None] - centers) / spread) ** 2).sum(axis=2).argmin(axis=1)
     return (shape * len(COLORS) + color) * len(BACKGROUNDS) + background
 
 

@@ -37,8 +37,11 @@ class TFRecords(Source):
         self.files = dict(sorted(files.items()))
         self.offsets = {resolution: np.array(list(iterate_records(path))) for resolution, path in self.files.items()}
         counts = {len(offsets) for offsets in self.offsets.values()}
-        if len(counts) > 1 or counts == {0}:
-            raise DataError(f"{folder}: its files hold {', '.join(map(str, sorted(counts)))} records, not all the same")
+        if counts == {0}:
+            raise DataError(f"{folder}: its TFRecords files are empty; copy them again")
+        if len(counts) > 1:
+            numbers = ", ".join(map(str, sorted(counts)))
+            raise DataError(f"{folder}: its files have different numbers of records ({numbers}); copy them again")
         if labels:
             self.read_labels()
 
@@ -57,7 +60,9 @@ class TFRecords(Source):
         except DAMAGED:
             fits = False
         if not fits:
-            raise DataError(f"{found[0]} holds no one-hot labels [{len(self)}, classes]")
+            raise DataError(
+                f"{found[0]} holds no one-hot labels [{len(self)}, classes]; copy it again, or omit --labels"
+            )
         self.labels = onehot.argmax(axis=1).astype(np.int64)
         self.classes = [str(i) for i in range(onehot.shape[1])]
 

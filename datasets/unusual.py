@@ -122,7 +122,7 @@ def decode_tiff(file: str | IO[bytes], max_pixels: int) -> Image.Image:
     try:
         import tifffile
     except ImportError:
-        raise ValueError("a TIFF that Pillow cannot decode: pip install tifffile imagecodecs") from None
+        raise ValueError("a TIFF that Pillow cannot decode; pip install tifffile imagecodecs") from None
     if not isinstance(file, str):
         file.seek(0)
     try:
@@ -141,7 +141,7 @@ def decode_tiff(file: str | IO[bytes], max_pixels: int) -> Image.Image:
                 or (extra and extra not in ([ASSOCIATED], [UNASSOCIATED]))
                 or page.imagedepth != 1
             ):
-                raise ValueError(f"a TIFF of a type that is not read ({what}, {page.samplesperpixel} samples)")
+                raise ValueError(f"unsupported type ({what}, {page.samplesperpixel} samples); convert it to 8-bit RGB")
             pixels = page.asarray()
             is_planar, white_is_zero = int(page.planarconfig) == 2, int(page.photometric) == 0
             orientation = page.tags.valueof(ORIENTATION, default=1)

@@ -9,7 +9,7 @@ The package compares two collections of images and does not depend on the GANs i
     suite.compare(real, fake)                      # {"fid": ..., "swd_16": ..., "swd": ...}
 """
 
-from pggan.clone import yield_name
+from pggan.clone import prefer_other_package
 from pggan.metrics.cache import default_folder
 from pggan.metrics.errors import is_out_of_memory
 from pggan.metrics.footprint import estimate_metric_memory
@@ -33,4 +33,4 @@ __all__ = [
     "without_tf32",
 ]
 
-yield_name(__name__, __file__)  # where `import metrics` means another project's
+prefer_other_package(__name__, __file__)  # where `import metrics` means another project's

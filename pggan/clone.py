@@ -11,7 +11,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 
 
-def yield_name(name: str, file: str) -> None:
+def prefer_other_package(name: str, file: str) -> None:
     """Replace this package in sys.modules by a package or module of the same name from the rest of sys.path, if any.
 
     Does nothing if the package is imported as part of pggan, or for its own command, as in `python -m datasets`.
@@ -19,8 +19,8 @@ def yield_name(name: str, file: str) -> None:
     Args:
         name: `__name__` of the package that calls this. file: its `__file__`.
     """
-    # While Python looks for the command, sys.argv begins with -m, in the place of -m and its name; then with its file,
-    # also in workers that the command spawns
+    # While Python locates a command's module, sys.argv[0] is "-m" in place of "-m NAME"; afterwards it is the module's
+    # file, also in spawned workers
     is_sought = sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == name
     if "." in name or is_sought or sys.argv[:1] == [str(Path(file).with_name("__main__.py"))]:
         return

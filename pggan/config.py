@@ -14,7 +14,15 @@ from pggan.checkpoints import CheckpointError, load, resolve_checkpoint
 from pggan.datasets import FITS, SOURCE_TYPES, Source, open_source, parse_fraction, read_native_format
 from pggan.metrics import METRICS
 
-from .paths import RECORDED, choose_out, find_begun, is_same_path, make_absolute, read_options, relocate_paths
+from .paths import (
+    RECORDED,
+    choose_out,
+    find_run_started_from,
+    is_same_path,
+    make_absolute,
+    read_options,
+    relocate_paths,
+)
 
 Number = TypeVar("Number", int, float)
 PerStage = Mapping[int, Number]
@@ -111,9 +119,13 @@ def parse_number(kind: type, value: Any) -> Any:
     """Return an int or a float from text or a plain value. Raises ValueError, for kind int also for 16.5 (not 16.0)."""
     if isinstance(value, bool):
         raise ValueError(f"{value!r} is not a number")
-    if kind is int and float(value) != int(float(value)):
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a number") from None
+    if kind is int and number != int(number):
         raise ValueError(f"{value!r} is not a whole number")
-    return kind(float(value)) if kind is int else float(value)
+    return int(number) if kind is int else number
 
 
 def parse_duration(text: Any) -> float:
@@ -124,7 +136,7 @@ def parse_duration(text: Any) -> float:
     except (TypeError, ValueError, LookupError):
         raise ValueError(f"{text!r} is not a duration like 30m, 8h or 2d") from None
     if not MIN_BUDGET <= seconds <= MAX_NUMBER:
-        raise ValueError(f"{text} is too short; the shortest is {MIN_BUDGET}s")
+        raise ValueError(f"{text} is too {'long' if seconds > MIN_BUDGET else f'short; the shortest is {MIN_BUDGET}s'}")
     return seconds
 
 
@@ -235,7 +247,7 @@ class TrainConfig:
         maximum=1,
     )
     ada_kimg: float = option(
-        "thousands of images in which ada can go from no augmentation to full",
+        "thousands of images in which ada's probability can rise from 0 to 1, at the fastest",
         500.0,
         parse=float,
         minimum=0.001,
@@ -296,22 +308,22 @@ class TrainConfig:
 
     # Growth, in thousands of real images seen by the discriminator
     fade_kimg: PerStage[float] = option(
-        "length of each fade-in, in thousands of images, a number or one from each resolution up",
+        "length of each fade-in, in thousands of images: a number, or one per resolution, valid from there up",
         600.0,
         parse=make_per_stage_parser(float, 0),
         minimum=0,
         metavar="KIMG",
     )
     stabilize_kimg: PerStage[float] = option(
-        "length of training at alpha 1 after each fade-in, in thousands of images, a number or one from each "
-        "resolution up: 4:2,16:10,32:50",
+        "length of training at alpha 1 after each fade-in, in thousands of images: a number, or one per resolution, "
+        "valid from there up: 4:2,16:10,32:50",
         600.0,
         parse=make_per_stage_parser(float, 0.001),
         minimum=0.001,
         metavar="KIMG",
     )
     total_kimg: float | None = option(
-        "length of the whole run, in thousands of images; with --resume, those of the checkpoint included",
+        "length of the whole run, in thousands of images; with --resume, including the checkpoint's",
         None,
         "to the end of the last stage; with --resume in that stage, --stabilize-kimg more",
         parse=float,
@@ -358,7 +370,7 @@ class TrainConfig:
         identity=False,
     )
     lr: PerStage[float] = option(
-        "learning rate of both networks, a number or one from each resolution up",
+        "learning rate of both networks: a number, or one per resolution, valid from there up",
         "4:0.001,1024:0.0015",
         parse=make_per_stage_parser(float),
         metavar="RATE",
@@ -390,7 +402,7 @@ class TrainConfig:
     )
 
     decay_kimg: float = option(
-        "length of the learning rates' decay to 0 on a cosine, at the end of the run, in thousands of images",
+        "length of the cosine decay of the learning rates to 0 at the end of the run, in thousands of images",
         0.0,
         parse=float,
         minimum=0,
@@ -416,14 +428,15 @@ class TrainConfig:
         "gamma of r1 and r2: weight of half the squared gradient norm", 10.0, parse=float, minimum=1e-6
     )
     penalty_every: int = option(
-        "interval in steps at which gp, r1 and r2 are computed, at that many times their weight (lazy regularization)",
+        "steps between computations of gp, r1 and r2, with their weight multiplied accordingly (lazy regularization)",
         1,
         parse=int,
         minimum=1,
         maximum=1000,
     )
     penalty_pixels: str = option(
-        "pixels by which gradients are taken: the final resolution's (as the official code does) or the stage's own",
+        "pixels with respect to which gradients are taken: the final resolution's (as in the official code) or the "
+        "stage's",
         "full",
         choices=("full", "native"),
     )
@@ -476,7 +489,7 @@ class TrainConfig:
         identity=False,
     )
     metric_every_kimg: float | None = option(
-        "evaluate also every so many thousand images",
+        "interval between additional evaluations, in thousands of images",
         None,
         "off",
         parse=float,
@@ -495,7 +508,8 @@ class TrainConfig:
     # Running
     seed: int = option("random seed", 0, parse=int, minimum=0, maximum=2**32 - 1)
     tick_kimg: PerStage[float] = option(
-        "thousands of images between log lines, sample grids and checkpoints, a number or one from each resolution up",
+        "thousands of images between log lines, sample grids and checkpoints: a number, or one per resolution, valid "
+        "from there up",
         "4:160,8:140,16:120,32:100,64:80,128:60,256:40,512:20,1024:10",
         parse=make_per_stage_parser(float),
         metavar="KIMG",
@@ -588,7 +602,8 @@ def validate_field(f: Field, value: Any) -> Any:
         raise ConfigError(f"{name}: {error}") from None
     low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)
     if parse in (int, float) and not low <= value <= high:
-        raise ConfigError(f"{name}: {value} is outside the range from {low:g} to {high:g}")
+        limits = f"at least {low:,.10g}" if low > -MAX_NUMBER and value < low else f"at most {high:,.10g}"
+        raise ConfigError(f"{name}: {value} is out of range; use {limits}")
     if "choices" in rules and value not in rules["choices"]:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(rules['choices'])}")
     return value
@@ -636,7 +651,8 @@ def check_combinations(config: TrainConfig) -> None:
         if config.min_stabilize_kimg > min(config.stabilize_kimg.values()):
             raise ConfigError(
                 f"--min-stabilize-kimg: {config.min_stabilize_kimg:g} is more than --stabilize-kimg "
-                f"{format_value(config.stabilize_kimg)}, the longest that a stage may stabilize; lower it"
+                f"{format_value(config.stabilize_kimg)}, the longest that a stage may stabilize; lower it, or raise "
+                "--stabilize-kimg"
             )
     if config.arch == "dcgan" and config.micro_batch is not None:
         raise ConfigError(
@@ -952,7 +968,9 @@ def inherit_networks(config: TrainConfig, specified: set[str]) -> TrainConfig:
     try:
         known = known or name_network_options(load(resolve_checkpoint(config.resume or ""))["networks"])
     except CheckpointError:
-        known = find_begun(config.data, config.resume or "", config.resolution if "resolution" in specified else None)
+        known = find_run_started_from(
+            config.data, config.resume or "", config.resolution if "resolution" in specified else None
+        )
         if not known and None in (config.resolution, config.channels):
             raise  # else the run refuses the checkpoint, if it still needs it
     arch = known.get("arch", config.arch)
@@ -1011,7 +1029,9 @@ def read_config_file(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         values = {name: value for name, value in values.items() if name not in RETIRED_OPTIONS}
     if not isinstance(values, dict) or (unknown := sorted(values.keys() - known)):
         problem = (
-            f"has an unknown option, {unknown[0]!r}" if isinstance(values, dict) else "is not a JSON object of options"
+            f"has an unknown option, {unknown[0]!r}; remove it"
+            if isinstance(values, dict)
+            else "is not a JSON object of options"
         )
         raise ConfigError(f"--config: {path} {problem}")
     run = Path(path).parent

@@ -24,7 +24,7 @@ def find_run_folder(checkpoint: Path) -> Path | None:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
 
 
-def find_recorded(path: str, out: Any, run: Path | None) -> str:
+def relocate_path(path: str, out: Any, run: Path | None) -> str:
     """Return the present location of a path that a run recorded.
 
     A relative path, as recorded by earlier versions, is resolved against the folder in which the run was started. If
@@ -71,7 +71,7 @@ def read_options(run: Path) -> dict[str, Any]:
 def relocate_paths(options: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
     """Return a run's recorded options with each path replaced by its present location."""
     paths = {name: options[name] for name in RECORDED if isinstance(options.get(name), str)}
-    return {**options, **{name: find_recorded(path, options.get("out"), run) for name, path in paths.items()}}
+    return {**options, **{name: relocate_path(path, options.get("out"), run) for name, path in paths.items()}}
 
 
 def choose_out(data: str, kind: int | str) -> tuple[str, str]:
@@ -93,11 +93,13 @@ def choose_out(data: str, kind: int | str) -> tuple[str, str]:
     usual, *_, last = owners
     out = [*mine, *moved, *free, last][0]
     note = f"{usual} has a run on {owners[usual]}; this run is in {out} (change this with --out)"
+    if owners[usual] is None:  # the folder with the usual name is gone
+        note = f"this run is in {out}, which has a run on these images (change this with --out)"
     return out, "" if out == usual else note
 
 
-def find_begun(data: str, checkpoint: str, resolution: int | None) -> dict[str, Any]:
-    """Return the options of the run in runs/ on these images that began from this checkpoint; {} if not exactly one.
+def find_run_started_from(data: str, checkpoint: str, resolution: int | None) -> dict[str, Any]:
+    """Return the options of the run in runs/ on these images that started from this checkpoint; {} if not exactly one.
 
     resolution: the run's, or None for any.
     """

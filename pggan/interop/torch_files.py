@@ -112,7 +112,7 @@ def strip_prefix(state: Any) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError("damaged: a state dict holds something other than tensors")
     if not all(tensor.is_floating_point() for tensor in state.values()):
-        raise WeightsError("damaged: a tensor is not of floats")
+        raise WeightsError("damaged: a weight is not a floating-point tensor")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 

@@ -73,8 +73,8 @@ class Equalized(nn.Module):
 class SharedKernels:
     """Kernels that all passes of a network share until its weights change, computed at first use in autocast's dtype.
 
-    A pass within `use_kernels` sees a kernel as a leaf of its graph and adds to its gradient, which `backward` finally
-    takes on to the weight. So scaling, rearranging and rounding a weight, and their gradients, are computed once
+    A pass within `use_kernels` sees a kernel as a leaf of its graph and adds to its gradient, which `backward`
+    backpropagates to the weight. So scaling, rearranging and rounding a weight, and their gradients, are computed once
     instead of once per pass.
     """
 
@@ -98,7 +98,7 @@ class SharedKernels:
         return [leaf for _, leaf in self.kernels.values() if leaf.requires_grad]
 
     def backward(self, parameters: list[Tensor]) -> None:
-        """Add to the gradients of `parameters` what follows from the gradients of the kernels."""
+        """Backpropagate the kernels' gradients to `parameters`."""
         pairs = [(kernel, leaf.grad) for kernel, leaf in self.kernels.values() if leaf.grad is not None]
         if pairs:
             kernels, gradients = zip(*pairs, strict=True)

@@ -1,10 +1,10 @@
 """Convolution, leaky ReLU and pixel norm with fast first and second derivatives.
 
-The gradient penalty differentiates D's input gradient by D's weights, so every operation is differentiated twice. torch
-is slow at this in three places, and these functions replace it there:
+The gradient penalty differentiates D's input gradient with respect to D's weights, so every operation is differentiated
+twice. torch is slow at this in three places, and these functions replace it there:
 
-- It computes the second derivative of a convolution by its weight as a convolution with a kernel as large as the
-  images. The result is an ordinary weight gradient, which takes a fraction of the time.
+- It computes the second derivative of a convolution with respect to its weight as a convolution with a kernel as large
+  as the images. The result is an ordinary weight gradient, which takes a fraction of the time.
 - It passes on leaky ReLU's second derivative, which is zero, as tensors of zeros.
 - Its gradient of pixel norm goes through tensors of another memory format, which costs copies.
 """
@@ -41,7 +41,7 @@ def without_weight_gradients():
 
 
 def compute_input_gradients(outputs: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    """Return the gradients of sum(outputs) by each of `inputs`, differentiable by weights and inputs.
+    """Return the gradients of sum(outputs) with respect to `inputs`, differentiable with respect to weights and inputs.
 
     None of the inputs may be a weight or bias of a convolution: those gradients are skipped.
     """
@@ -87,7 +87,7 @@ def is_transformed() -> bool:
 
 
 class Convolution(torch.autograd.Function):
-    """2-D convolution, or its transpose; the gradient by the input is the other of the two, with the same weight."""
+    """2-D convolution, or its transpose; the input gradient of either is the other, with the same weight."""
 
     @staticmethod
     def forward(
@@ -169,7 +169,7 @@ def sum_by_channel(x: Tensor) -> Tensor:
 
 
 class LeakyReLU(torch.autograd.Function):
-    """Leaky ReLU in place, without computing its second derivative by the input, which is zero."""
+    """Leaky ReLU in place, without computing its second derivative with respect to the input, which is zero."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class LeakyReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors  # the output, which has the input's signs; detached, so no derivative by it is taken
+        (x,) = ctx.saved_tensors  # the output, which has the input's signs; detached, so it gets no gradient
         return torch.ops.aten.leaky_relu_backward(gradient, x.detach(), LEAKY_SLOPE, True)
 
 
@@ -209,7 +209,7 @@ class NormalizeChannels(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, y, r = ctx.saved_tensors
         differentiable = torch.is_grad_enabled()
-        if differentiable:  # r was computed in forward, outside the graph: its derivative by x needs it again
+        if differentiable:  # r was computed in forward, outside the graph: its gradient needs it again
             r = inverse_rms(x, ctx.epsilon)
         # dL/dx = r * (g - y * mean(g * y)): the part of g along y changes only the length, which is normalized away
         along_y = (gradient * y).mean(dim=1, keepdim=True)  # [N, 1, ...]

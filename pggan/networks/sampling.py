@@ -26,7 +26,7 @@ def generate(
 ) -> Tensor:
     """Return uint8 images [N, C, r, r], on the CPU, for latents [N, L] and class indices [N].
 
-    The images are generated a bounded number at a time (PIXELS_AT_ONCE), on the generator's own device.
+    The images are generated a bounded number at a time (MAX_PIXELS), on the generator's own device.
 
     Args:
         labels: class indices int64 [N] for conditional generators, else None.

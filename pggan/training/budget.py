@@ -54,11 +54,11 @@ PAPER_BASE = 8192  # the largest --fmap-base
 WIDTH_IMAGES = 500_000
 REACH_IMAGES = 20_000  # a resolution is out of reach if the narrowest networks see fewer images there
 BATCH = {"cpu": 8, "cuda": 64}  # a GPU takes as long for a step with fewer
-LAST_SHARE = 0.76  # of the training time is the last stage's
-SHARE_RATIO = 2.7  # each lower stage takes this many times as long as the one below it
-FADE_SHARE = 0.5  # of a stage fades in, but for no longer than the stage before took
-DECAY_SHARE = 0.5  # of the last stage: then the learning rate falls to 0
-EMA_SHARE = 0.03  # of the last stage's images are the half-life of the moving average
+LAST_SHARE = 0.76  # the last stage's fraction of the training time
+SHARE_RATIO = 2.7  # time of each lower stage divided by that of the stage before it
+FADE_SHARE = 0.5  # fraction of a stage that fades in, but at most as long as the stage before
+DECAY_SHARE = 0.5  # fraction of the last stage in which the learning rate decays to 0
+EMA_SHARE = 0.03  # half-life of the moving average, as a fraction of the last stage's images
 
 EVALUATION_SHARE = 0.1  # of the budget
 RESERVE = 0.04  # of the budget, for checkpoints, sample grids and the report
@@ -107,8 +107,8 @@ def resolve_budget(
         if getattr(config, name) is not None:
             where = "" if options.get(name) is not None else f" in {config_file}"
             raise ConfigError(
-                f"--budget plans a run from scratch, as long as time allows: omit {option_name(name)}{where}, or omit "
-                "--budget"
+                f"--budget plans a whole run from scratch, without {option_name(name)}: omit "
+                f"{option_name(name)}{where}, or omit --budget"
             )
     if not config.is_growing:
         raise ConfigError("--budget plans for networks that grow: omit --arch and --no-growing, or omit --budget")
@@ -148,9 +148,9 @@ def choose_options(
             break
         half = config.resolution // 2
         log(
-            f"{config.resolution}x{config.resolution} is out of reach in {config.budget} on this machine, which would "
-            f"see only {images:,.0f} images there; planning for {half}x{half} (change this with --resolution "
-            f"{config.resolution}, or a longer --budget)"
+            f"{config.resolution}x{config.resolution} is out of reach in {config.budget} on this machine: it would "
+            f"train on only {images:,.0f} images at that size; planning for {half}x{half} (change this with "
+            f"--resolution {config.resolution}, or a longer --budget)"
         )
         config = resolve_config({**specified, "resolution": half}, None, open_images)
     chosen = plan_stages(config, specified, times, training - (time.perf_counter() - start))
@@ -183,7 +183,7 @@ def choose_width(
         times, fits = measure(candidate)
         if best and not fits:
             widths = f"--fmap-base {candidate.fmap_base} --fmap-max {candidate.fmap_max}"
-            log(f"networks of {widths} need more memory than this machine has")
+            log(f"networks of {widths} need more memory than this machine has; planning for narrower ones")
             return best
         if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
             return best

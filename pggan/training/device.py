@@ -40,8 +40,10 @@ def choose_device(name: str, ranks: Ranks = SINGLE_PROCESS) -> torch.device:
             raise ConfigError(
                 f"--device: {name} cannot be used by several processes, which need a GPU each; use --device cuda"
             )
-        if ranks.local_rank >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
+        count = torch.cuda.device_count()
+        if not count:
+            raise ConfigError("--device: this machine has no usable GPU; use --device cpu")
+        if ranks.local_rank >= count:
             raise ConfigError(
                 f"--device: more processes than GPUs on this machine ({count}); use torchrun --nproc-per-node {count}"
             )

@@ -64,7 +64,7 @@ class Evaluator:
         self.pyramid, self.suite, self.count, self.seed, self.check = pyramid, suite, count, seed, check
         self.ranks, self.data, self.mirror = ranks, data, mirror
         # The first `num_reals` of this order are in use, the same ones at every stage.
-        self.order = random_generator(seed, 0, "judged reals").permutation(len(pyramid))
+        self.order = random_generator(seed, 0, "evaluated reals").permutation(len(pyramid))
         self.num_reals = min(count if num_reals is None else num_reals, len(pyramid))
         self.is_mirrored = random_generator(seed, 0, "mirrored reals").random(len(pyramid)) < (0.5 if mirror else 0)
         self.real_statistics: dict[int, DatasetStatistics] = {}
@@ -165,8 +165,8 @@ class Evaluator:
         identities = [self.identify_reals(resolution, np.flatnonzero(mask)) for mask in masks]
         stored = [self.suite.find_stored(identity) for identity in identities]
         parts = [self.suite.make_statistics(of_reals=i != 1, without=found) for i, found in enumerate(stored)]
-        start, takes = 0, set().union(*(part.takes for part in parts))
-        for batch in chain.from_iterable(extract(takes) if takes else ()):
+        start, input_names = 0, set().union(*(part.input_names for part in parts))
+        for batch in chain.from_iterable(extract(input_names) if input_names else ()):
             for part, mask in zip(parts, masks, strict=True):
                 if (here := mask[start : start + batch.count]).any():
                     self.suite.add(part, batch.select(here))
@@ -215,7 +215,7 @@ class Evaluator:
         """Run `collect` on rank 0, with the features of all images computed by all ranks.
 
         Rank 0 may find the statistics in a cache and ask for no features at all, or ask several times. So it
-        broadcasts each request, the names of the features it takes, and None when it is done; the others serve.
+        broadcasts each request, the names of the inputs it needs, and None when it is done; the others serve.
 
         Args:
             images: from the number of a batch's first image to the batch. what: label of the progress bar.
@@ -224,37 +224,37 @@ class Evaluator:
             MemoryError: on every rank, if one of them runs out of memory.
         """
         if not self.ranks.is_first:
-            while takes := self.ranks.broadcast(None):
-                for _ in self.extract_features(images, total, takes, what):
+            while input_names := self.ranks.broadcast(None):
+                for _ in self.extract_features(images, total, input_names, what):
                     pass
             return DatasetStatistics()
 
-        def request(takes: set[str]) -> Iterator[list[FeatureBatch]]:
-            return self.extract_features(images, total, self.ranks.broadcast(takes), what)
+        def request(input_names: set[str]) -> Iterator[list[FeatureBatch]]:
+            return self.extract_features(images, total, self.ranks.broadcast(input_names), what)
 
         description = collect(request)
         self.ranks.broadcast(None)
         return description
 
     def extract_features(
-        self, images: Callable[[int], Tensor], total: int, takes: set[str], what: str
+        self, images: Callable[[int], Tensor], total: int, input_names: set[str], what: str
     ) -> Iterator[list[FeatureBatch]]:
         """Yield the features of all images in order, on rank 0; every rank computes one batch per turn."""
         with tqdm(total=total, desc=f"evaluating {what}", unit="image", disable=None, leave=False) as bar:
             for turn in range(0, total, BATCH * self.ranks.world_size):
                 self.check()
                 start = turn + BATCH * self.ranks.rank
-                mine = self.try_to_extract(partial(images, start), takes) if start < total else []
+                mine = self.try_to_extract(partial(images, start), input_names) if start < total else []
                 if self.ranks.all_reduce_max(int(mine is None)):
                     raise MemoryError
                 for parts in self.ranks.gather(mine):
                     yield parts
                     bar.update(sum(part.count for part in parts))
 
-    def try_to_extract(self, images: Callable[[], Tensor], takes: set[str]) -> list[FeatureBatch] | None:
+    def try_to_extract(self, images: Callable[[], Tensor], input_names: set[str]) -> list[FeatureBatch] | None:
         """Return the features of one batch, or None if there is not enough memory."""
         try:
-            return self.suite.extract(images(), takes)
+            return self.suite.extract(images(), input_names)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -277,7 +277,7 @@ class Evaluator:
         """Return class indices [count] drawn from the dataset's labels, or None without classes."""
         if self.pyramid.labels is None:
             return None
-        chosen = random_generator(seed, 0, "judged labels").integers(len(self.pyramid), size=self.count)
+        chosen = random_generator(seed, 0, "evaluated labels").integers(len(self.pyramid), size=self.count)
         return torch.from_numpy(self.pyramid.labels[chosen])
 
 
@@ -328,4 +328,4 @@ class StatisticsEvaluator(Evaluator):
         if not self.class_counts:
             return None
         shares = np.array(self.class_counts) / sum(self.class_counts)
-        return torch.from_numpy(random_generator(seed, 0, "judged labels").choice(len(shares), self.count, p=shares))
+        return torch.from_numpy(random_generator(seed, 0, "evaluated labels").choice(len(shares), self.count, p=shares))

@@ -1,7 +1,7 @@
 """The training run.
 
-From the options come the plan (which stage when), the data and the state; then, until the plan ends: phase, batch,
-step; and when due: log, sample, save, evaluate.
+The constructor derives the plan (which stage when), the data and the state from the options. `run` then repeats until
+the plan ends: compute the phase, read a batch, take a step; and when due, log, draw samples, save and evaluate.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def train(
     """Start a run, or resume the one in the run directory.
 
     As a library: call it as often as you like, from any thread. In the main thread the first SIGINT or SIGTERM saves
-    and stops the run. In other threads Python handles no signals, and the last tick's checkpoint is what remains.
+    and stops the run. In other threads Python handles no signals, and only the last tick's checkpoint remains.
 
     Args:
         ranks: the processes that share the work; only rank 0 writes to the run directory.
@@ -160,13 +160,13 @@ class Training:
         """Choose the device and, on rank 0 for all, the precision."""
         choose_kernels(config.deterministic)
         device = choose_device(config.device, self.ranks)
-        uses_graphs(config, device, self.ranks)  # raises if it cannot be as asked
+        uses_graphs(config, device, self.ranks)  # raises ConfigError if --cuda-graphs is impossible here
         latest = self.directory.latest if is_resuming else None
         precision = choose_precision(config, device, latest, log) if self.ranks.is_first else None
         return device, replace(config, precision=self.ranks.broadcast(precision))
 
     def make_plan(self, is_new: bool) -> GrowthController:
-        """Return the plan as far as it is known before the state is; the end of a run begun by --resume is not."""
+        """Return the plan before the state is loaded; the end of a run started with --resume is not known yet."""
         end_is_open = self.ranks.broadcast(is_new and self.config.resume is not None)
         return GrowthController(replace(self.config, total_kimg=None) if end_is_open else self.config)
 
@@ -176,7 +176,7 @@ class Training:
         with self.ranks.rank_by_rank():
             source = open_images(config.data, config.labels)
             if self.ranks.is_first:
-                print("\n".join(summarize(source)), flush=True)  # standard error begins with what is wrong
+                print("\n".join(summarize(source)), flush=True)  # standard error is for warnings and errors
             self.pyramid = open_pyramid(
                 source,
                 config.resolution,
@@ -219,7 +219,9 @@ class Training:
     def make_stepper_and_feeders(self) -> None:
         config, ranks = self.config, self.ranks
         if ranks.world_size > 1 and self.state.D.batch_norm:
-            raise ConfigError("--arch dcgan runs in one process only: its batch norm needs the whole batch")
+            raise ConfigError(
+                "--arch dcgan runs in one process only: its batch norm needs the whole batch; omit torchrun"
+            )
         augment = Augmentation.from_config(config)
         self.stepper = Stepper.from_config(config, config.precision == "bf16", augment, ranks, self.device)
         train_indices, held_out_indices = split_holdout(config, len(self.pyramid))
@@ -235,7 +237,9 @@ class Training:
         if not is_resuming:
             self.directory.lock(log)
             if self.directory.exists():
-                raise ConfigError(f"--out: another process has just started a run in {self.directory.folder}")
+                raise ConfigError(
+                    f"--out: another process has just started a run in {self.directory.folder}; use another --out"
+                )
         self.directory.create(self.config.to_dict())
         self.directory.cut_logs(self.state.images)
         self.writer = RunWriter(self.directory, self.config.keep_last)
@@ -430,7 +434,7 @@ class Training:
         self.start_tick()
 
     def move_end(self, line: dict[str, Any]) -> None:
-        """Let the last stage end when the time of --budget will be used up.
+        """Move the end of the last stage to when --budget will be used up.
 
         Until then the end is the plan's. The decision is saved, so that a resumed run continues the same schedule.
         """
@@ -447,7 +451,7 @@ class Training:
         return self.previously_elapsed + time.perf_counter() - self.started
 
     def share_stage_ends(self) -> None:
-        """Give every rank the stage ends that rank 0 has decided on, and follow them."""
+        """Broadcast rank 0's stage ends, and rebuild the plan from them."""
         self.state.stage_ends = self.ranks.broadcast(self.state.stage_ends)
         self.plan = GrowthController(self.config, self.state.stage_ends)
 
@@ -528,7 +532,7 @@ class Training:
             self.writer.write_averages({**content, "state": {"power_averages": half}})
 
     def finish_stage_and_evaluate(self) -> None:
-        """Do what is due after the last tick, also if a process was killed before it was done."""
+        """Evaluate and save the stage's checkpoint, if due after the last tick; also after a kill in between."""
         if not self.is_evaluation_due():
             return
         state, phase = self.state, self.plan.phase(self.state.previous)
@@ -610,6 +614,6 @@ class Training:
 
 
 def format_status(phase: Phase, images: int) -> str:
-    """As in "16x16 alpha 0.25 12.5 kimg"."""
+    """Return the status, such as "16x16 alpha 0.25 12.5 kimg"."""
     alpha = f" alpha {phase.alpha:.2f}" if phase.is_fading else ""
     return f"{phase.resolution}x{phase.resolution}{alpha} {images / 1000:.1f} kimg"

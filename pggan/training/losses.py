@@ -335,7 +335,10 @@ def find_cautions(config: TrainConfig) -> list[str]:
     if config.loss == "relativistic" and config.penalty in ("r1", "r2"):
         found.append(f"{loss} {penalty} may diverge early in training (Huang et al. 2024); use --penalty r1+r2")
     if config.penalty == "clip" and not config.loss.startswith("wgan"):
-        found.append(f"{penalty} is meant for --loss wgan; with {loss} it weakens the discriminator and its gradients")
+        found.append(
+            f"{penalty} is meant for --loss wgan; with {loss} it weakens the discriminator and its gradients; use "
+            "--penalty r1"
+        )
     if config.penalty == "clip" and config.arch in ("pggan", "msg") and config.equalized_lr:
         found.append(
             f"{penalty} leaves the critic of --arch {config.arch} almost constant, and with an equalized learning rate "

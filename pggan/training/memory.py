@@ -69,7 +69,8 @@ def explain_out_of_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise ConfigError(
-            "--fmap-max: out of memory while building networks of this size; use a lower --fmap-max or --fmap-base"
+            "out of memory while building networks of this size; use smaller ones (--fmap-max and --fmap-base, or "
+            "--hidden and --d-hidden with --arch mlp or hybrid)"
         ) from None
 
 
@@ -82,17 +83,17 @@ def suggest_less_memory(config: TrainConfig, phase: Phase, ranks: Ranks, latest:
     share = ranks.share(phase.batch_size, config.mbstd_group)
     at_once = len(share.micro_batches(phase.micro_batch)[0])
     smaller = at_once // 2 // share.group * share.group
-    if smaller:
+    if smaller and config.arch != "dcgan":
         table = format_with_stage(config.micro_batch or {4: max(config.batch_size.values())}, phase.resolution, smaller)
         return (
             f"{suggest_resuming(latest)} with --micro-batch {table}, which needs less memory and gives the same result"
         )
     table = format_with_stage(config.batch_size, phase.resolution, max(phase.batch_size // 2, 1))
     resume = f" --resume {quote(str(latest))}" if latest.exists() else ""
-    return (
-        f"start a new run with --batch-size {table} --out ANOTHER{resume}; a micro-batch cannot be smaller than a "
-        f"minibatch-stddev group of {share.group}"
-    )
+    why = f"a micro-batch cannot be smaller than a minibatch-stddev group of {share.group}"
+    if config.arch == "dcgan":
+        why = "--micro-batch does not work with --arch dcgan, whose batch norm needs the whole batch"
+    return f"start a new run with --batch-size {table} --out ANOTHER{resume}; {why}"
 
 
 def format_with_stage(table: PerStage[int], resolution: int, value: int) -> str:

@@ -89,7 +89,7 @@ def print_plan(config: TrainConfig, open_images: Callable[[str, bool], Source] =
     print("\n".join(summarize(source)))
     if not config.allow_upscale:
         check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))
-    uses_graphs(config, device)  # raises if it cannot be as asked
+    uses_graphs(config, device)  # raises ConfigError if --cuda-graphs is impossible here
     classes = source.classes
     state = TrainState(config, len(classes), device)
     config, start_lines = load_start_state(config, state, classes)
@@ -151,15 +151,16 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
             peak = max(peak, read_peak_memory(state.device))  # with cuDNN's scratch memory, gigabytes in fp32
         print(f"{name:>9}  {peak / 2**30:>11.2f}  {mark + speed:>8}  {mark + time_text:>10}", flush=True)
     if not is_timed:
-        print("~: too slow to time here; extrapolated from the stage before by operations per image")
+        print("~: not timed (too slow, or out of memory); extrapolated from the stage before by operations per image")
     if too_large:
         print(
             f"warning: {', '.join(too_large)} will probably run out of memory: {usable / 2**30:.2f} GiB are usable; "
-            "use --micro-batch, which gives the same result, or a smaller --batch-size"
+            + ("use " if config.arch == "dcgan" else "use --micro-batch, which gives the same result, or ")
+            + "a smaller --batch-size"
         )
     print(f"\nabout {format_duration(total)} of training in total, evaluations not included")
     if config.budget:
-        print(f"the last stage ends when the {config.budget} of --budget are used up, evaluations included")
+        print(f"the last stage ends when --budget {config.budget} is used up, evaluations included")
     if seen:
         print(f"about {format_duration(remaining)} left")
 
@@ -168,7 +169,7 @@ def describe_evaluation_memory(config: TrainConfig, num_reals: int) -> str:
     """Return the memory and the temporary disk space of an evaluation in the last stage, as one line."""
     count, side = config.metric_images, config.resolution
     memory, disk = estimate_metric_memory(config.metrics, count, min(count, num_reals), config.channels, side)
-    text = f"evaluations at {side}x{side} need about {memory / 2**30:.1f} GiB of memory more"
+    text = f"evaluations at {side}x{side} need about {memory / 2**30:.1f} GiB more memory"
     return text + (f", and {disk / 2**30:.1f} GiB of disk space in {find_temporary_folder()}" if disk else "")
 
 
@@ -300,7 +301,7 @@ def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: P
 
 
 def count_trial_steps(config: TrainConfig, device: torch.device) -> int:
-    """Return the steps that timing a stage takes: those before kernels are compiled, or a CUDA graph captured, too."""
+    """Return the number of steps to time a stage, warm-up included (choosing kernels, capturing a CUDA graph)."""
     warm_up = EAGER_UPDATES + 1 if uses_graphs(config, device) else 1
     return (warm_up + TIMED_STEPS) * (1 if config.penalty_every == 1 else 2)
 

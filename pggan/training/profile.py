@@ -69,12 +69,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--steps: {arguments.steps} is outside the range from 1 to 100000")
     if at not in plan.resolutions:
         raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
+    if arguments.fading and (at == 4 or not config.is_growing):
+        raise ConfigError(
+            f"--fading: the stage at {at}x{at} has no fade-in; omit the option, or choose another stage (--at)"
+        )
     keep_freed_memory()
     choose_kernels(config.deterministic)
     device = choose_device(config.device)
-    uses_graphs(config, device)  # raises if it cannot be as asked
+    uses_graphs(config, device)  # raises ConfigError if --cuda-graphs is impossible here
     config = replace(config, precision=choose_precision(config, device, warn=log))
-    phase = plan.phase(plan.find_position(at, 0.5 if arguments.fading and at > 4 else 1.0))
+    phase = plan.phase(plan.find_position(at, 0.5 if arguments.fading else 1.0))
     print(profile_step(config, device, phase, arguments.steps))
 
 
@@ -92,10 +96,10 @@ def profile_step(config: TrainConfig, device: torch.device, phase: Phase, count:
         wholes.append(step.time_whole())
         parts.append(step.time_parts())
     if len(wholes) < count:
-        log(f"warning: timed only {len(wholes)} of {count} steps, since they took {LIMIT:g} s")
+        log(f"warning: timed only {len(wholes)} of {count} steps within {LIMIT:g} s")
     whole = statistics.median(wholes)
     seconds = {name: statistics.median(each[name] for each in parts) for name in parts[0]}
-    seconds["rest, and gaps"] = max(whole - sum(seconds.values()), 0.0)
+    seconds["other, idle"] = max(whole - sum(seconds.values()), 0.0)
     rate = measure_matrix_rate(device, torch.bfloat16 if step.stepper.bf16 else torch.float32)
     fading = " fading in" if phase.is_fading else ""
     rows = [[name, f"{1000 * s:.2f}", f"{s / whole:.1%}"] for name, s in seconds.items()]

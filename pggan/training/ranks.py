@@ -203,7 +203,7 @@ def exit_without_teardown() -> Iterator[None]:
 
 @contextmanager
 def connect_ranks() -> Iterator[Ranks]:
-    """Connect the processes that torchrun, or a launcher that sets the same variables, started; ALONE without one.
+    """Connect the processes that torchrun or a similar launcher started; yield SINGLE_PROCESS without one.
 
     Raises:
         ProcessLost: not all of them connected.

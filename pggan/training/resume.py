@@ -17,7 +17,7 @@ from pggan.checkpoints import CheckpointError, RunDirectory, load, resolve_check
 
 from ..config import ConfigError, TrainConfig, format_value, option_name, spell_option, validate_field
 from ..networks import ARCHITECTURES
-from ..paths import find_recorded, is_same_checkpoint, is_same_path, relocate_paths
+from ..paths import is_same_checkpoint, is_same_path, relocate_path, relocate_paths
 from .growth import GrowthController, value_at
 from .signals import TrainingStopped
 from .state import TrainState
@@ -98,8 +98,8 @@ def check_end(saved: dict[str, Any], config: TrainConfig) -> None:
     before = GrowthController(replace(config, total_kimg=saved["config"].get("total_kimg")), ends)
     if before.total_images != plan.total_images and before.decay(saved["images"]) < 1:
         raise ConfigError(
-            f"--total-kimg: since {before.decay_start / 1000:g} kimg, the learning rates of the run in {config.out} "
-            f"fall to 0 at {before.total_images / 1000:g} kimg (--decay-kimg); use --total-kimg "
+            f"--total-kimg: the learning rates of the run in {config.out} have been decaying since "
+            f"{before.decay_start / 1000:g} kimg, to reach 0 at its end (--decay-kimg); use --total-kimg "
             f"{before.total_images / 1000:.10g}, or start a new run with {spell_new_run(config)}"
         )
     if plan.total_images <= saved["state"]["previous"]:
@@ -146,7 +146,7 @@ def check_resumable(saved: dict[str, Any], content: str, config: TrainConfig) ->
         return
     recorded, latest = saved["config"].get("data"), quote(f"{config.out}/checkpoints/latest.pt")
     if isinstance(recorded, str):
-        recorded = find_recorded(recorded, saved["config"].get("out"), RunDirectory(config.out).folder)
+        recorded = relocate_path(recorded, saved["config"].get("out"), RunDirectory(config.out).folder)
     if isinstance(recorded, str) and not is_same_path(recorded, config.data):
         raise ConfigError(
             f"the run in {config.out} was trained on {recorded}, and {config.data} has other images; use --out ANOTHER "
@@ -193,9 +193,7 @@ def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str,
             if name == "arch":
                 break  # options of another architecture cannot be compared
     if options:
-        raise CheckpointError(
-            f"{path} has networks of other shapes than these options; use {' '.join(options.values())}"
-        )
+        raise CheckpointError(f"{path} was trained with other network options; use {' '.join(options.values())}")
 
 
 def has_default_latents(arguments: dict[str, Any]) -> bool:
@@ -227,7 +225,7 @@ def explain_mismatch(where: Any) -> Iterator[None]:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
         reason = (str(error) or "it is damaged").splitlines()[-1].strip()
-        raise CheckpointError(f"{where} does not fit its networks: {reason}") from None
+        raise CheckpointError(f"{where} is damaged, or was written by another version: {reason}") from None
 
 
 def start_new_run(state: TrainState, config: TrainConfig, classes: list[str]) -> tuple[TrainConfig, list[str]]:
@@ -247,7 +245,7 @@ def start_new_run(state: TrainState, config: TrainConfig, classes: list[str]) ->
         config, plan, state.images, phase.resolution == config.resolution and not phase.is_fading
     )
     start, end = state.images / 1000, GrowthController(config, state.stage_ends).total_images / 1000
-    ending = f"or until the {config.budget} of --budget end" if config.budget else "change this with --total-kimg"
+    ending = f"or until --budget {config.budget} is used up" if config.budget else "change this with --total-kimg"
     first = (
         f"starting from {path} at {start:g} kimg; training {end - start:g} kimg more, until {end:g} kimg at "
         f"{config.resolution}x{config.resolution} ({ending})"
@@ -382,9 +380,11 @@ def roll_back(state: TrainState, directory: RunDirectory, why: str) -> None:
         TrainingStopped: there is no good checkpoint, or MAX_ROLLBACKS to it did not help.
     """
     try:
-        saved = directory.load_newest(log, has_finite_state)
+        saved = directory.load_newest(log, is_good_checkpoint)
     except CheckpointError as error:
-        raise TrainingStopped(f"{why}, and there is no good checkpoint to roll back to: {error}") from None
+        raise TrainingStopped(
+            f"{why}, and there is no good checkpoint to roll back to ({error}); start a new run with a lower --lr"
+        ) from None
     if saved is None:
         raise TrainingStopped(
             f"{why}, and no checkpoint to roll back to was saved yet; start a new run with a lower --lr"
@@ -401,7 +401,7 @@ def roll_back(state: TrainState, directory: RunDirectory, why: str) -> None:
     log(f"warning: {why}; rolling back to {kimg:g} kimg, with learning rates multiplied by {lr_factor:g}")
 
 
-def has_finite_state(content: dict[str, Any]) -> bool:
+def is_good_checkpoint(content: dict[str, Any]) -> bool:
     """Return whether a checkpoint is good: its last step was not skipped, and all its numbers are finite."""
     state = content["state"]
     if torch.as_tensor(state["skipped_in_a_row"]).any():

@@ -80,11 +80,11 @@ class RunWriter:
             self.warn("the checkpoint", error)
             return
         if self.is_behind:
-            log("the checkpoint was saved: writing works again")
+            log("saved the checkpoint: writing works again")
         self.is_behind, self.failures = False, 0
         size, seconds = self.directory.latest.stat().st_size / 1e6, time.perf_counter() - start
         if not self.checkpoint_cost:
-            log(f"saved {self.directory.latest}: {size:.1f} MB in {seconds:.2f} s; from now on at every tick")
+            log(f"saved {self.directory.latest}: {size:.1f} MB in {seconds:.2f} s; later ones are not reported")
         self.checkpoint_cost = {"checkpoint_mb": round(size, 3), "checkpoint_seconds": round(seconds, 4)}
 
     def write_averages(self, content: dict[str, Any]) -> None:
@@ -98,7 +98,10 @@ class RunWriter:
     def raise_if_fatal(self, error: OSError, needed: str) -> None:
         gone = not self.directory.checkpoints.is_dir()
         if gone:
-            raise TrainingStopped(f"{self.directory.folder} was deleted, or is no longer a run directory") from None
+            raise TrainingStopped(
+                f"{self.directory.folder} was deleted, or is no longer a run directory; restore it to resume, or start "
+                "again"
+            ) from None
         if needed or self.failures >= MAX_FAILURES:
             needed = needed or f"no checkpoint in {MAX_FAILURES} consecutive ticks"
             saved = self.directory.latest

@@ -71,5 +71,5 @@ def check_unpacked_size(member: zipfile.ZipInfo) -> None:
     if member.file_size > max(MAX_UNPACKED, MAX_RATIO * member.compress_size):
         raise ValueError(
             f"{member.filename} unpacks to {member.file_size / 1e6:.0f} MB from {member.compress_size / 1e6:.1f} MB, "
-            "as no images do"
+            "which no image data does (a zip bomb?); check where the file comes from"
         )

@@ -330,7 +330,7 @@ def make_array(kind: Any, *_: Any) -> Array:
 def make_dtype(text: Any, *_: Any) -> DType:
     """Return the dtype for its name, such as "f4". Raises UntrustedFileError unless it is one of numbers."""
     if type(text) is not str or len(text) > 8 or np.dtype(text).kind not in "biuf":  # "float128" is the longest
-        raise UntrustedFileError("holds arrays of a dtype that is not numbers")
+        raise UntrustedFileError("contains arrays of a non-numeric dtype")
     return DType(np.dtype(text))
 
 

@@ -137,7 +137,7 @@ class TensorReader:
         with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
             if (
                 file.read(2) != b"\x80\x02" or file.read(2) != b"\x8a\x0a"
-            ):  # cheaper than executing another file's start
+            ):  # cheaper than parsing the start of another file
                 raise ValueError
             file.seek(0)
             magic, _, system = (read_pickle(file, {}) for _ in range(3))

@@ -16,7 +16,7 @@ from pggan.datasets import make_grid
 from ..config import ConfigError
 from ..training.device import choose_device
 from ..training.plan import format_table
-from .evaluate import add_evaluation_options, evaluate_checkpoint, open_evaluator
+from .evaluate import add_evaluation_options, evaluate_checkpoint, explain_out_of_memory, open_evaluator
 from .film import add_caption
 from .options import Commands, add_command, add_force, add_seeds
 from .output import Output
@@ -61,9 +61,10 @@ def run(arguments: argparse.Namespace) -> None:
     # Grids first: they take seconds and find unreadable checkpoints before the metrics take minutes.
     models = [load(path, device) for path in arguments.checkpoints]
     check_grid(len(arguments.seeds), max(model.resolution for model in models))
-    grids = draw_grids(models, arguments.seeds)
-    if arguments.metrics != "none":
-        results = evaluate_models(models, arguments)
+    with explain_out_of_memory():
+        grids = draw_grids(models, arguments.seeds)
+        results = [] if arguments.metrics == "none" else evaluate_models(models, arguments)
+    if results:
         print("\n".join(map(json.dumps, results)) if arguments.json else format_results(arguments.checkpoints, results))
     with output.write_atomically() as temporary:
         join_grids(grids, arguments.checkpoints).save(temporary)

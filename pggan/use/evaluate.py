@@ -8,6 +8,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from shlex import quote
@@ -128,33 +129,42 @@ def run(arguments: argparse.Namespace) -> None:
     with silence_other_ranks(), connect_ranks() as ranks:
         paths = find_checkpoints(arguments.checkpoint, arguments.checkpoints)
         if arguments.ema:
+            if arguments.checkpoints:
+                raise ConfigError("--checkpoints: --ema evaluates averages instead of checkpoints; omit either option")
             with ranks.rank_by_rank():
                 paths = write_averages(RunDirectory(arguments.checkpoint), arguments.ema)
         folder = find_run_folder(paths[0])
         directory = None if folder is None else RunDirectory(folder)
         rows = []
-        try:
+        with explain_out_of_memory():
             for row in evaluate_run(paths, directory, arguments, ranks):
                 if arguments.json and row["checkpoint"] != REAL_ROW:
                     print(json.dumps(row), flush=True)
                 rows.append(row)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise MetricError(
-                "--device: out of memory while generating images or computing their features; free memory there, or "
-                "use another device"
-            ) from None
         if ranks.is_first and not arguments.json:
             print(format_rows(rows))
             print(f"\n{describe_provenance(rows)}")
+
+
+@contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Report that an evaluation ran out of memory as a MetricError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MetricError(
+            "--device: out of memory while generating images or computing their features; free memory on it, or use "
+            "another device"
+        ) from None
 
 
 def find_checkpoints(path: str | Path, which: str | None) -> list[Path]:
     """Return the checkpoints to evaluate, in the order of images seen; several names of the same file count once.
 
     Raises:
-        ConfigError: `which` is given for something else than a run directory, or the run has no such checkpoint.
+        ConfigError: `which` is specified for something other than a run directory, or the run has no such checkpoint.
         checkpoints.CheckpointError: there is no checkpoint.
     """
     if which is None:
@@ -167,7 +177,8 @@ def find_checkpoints(path: str | Path, which: str | None) -> list[Path]:
     found = {"latest": [directory.latest], "best": [directory.best], "stages": stages, "all": [*stages, *others]}[which]
     paths = {(p.stat().st_dev, p.stat().st_ino): p for p in reversed(found) if p.exists()}
     if not paths:
-        raise ConfigError(f"--checkpoints: {directory.checkpoints} has no {which} checkpoint; use --checkpoints all")
+        none = "no checkpoint" if which == "all" else f"none for --checkpoints {which}; use --checkpoints all"
+        raise ConfigError(f"--checkpoints: {directory.checkpoints} has {none}")
     return list(reversed(paths.values()))
 
 
@@ -300,7 +311,7 @@ def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyrami
                 f"--data: the images in {recorded} are not those that the checkpoint was trained on; restore those, or "
                 f"use --data {quote(str(recorded))} to compare with the present ones"
             )
-        print(f"warning: {data} has other images than the checkpoint was trained on", file=sys.stderr)
+        print(f"warning: {data} does not contain the images that the checkpoint was trained on", file=sys.stderr)
     return source, pyramid
 
 

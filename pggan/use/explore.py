@@ -16,7 +16,7 @@ from .trained import Trained, load
 TEXT = """\
 Serve an interactive page for a trained generator on this machine (127.0.0.1 only).
 
-Its controls are seed, class, truncation, stage, alpha, and interpolation towards another seed. Needs NiceGUI:
+Its controls are seed, class, truncation, stage, alpha, and interpolation toward another seed. Needs NiceGUI:
 pip install nicegui
 """
 EXAMPLES = """\

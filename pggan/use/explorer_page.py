@@ -70,7 +70,7 @@ class Page:
         """Add the controls this generator has: no class menu without classes, no alpha without progressive growing."""
         with ui.row(wrap=False).classes("w-full items-center"):
             self.number("seed", "seed")
-            ui.button("random", on_click=self.randomise).props("flat no-caps")
+            ui.button("random", on_click=self.randomize).props("flat no-caps")
         self.slider("seed", "seed", 999, 1)  # a thousand seeds to browse; the field takes any
         if self.trained.classes:
             names = {i: self.trained.classes[i] for i in self.trained.drawable}
@@ -122,7 +122,7 @@ class Page:
         size = f"{view.resolution}x{view.resolution}"
         self.caption.text = f"{size}, alpha {view.alpha:g}, seed {view.seed}, drawn in {milliseconds:.0f} ms"
 
-    def randomise(self) -> None:
+    def randomize(self) -> None:
         """Choose a random seed."""
         self.view.seed = random.randrange(MAX_SEED + 1)  # the bound field's on_change redraws
 

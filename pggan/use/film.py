@@ -51,7 +51,7 @@ def write_film(path: Path, frames: Iterator[Image.Image], count: int, fps: int) 
         frames: images of one size, drawn one at a time; width and height must be even for .mp4.
 
     Raises:
-        ConfigError: a .gif or .webp of that many frames would need more than MEMORY bytes.
+        ConfigError: a .gif or .webp of that many frames would need more than MAX_BYTES bytes.
     """
     # disable=None: no progress bar unless stderr is a terminal
     frames = iter(tqdm(frames, desc="writing video", total=count, unit="frame", disable=None, leave=False))
@@ -92,7 +92,7 @@ def write_mp4(path: Path, frames: Iterator[Image.Image], fps: int) -> None:
 
 
 def add_caption(image: Image.Image, text: str) -> Image.Image:
-    """Return a copy of the image with a line of text in a black bar of BAR pixels below it."""
+    """Return a copy of the image with a line of text in a black bar of CAPTION_HEIGHT pixels below it."""
     page = Image.new("RGB", (image.width, image.height + CAPTION_HEIGHT), "black")
     page.paste(image, (0, 0))
     ImageDraw.Draw(page).text(

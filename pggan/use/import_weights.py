@@ -13,7 +13,7 @@ import torch
 
 from pggan import checkpoints
 
-from ..config import TrainConfig
+from ..config import ConfigError, TrainConfig
 from ..interop import WeightsError, read_weights
 from .options import Commands, add_command, add_force, int_parser
 from .output import Output
@@ -51,6 +51,8 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     output = Output(arguments.out, arguments.force, (".pt",))
     if arguments.source.suffix == ".safetensors":
+        if arguments.resolution is not None:
+            raise ConfigError("--resolution: a .safetensors file has its own stage; omit the option")
         content = checkpoints.load(arguments.source)
         notes: list[str] = []
     else:
@@ -115,5 +117,5 @@ def format_training_command(out: Path, content: dict[str, Any]) -> str:
     shape = content["networks"]["generator"]
     labels, length = " --labels" if shape["label_size"] else "", ""
     if content["stage"] == {"resolution": shape["resolution"], "alpha": 1.0}:
-        length = " (trains 600 thousand images; --stabilize-kimg changes this)"
+        length = " (for 600 kimg; change this with --stabilize-kimg)"
     return f"to fine-tune: python train.py IMAGES --resume {quote(str(out))}{labels}{length}"

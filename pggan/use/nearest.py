@@ -52,7 +52,7 @@ images are as close to another. The grid shows the most similar samples next to 
 """
 EXAMPLES = """\
   python -m pggan nearest runs/faces-128
-  python -m pggan nearest runs/faces-128 --seeds 0-999 --rows 16 --neighbours 5 --num-reals 70000 --device cuda
+  python -m pggan nearest runs/faces-128 --seeds 0-999 --rows 16 --neighbors 5 --num-reals 70000 --device cuda
 """
 
 
@@ -70,6 +70,7 @@ def add_parser(commands: Commands) -> None:
         help=f"number of samples printed and shown, the most similar ones, 1 to {MAX_ROWS} (default: %(default)s)",
     )
     p.add_argument(
+        "--neighbors",
         "--neighbours",
         type=int_parser(1, 20),
         default=7,
@@ -101,10 +102,10 @@ def run(arguments: argparse.Namespace) -> None:
     output = Output(path, arguments.force, (".png",))
     source, pyramid = open_real_images(trained, arguments.data)
     # Drawn as evaluation draws them, so both use the same real images; sorted, to read them from disk in order.
-    chosen = np.sort(random_generator(0, 0, "judged reals").permutation(len(pyramid))[: arguments.num_reals])
-    if len(chosen) <= arguments.neighbours:
+    chosen = np.sort(random_generator(0, 0, "evaluated reals").permutation(len(pyramid))[: arguments.num_reals])
+    if len(chosen) <= arguments.neighbors:
         raise ConfigError(
-            f"--neighbours: {arguments.neighbours} neighbors need more than {len(chosen)} real images; specify fewer"
+            f"--neighbors: {arguments.neighbors} neighbors need more than {len(chosen)} real images; specify fewer"
         )
     inception = Inception(load_weights(arguments.inception_weights), choose_device(arguments.device))
     samples = trained.draw(trained.latents(seeds), trained.labels(seeds))
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
     if trained.config.get("mirror"):  # the generator has also seen every image mirrored
         mirrored = extract_features(inception, samples.flip(3).split(BATCH), len(samples), "mirrored samples")
         distances = torch.minimum(distances, torch.cdist(mirrored, reals))
-    distances, places = distances.topk(arguments.neighbours, largest=False)
+    distances, places = distances.topk(arguments.neighbors, largest=False)
     reference = nearest_other(reals)
     nearest, usual = distances[:, 0], reference.median().item()
     rows = nearest.argsort(stable=True)[: arguments.rows]
@@ -182,8 +183,8 @@ def summarize_copies(samples: Tensor, reals: Tensor) -> list[str]:
     copies, alike = int((samples < NEAR_COPY * usual).sum()), (reals < NEAR_COPY * usual).float().mean().item()
     lines = [
         f"median distance of samples {median:.2f}, of real images (reference) {usual:.2f}, ratio {median / usual:.2f}",
-        f"{copies} of {len(samples)} samples are near-copies of real images (closer than {NEAR_COPY:g} x reference), "
-        f"as are {alike:.1%} of real images of others",
+        f"{copies} of {len(samples)} samples are near-copies of real images (closer than {NEAR_COPY:g} x reference); "
+        f"{alike:.1%} of the real images are near-copies of other real images",
     ]
     if copies == 0:
         lines.append("no sign of memorization")

@@ -92,7 +92,7 @@ def add_truncation(p: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="PSI",
         help="truncation psi, 0 to 1: below 1 images are more typical and less varied, because the first layer's "
-        "feature maps are interpolated towards their mean (default: 1)",
+        "feature maps are interpolated toward their mean (default: 1)",
     )
 
 
@@ -122,7 +122,7 @@ def open_trained(arguments: argparse.Namespace) -> Trained:
         raise ConfigError(f"--resolution: {error}") from None
 
 
-def find_class(trained: Trained, text: str) -> int:
+def find_class(trained: Trained, text: str, option: str = "--label") -> int:
     """Return the index of a class specified by its name or by its index from 0.
 
     A name wins over an index: the classes of digits are usually named "0" to "9". If all names are numbers, a number
@@ -132,7 +132,7 @@ def find_class(trained: Trained, text: str) -> int:
         ConfigError: there is no such class, it had no training images, or the generator is unconditional.
     """
     if not trained.classes:
-        raise ConfigError(f"labels: {text!r} was specified, but this generator was trained without labels")
+        raise ConfigError(f"{option}: {text!r} was specified, but this generator was trained without labels")
     numbers = [int(name) for name in trained.classes if name.isdecimal()]
     names_are_numbers = len(numbers) == len(trained.classes)
     if text in trained.classes:
@@ -149,9 +149,9 @@ def find_class(trained: Trained, text: str) -> int:
     # ten names: enough for MNIST or CIFAR-10 in full, and ImageNet's thousand would bury the message
     known = ", ".join(drawable[:10]) + (", ..." if len(drawable) > 10 else "")
     if 0 <= index < len(trained.classes):
-        raise ConfigError(f"labels: class {trained.classes[index]!r} had no training images; use one of {known}")
+        raise ConfigError(f"{option}: class {trained.classes[index]!r} had no training images; use one of {known}")
     indices = "" if names_are_numbers else f", or an index from 0 to {len(trained.classes) - 1}"
-    raise ConfigError(f"labels: there is no class {text!r}; use one of {known}{indices}")
+    raise ConfigError(f"{option}: there is no class {text!r}; use one of {known}{indices}")
 
 
 def int_parser(minimum: int, maximum: int = MAX_SEED) -> Callable[[str], int]:

@@ -97,7 +97,7 @@ def parse_classes(trained: Trained, text: str | None) -> list[int]:
         return []
     if text == "all" and trained.classes:
         return trained.drawable
-    return [find_class(trained, part) for part in text.split(",")]
+    return [find_class(trained, part, "--labels") for part in text.split(",")]
 
 
 def check_grid(count: int, resolution: int) -> None:

@@ -34,10 +34,10 @@ class Trained:
         alpha: fade-in weight of the stage's newest block, 0 to 1; 1 outside a fade-in.
         images: number of real images seen in training.
         classes: class names, [] for an unconditional generator.
-        config: the run's options; paths among them are found again from the current working directory.
+        config: the run's options; paths are their present locations (`paths.relocate_paths`).
         untrained: resolutions whose RGB layer is missing from imported weights.
         class_counts: training images per class, () if the checkpoint does not record them.
-        digest: identifies the training images, see `datasets.Pyramid.digest`; "" if not recorded.
+        digest: identifies the training images, see `datasets.Pyramid.compute_digest`; "" if not recorded.
         mean_cache: cache of `compute_mean_features`, by label; shared by all stages of a generator.
     """
 
@@ -144,7 +144,7 @@ class Trained:
             labels: class indices [N]; required for a conditional generator.
             truncation: psi, 0 to 1; below 1 images are more typical and less varied, at 0 they are all the same.
                 Truncating the latent itself has no effect, since pixel norm undoes any scaling, and there is no mapping
-                network. Instead the first layer's feature maps are interpolated towards their mean (for a conditional
+                network. Instead the first layer's feature maps are interpolated toward their mean (for a conditional
                 generator, the label's mean), as StyleGAN does with W (Karras et al. 2019, appendix B).
 
         Returns:
@@ -233,7 +233,7 @@ def load(path: str | os.PathLike, device: torch.device | str = "cpu") -> Trained
     # whatever a file with wrong types, missing keys or weights of other shapes leads to
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, OverflowError) as error:
         reason = (str(error) or "it is damaged").splitlines()[0]
-        raise checkpoints.CheckpointError(f"{path} does not fit its networks: {reason}") from None
+        raise checkpoints.CheckpointError(f"{path} is damaged, or was written by another version: {reason}") from None
     return trained
 
 

@@ -47,7 +47,10 @@ def test_integer_labels_may_start_at_any_number(tmp_path, shape):
     ("arrays", "message"),
     [
         ({"x": RGB / 255}, r"has no images, uint8 or uint16 .* x float64\[5, 16, 16, 3\]"),
-        ({"one": RGB, "two": RGB}, "has no images, .* named images, x, "),
+        (
+            {"one": RGB, "two": RGB},
+            "has several arrays of images, .*; name one of them images, x, .*; it contains one ",
+        ),
         ({"x": np.array([{}])}, "has no images"),
         ({}, "it contains nothing"),
     ],

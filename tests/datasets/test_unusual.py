@@ -119,7 +119,7 @@ def test_16_bit_planar_tiffs_are_decoded_by_tifffile():
 
 def test_without_tifffile_16_bit_planar_tiffs_are_refused_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    with pytest.raises(ValueError, match="a TIFF that Pillow cannot decode: pip install tifffile imagecodecs"):
+    with pytest.raises(ValueError, match="a TIFF that Pillow cannot decode; pip install tifffile imagecodecs"):
         decode(make_planar_tiff(RNG.integers(0, 65536, (3, 16, 16))))
 
 

@@ -55,9 +55,9 @@ def no_weights(monkeypatch):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["fid", "is", "swd"], "skipping FID AND IS: "),
-        (["swd", "fid"], "skipping FID: "),
-        (["is"], "skipping IS: "),
+        (["fid", "is", "swd"], "warning: skipping FID and IS: "),
+        (["swd", "fid"], "warning: skipping FID: "),
+        (["is"], "warning: skipping IS: "),
         (["swd"], None),
     ],
 )
@@ -82,7 +82,7 @@ def test_without_the_classifier_is_is_skipped_with_a_warning(inception):
     inception()
     lines = []
     evaluator = Suite(["fid", "is", "swd"], log=lines.append)
-    assert len(lines) == 1 and lines[0].startswith("skipping IS: ") and "\n" not in lines[0]
+    assert len(lines) == 1 and lines[0].startswith("warning: skipping IS: ") and "\n" not in lines[0]
     assert f"canonical file: curl -L --create-dirs -o {find_download_folder() / CACHED_NAMES[0]}" in lines[0]
     results = evaluator.compare(
         evaluator.compute_statistics([draw_images(4)]), evaluator.compute_statistics([draw_images(4, seed=1)])
@@ -254,7 +254,7 @@ class TestCache:
         lines = []
         evaluator = Suite(["fid"], cache=tmp_path / "file" / "cache", log=lines.append)
         assert evaluator.load_or_compute(lambda: [draw_images(20)]).count == 20
-        assert len(lines) == 1 and lines[0].startswith("cannot cache the features")
+        assert len(lines) == 1 and lines[0].startswith("warning: cannot cache the real images' features")
 
     def test_cached_arrays_that_do_not_fit_the_images_are_recomputed(self, inception, tmp_path):
         sizes = inception()

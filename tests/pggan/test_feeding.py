@@ -15,7 +15,7 @@ from pggan.training.ranks import Ranks
 
 @pytest.fixture
 def pyramid(tmp_path):
-    return open_pyramid(SyntheticShapes(50, labelled=True), 16, 3, cache=tmp_path)
+    return open_pyramid(SyntheticShapes(50, labeled=True), 16, 3, cache=tmp_path)
 
 
 def make_phase(resolution, batch):

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from pggan.paths import choose_out, find_recorded, is_missing, is_same_checkpoint, make_absolute
+from pggan.paths import choose_out, is_missing, is_same_checkpoint, make_absolute, relocate_path
 
 
 @pytest.fixture
@@ -27,20 +27,20 @@ def test_paths_become_absolute_and_dataset_names_stay(cwd):
 def test_a_recorded_path_is_found_from_another_folder(cwd):
     (cwd / "a" / "photos").mkdir(parents=True)
     run = cwd / "a" / "runs" / "x"
-    assert find_recorded("photos", "runs/x", run) == str(cwd / "a" / "photos")
-    assert find_recorded("photos", "./runs/y/../x", run) == str(cwd / "a" / "photos")
-    assert find_recorded("/elsewhere/project/photos", "runs/x", run) == str(cwd / "a" / "photos")  # moved with its run
+    assert relocate_path("photos", "runs/x", run) == str(cwd / "a" / "photos")
+    assert relocate_path("photos", "./runs/y/../x", run) == str(cwd / "a" / "photos")
+    assert relocate_path("/elsewhere/project/photos", "runs/x", run) == str(cwd / "a" / "photos")  # moved with its run
     for out in (str(run), "other/x", "../a/runs/x", None):
-        assert find_recorded("photos", out, run) == "photos"
-    assert find_recorded("photos", "runs/x", None) == "photos"
-    assert find_recorded("cifar10", "runs/x", run) == "cifar10"
-    assert find_recorded("/gone/images", "runs/x", run) == "/gone/images"
+        assert relocate_path("photos", out, run) == "photos"
+    assert relocate_path("photos", "runs/x", None) == "photos"
+    assert relocate_path("cifar10", "runs/x", run) == "cifar10"
+    assert relocate_path("/gone/images", "runs/x", run) == "/gone/images"
 
 
 def test_an_existing_recorded_path_takes_precedence(cwd):
     for folder in ("a/photos", "b/photos"):
         (cwd / folder).mkdir(parents=True)
-    assert find_recorded(str(cwd / "b" / "photos"), "runs/x", cwd / "a" / "runs" / "x") == str(cwd / "b" / "photos")
+    assert relocate_path(str(cwd / "b" / "photos"), "runs/x", cwd / "a" / "runs" / "x") == str(cwd / "b" / "photos")
 
 
 def test_folders_with_the_same_name_get_separate_runs(cwd):

@@ -102,7 +102,7 @@ def test_the_end_of_a_run_cannot_move_once_its_learning_rates_decay():
     check(40_000, 50, decay_kimg=0)
     for images, total_kimg in [(30_001, 50), (40_000, 50), (35_000, 36)]:
         with pytest.raises(
-            ConfigError, match=r"--total-kimg: since 30 .* use --total-kimg 40, or .* --resume 'runs/a b'$"
+            ConfigError, match=r"--total-kimg: .* decaying since 30 .* use --total-kimg 40, or .* --resume 'runs/a b'$"
         ):
             check(images, total_kimg)
     finished = make_config(out="runs/a", total_kimg=40, decay_kimg=10)

@@ -270,7 +270,7 @@ CASES = f"""
     pggan compare RUN RUN | --device abacus | --device
     pggan compare RUN RUN | --metrics none --out a.txt | --out
     pggan nearest RUN | --seeds 5-1 | --seeds
-    pggan nearest RUN | --neighbours 21 | --neighbours
+    pggan nearest RUN | --neighbors 21 | --neighbors
     pggan nearest RUN | --num-reals 1 | --num-reals
     pggan nearest RUN | --data nowhere | nowhere
     pggan nearest RUN | --inception-weights nowhere.pth | nowhere.pth

@@ -34,8 +34,8 @@ def labeled(tmp_path):
         "classes": ["cat", "dog"],
         "state": {"G_ema": Generator(**arguments).state_dict()},
     }
-    save(tmp_path / "labelled.pt", content)
-    return tmp_path / "labelled.pt"
+    save(tmp_path / "labeled.pt", content)
+    return tmp_path / "labeled.pt"
 
 
 def get_path(result):
@@ -152,7 +152,7 @@ def test_nearest_finds_memorized_images(pggan, run_folder, monkeypatch):
     assert "distance 0.00" not in lines[2] and "reference" in lines[3]
     assert lines[4].startswith("2 of 3 samples are near-copies of real images")
     assert lines[5] == "the generator has memorized training images"
-    grid = np.asarray(Image.open("near.png"))  # sample, gap, two neighbours
+    grid = np.asarray(Image.open("near.png"))  # sample, gap, two neighbors
     sample, gap, first, second = np.split(grid[: len(grid) // 3], 4, axis=1)
     assert np.array_equal(sample, first) and (gap == 255).all() and not np.array_equal(sample, second)
 
@@ -243,7 +243,7 @@ def test_info_reports_stage_options_and_metrics(pggan, run_folder):
         ("sample RUN --seeds 9-3", "3-9"),
         ("sample RUN --seeds 0-3 --count 4", "not allowed with"),
         ("sample RUN --labels dog", "without labels"),
-        ("sample labelled.pt --labels cow", "cat, dog"),
+        ("sample labeled.pt --labels cow", "cat, dog"),
         ("sample RUN --out there.png", "--force"),
         ("sample RUN --out photos --force", "other contents"),
         ("sample RUN --out a.tiff", "does not end in"),
@@ -258,8 +258,8 @@ def test_info_reports_stage_options_and_metrics(pggan, run_folder):
         ("interpolate RUN --frames 10000 --out a.gif", "choose an .mp4"),
         ("interpolate RUN --seeds 0-99 --frames 10000", "exceed"),
         ("compare RUN RUN --seeds 0-20000", "too many"),
-        ("nearest labelled.pt", "--data"),
-        ("evaluate labelled.pt", "--data"),
+        ("nearest labeled.pt", "--data"),
+        ("evaluate labeled.pt", "--data"),
         ("grow empty", "samples/fakes-"),
         ("fade RUN --resolution 4", "does not fade in"),
         ("compare RUN", "two or more"),

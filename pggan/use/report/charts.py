@@ -18,7 +18,7 @@ Line = Mapping[str, Any]
 
 
 def to_number(value: Any) -> float | None:
-    """Return a logged value as a float, or None if it is missing, not a number, not finite or beyond LARGEST."""
+    """Return a logged value as a float, or None if it is missing, not a number, not finite or beyond MAX_VALUE."""
     # bool is a subclass of int; 10**400 is a valid JSON number that float() refuses, so compare before converting
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

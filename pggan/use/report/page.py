@@ -28,7 +28,7 @@ from .pictures import encode_data_uri, find_grids, thin_numbers
 from .run import Run, read_run
 
 # Maximum numbers of grids, table rows, charts or columns of unknown keys, and options in a page: files may come from a
-# stranger. 40 grids and their real images keep the page below 20 MB, see LARGEST_FILE; no run reaches the other limits.
+# stranger. 40 grids and their real images keep the page below 20 MB (MAX_FILE_BYTES); no run reaches the other limits.
 GRIDS, ROWS, COLUMNS, OPTIONS = 40, 64, 40, 200
 BOOKKEEPING = {"images", "resolution", "alpha", "stage_end"}
 BOOKKEEPING |= {
@@ -234,7 +234,7 @@ def build_context(run: Run) -> dict[str, Any]:
         "evaluation_columns": metric_columns(run.evaluations),
         "evaluation_settings": describe_settings(run.evaluations[-ROWS:]),
         "columns": metric_columns(run.metrics),
-        "judged": select_evaluations(run),
+        "metric_rows": select_evaluations(run),
         "stages": stages,
         "missing": missing,
         "options": {key[:100]: format_option(value) for key, value in list(config.items())[:OPTIONS]},
@@ -312,9 +312,9 @@ def format_seconds(value: Any) -> str:
 
 
 def metric_columns(metrics: Sequence[Line]) -> list[str]:
-    """Return the columns of the table of metrics, with BESIDES last.
+    """Return the columns of the table of metrics, with NOT_CURVES last.
 
-    Standard deviations are shown beside their metric, and HOW below the table.
+    Standard deviations are shown beside their metric, and the settings below the table.
     """
     keys = dict.fromkeys(key for line in metrics for key in line)
     spreads = {key + suffix for key in keys for suffix in ("_std", "_error")}

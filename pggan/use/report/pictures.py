@@ -14,7 +14,7 @@ from PIL import Image
 
 MAX_FILE_BYTES = 250_000  # bytes of one grid: 40 generated and 9 real ones, as base64, keep the page below 20 MB
 MAX_GRID_PIXELS = 1 << 25  # pixels, twice the 4096 x 4096 that training writes at most: larger files are not decoded
-# Maximum side in pixels and WebP quality (None: lossless), tried in this order until a grid fits in LARGEST_FILE.
+# Maximum side in pixels and WebP quality (None: lossless), tried in this order until a grid fits in MAX_FILE_BYTES.
 SIDES_AND_QUALITIES = ((1024, None), (1024, 90), (1024, 70), (768, 60), (512, 50), (256, 40))
 
 
@@ -50,7 +50,7 @@ def silence_pillow() -> Iterator[None]:
 
 
 def encode_data_uri(path: Path) -> str | None:
-    """Return a PNG as a data URI of a WebP of at most LARGEST_FILE bytes, or None if it cannot be read.
+    """Return a PNG as a data URI of a WebP of at most MAX_FILE_BYTES bytes, or None if it cannot be read.
 
     Only the last of SIDES_AND_QUALITIES may exceed the limit.
     """
