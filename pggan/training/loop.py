@@ -529,7 +529,7 @@ class Training:
         self.writer.write_checkpoint({**content, "state": self.state.state_dict()}, needed)
         if averages := self.state.power_averages:
             half = {std: round_to_half(average.state_dict()) for std, average in averages.items()}
-            self.writer.write_averages({**content, "state": {"power_averages": half}})
+            self.writer.write_averages({**content, "start": self.state.start, "state": {"power_averages": half}})
 
     def finish_stage_and_evaluate(self) -> None:
         """Evaluate and save the stage's checkpoint, if due after the last tick; also after a kill in between."""

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 STDS = (0.05, 0.10)  # of the averages that training keeps; the paper's choice (section 3.2)
-MIN_STD, MAX_STD = 0.005, 0.25  # lengths whose profile the snapshots can represent; at 0.289 gamma is 0
+MIN_STD, MAX_STD = 0.005, 0.25  # lengths that snapshots can represent if there are many; at 0.289 gamma is 0
 
 
 class Snapshot(NamedTuple):
-    """A stored average: its length, and the images seen when it was taken."""
+    """A stored average: its length, and the images that the run had seen when it was taken, from its start on."""
 
     std: float
     images: int
@@ -40,9 +40,9 @@ def compute_exponent(std: float) -> float:
 
 
 def compute_decays(images: int, added: int) -> list[float]:
-    """Return, for each of STDS, the decay of an update at `images` seen images, `added` of them since the last.
+    """Return, for each of STDS, the decay of an update after `images` images of the run, `added` since the last update.
 
-    ((t - dt) / t)^(gamma + 1), equation 1 of section 3.1 with images as the time.
+    ((t - dt) / t)^(gamma + 1), equation 1 of section 3.1 with images as the time. 0 at the first update.
     """
     return [((images - added) / images) ** (compute_exponent(std) + 1) for std in STDS]
 
@@ -66,15 +66,20 @@ def round_to_half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
 
 
-def solve_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> np.ndarray:
-    """Return the weight of each snapshot [n] in the best approximation of the target average.
+def solve_weights(snapshots: Sequence[Snapshot], target: Snapshot) -> tuple[np.ndarray, float]:
+    """Return the weight of each snapshot [n] in the best approximation of the target average, and its error.
 
-    The profiles are functions of time; the weights minimize the squared difference of their sum to the target's
-    profile (appendix C.2). Snapshots from after the target are not allowed.
+    The profiles are functions of time. The weights minimize the squared difference of their sum to the target's profile
+    (appendix C.2), and are then divided by their sum, so that constant weights are reproduced. The error is the norm
+    of the remaining difference, relative to the target's. Snapshots from after the target are not allowed.
     """
-    gram = [[compute_inner_product(a, b) for b in snapshots] for a in snapshots]
-    right = [compute_inner_product(a, target) for a in snapshots]
-    return np.linalg.lstsq(np.array(gram), np.array(right), rcond=1e-12)[0]
+    gram = np.array([[compute_inner_product(a, b) for b in snapshots] for a in snapshots])
+    right = np.array([compute_inner_product(a, target) for a in snapshots])
+    weights = np.linalg.lstsq(gram, right, rcond=1e-12)[0]
+    weights /= weights.sum()
+    square = compute_inner_product(target, target)
+    difference = weights @ gram @ weights - 2 * weights @ right + square
+    return weights, float(np.sqrt(max(difference, 0.0) / square))
 
 
 def compute_inner_product(a: Snapshot, b: Snapshot) -> float:

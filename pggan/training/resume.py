@@ -310,6 +310,7 @@ def load_from_checkpoint(
     is_larger = saved["networks"]["generator"]["resolution"] != config.resolution
     content = dict(saved["state"])
     content.setdefault("G", content["G_ema"])
+    content.pop("power_averages", None)  # new averages begin with this run: their first decay is 0
     in_first_line = ("out", "resume", "total_kimg")  # of `start_new_run`
     lines = diff_options({k: v for k, v in saved["config"].items() if k not in in_first_line}, config)
     lines += describe_class_changes(saved["classes"], classes)
@@ -342,7 +343,7 @@ def load_from_checkpoint(
         )
     if is_larger or plan.should_reset_optimizers(state.previous, state.images):
         state.reset_optimizers()
-    state.previous = state.start = state.images
+    state.previous = state.start = state.averaged = state.images
     state.seconds, state.elapsed, state.lr_factor, state.rollbacks = {}, 0.0, 1.0, []
     state.clear_sums()
     return lines

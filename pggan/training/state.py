@@ -76,6 +76,7 @@ class TrainState:
         images: real images seen by the discriminator.
         previous: `images` at the previous schedule update; the images in (previous, images] were trained on last.
         start: images seen when the run began: 0, or where --resume put it.
+        averaged: images seen at the last update of G, and so of `power_averages`.
         sums: sums of logged terms since the last log line. counts: number of values in each sum.
         augment_p: probability of each augmentation in [0, 1], on the device; --augment ada adapts it.
         augment_signal: [2], moving averages of numerator and denominator of the signal that steers augment_p.
@@ -99,7 +100,7 @@ class TrainState:
         self.power_averages = {f"{std:g}": copy.deepcopy(self.G_ema) for std in (STDS if config.power_ema else ())}
         self.g_optimizer, self.d_optimizer = (make_optimizer(config, n) for n in (self.G, self.D))
         self.device = device
-        self.images = self.previous = self.start = 0
+        self.images = self.previous = self.start = self.averaged = 0
         self.skipped_in_a_row = torch.zeros(2, device=device)
         self.augment_p = torch.zeros((), device=device)
         self.augment_signal = torch.zeros(2, device=device)
@@ -138,6 +139,7 @@ class TrainState:
         "images",
         "previous",
         "start",
+        "averaged",
         "sums",
         "counts",
         "augment_p",
@@ -170,6 +172,8 @@ class TrainState:
             if name in state:  # older checkpoints have no augment_p, augment_signal, lr_factor, start, elapsed, ...
                 check_type(name, state[name], getattr(self, name))
                 setattr(self, name, to_device(state[name], self.device))
+        if "averaged" not in state:  # written by an earlier version
+            self.averaged = self.images
         if "counts" not in state:  # written by an earlier version, which counted steps instead
             self.counts = dict.fromkeys(self.sums, state["steps"])
         self.version = object()

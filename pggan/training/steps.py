@@ -103,6 +103,8 @@ class Stepper:
         update = self.at_burn_in(phase.burn_in).update
         terms = self.graphs.run(update, state, inputs) if self.graphs else update(state, inputs)
         state.images += batch.share.global_size
+        if inputs.trains_generator:
+            state.averaged = state.images
         state.accumulate(terms)
 
     def at_burn_in(self, weight: float) -> Stepper:
@@ -123,9 +125,8 @@ class Stepper:
         trains_generator = self.is_generator_step(state.images, batch.share.global_size)
         scalars = {"alpha": torch.tensor(phase.alpha)} if phase.is_fading else {}
         if state.power_averages:
-            added = self.n_critic * batch.share.global_size
-            seen = state.images + batch.share.global_size - state.start
-            scalars["decays"] = torch.tensor(compute_decays(seen, added))
+            images = state.images + batch.share.global_size
+            scalars["decays"] = torch.tensor(compute_decays(images - state.start, images - state.averaged))
         noise = self.draw_noise(state, batch, ["reals", "fakes", *(["g fakes"] if trains_generator else [])])
         held_out_noise = self.draw_noise(state, held_out, ["held out"]) if held_out else {}
         numbers = copy_to_device(
