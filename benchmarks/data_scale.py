@@ -23,7 +23,7 @@ from PIL import Image
 SIDE = 16  # pixels: so small that the cost per file, not per pixel, is what is measured
 PER_FOLDER = 1000
 TRAIN = (
-    "train.py DATA --out RUN --fmap-base 16 --fmap-max 16 --batch-size 4 --fade-kimg 0.02 --stabilize-kimg 0.008 "
+    "train.py DATA --out RUN --fmap-base 16 --fmap-max 16 --batch-size 4 --fade-kimg 0.02 --stabilize-kimg 0.016 "
     "--metrics none --track none --precision fp32 --device cpu --holdout 0"
 )
 # Each step in this order; the cache is emptied before those marked "cold".

@@ -109,25 +109,27 @@ class GrowthController:
         self.check_config(config)
 
     def check_lengths(self, stables: Sequence[int]) -> None:
-        """Refuse a fade-in, or a stage without one, that schedule updates may step over.
+        """Refuse a fade-in, or training at alpha 1, that schedule updates may step over.
 
         The update that leaves a stage may end that many images into the next one. The first stage is never skipped.
 
         Args:
             stables: planned images at alpha 1 by stage; adaptive growth ends a stage only at an update within it.
         """
+        updates = [self.config.repeats * value_at(self.config.batch_size, r) for r in self.resolutions]
         for level, resolution in list(enumerate(self.resolutions))[1:]:
-            update = self.config.repeats * value_at(self.config.batch_size, self.resolutions[level - 1])
-            option, part, count = "--fade-kimg", "the fade-in to", self.fades[level]
-            if not count:
-                is_cut = level == self.last_stage and self.config.total_kimg is not None
-                option, part, count = "--total-kimg" if is_cut else "--stabilize-kimg", "the stage", stables[level]
-            if count <= update:
-                raise ConfigError(
-                    f"{option}: {part} {resolution}x{resolution} takes {count} images, no more than one schedule "
-                    f"update of {update} (--repeats x --batch-size of the stage before): it may be skipped; use more"
-                    f"{', or 0' if self.fades[level] else ''}"
-                )
+            side, fade, after_leaving = f"{resolution}x{resolution}", self.fades[level], updates[level - 1] + 1
+            is_cut = level == self.last_stage and self.config.total_kimg is not None
+            fading = [("--fade-kimg", f"the fade-in to {side}", fade, after_leaving)] if fade else []
+            least = updates[level] if fade else after_leaving
+            name = "--total-kimg" if is_cut else "--stabilize-kimg"
+            for option, part, count, needed in [*fading, (name, f"training {side} at alpha 1", stables[level], least)]:
+                if count < needed:
+                    or_none = ", or 0" if option == "--fade-kimg" else ""
+                    raise ConfigError(
+                        f"{option}: {part} takes {count} images, so few that a schedule update (--repeats x "
+                        f"--batch-size) may skip it; it needs at least {needed} images{or_none}"
+                    )
 
     def check_config(self, config: TrainConfig) -> None:
         """Refuse tables for stages that do not exist, and batches that do not divide."""

@@ -88,10 +88,11 @@ def test_every_stage_ends_exactly_once():
 @pytest.mark.parametrize("fades", [False, True])
 @pytest.mark.parametrize("first", [1, 64, 100, 300])
 def test_the_shortest_stages_allowed_fade_in_and_end(batch_size, fades, first):
-    """They are one image longer than a schedule update of the stage before."""
-    updates = [4 * plan(batch_size=batch_size).phase(images).batch_size for images in (0, 1_200_000)]
-    stages = ",".join(f"{r}:{(update + 1) / 1000}" for r, update in zip((8, 16), updates, strict=True))
-    options = {"fade_kimg": f"4:0,{stages}", "stabilize_kimg": f"4:{first / 1000},8:0.001"}
+    """They are one image longer than a schedule update of the stage before, and end at alpha 1."""
+    updates = [4 * plan(batch_size=batch_size).phase(images).batch_size for images in (0, 1_200_000, 2_400_000)]
+    stages = ",".join(f"{r}:{(update + 1) / 1000}" for r, update in zip((8, 16), updates, strict=False))
+    stables = ",".join(f"{r}:{update / 1000}" for r, update in zip((8, 16), updates[1:], strict=True))
+    options = {"fade_kimg": f"4:0,{stages}", "stabilize_kimg": f"4:{first / 1000},{stables}"}
     if not fades:
         options = {"fade_kimg": 0, "stabilize_kimg": f"4:{first / 1000},{stages}"}
     controller = plan(batch_size=batch_size, **options)
@@ -99,7 +100,9 @@ def test_the_shortest_stages_allowed_fade_in_and_end(batch_size, fades, first):
     while images < controller.total_images:
         after, phase = controller.next_check(images), controller.phase(images)
         fading |= {phase.resolution} if phase.is_fading else set()
-        ended += [phase.resolution] if controller.is_stage_end(images, after) else []
+        if controller.is_stage_end(images, after):
+            assert phase.alpha == 1
+            ended.append(phase.resolution)
         images = after
     assert ended == [4, 8, 16] and fading == ({8, 16} if fades else set())
 
@@ -162,10 +165,24 @@ def test_is_due_when_a_multiple_is_crossed():
         ({"lr": "4:0.001,32:0.002"}, "--lr: there is no stage 32"),
         ({"fade_kimg": "4:1,32:2"}, "--fade-kimg: there is no stage 32"),
         ({"batch_size": 18}, "--batch-size: 18 is not a multiple of --mbstd-group 4"),
-        ({"fade_kimg": 0.01, "stabilize_kimg": 1}, "--fade-kimg: the fade-in to 8x8 takes 10 images, no more than one"),
-        ({"fade_kimg": "4:1,16:0.064"}, "the fade-in to 16x16 takes 64 images, no more than one schedule update of 64"),
-        ({"fade_kimg": 0, "stabilize_kimg": "4:1,8:0.06"}, "--stabilize-kimg: the stage 8x8 takes 60 images, no more"),
-        ({"fade_kimg": 0, "stabilize_kimg": 1, "total_kimg": 2.05}, "--total-kimg: the stage 16x16 takes 50 images"),
+        ({"fade_kimg": 0.01, "stabilize_kimg": 1}, "--fade-kimg: the fade-in to 8x8 takes 10 images, so few"),
+        ({"fade_kimg": "4:1,16:0.064"}, "may skip it; it needs at least 65 images, or 0"),
+        (
+            {"fade_kimg": 0, "stabilize_kimg": "4:1,8:0.06"},
+            "--stabilize-kimg: training 8x8 at alpha 1 takes 60 images, ",
+        ),
+        (
+            {"fade_kimg": 0, "stabilize_kimg": 1, "total_kimg": 2.05},
+            "--total-kimg: training 16x16 at alpha 1 takes 50 images",
+        ),
+        (
+            {"fade_kimg": 1, "stabilize_kimg": "4:1,8:0.063"},
+            "--stabilize-kimg: training 8x8 at alpha 1 takes 63 images",
+        ),
+        (
+            {"fade_kimg": 1, "stabilize_kimg": 1, "total_kimg": 4.063},
+            "--total-kimg: training 16x16 at alpha 1 takes 63",
+        ),
         ({"fade_kimg": 10, "stabilize_kimg": 10, "total_kimg": 40}, "--total-kimg: 40 is too short to reach 16x16"),
     ],
 )
