@@ -111,7 +111,7 @@ class Networks:
         self.options, self.steps, self.images = options, 0, 0
         maps = {"fmap_base": options.fmap_base, "fmap_decay": options.fmap_decay, "fmap_max": options.fmap_max}
         if options.arch == "dcgan":
-            self.G: nn.Module = DCGANGenerator(32, 3, 0, latent_size=options.fmap_max, **maps)
+            self.G: nn.Module = DCGANGenerator(32, 3, 0, latent_size=options.fmap_max, activation="relu", **maps)
             self.D: nn.Module = DCGANDiscriminator(32, 3, 0, **maps)
         else:
             self.G, self.D = Generator(32, **maps), Discriminator(32, mbstd_group=options.mbstd_group, **maps)

@@ -701,8 +701,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "gp_target": 750,
         "mirror": False,
     },
-    # Aims at the paper's scores within 25 minutes on one H200; not measured yet. Networks and gp_target are the
-    # paper's; batch size, learning rate, bf16, stage lengths, mirroring and EMA are ours.
+    # Aims at the paper's scores within 25 minutes on one H200; not reached, see docs/experiments.md. Networks and
+    # gp_target are the paper's; batch size, learning rate, bf16, stage lengths, mirroring and EMA are ours.
     "cifar10-fast": {
         "resolution": 32,
         "channels": 3,

@@ -108,7 +108,7 @@ def check_stage(resolution: int | None, only: int) -> None:
         raise ValueError(f"this network has only the stage {only}x{only}, not {resolution}x{resolution}")
 
 
-def activation() -> nn.Module:
+def leaky_relu() -> nn.Module:
     """Return a leaky ReLU with the progressive networks' slope."""
     return nn.LeakyReLU(LEAKY_SLOPE)
 
@@ -117,7 +117,7 @@ def dense_layers(sizes: Sequence[int]) -> list[nn.Module]:
     """Return dense layers from each size to the next, with leaky ReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), activation()]
+        layers += [nn.Linear(inputs, outputs), leaky_relu()]
     return layers[:-1]  # without the activation after the last one
 
 
@@ -131,7 +131,7 @@ class DenseGenerator(OneStageGenerator):
 
     def __init__(self, resolution: int, channels: int, label_size: int, latent_size: int, hidden: Sequence[int]):
         sizes = [latent_size + label_size, *hidden]
-        first = nn.Sequential(*dense_layers(sizes[:2]), activation())
+        first = nn.Sequential(*dense_layers(sizes[:2]), leaky_relu())
         rest = nn.Sequential(*dense_layers([*sizes[1:], channels * resolution**2]), nn.Tanh())
         super().__init__(resolution, channels, label_size, latent_size, first, rest)
         init_he(self)
@@ -158,7 +158,7 @@ class StridedDiscriminator(OneStageDiscriminator):
         layers: list[nn.Module] = []
         side, maps = resolution, [channels, *hidden]
         for inputs, outputs in pairwise(maps):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), activation()]
+            layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), leaky_relu()]
             side = (side + 1) // 2  # output size of a 3x3 convolution with stride 2 and padding 1
         layers += [nn.Flatten(), nn.Linear(maps[-1] * side**2, 1 + label_size)]
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
@@ -180,10 +180,13 @@ def dcgan_maps(resolution: int, fmap_base: int, fmap_decay: float, fmap_max: int
 
 
 class DCGANGenerator(OneStageGenerator):
-    """DCGAN generator (Radford et al. 2016, arXiv 1511.06434), here with leaky ReLU instead of ReLU.
+    """DCGAN generator (Radford et al. 2016, arXiv 1511.06434).
 
-    A dense layer to 4x4, then 4x4 transposed convolutions with stride 2, all with batch norm but the last. Arguments:
-    see the progressive `Generator`.
+    A dense layer to 4x4, then 4x4 transposed convolutions with stride 2, all with batch norm but the last.
+
+    Args:
+        activation: "relu", the paper's, or "leaky_relu", of checkpoints from before 2026-11-28, which do not record it.
+            For the others see the progressive `Generator`.
     """
 
     batch_norm = True
@@ -197,20 +200,22 @@ class DCGANGenerator(OneStageGenerator):
         fmap_base: int,
         fmap_decay: float,
         fmap_max: int,
+        activation: str = "leaky_relu",
     ):
         maps = dcgan_maps(resolution, fmap_base, fmap_decay, fmap_max)
+        make_activation = nn.ReLU if activation == "relu" else leaky_relu
         # no bias before batch norm, which would subtract it again
         first = nn.Sequential(
             nn.Linear(latent_size + label_size, maps[0] * 16, bias=False),
             nn.Unflatten(1, (maps[0], 4, 4)),
             nn.BatchNorm2d(maps[0]),
-            activation(),
+            make_activation(),
         )
         rest: list[nn.Module] = []
         for inputs, outputs in pairwise(maps):
             # a 4x4 kernel with stride 2 and padding 1 doubles the size exactly
             up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
-            rest += [up, nn.BatchNorm2d(outputs), activation()]
+            rest += [up, nn.BatchNorm2d(outputs), make_activation()]
         rest += [nn.ConvTranspose2d(maps[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
         super().__init__(resolution, channels, label_size, latent_size, first, nn.Sequential(*rest))
         self.apply(init_dcgan)
@@ -233,7 +238,7 @@ class DCGANDiscriminator(OneStageDiscriminator):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(maps):
             norm = [nn.BatchNorm2d(outputs)] if layers else []  # none at D's input (Radford et al., section 3)
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=not norm), *norm, activation()]
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=not norm), *norm, leaky_relu()]
         layers += [nn.Flatten(), nn.Linear(maps[-1] * 16, 1 + label_size)]  # 16: the pixels of 4x4
         super().__init__(resolution, channels, label_size, nn.Sequential(*layers))
         self.apply(init_dcgan)

@@ -51,6 +51,7 @@ from .power_ema import round_to_half
 from .ranks import SINGLE_PROCESS, ProcessLost, Ranks
 from .remaining import count_evaluations_left, estimate_seconds_left, estimate_stage_times
 from .resume import (
+    check_networks,
     check_resumable,
     describe_finished_run,
     explain_mismatch,
@@ -209,6 +210,7 @@ class Training:
             state = TrainState(config, len(self.pyramid.classes), self.device)
         if saved:
             with explain_mismatch(self.directory.latest):
+                check_networks(str(self.directory.latest), saved["networks"], state.arguments)
                 state.load_state_dict(saved["state"])
             log(f"resuming {self.directory.folder} at {state.images / 1000:g} kimg")
         elif config.resume and self.ranks.is_first:

@@ -346,6 +346,16 @@ def find_cautions(config: TrainConfig) -> list[str]:
         )
     if config.penalty == "clip" and config.optimizer == "adam":
         found.append(f"{penalty} is unstable with Adam (Arjovsky et al. 2017); use --preset wgan, which has RMSprop")
+    if config.arch == "r3gan" and config.loss != "relativistic":
+        found.append(f"--arch r3gan with {loss} is not R3GAN; use --preset r3gan, which has its loss and schedules")
+    end = config.total_kimg
+    if end is None and not config.is_growing:
+        end = max(config.stabilize_kimg.values())
+    if end is not None and end < config.burn_in_kimg:
+        found.append(
+            f"the run ends at {end:g} kimg, before the burn-in of {config.burn_in_kimg:g} kimg: the learning rate is "
+            "still above --lr, and the moving average almost G itself; use a shorter --burn-in-kimg"
+        )
     if config.arch == "dcgan" and config.penalty not in ("none", "clip"):
         found.append(
             f"--arch dcgan {penalty}: batch norm couples the images of a batch, so the gradient is no longer that of a "

@@ -183,6 +183,11 @@ def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str,
             )
             if name == "label_size" or before == value or grows or follows_maps:
                 continue
+            if name == "activation":
+                raise CheckpointError(
+                    f"{path} is of an earlier version, whose DCGAN had leaky ReLU in the generator instead of the "
+                    "paper's ReLU; all commands can use it, but training cannot resume from it"
+                )
             if name == "mbstd_group":
                 if bool(before) == bool(value):
                     continue

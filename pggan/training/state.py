@@ -60,7 +60,8 @@ def network_arguments(config: TrainConfig, label_size: int) -> dict[str, dict[st
             "discriminator": shared | {"hidden": list(config.d_hidden or ())},
         }
     if config.arch in ("dcgan", "r3gan"):
-        return {"generator": shared | maps | latent, "discriminator": shared | maps}
+        relu = {"activation": "relu"} if config.arch == "dcgan" else {}
+        return {"generator": shared | maps | latent | relu, "discriminator": shared | maps}
     paper = maps | {"fused_scale": config.fused_scale, "equalized_lr": config.equalized_lr}
     group = config.mbstd_group if config.minibatch_stddev else 0
     return {

@@ -174,6 +174,31 @@ def test_each_transformation_is_applied_with_probability_p(monkeypatch):
         assert rate.item() == pytest.approx(expected, abs=0.015)
 
 
+def test_blitting_translation_and_color_are_applied_with_probability_p(monkeypatch):
+    found, colors = {}, ada.parametrize_color
+    monkeypatch.setattr(ada, "blit", lambda x, flip, turn: found.update(flip=flip, turn=turn) or x)
+    compose = ada.compose
+    monkeypatch.setattr(
+        ada, "compose", lambda side, shift, *rest: found.update(shift=shift[0]) or compose(side, shift, *rest)
+    )
+    monkeypatch.setattr(
+        ada, "parametrize_color", lambda flags, *rest: found.update(enumerate(flags)) or colors(flags, *rest)
+    )
+    ada.augment(torch.zeros(20_000, 1, 4, 4), torch.tensor(0.36), draw(20_000))
+    rates = {name: (flags > 0).float().mean().item() for name, flags in found.items()}
+    assert rates == {name: pytest.approx(0.36, abs=0.015) for name in ("flip", "turn", "shift", *range(5))}
+
+
+def test_color_parameters_have_the_papers_strengths():
+    ones, zeros, half = torch.ones(5, 2), torch.zeros(5, 2), torch.tensor([[0.4, 0.6], [0.75, 0.5]])
+    normals = torch.tensor([[1.0, -2.0], [1.0, -2.0], [1.0, -2.0]])
+    found = torch.stack(ada.parametrize_color(ones, half, normals))
+    expected = [[0.2, -0.4], [2**0.5, 0.5], [1, -1], [math.pi / 2, 0], [2, 0.25]]
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-6)
+    identity = torch.stack(ada.parametrize_color(zeros, half, normals))
+    assert torch.equal(identity, torch.tensor([[0.0], [1], [1], [0], [1]]).expand(5, 2))
+
+
 def raise_stop():
     raise StopIteration
 

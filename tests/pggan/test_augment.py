@@ -45,6 +45,12 @@ def test_p_changes_ada_alone():
     assert torch.equal(augment("diffaug", x, 0), augment("diffaug", x, 1))
 
 
+def test_the_options_are_in_thousands_of_images():
+    config = resolve_config({"data": "synthetic", "augment": "ada", "ada_kimg": 2, "holdout": 0.1, "repeats": 3})
+    augmentation = Augmentation.from_config(config)
+    assert (augmentation.speed, augmentation.every, augmentation.target) == (2000, 3, 0.5)
+
+
 def test_augmentation_is_determined_by_the_seed():
     x = make_images()
     assert torch.equal(augment("diffaug", x, 1, 3), augment("diffaug", x, 1, 3))

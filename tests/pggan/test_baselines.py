@@ -8,6 +8,7 @@ from test_steps import copy_weights, make_batch
 from torch import nn
 
 from pggan import load
+from pggan.checkpoints import CheckpointError
 from pggan.checkpoints import load as load_checkpoint
 from pggan.config import ConfigError, TrainConfig, resolve_config
 from pggan.networks import ARCHITECTURES, build, generate, to_one_hot
@@ -17,6 +18,7 @@ from pggan.training import train
 from pggan.training.growth import GrowthController
 from pggan.training.losses import ADVERSARIAL, Loss, find_cautions
 from pggan.training.plan import compute_costs_per_image, estimate_memory
+from pggan.training.resume import check_networks
 from pggan.training.state import TrainState
 from pggan.training.steps import Stepper, update_ema
 
@@ -85,6 +87,8 @@ def test_layers_match_the_options():
     _, dcgan = make_state("dcgan", resolution=32, fmap_base=128, fmap_max=16)
     ups = [m for m in dcgan.G.modules() if isinstance(m, nn.ConvTranspose2d)]
     assert [(m.in_channels, m.out_channels) for m in ups] == [(16, 16), (16, 16), (16, 3)]
+    for network, kind, count in ((dcgan.G, nn.ReLU, 3), (dcgan.D, nn.LeakyReLU, 3)):  # Radford et al., section 3
+        assert [type(m) for m in network.modules() if isinstance(m, (nn.ReLU, nn.LeakyReLU))] == [kind] * count
     downs = [m for m in dcgan.D.modules() if isinstance(m, nn.Conv2d)]
     assert [(m.in_channels, m.out_channels) for m in downs] == [(3, 16), (16, 16), (16, 16)]
     assert sum(isinstance(m, nn.BatchNorm2d) for m in dcgan.D.modules()) == 2
@@ -104,6 +108,17 @@ def test_every_architecture_trains_with_labels_under_several_losses(arch, loss, 
             assert all(changed), f"{name}: {changed}"
         assert any(changed)
     assert state.average_sums()["skipped"] == 0
+
+
+def test_a_dcgan_of_an_earlier_version_keeps_its_activation_and_cannot_be_trained():
+    _, state = make_state("dcgan")
+    saved = {name: dict(arguments) for name, arguments in state.arguments.items()}
+    check_networks("x.pt", saved, state.arguments)
+    assert saved["generator"].pop("activation") == "relu"
+    older = build("generator", saved["generator"])
+    assert any(isinstance(m, nn.LeakyReLU) for m in older.modules())
+    with pytest.raises(CheckpointError, match="had leaky ReLU in the generator"):
+        check_networks("x.pt", saved, state.arguments)
 
 
 def test_ema_averages_running_statistics_and_generates_with_them():

@@ -14,7 +14,7 @@ from pggan.networks import build
 from pggan.networks.r3gan import R3GANDiscriminator, R3GANGenerator, ResidualBlock, stage_widths
 from pggan.training.graphs import uses_graphs
 from pggan.training.growth import GrowthController
-from pggan.training.losses import RELATIVISTIC, Loss
+from pggan.training.losses import RELATIVISTIC, Loss, find_cautions
 from pggan.training.state import TrainState
 from pggan.training.steps import Stepper
 
@@ -102,6 +102,40 @@ def test_networks_have_the_authors_sizes_and_initialization():
     x = torch.randn(1, 768, 2, 2)
     assert torch.equal(block(x), x)  # the last layer starts at zero
     assert ResidualBlock(12, blocks=2).conv.groups == 1
+    shape = SHAPE | {"fmap_base": 512, "fmap_max": 256}
+    G, D = R3GANGenerator(latent_size=128, **shape), R3GANDiscriminator(**shape)  # 256 maps at 4x4, 128 at 8x8
+    own = [module for network in (G, D) for module in network.modules() if isinstance(module, ResidualBlock)]
+    assert len(own) == 8  # two per stage and network; L = 4 in each network
+    for block in own:
+        expected = math.sqrt(2 / 1.04) * 4 ** (-1 / 4) / math.sqrt(block.expand.weight.shape[1])
+        assert block.expand.weight.std().item() == pytest.approx(expected, rel=0.02)
+    for weight, expected in {
+        G.first.basis: 1,
+        G.first.scale.weight: 128**-0.5,
+        D.layers[-1].basis: 1 / 4,
+        D.layers[-1].output.weight: 256**-0.5,
+        G.rest[2].project.weight: 256**-0.5,
+        G.rest[-1].weight: 128**-0.5,
+        D.layers[0].weight: 3**-0.5,
+    }.items():
+        assert weight.std().item() == pytest.approx(expected, rel=0.15 if weight.numel() < 1000 else 0.05)
+
+
+def test_the_preset_has_the_authors_configuration_for_ffhq_64():
+    config = resolve_config({"data": "synthetic", "resolution": 64, "preset": "r3gan"})
+    assert (config.latent_size, config.batch_size, config.r_weight, config.loss) == (64, {4: 256}, 0.2, "relativistic")
+    assert find_cautions(config) == []
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"arch": "r3gan"}, "is not R3GAN; use --preset r3gan"),
+        ({"preset": "r3gan", "total_kimg": 500}, "ends at 500 kimg"),
+    ],
+)
+def test_what_is_not_r3gan_is_reported(options, message):
+    assert message in " ".join(find_cautions(resolve_config({"data": "synthetic", "resolution": 64} | options)))
 
 
 @pytest.mark.parametrize("resolution", [4, 16])
