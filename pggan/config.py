@@ -771,14 +771,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.999,
         "ema_decay": 0.999,
     },
-    "hybrid": {  # as mlp
+    # ours; with mlp's loss and optimizer it collapses: docs/lab-notes.md, 2026-11-28
+    "hybrid": {
         "arch": "hybrid",
-        "loss": "nonsaturating",
+        "loss": "relativistic",
+        "r_weight": 1.0,
         "latent_size": 128,
         "batch_size": 64,
-        "lr": 0.0002,
-        "adam_beta1": 0.5,
-        "adam_beta2": 0.999,
+        "lr": 0.001,
         "ema_decay": 0.999,
     },
     # Arjovsky et al. 2017, algorithm 1 (--clip 0.01 is the default), on the DCGAN of section 4. Latent size and feature
