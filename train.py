@@ -50,12 +50,14 @@ def main() -> None:
         open_images = cache(open_source)  # once: a million files take seconds to list
         with connect_ranks() as ranks:
             config = ranks.broadcast(
-                resolve_budget(options, config_file, open_images, ranks.world_size) if ranks.is_first else None
+                resolve_budget(options, config_file, open_images, ranks.world_size, builds_cache=not dry_run)
+                if ranks.is_first
+                else None
             )
             if not dry_run:
                 train(config, ranks, open_images, started)
             if ranks.is_first:
-                print_plan(config, open_images) if dry_run else write_final_report(config.out)
+                print_plan(config, open_images, ranks.world_size) if dry_run else write_final_report(config.out)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,14 @@ from ..config import (
     truncate_table,
 )
 from ..paths import read_options
+from .augment import split_holdout
 from .device import choose_device, choose_kernels, choose_precision, keep_freed_memory, measure_matrix_rate
+from .feeding import open_training_images
 from .growth import GrowthController, value_at
 from .memory import explain_out_of_memory
 from .plan import compute_costs_per_image, exceeds_memory, time_stages
 from .state import TrainState
-from .tracking import log
+from .tracking import format_duration, log
 
 Times = Mapping[int, float]  # seconds per image by resolution
 
@@ -64,15 +66,21 @@ EVALUATION_SHARE = 0.1  # of the budget
 RESERVE = 0.04  # of the budget, for checkpoints, sample grids and the report
 METRIC_IMAGES = (100, 10_000)  # fewest and most generated images per evaluation
 FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
-TICKS, MIN_TICK_SECONDS = 40, 15.0  # log lines and checkpoints in a run, but not more often than this
+# log lines and checkpoints in a run, but not more often than every 15 seconds or less often than every 10 minutes: a
+# power failure loses the time since the last one
+TICKS, MIN_TICK_SECONDS, MAX_TICK_SECONDS = 40, 15.0, 600.0
+ADA_SHARE = 0.2  # of the run, in which ADA's p can rise from 0 to 1; a guess: its default is longer than a short run
+MAX_HALF_LIFE = 1_000_000  # images; twice R3GAN's. Longer ones would round --ema-decay to 1
 TRIAL_SECONDS = 15.0  # limit on timing the stages of one width; a tighter one times smaller batches, which are slower
 INCEPTION_OPERATIONS = 11.4e9  # per image, up to the features, as counted by PyTorch
 INCEPTION_EFFICIENCY = 0.8  # of the rate of matrix products, measured on one core; during a run its own time counts
+WITHOUT_NETWORK = {"swd", "msssim"}  # metrics that need no features; they take seconds
+NARROWER = 4.0  # networks of half the width are at most this many times as fast
 
 # the options that a plan sets, unless the user has
 CHOSEN = (
     *("resolution", "fmap_base", "fmap_max", "latent_size", "fade_kimg", "stabilize_kimg", "total_kimg", "decay_kimg"),
-    *("batch_size", "ema_decay", "metrics", "metric_images", "tick_kimg", *RECIPE),
+    *("batch_size", "ema_decay", "metrics", "metric_images", "tick_kimg", "ada_kimg", *RECIPE),
 )
 
 
@@ -81,13 +89,15 @@ def resolve_budget(
     config_file: str | None = None,
     open_images: Callable[[str, bool], Source] = open_source,
     processes: int = 1,
+    builds_cache: bool = False,
 ) -> TrainConfig:
     """Return a run's options as `resolve_config` does, with those that --budget chooses.
 
     A run that exists keeps the options that were chosen for it, and so does a new run from its config.json.
 
     Args:
-        processes: number of processes that share each batch. For the others and for errors see `resolve_config`.
+        processes: number of processes that share each batch. builds_cache: whether to build the images' cache, so that
+            the plan is for the time after that. For the others and for errors see `resolve_config`.
 
     Raises:
         ConfigError: also for --budget beside --preset, --resume or --total-kimg, for networks that do not grow, and for
@@ -119,44 +129,114 @@ def resolve_budget(
         chosen = {name: recorded[name] for name in CHOSEN if name in recorded}
         return resolve_config({**chosen, **specified}, None, open_images)
     GrowthController(config)  # refuses impossible resolutions and batch sizes before any step is timed
-    chosen = choose_options(config, specified, open_images, processes)
-    config = resolve_config({**chosen, **specified}, None, open_images)
-    options_set = [spell_option(name, getattr(config, name)) for name in CHOSEN if name not in specified]
-    log(f"--budget {config.budget} sets {' '.join(options_set)}")
+    chosen = choose_options(config, specified, open_images, processes, builds_cache)
+    specified = truncate_tables(specified, config, chosen["resolution"])
+    config, defaults = resolve_config({**chosen, **specified}, None, open_images), TrainConfig()
+    set_by_budget = [n for n in CHOSEN if n not in specified and getattr(config, n) != getattr(defaults, n)]
+    log(f"--budget {config.budget} sets {' '.join(spell_option(n, getattr(config, n)) for n in set_by_budget)}")
     return config
 
 
+def truncate_tables(specified: Mapping[str, Any], config: TrainConfig, resolution: int) -> dict[str, Any]:
+    """Return the user's options for a lower resolution: their tables without the stages above it."""
+    if resolution == config.resolution:
+        return dict(specified)
+    tables = {name: getattr(config, name) for name in specified if isinstance(getattr(config, name), dict)}
+    return {**specified, **{name: truncate_table(table, resolution) for name, table in tables.items()}}
+
+
 def choose_options(
-    config: TrainConfig, specified: Mapping[str, Any], open_images: Callable[[str, bool], Source], processes: int
+    config: TrainConfig,
+    specified: Mapping[str, Any],
+    open_images: Callable[[str, bool], Source],
+    processes: int,
+    builds_cache: bool,
 ) -> dict[str, Any]:
     """Return the options that --budget chooses, by name.
 
     Args:
         specified: the user's options; they are in `config`, and the plan fits the others to them.
     """
-    start, classes = time.perf_counter(), len(open_images(config.data, config.labels).classes)
+    start, source = time.perf_counter(), open_images(config.data, config.labels)
+    split_holdout(config, len(source))  # raises ConfigError before any step is timed
     keep_freed_memory()
     choose_kernels(config.deterministic)
     device, budget = choose_device(config.device), parse_duration(config.budget or "")
-    training = budget * (1 - EVALUATION_SHARE - RESERVE)
-    measure = partial(measure_speed, classes=classes, device=device, processes=processes)
+    measure = partial(measure_speed, classes=len(source.classes), device=device, processes=processes)
+    rate = INCEPTION_EFFICIENCY * measure_matrix_rate(device, torch.float32, 1.0) / INCEPTION_OPERATIONS
     log(f"planning for {config.budget}: timing training steps")
-    while True:
-        config, times = choose_width(config, specified, training, measure)
-        images = training * LAST_SHARE / times[config.resolution]
-        if images >= REACH_IMAGES or "resolution" in specified or config.resolution <= 8:
-            break
-        half = config.resolution // 2
-        log(
-            f"{config.resolution}x{config.resolution} is out of reach in {config.budget} on this machine: it would "
-            f"train on only {images:,.0f} images at that size; planning for {half}x{half} (change this with "
-            f"--resolution {config.resolution}, or a longer --budget)"
-        )
-        config = resolve_config({**specified, "resolution": half}, None, open_images)
+    config, times, training = choose_resolution(config, specified, open_images, measure, rate, processes)
+    if builds_cache:
+        open_training_images(config, source)
     chosen = plan_stages(config, specified, times, training - (time.perf_counter() - start))
-    chosen |= plan_evaluations(budget, len(times), device)
-    chosen["tick_kimg"] = {r: to_kimg(max(budget / TICKS, MIN_TICK_SECONDS) / times[r]) for r in times}
+    if config.augment == "ada":
+        chosen["ada_kimg"] = min(to_kimg(1000 * ADA_SHARE * chosen["total_kimg"]), TrainConfig().ada_kimg)
+    seconds = min(max(budget / TICKS, MIN_TICK_SECONDS), MAX_TICK_SECONDS)
+    chosen["tick_kimg"] = {r: to_kimg(seconds / times[r]) for r in times}
+    warn_if_too_long(replace(config, **chosen), specified, times, rate)
     return {name: chosen.get(name, getattr(config, name)) for name in CHOSEN}
+
+
+def choose_resolution(
+    config: TrainConfig,
+    specified: Mapping[str, Any],
+    open_images: Callable[[str, bool], Source],
+    measure: Callable[[TrainConfig], tuple[Times, bool]],
+    rate: float,
+    processes: int,
+) -> tuple[TrainConfig, Times, float]:
+    """Choose the highest resolution within reach, with its networks and evaluations; the user's own, if specified.
+
+    Args:
+        measure: times the stages of these options. rate: images per second through Inception.
+
+    Returns:
+        The options, seconds per image by resolution, and seconds of training.
+    """
+    own, seen, budget = config, None, parse_duration(config.budget or "")
+    while True:
+        config = plan_evaluations(config, specified, budget, rate, len(open_images(config.data, config.labels)))
+        # at least half: the user's own evaluations may exceed the budget, of which `warn_if_too_long` warns
+        training = max(budget * (1 - RESERVE) - estimate_evaluations(config, rate), budget / 2)
+        config, times, fits = choose_width(config, specified, training, measure, processes)
+        images = training * LAST_SHARE / times[config.resolution]
+        seen = images if seen is None else seen
+        if (fits and images >= REACH_IMAGES) or "resolution" in specified or config.resolution <= 8:
+            break
+        reachable = (r for r in times if training * LAST_SHARE * NARROWER / times[r] >= REACH_IMAGES)
+        lower = max(min(max(reachable, default=8), config.resolution // 2), 8)
+        config = resolve_config({**truncate_tables(specified, own, lower), "resolution": lower}, None, open_images)
+    native, chosen = (f"{c.resolution}x{c.resolution}" for c in (own, config))
+    if chosen != native:
+        reason = "its networks need more memory than there is"
+        if seen < REACH_IMAGES:
+            reason = f"it would train on only {seen:,.0f} images at that size"
+        log(
+            f"{native} is out of reach in {config.budget} on this machine: {reason}; planning for {chosen} (change "
+            f"this with --resolution {own.resolution}, or a longer --budget)"
+        )
+    if not fits:
+        log("warning: these networks need more memory than there is; use --micro-batch, or a lower --resolution")
+    return config, times, training
+
+
+def warn_if_too_long(config: TrainConfig, specified: Mapping[str, Any], times: Times, rate: float) -> None:
+    """Warn if what the run has to do exceeds the budget: all but the last stage's stabilization.
+
+    Args:
+        config: with the plan. times: seconds per image by resolution. rate: images per second through Inception.
+    """
+    plan = GrowthController(config)
+    rows = [row for row in plan.rows() if row.end <= plan.fade_ends[-1]]
+    needed = sum((row.end - row.start) * times[row.resolution] for row in rows) + estimate_evaluations(config, rate)
+    if needed > parse_duration(config.budget or ""):
+        lengths = ("fade_kimg", "stabilize_kimg", "metrics", "metric_images", "metric_every_kimg")
+        causes = [option_name(name) for name in lengths if name in specified]
+        log(
+            f"warning: the run takes at least {format_duration(needed)}, longer than --budget {config.budget}, for "
+            f"evaluations and the stages up to the last fade-in; use a longer --budget"
+            + (f", or omit or lower {', '.join(causes)}" if causes else "")
+        )
 
 
 def choose_width(
@@ -164,31 +244,38 @@ def choose_width(
     specified: Mapping[str, Any],
     training: float,
     measure: Callable[[TrainConfig], tuple[Times, bool]],
-) -> tuple[TrainConfig, Times]:
-    """Return options with the recipe and the widest networks that see WIDTH_IMAGES in the last stage, and their speed.
+    processes: int,
+) -> tuple[TrainConfig, Times, bool]:
+    """Return options with the recipe and the widest networks that see WIDTH_IMAGES in the last stage.
 
     If none do, the narrowest; the user's own, if specified.
+
+    Returns:
+        The options, seconds per image by resolution, and whether the networks fit in memory.
     """
-    best: tuple[TrainConfig, Times] | None = None
+    best: tuple[TrainConfig, Times, bool] | None = None
     paper, batch = truncate_table(TrainConfig().batch_size, config.resolution), BATCH[choose_device(config.device).type]
+    least = config.mbstd_group * processes  # else some would be idle
     for base, largest in list_widths(config.resolution):
         chosen = {
             **choose_recipe(config, specified),
             "fmap_base": base,
             "fmap_max": largest,
-            "latent_size": min(largest, 128),
-            "batch_size": {r: min(n, batch) for r, n in paper.items()},
+            "latent_size": min(config.fmap_max if "fmap_max" in specified else largest, 128),
+            "batch_size": {r: max(min(n, batch), least if processes > 1 else 1) for r, n in paper.items()},
         }
         candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
+        if best and candidate == best[0]:  # the user's own width
+            continue
         times, fits = measure(candidate)
         if best and not fits:
             widths = f"--fmap-base {candidate.fmap_base} --fmap-max {candidate.fmap_max}"
             log(f"networks of {widths} need more memory than this machine has; planning for narrower ones")
+        is_slow = training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES
+        if best and (is_slow or not fits):
             return best
-        if best and training * LAST_SHARE / times[config.resolution] < WIDTH_IMAGES:
-            return best
-        best = candidate, times
-        if "fmap_base" in specified and "fmap_max" in specified:
+        best = candidate, times, fits
+        if is_slow or not fits:  # wider ones even more so
             break
     assert best
     return best
@@ -254,22 +341,45 @@ def plan_stages(config: TrainConfig, specified: Mapping[str, Any], times: Times,
         before = share
     last = max(times)
     in_last_stage = 1000 * (fade[last] + stabilize[last])
+    half_life, updates_per_g = min(EMA_SHARE * in_last_stage, MAX_HALF_LIFE), config.n_critic
     return {
         "fade_kimg": fade,
         "stabilize_kimg": stabilize,
         "total_kimg": round(sum(fade.values()) + sum(stabilize.values()), 3),
         "decay_kimg": to_kimg(DECAY_SHARE * in_last_stage),
         # 7 digits: rounded to 1, the average would never move
-        "ema_decay": round(0.5 ** (value_at(config.batch_size, last) / (EMA_SHARE * in_last_stage)), 7),
+        "ema_decay": round(0.5 ** (value_at(config.batch_size, last) * updates_per_g / half_life), 7),
     }
 
 
-def plan_evaluations(budget: float, stages: int, device: torch.device) -> dict[str, Any]:
-    """Return the metrics and the number of images with which all evaluations take EVALUATION_SHARE of the budget."""
-    rate = INCEPTION_EFFICIENCY * measure_matrix_rate(device, torch.float32, 1.0) / INCEPTION_OPERATIONS
-    count = EVALUATION_SHARE * budget * rate / (2 * stages)  # real and generated images, at the end of each stage
+def plan_evaluations(
+    config: TrainConfig, specified: Mapping[str, Any], budget: float, rate: float, images: int
+) -> TrainConfig:
+    """Return options with the metrics and the number of images whose evaluations take EVALUATION_SHARE of the budget.
+
+    Args:
+        rate: images per second through Inception. images: the dataset's size; KID needs two.
+    """
+    count = EVALUATION_SHARE * budget * rate / (2 * count_stages(config))  # real and generated images of each stage
     count = min(max(int(count) // 50 * 50, METRIC_IMAGES[0]), METRIC_IMAGES[1])
-    return {"metric_images": count, "metrics": (*(("fid",) if count >= FID_IMAGES else ()), "kid", "mind")}
+    metrics = (*(("fid",) if count >= FID_IMAGES else ()), "kid", "mind") if images > 1 else ()
+    chosen: dict[str, Any] = {"metric_images": count, "metrics": metrics}
+    return replace(config, **{name: value for name, value in chosen.items() if name not in specified})
+
+
+def count_stages(config: TrainConfig) -> int:
+    """Return the number of stages: 1 for 4x4."""
+    return config.resolution.bit_length() - 2
+
+
+def estimate_evaluations(config: TrainConfig, rate: float) -> float:
+    """Return the seconds of all evaluations, at `rate` images per second through Inception."""
+    if not set(config.metrics) - WITHOUT_NETWORK:
+        return 0.0
+    count = 2.0 * count_stages(config)  # real and generated images, at the end of each stage
+    if config.metric_every_kimg and config.total_kimg:
+        count += config.total_kimg / config.metric_every_kimg
+    return count * config.metric_images / rate
 
 
 def to_kimg(images: float) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pggan.datasets import Pyramid, shuffled_indices
+from pggan.datasets import Pyramid, Source, open_pyramid, shuffled_indices
 
+from ..config import TrainConfig
 from .batch import Batch
 from .growth import Phase
 from .memory import is_out_of_memory, read_usable_memory
@@ -20,6 +21,20 @@ from .ranks import SINGLE_PROCESS, Ranks
 GPU_FRACTION = 0.25  # of usable GPU memory for a level; the rest is for activations, evaluation and other jobs
 CPU = torch.device("cpu")
 READ_BYTES = 1 << 26  # per read (64 MiB); between two reads the loader checks whether the stage has ended
+
+
+def open_training_images(config: TrainConfig, source: Source) -> Pyramid:
+    """Return the images at all resolutions, building their cache if needed. For errors see `datasets.open_pyramid`."""
+    return open_pyramid(
+        source,
+        config.resolution,
+        config.channels,
+        fit=config.fit,
+        background=config.background,
+        allow_upscale=config.allow_upscale,
+        max_bad=config.max_bad,
+        workers=config.workers,
+    )
 
 
 class Feeder:

@@ -106,6 +106,10 @@ class GrowthController:
             self.fade_ends.append(self.stage_ends[-1] + fade)
         self.total_images = (ends or {}).get(self.resolutions[-1], total)
         self.stage_ends.append(self.total_images)
+        self.decay_images = config.decay_kimg * 1000
+        if config.budget:  # the same fraction of the last stage, wherever it ends
+            planned = total - (reached - self.fades[-1])
+            self.decay_images *= (self.total_images - self.fade_starts[-1]) / planned
         self.check_config(config)
 
     def check_lengths(self, stables: Sequence[int]) -> None:
@@ -178,7 +182,7 @@ class GrowthController:
     @property
     def decay_start(self) -> int:
         """The number of images seen when --decay-kimg begins to reduce the learning rates: 0 if the run is shorter."""
-        return max(self.total_images - round(self.config.decay_kimg * 1000), 0)
+        return max(self.total_images - round(self.decay_images), 0)
 
     def decay(self, images: int) -> float:
         """Return the factor of --decay-kimg on the learning rates after `images`: 1, then to 0 at the end on a cosine.

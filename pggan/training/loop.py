@@ -22,14 +22,14 @@ import torch
 
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines
-from pggan.datasets import Source, make_grid, open_pyramid, open_source, shuffled_indices, summarize
+from pggan.datasets import Source, make_grid, open_source, shuffled_indices, summarize
 from pggan.metrics import PROVENANCE_LABELS, MetricError, Provenance, Suite, default_folder, is_out_of_memory
 
 from ..config import ConfigError, TrainConfig, parse_duration
 from ..networks import generate
 from .augment import Augmentation, split_holdout
 from .batch import Batch
-from .budget import find_end
+from .budget import EVALUATION_SHARE, find_end
 from .device import (
     choose_device,
     choose_kernels,
@@ -40,7 +40,7 @@ from .device import (
     release_unused_memory,
 )
 from .evaluation import Evaluator, synthetic_mode_metric
-from .feeding import Feeder
+from .feeding import Feeder, open_training_images
 from .graphs import uses_graphs
 from .growth import GrowthController, Phase, is_due
 from .health import describe_sign, find_signs, measure_variety
@@ -178,16 +178,7 @@ class Training:
             source = open_images(config.data, config.labels)
             if self.ranks.is_first:
                 print("\n".join(summarize(source)), flush=True)  # standard error is for warnings and errors
-            self.pyramid = open_pyramid(
-                source,
-                config.resolution,
-                config.channels,
-                fit=config.fit,
-                background=config.background,
-                allow_upscale=config.allow_upscale,
-                max_bad=config.max_bad,
-                workers=config.workers,
-            )
+            self.pyramid = open_training_images(config, source)
             return self.build_suite()
 
     def build_suite(self) -> Suite:
@@ -442,8 +433,12 @@ class Training:
         """
         state, evaluations = self.state, read_lines(self.directory.metrics)
         seconds = estimate_stage_times(self.trial, [*self.history, line])[self.config.resolution]
-        evaluation = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
-        end = find_end(parse_duration(self.config.budget), self.measure_elapsed(), evaluation, seconds, state.images)
+        budget, evaluation = parse_duration(self.config.budget), 0.0
+        if self.evaluator.suite.metrics:  # planned, until one has been timed
+            evaluation = EVALUATION_SHARE * budget / len(self.plan.resolutions)
+        if evaluations:
+            evaluation = evaluations[-1]["evaluation_seconds"]
+        end = find_end(budget, self.measure_elapsed(), evaluation, seconds, state.images)
         soonest = max(self.plan.fade_ends[-1], self.plan.next_check(state.images))
         state.stage_ends[self.config.resolution] = max(end, soonest)
         self.plan = GrowthController(self.config, state.stage_ends)
@@ -478,17 +473,21 @@ class Training:
     def format_time_left(self, line: dict[str, Any]) -> str:
         """Return the time left in this stage and in total, evaluations included once one has been timed.
 
-        With --budget, the total is what is left of it, or of this stage if that is longer.
+        With --budget, the total is what is left of it, or what the run has to do in any case if that is longer.
         """
         times = estimate_stage_times(self.trial, [*self.history, line])
         stage, training = estimate_seconds_left(self.plan, times, self.state.images, line["resolution"])
-        if self.config.budget:
-            rest = parse_duration(self.config.budget) - self.measure_elapsed()
-            return f"{format_duration(stage)} left in this stage, {format_duration(max(rest, stage))} in total"
         count, evaluations = 0, read_lines(self.directory.metrics)
         if self.evaluator.suite.metrics:
             count = count_evaluations_left(self.plan, self.state.images, self.is_evaluation_due())
         each = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
+        if self.config.budget:
+            rest = parse_duration(self.config.budget) - self.measure_elapsed()
+            ends = {**self.state.stage_ends, self.config.resolution: self.plan.fade_ends[-1]}
+            shortest = GrowthController(self.config, ends)  # the last stage can end there at the earliest
+            _, least = estimate_seconds_left(shortest, times, self.state.images, line["resolution"])
+            total = max(rest, stage, least + count * each)
+            return f"{format_duration(stage)} left in this stage, {format_duration(total)} in total"
         left = f"{format_duration(stage)} left in this stage, {format_duration(training + count * each)} in total"
         if count and not evaluations:
             left += f", plus {count} evaluation" + "s" * (count > 1)

@@ -23,6 +23,7 @@ from pggan.metrics.swd import find_temporary_folder
 
 from ..config import TrainConfig, spell_preset
 from ..networks import Discriminator, Generator, build
+from .augment import Augmentation
 from .batch import Batch
 from .device import (
     choose_device,
@@ -77,8 +78,12 @@ def compute_costs_per_image(arguments: dict[str, dict[str, Any]]) -> dict[int, f
     return costs
 
 
-def print_plan(config: TrainConfig, open_images: Callable[[str, bool], Source] = open_source) -> None:
+def print_plan(
+    config: TrainConfig, open_images: Callable[[str, bool], Source] = open_source, processes: int = 1
+) -> None:
     """Print the plan as a table, then the memory and time of each stage, estimated on this machine.
+
+    processes: number of processes that share each batch.
 
     Raises:
         ConfigError: the plan is impossible, or contradicts the run in --out. CheckpointError: --resume names no
@@ -102,7 +107,7 @@ def print_plan(config: TrainConfig, open_images: Callable[[str, bool], Source] =
         print(f"learning rates fall to 0 from {plan.decay_start / 1000:g} kimg to the end (--decay-kimg)")
     if lines := [*find_cautions(config), *start_lines]:
         print("", *lines, sep="\n", flush=True)
-    print_estimates(config, plan, state)
+    print_estimates(config, plan, state, processes)
     if config.metrics:
         print(describe_evaluation_memory(config, len(source)))
 
@@ -126,7 +131,7 @@ def format_plan(plan: GrowthController, state: TrainState) -> str:
     return format_table(header, rows)
 
 
-def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState) -> None:
+def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainState, processes: int = 1) -> None:
     """Print each stage's estimated memory, speed and time as soon as it is known, within DRY_RUN_SECONDS."""
     seen = state.images  # timing steps changes the state
     usable, too_large = read_memory_for_training(state), []
@@ -137,7 +142,7 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
     print("    stage  memory, GiB  images/s        time", flush=True)
     total = remaining = 0.0
     for resolution, seconds, is_timed in time_stages(
-        config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS
+        config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS, processes
     ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
         tensors = estimate_stage_memory(config, plan, state, resolution)
@@ -250,13 +255,18 @@ def time_stages(
     end, bf16 = time.perf_counter() + limit, config.precision == "bf16"
     rate = EFFICIENCY * measure_matrix_rate(state.device, torch.bfloat16 if bf16 else torch.float32, limit / 10)
     stepper, slow = (
-        Stepper.from_config(replace(config, n_critic=1), bf16, device=state.device if processes == 1 else None),
+        Stepper.from_config(
+            replace(config, n_critic=1),
+            bf16,
+            Augmentation.from_config(config),
+            device=state.device if processes == 1 else None,
+        ),
         False,
     )
     for resolution in plan.resolutions:
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
-        size = max(phase.batch_size // processes, 1)
-        group = min(size, config.mbstd_group)
+        group = min(phase.batch_size, config.mbstd_group)
+        size = share = -(-phase.batch_size // group // processes) * group  # of the process that has the most
         affordable = (
             rate * (end - time.perf_counter()) / count_trial_steps(config, state.device) / 2
         )  # the other half is for later stages
@@ -272,7 +282,7 @@ def time_stages(
                 if not is_out_of_memory(error):
                     raise
                 slow = True
-        yield resolution, cost / rate / processes, not slow
+        yield resolution, cost / rate * share / phase.batch_size, not slow
 
 
 def time_step(config: TrainConfig, stepper: Stepper, state: TrainState, phase: Phase) -> float:

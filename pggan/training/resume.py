@@ -57,10 +57,13 @@ def resolve_resumed_config(run: RunDirectory, config: TrainConfig) -> TrainConfi
     if config.precision == "auto" and old.get("precision") in ("fp32", "bf16"):
         config = replace(config, precision=old["precision"])  # chosen by auto when the run began
     if lines := diff_options(old, config, identity_only=True):
+        start = f"--out ANOTHER to start a new run (from its weights with --resume {quote(str(run.latest))})"
+        if old.get("budget"):  # a plan cannot start from weights
+            start = f"--out ANOTHER to start from scratch, or {spell_new_run(replace(config, budget=old['budget']))}"
+            start += f" to train it for another {old['budget']}"
         raise ConfigError(
             f"the run in {run.folder} was started with other options:\n" + "\n".join(lines) + "\n"
-            "use its options to resume it, or --out ANOTHER to start a new run (from its weights with "
-            f"--resume {quote(str(run.latest))})"
+            f"use its options to resume it, or {start}"
         )
     if recorded is None:
         return replace(config, resume=None)

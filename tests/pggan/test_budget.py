@@ -1,6 +1,7 @@
 """--budget: durations, the plan from measured speeds, and the end of the last stage."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 
 from pggan import checkpoints
 from pggan.checkpoints.run_directory import read_lines
-from pggan.config import ConfigError, TrainConfig, parse_duration
+from pggan.config import ConfigError, TrainConfig, parse_duration, spell_option
 from pggan.networks.progressive import count_feature_maps
 from pggan.training import budget, loop, train
 from pggan.training.budget import find_end, list_widths, plan_stages, resolve_budget, share_time
@@ -75,7 +76,18 @@ def test_no_stage_is_shorter_than_an_update_of_the_schedule():
 def test_the_moving_average_moves_however_long_the_run():
     """Rounded to 1, its decay would freeze it."""
     chosen = plan_stages(TrainConfig(batch_size=8), {}, {4: 0.001}, training=500_000.0)
-    assert 1 - 1e-6 < chosen["ema_decay"] < 1
+    assert 0.5 ** (8 / chosen_half_life(chosen, 8)) == pytest.approx(chosen["ema_decay"])
+    assert chosen_half_life(chosen, 8) == pytest.approx(budget.MAX_HALF_LIFE, rel=0.01)
+    assert float(spell_option("ema_decay", chosen["ema_decay"]).split()[1]) < 1  # as printed
+
+
+def chosen_half_life(chosen, images_per_update):
+    return images_per_update * math.log(0.5) / math.log(chosen["ema_decay"])
+
+
+def test_with_fewer_updates_of_g_the_average_is_as_long():
+    (one, five) = (plan_stages(TrainConfig(batch_size=8, n_critic=n), {}, {4: 0.1}, 1000.0) for n in (1, 5))
+    assert chosen_half_life(five, 5 * 8) == pytest.approx(chosen_half_life(one, 8), rel=1e-3)
 
 
 def test_the_plan_fits_specified_stage_lengths(speeds, tmp_path, monkeypatch):
@@ -104,6 +116,94 @@ def test_widths_end_at_the_papers(resolution):
 def test_networks_that_do_not_fit_in_memory_are_not_planned(speeds, tmp_path, monkeypatch, capsys):
     assert resolve(tmp_path, monkeypatch, budget="9d", resolution=32).fmap_base == 2048
     assert "--fmap-base 4096 --fmap-max 512 need more memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("largest_base", [64])
+def test_narrowest_networks_that_do_not_fit_lower_the_resolution_or_are_reported(speeds, tmp_path, monkeypatch, capsys):
+    assert resolve(tmp_path, monkeypatch, budget="9d").fmap_base == 64
+    assert "32x32 is out of reach in 9d on this machine: its networks need more memory" in capsys.readouterr().err
+    assert resolve(tmp_path, monkeypatch, budget="9d", resolution=32, out="b").resolution == 32
+    assert "warning: these networks need more memory than there is; use --micro-batch" in capsys.readouterr().err
+
+
+def test_wider_networks_are_timed_only_if_there_is_time_for_them(speeds, tmp_path, monkeypatch):
+    bases, measure = [], budget.measure_speed
+
+    def count(config, **kwargs):
+        bases.append((config.resolution, config.fmap_base))
+        return measure(config, **kwargs)
+
+    monkeypatch.setattr(budget, "measure_speed", count)
+    resolve(tmp_path, monkeypatch, budget="10m", resolution=32)
+    assert bases == [(32, 256)]
+    bases.clear()
+    resolve(tmp_path, monkeypatch, budget="9d", resolution=32, fmap_base=512, fmap_max=64, out="b")
+    assert bases == [(32, 512)]
+
+
+def test_tables_for_stages_out_of_reach_are_shortened(speeds, tmp_path, monkeypatch, capsys):
+    config = resolve(tmp_path, monkeypatch, budget="2m", batch_size="4:16,32:8", lr="4:0.002,32:0.001")
+    assert (config.resolution, config.batch_size, config.lr) == (16, {4: 16}, {4: 0.002})
+    assert capsys.readouterr().err.count("planning for 16x16") == 1
+
+
+@pytest.mark.parametrize(
+    "options, warns",
+    [
+        ({"metrics": "fid", "metric_images": 5000}, "--metrics, --metric-images"),
+        ({"fade_kimg": 600}, "--fade-kimg"),
+        ({"stabilize_kimg": 1600}, "--stabilize-kimg"),
+        ({"metrics": "swd", "metric_images": 5000}, None),
+        ({"metrics": "none"}, None),
+        ({}, None),
+    ],
+)
+def test_a_run_that_cannot_keep_its_budget_is_reported(options, warns, speeds, tmp_path, monkeypatch, capsys):
+    config = resolve(tmp_path, monkeypatch, budget="25m", resolution=32, **options)
+    message = capsys.readouterr().err
+    assert ("longer than --budget 25m" in message) == (warns is not None)
+    assert warns is None or f"or omit or lower {warns}\n" in message
+    if options.get("metrics") == "none":  # the time goes to training
+        usual = resolve(tmp_path, monkeypatch, budget="25m", resolution=32, out="b")
+        assert config.total_kimg > 1.05 * usual.total_kimg
+
+
+def test_no_tick_is_longer_than_ten_minutes(speeds, tmp_path, monkeypatch):
+    config = resolve(tmp_path, monkeypatch, budget="9d", resolution=32)
+    speed = IMAGES_PER_SECOND[32] * 512 / config.fmap_base
+    assert config.tick_kimg[32] * 1000 / speed == pytest.approx(600, rel=0.01)
+
+
+def test_ada_can_act_within_the_run(speeds, tmp_path, monkeypatch):
+    config = resolve(tmp_path, monkeypatch, budget="10m", resolution=32, augment="ada", holdout=0.05)
+    assert config.ada_kimg == pytest.approx(0.2 * config.total_kimg, rel=0.01)
+    assert resolve(tmp_path, monkeypatch, budget="9d", augment="ada", holdout=0.05, out="b").ada_kimg == 500
+    monkeypatch.setattr(budget, "measure_speed", None)  # refused before any step is timed
+    with pytest.raises(ConfigError, match="needs held-out images"):
+        resolve(tmp_path, monkeypatch, budget="10m", augment="ada", out="c")
+
+
+def test_every_process_has_a_group_of_each_batch(speeds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"data": "synthetic", "channels": 3, "device": "cpu", "budget": "1h", "resolution": 32}
+    assert min(resolve_budget(options, processes=8).batch_size.values()) == 32
+    assert min(resolve_budget(options | {"out": "b"}).batch_size.values()) == 8
+
+
+def test_a_single_image_is_not_evaluated(speeds, tmp_path, monkeypatch):
+    config = TrainConfig(resolution=4, channels=3, budget="1h")
+    assert budget.plan_evaluations(config, {}, 3600, 10.0, images=1).metrics == ()
+    assert budget.plan_evaluations(config, {}, 3600, 10.0, images=2).metrics == ("kid", "mind")
+
+
+@pytest.mark.parametrize("end", [20_000, 30_000, 40_000, 80_000])
+def test_the_decay_takes_the_same_fraction_of_the_last_stage_wherever_it_ends(end):
+    """Planned: 8x8 from 10,000 to 40,000 images, of which the last third decays."""
+    lengths = {"fade_kimg": 10, "stabilize_kimg": 10, "total_kimg": 40, "decay_kimg": 10}
+    config = TrainConfig(resolution=8, channels=3, budget="1h", batch_size=8, lr=0.001, tick_kimg=1, **lengths)
+    plan = GrowthController(config, {8: end})
+    assert plan.fade_starts[-1] == 10_000 and plan.decay_start == pytest.approx(end - (end - 10_000) / 3, abs=1)
+    assert GrowthController(replace(config, budget=None), {8: end}).decay_start == end - 10_000
 
 
 def test_specified_options_win(speeds, tmp_path, monkeypatch):

@@ -67,6 +67,16 @@ def run_trial(config, seconds, costs=None, device=CPU):
     return [(resolution, timed) for resolution, _, timed in found], batches
 
 
+@pytest.mark.parametrize("processes, images", [(1, 16), (2, 8), (3, 8), (8, 4)])
+def test_the_process_with_the_most_groups_sets_the_time(processes, images):
+    """A batch of 16 has 4 groups; with 8 processes, half of them have none."""
+    config = resolve_config({"data": "synthetic", "resolution": 4, "channels": 3, "fmap_max": 8, "batch_size": 16})
+    state, sizes = TrainState(config, 0, CPU), []
+    with mock.patch.object(plan, "time_step", lambda *arguments: sizes.append(arguments[-1].batch_size) or 0.5):
+        ((_, seconds, _),) = time_stages(config, GrowthController(config), state, {4: 1e3}, 1e5, processes)
+    assert sizes == [images] and seconds == pytest.approx(0.5 / 16)
+
+
 RATE = 1e9  # floating-point operations per second of the simulated machine
 
 

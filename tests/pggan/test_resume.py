@@ -206,3 +206,15 @@ def test_a_run_without_a_checkpoint_is_not_advised_to_continue(tmp_path):
     run.latest.touch()
     with pytest.raises(ConfigError, match="without --resume to resume that run, or add --out ANOTHER"):
         resolve_resumed_config(run, make_config(out=str(run.folder), resume="here.pt"))
+
+
+def test_a_changed_budget_is_refused_with_a_command_that_works(tmp_path):
+    config = make_config(resume=None, budget="1h", out=str(tmp_path / "run"))
+    run = RunDirectory(tmp_path / "run")
+    run.create(config.to_dict())
+    with pytest.raises(ConfigError) as error:
+        resolve_resumed_config(run, replace(config, budget="2h"))
+    assert "--budget: 1h -> 2h" in str(error.value)
+    assert str(error.value).endswith(
+        f"--config {run.folder}/config.json --out ANOTHER --resume {run.folder} to train it for another 1h"
+    )
