@@ -5,8 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from pggan.config import resolve_config
 from pggan.training import ada
+from pggan.training.plan import STEP_COST, compute_costs_per_image
+from pggan.training.state import network_arguments
 
 
 def make_images(count=8, side=16, channels=3):
@@ -221,6 +225,17 @@ def test_bf16_training_augments_in_float32():
         y = ada.augment(x.bfloat16(), torch.tensor(1.0), draw(4))
     assert y.dtype == torch.float32
     assert torch.equal(y, ada.augment(x.bfloat16().float(), torch.tensor(1.0), draw(4)))
+
+
+def test_augmentation_takes_less_than_a_tenth_of_a_steps_operations_at_64x64():
+    """Matrix products and convolutions, with the paper's networks; the rest of both is element by element."""
+    config = resolve_config({"data": "synthetic", "resolution": 64, "channels": 3})
+    step = STEP_COST * compute_costs_per_image(network_arguments(config, 0))[64]
+    x = make_images(4, 64).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        ada.augment(x, torch.tensor(0.5), draw(4)).sum().backward()
+    each = counter.get_total_flops() / 4
+    assert 0 < 4 * each < 0.1 * step  # reals, fakes, the points between, and fakes for G
 
 
 def test_every_random_number_is_used():
