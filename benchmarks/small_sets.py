@@ -115,7 +115,9 @@ def split_images(a: argparse.Namespace) -> None:
     order = np.random.default_rng(0).permutation(len(source))
     for name, indices in (("few", order[: a.images]), ("unseen", order[len(order) - a.unseen :])):
         if not (path := a.out / f"{name}.npz").exists():
-            np.savez(path, images=np.stack([prepare(source.read_image(int(i), RESOLUTION, CHANNELS)) for i in indices]))
+            pixels = np.stack([prepare(source.read_image(int(i), RESOLUTION, CHANNELS)) for i in indices])
+            np.savez(part := a.out / f"partial-{name}.npz", images=pixels)
+            part.replace(path)  # never a part of the file under its name
 
 
 def build_config(a: argparse.Namespace, mode: str, seed: int, kimg: float) -> TrainConfig:
@@ -165,7 +167,8 @@ def draw_curves(scores: list[dict[str, Any]], path: Path) -> None:
     for axis, (key, title) in zip(axes, charts.items(), strict=True):
         for mode, seed in dict.fromkeys((line["mode"], line["seed"]) for line in scores):
             run = [line for line in scores if (line["mode"], line["seed"]) == (mode, seed)]
-            heights = [line[key] * (1000 if key == "kid" else 1) for line in run]
+            scale = 1000 if key == "kid" else 1
+            heights = [float("nan") if line[key] is None else scale * line[key] for line in run]
             style = "-" if seed == 0 else "--"
             axis.plot([line["kimg"] for line in run], heights, style, color=colors[mode], label=f"{mode}, seed {seed}")
         axis.set(title=title, xlabel="thousand images seen")

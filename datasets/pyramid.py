@@ -170,7 +170,8 @@ def open_pyramid(
         tqdm.write(remarks, file=sys.stderr)
     if emptied := find_emptied_classes(source, pyramid):
         tqdm.write(
-            f"warning: no readable images in {', '.join(emptied)}; this will never be generated", file=sys.stderr
+            f"warning: no readable images in {', '.join(emptied)}; images of such classes are never generated",
+            file=sys.stderr,
         )
     return pyramid
 

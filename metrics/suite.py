@@ -29,8 +29,8 @@ from .swd import SWD, find_temporary_folder
 from .weights import make_download_command
 
 # The metrics by name. Each class has:
-# - accumulator_type: class of its accumulator. An accumulator's `input_name` is "features", "logits" or "images",
-#   which its `update` receives batch by batch. Metrics with the same class share one accumulator;
+# - accumulator_type: class of its accumulator, or a partial of it. Metrics with the same one share an accumulator. Its
+#   `update` receives `input_name` batch by batch: "features", "logits" or "images";
 # - uses_reals: whether it needs the real images;
 # - check(real, fake): returns a warning or None for these numbers of images, or raises MetricError;
 # - compare(real, fake): the results by name from two accumulators; `real` may be None if uses_reals is False.

@@ -602,6 +602,8 @@ def validate_field(f: Field, value: Any) -> Any:
         raise ConfigError(f"{name}: {error}") from None
     low, high = rules.get("minimum", -MAX_NUMBER), rules.get("maximum", MAX_NUMBER)
     if parse in (int, float) and not low <= value <= high:
+        if value != value:
+            raise ConfigError(f"{name}: {value} is not a number")
         limits = f"at least {low:,.10g}" if low > -MAX_NUMBER and value < low else f"at most {high:,.10g}"
         raise ConfigError(f"{name}: {value} is out of range; use {limits}")
     if "choices" in rules and value not in rules["choices"]:
@@ -771,7 +773,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adam_beta2": 0.999,
         "ema_decay": 0.999,
     },
-    # ours; with mlp's loss and optimizer it collapses: docs/lab-notes.md, 2026-11-28
+    # ours; with mlp's loss and optimizer it collapses: docs/lab-notes.md, 2026-11-27
     "hybrid": {
         "arch": "hybrid",
         "loss": "relativistic",

@@ -185,7 +185,7 @@ class DCGANGenerator(OneStageGenerator):
     A dense layer to 4x4, then 4x4 transposed convolutions with stride 2, all with batch norm but the last.
 
     Args:
-        activation: "relu", the paper's, or "leaky_relu", of checkpoints from before 2026-11-28, which do not record it.
+        activation: "relu", the paper's, or "leaky_relu", of checkpoints from before 2026-11-27, which do not record it.
             For the others see the progressive `Generator`.
     """
 

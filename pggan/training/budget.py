@@ -70,7 +70,7 @@ FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 # power failure loses the time since the last one
 TICKS, MIN_TICK_SECONDS, MAX_TICK_SECONDS = 40, 15.0, 600.0
 ADA_SHARE = 0.2  # of the run, in which ADA's p can rise from 0 to 1; a guess: its default is longer than a short run
-MAX_HALF_LIFE = 1_000_000  # images; twice R3GAN's. Longer ones would round --ema-decay to 1
+MAX_HALF_LIFE = 1_000_000  # images; twice R3GAN's. Longer ones lose precision in --ema-decay's 7 digits
 TRIAL_SECONDS = 15.0  # limit on timing the stages of one width; a tighter one times smaller batches, which are slower
 INCEPTION_OPERATIONS = 11.4e9  # per image, up to the features, as counted by PyTorch
 INCEPTION_EFFICIENCY = 0.8  # of the rate of matrix products, measured on one core; during a run its own time counts
@@ -127,8 +127,11 @@ def resolve_budget(
     specified |= {"out": config.out, "channels": config.channels}
     if recorded := read_options(Path(config.out)):
         chosen = {name: recorded[name] for name in CHOSEN if name in recorded}
+        if "resolution" not in specified and isinstance(chosen.get("resolution"), int):
+            specified = truncate_tables(specified, config, chosen["resolution"])
         return resolve_config({**chosen, **specified}, None, open_images)
-    GrowthController(config)  # refuses impossible resolutions and batch sizes before any step is timed
+    batches = config.batch_size if "batch_size" in specified else choose_batch_size(config, processes)
+    GrowthController(replace(config, batch_size=batches))  # refuses impossible plans before any step is timed
     chosen = choose_options(config, specified, open_images, processes, builds_cache)
     specified = truncate_tables(specified, config, chosen["resolution"])
     config, defaults = resolve_config({**chosen, **specified}, None, open_images), TrainConfig()
@@ -164,6 +167,7 @@ def choose_options(
     device, budget = choose_device(config.device), parse_duration(config.budget or "")
     measure = partial(measure_speed, classes=len(source.classes), device=device, processes=processes)
     rate = INCEPTION_EFFICIENCY * measure_matrix_rate(device, torch.float32, 1.0) / INCEPTION_OPERATIONS
+    rate *= processes if device.type == "cuda" else 1  # on a CPU they share its cores
     log(f"planning for {config.budget}: timing training steps")
     config, times, training = choose_resolution(config, specified, open_images, measure, rate, processes)
     if builds_cache:
@@ -208,12 +212,12 @@ def choose_resolution(
         config = resolve_config({**truncate_tables(specified, own, lower), "resolution": lower}, None, open_images)
     native, chosen = (f"{c.resolution}x{c.resolution}" for c in (own, config))
     if chosen != native:
-        reason = "its networks need more memory than there is"
+        reason, remedy = "its networks need more memory than there is", "--micro-batch 4"
         if seen < REACH_IMAGES:
-            reason = f"it would train on only {seen:,.0f} images at that size"
+            reason, remedy = f"it would train on only {seen:,.0f} images at that size", "a longer --budget"
         log(
             f"{native} is out of reach in {config.budget} on this machine: {reason}; planning for {chosen} (change "
-            f"this with --resolution {own.resolution}, or a longer --budget)"
+            f"this with --resolution {own.resolution}, or {remedy})"
         )
     if not fits:
         log("warning: these networks need more memory than there is; use --micro-batch, or a lower --resolution")
@@ -226,16 +230,18 @@ def warn_if_too_long(config: TrainConfig, specified: Mapping[str, Any], times: T
     Args:
         config: with the plan. times: seconds per image by resolution. rate: images per second through Inception.
     """
-    plan = GrowthController(config)
-    rows = [row for row in plan.rows() if row.end <= plan.fade_ends[-1]]
-    needed = sum((row.end - row.start) * times[row.resolution] for row in rows) + estimate_evaluations(config, rate)
+    faded_in = GrowthController(config).fade_ends[-1]  # the earliest end
+    rows = [row for row in GrowthController(config).rows() if row.end <= faded_in]
+    needed = sum((row.end - row.start) * times[row.resolution] for row in rows)
+    needed += estimate_evaluations(replace(config, total_kimg=faded_in / 1000), rate)
     if needed > parse_duration(config.budget or ""):
-        lengths = ("fade_kimg", "stabilize_kimg", "metrics", "metric_images", "metric_every_kimg")
+        lengths = ("fade_kimg", "stabilize_kimg", "metrics", "metric_images")
         causes = [option_name(name) for name in lengths if name in specified]
+        remedies = [f"omit or lower {', '.join(causes)}"] if causes else []
+        remedies += ["omit or raise --metric-every-kimg"] if "metric_every_kimg" in specified else []
         log(
             f"warning: the run takes at least {format_duration(needed)}, longer than --budget {config.budget}, for "
-            f"evaluations and the stages up to the last fade-in; use a longer --budget"
-            + (f", or omit or lower {', '.join(causes)}" if causes else "")
+            f"evaluations and the stages up to the last fade-in; {', or '.join(['use a longer --budget', *remedies])}"
         )
 
 
@@ -254,15 +260,13 @@ def choose_width(
         The options, seconds per image by resolution, and whether the networks fit in memory.
     """
     best: tuple[TrainConfig, Times, bool] | None = None
-    paper, batch = truncate_table(TrainConfig().batch_size, config.resolution), BATCH[choose_device(config.device).type]
-    least = config.mbstd_group * processes  # else some would be idle
     for base, largest in list_widths(config.resolution):
         chosen = {
             **choose_recipe(config, specified),
             "fmap_base": base,
             "fmap_max": largest,
             "latent_size": min(config.fmap_max if "fmap_max" in specified else largest, 128),
-            "batch_size": {r: max(min(n, batch), least if processes > 1 else 1) for r, n in paper.items()},
+            "batch_size": choose_batch_size(config, processes),
         }
         candidate = replace(config, **{name: value for name, value in chosen.items() if name not in specified})
         if best and candidate == best[0]:  # the user's own width
@@ -279,6 +283,13 @@ def choose_width(
             break
     assert best
     return best
+
+
+def choose_batch_size(config: TrainConfig, processes: int) -> dict[int, int]:
+    """Return the batch size by resolution: BATCH, but not more than the paper's, and a group for each process."""
+    paper, batch = truncate_table(TrainConfig().batch_size, config.resolution), BATCH[choose_device(config.device).type]
+    least = config.mbstd_group * processes if processes > 1 else 1  # a process without a group would be idle
+    return {r: max(min(n, batch), least) for r, n in paper.items()}
 
 
 def list_widths(resolution: int) -> list[tuple[int, int]]:
@@ -312,7 +323,7 @@ def measure_speed(config: TrainConfig, classes: int, device: torch.device, proce
     costs = compute_costs_per_image(state.arguments)
     timed = time_stages(config, GrowthController(config), state, costs, TRIAL_SECONDS, processes)
     times = {resolution: seconds for resolution, seconds, _ in timed}
-    return times, not exceeds_memory(config, state)
+    return times, not exceeds_memory(config, state, processes)
 
 
 def share_time(stages: int) -> list[float]:

@@ -69,7 +69,7 @@ def choose_kernels(deterministic: bool) -> None:
 
     Deterministic kernels use no atomic additions, whose order varies; PyTorch warns of operations without one. CPU
     results are reproducible either way. cuDNN's choice of kernels by timing them (cudnn.benchmark) stays off: on an
-    H200 it gained nothing at 32x32 with 128 and 512 maps, and cost up to 5 s per stage.
+    H200 it gained nothing at 32x32 with 128 and 512 maps, and cost up to 5.6 s per batch size.
     """
     if deterministic:
         # which cuBLAS needs for it (PyTorch's notes on reproducibility)

@@ -73,6 +73,10 @@ class GrowthController:
         ends: resolution -> images seen when adaptive growth ended that stage, or when --budget ends the last one; other
             stages end as planned.
 
+    Attributes:
+        decay_images: images over which --decay-kimg lowers the learning rates; with --budget they scale with the length
+            of the last stage.
+
     Raises:
         ConfigError: the plan is impossible.
     """

@@ -439,9 +439,13 @@ class Training:
         if evaluations:
             evaluation = evaluations[-1]["evaluation_seconds"]
         end = find_end(budget, self.measure_elapsed(), evaluation, seconds, state.images)
-        soonest = max(self.plan.fade_ends[-1], self.plan.next_check(state.images))
+        soonest = max(self.earliest_end(), self.plan.next_check(state.images))
         state.stage_ends[self.config.resolution] = max(end, soonest)
         self.plan = GrowthController(self.config, state.stage_ends)
+
+    def earliest_end(self) -> int:
+        """Return the images seen at which the last stage has faded in and trained for an update at alpha 1."""
+        return self.plan.next_check(self.plan.fade_ends[-1])
 
     def measure_elapsed(self) -> float:
         """Return the seconds of the run so far, earlier sessions included up to their last checkpoint."""
@@ -483,9 +487,11 @@ class Training:
         each = evaluations[-1]["evaluation_seconds"] if evaluations else 0.0
         if self.config.budget:
             rest = parse_duration(self.config.budget) - self.measure_elapsed()
-            ends = {**self.state.stage_ends, self.config.resolution: self.plan.fade_ends[-1]}
-            shortest = GrowthController(self.config, ends)  # the last stage can end there at the earliest
+            ends = {**self.state.stage_ends, self.config.resolution: self.earliest_end()}
+            shortest = GrowthController(self.config, ends)
             _, least = estimate_seconds_left(shortest, times, self.state.images, line["resolution"])
+            if self.evaluator.suite.metrics:
+                count = count_evaluations_left(shortest, self.state.images, self.is_evaluation_due())
             total = max(rest, stage, least + count * each)
             return f"{format_duration(stage)} left in this stage, {format_duration(total)} in total"
         left = f"{format_duration(stage)} left in this stage, {format_duration(training + count * each)} in total"

@@ -335,9 +335,10 @@ def find_cautions(config: TrainConfig) -> list[str]:
     if config.loss == "relativistic" and config.penalty in ("r1", "r2"):
         found.append(f"{loss} {penalty} may diverge early in training (Huang et al. 2024); use --penalty r1+r2")
     if config.penalty == "clip" and not config.loss.startswith("wgan"):
+        better = "none" if config.arch == "dcgan" else "r1+r2" if config.loss == "relativistic" else "r1"
         found.append(
             f"{penalty} is meant for --loss wgan; with {loss} it weakens the discriminator and its gradients; use "
-            "--penalty r1"
+            f"--penalty {better}"
         )
     if config.penalty == "clip" and config.arch in ("pggan", "msg") and config.equalized_lr:
         found.append(
@@ -347,14 +348,14 @@ def find_cautions(config: TrainConfig) -> list[str]:
     if config.penalty == "clip" and config.optimizer == "adam":
         found.append(f"{penalty} is unstable with Adam (Arjovsky et al. 2017); use --preset wgan, which has RMSprop")
     if config.arch == "r3gan" and config.loss != "relativistic":
-        found.append(f"--arch r3gan with {loss} is not R3GAN; use --preset r3gan, which has its loss and schedules")
+        found.append(f"--arch r3gan with {loss} is not R3GAN; use --preset r3gan without --loss")
     end = config.total_kimg
     if end is None and not config.is_growing:
-        end = max(config.stabilize_kimg.values())
+        end = config.stabilize_kimg[max(r for r in config.stabilize_kimg if r <= (config.resolution or r))]
     if end is not None and end < config.burn_in_kimg:
         found.append(
             f"the run ends at {end:g} kimg, before the burn-in of {config.burn_in_kimg:g} kimg: the learning rate is "
-            "still above --lr, and the moving average almost G itself; use a shorter --burn-in-kimg"
+            "still above --lr, and the moving average shorter than --ema-decay's; use a shorter --burn-in-kimg"
         )
     if config.arch == "dcgan" and config.penalty not in ("none", "clip"):
         found.append(

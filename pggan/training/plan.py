@@ -39,7 +39,14 @@ from .growth import GrowthController, Phase
 from .losses import find_cautions
 from .memory import read_usable_memory
 from .ranks import SINGLE_PROCESS, Ranks
-from .resume import check_end, describe_finished_run, explain_mismatch, resolve_resumed_config, start_new_run
+from .resume import (
+    check_end,
+    check_networks,
+    describe_finished_run,
+    explain_mismatch,
+    resolve_resumed_config,
+    start_new_run,
+)
 from .state import TrainState, make_optimizer, network_arguments
 from .steps import Stepper
 from .tracking import format_duration, log
@@ -145,7 +152,7 @@ def print_estimates(config: TrainConfig, plan: GrowthController, state: TrainSta
         config, plan, state, compute_costs_per_image(state.arguments), DRY_RUN_SECONDS, processes
     ):
         rows = [row for row in plan.rows() if row.resolution == resolution]
-        tensors = estimate_stage_memory(config, plan, state, resolution)
+        tensors = estimate_stage_memory(config, plan, state, resolution, processes)
         stage = seconds * sum(row.end - row.start for row in rows)
         total += stage
         remaining += seconds * sum(max(row.end - max(row.start, seen), 0) for row in rows)
@@ -184,10 +191,10 @@ def read_memory_for_training(state: TrainState) -> int:
     return free + count_tensor_bytes(state) if free else 0
 
 
-def exceeds_memory(config: TrainConfig, state: TrainState) -> bool:
+def exceeds_memory(config: TrainConfig, state: TrainState, processes: int = 1) -> bool:
     """Return whether a step of the last stage needs more memory than the device has, as far as the system tells."""
     usable = read_memory_for_training(state)
-    tensors = estimate_stage_memory(config, GrowthController(config), state, config.resolution)
+    tensors = estimate_stage_memory(config, GrowthController(config), state, config.resolution, processes)
     return 0 < usable < MEMORY_OVERHEAD[state.device.type] * tensors
 
 
@@ -211,6 +218,7 @@ def load_start_state(config: TrainConfig, state: TrainState, classes: list[str])
         path, saved, _, note = found
         with explain_mismatch(path):
             check_end(saved, config)
+            check_networks(str(path), saved["networks"], state.arguments)
             state.load_state_dict(saved["state"])
         plan = GrowthController(config, state.stage_ends)
         seen = f"{run.folder} has seen {state.images / 1000:g} kimg"
@@ -266,7 +274,7 @@ def time_stages(
     for resolution in plan.resolutions:
         phase, cost = plan.phase(plan.stage_end(resolution)), STEP_COST * costs[resolution]
         group = min(phase.batch_size, config.mbstd_group)
-        size = share = -(-phase.batch_size // group // processes) * group  # of the process that has the most
+        size = share = largest_share(config, phase, processes)
         affordable = (
             rate * (end - time.perf_counter()) / count_trial_steps(config, state.device) / 2
         )  # the other half is for later stages
@@ -353,10 +361,25 @@ class LiveBytes(TorchDispatchMode):
         self.current -= count
 
 
-def estimate_stage_memory(config: TrainConfig, plan: GrowthController, state: TrainState, resolution: int) -> int:
-    """Return the peak bytes of tensors during a stage, both while it fades in and after."""
+def estimate_stage_memory(
+    config: TrainConfig, plan: GrowthController, state: TrainState, resolution: int, processes: int = 1
+) -> int:
+    """Return the peak bytes of tensors during a stage, both while it fades in and after.
+
+    processes: number of processes that share a batch, each on a GPU of its own. On a CPU they share its memory, so
+        the whole batch counts.
+    """
     rows, bf16 = [row for row in plan.rows() if row.resolution == resolution], config.precision == "bf16"
-    return max(estimate_memory(config, state, plan.phase(row.start + 1), bf16) for row in rows)
+    phases = [plan.phase(row.start + 1) for row in rows]
+    if state.device.type == "cuda":
+        phases = [replace(phase, batch_size=largest_share(config, phase, processes)) for phase in phases]
+    return max(estimate_memory(config, state, phase, bf16) for phase in phases)
+
+
+def largest_share(config: TrainConfig, phase: Phase, processes: int) -> int:
+    """Return the images of the process that has the most minibatch-stddev groups of a batch."""
+    group = min(phase.batch_size, config.mbstd_group)
+    return -(-phase.batch_size // group // processes) * group
 
 
 def estimate_memory(config: TrainConfig, state: TrainState, phase: Phase, bf16: bool) -> int:

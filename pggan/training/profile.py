@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--steps: {arguments.steps} is outside the range from 1 to 100000")
     if at not in plan.resolutions:
         raise ConfigError(f"--at: there is no stage {at}; the stages are {', '.join(map(str, plan.resolutions))}")
-    if arguments.fading and (at == 4 or not config.is_growing):
+    if arguments.fading and not plan.fades[plan.resolutions.index(at)]:
         raise ConfigError(
             f"--fading: the stage at {at}x{at} has no fade-in; omit the option, or choose another stage (--at)"
         )

@@ -189,7 +189,8 @@ def check_networks(path: str, saved: dict[str, Any], wanted: dict[str, dict[str,
             if name == "activation":
                 raise CheckpointError(
                     f"{path} is of an earlier version, whose DCGAN had leaky ReLU in the generator instead of the "
-                    "paper's ReLU; all commands can use it, but training cannot resume from it"
+                    "paper's ReLU; all commands can use it, but training cannot resume from it; train from scratch "
+                    "with --out ANOTHER and without --resume"
                 )
             if name == "mbstd_group":
                 if bool(before) == bool(value):

@@ -16,7 +16,7 @@ from ..config import ConfigError
 from ..training.power_ema import MAX_STD, MIN_STD, STDS, Snapshot, solve_weights
 from .options import Commands, add_command, int_parser
 
-# relative error of the average's profile: with 20 snapshots, lengths from 0.015 to 0.25 are below it, with 5 from 0.03
+# relative error of the average's profile: lengths from 0.015 to 0.25 are below it with 20 snapshots, 0.03 to 0.2 with 5
 MAX_ERROR = 0.2
 
 TEXT = """\
@@ -87,7 +87,10 @@ def write_averages(directory: RunDirectory, stds: Sequence[float], images: int |
         raise ConfigError(f"{directory.folder} has {found}")
     files = {std: directory.checkpoints / f"ema-{std:.3f}.pt" for std in stds}
     if len(set(files.values())) < len(files):
-        raise ConfigError(f"--std: {', '.join(map(str, files))} would be written to the same file; use fewer digits")
+        lengths = ", ".join(map(str, files))
+        raise ConfigError(
+            f"--std: {lengths} would be written to the same file; use lengths that differ in three decimals"
+        )
     if images is not None and times[-1] != images:
         print(f"averaging up to {times[-1]:,} images, the last snapshot before {images:,}", file=sys.stderr)
     start = read_start(paths[times[-1]])

@@ -177,8 +177,12 @@ def find_checkpoints(path: str | Path, which: str | None) -> list[Path]:
     found = {"latest": [directory.latest], "best": [directory.best], "stages": stages, "all": [*stages, *others]}[which]
     paths = {(p.stat().st_dev, p.stat().st_ino): p for p in reversed(found) if p.exists()}
     if not paths:
-        none = "no checkpoint" if which == "all" else f"none for --checkpoints {which}; use --checkpoints all"
-        raise ConfigError(f"--checkpoints: {directory.checkpoints} has {none}")
+        missing = {"stages": "no checkpoint of a stage's end", "all": "no checkpoints"}.get(
+            which, f"no {which} checkpoint"
+        )
+        raise ConfigError(
+            f"--checkpoints: {directory.checkpoints} has {missing}{'' if which == 'all' else '; use --checkpoints all'}"
+        )
     return list(reversed(paths.values()))
 
 

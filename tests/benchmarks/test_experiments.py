@@ -2,7 +2,9 @@
 
 import json
 import sys
+from argparse import Namespace
 
+import numpy as np
 import pytest
 
 from benchmarks import compare_architectures, small_sets
@@ -73,5 +75,9 @@ def test_an_augmentation_is_scored_at_each_point_once(monkeypatch, tmp_path, sco
 
 
 def test_training_and_unseen_images_are_different_ones(monkeypatch, tmp_path):
+    np.savez(tmp_path / "all.npz", images=np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8))
+    small_sets.split_images(Namespace(data=str(tmp_path / "all.npz"), out=tmp_path, images=20, unseen=30))
+    few, unseen = ({x.tobytes() for x in np.load(tmp_path / f"{n}.npz")["images"]} for n in ("few", "unseen"))
+    assert (len(few), len(unseen), len(few & unseen)) == (20, 30, 0)
     with pytest.raises(SystemExit, match="fewer than --images"):
         run(monkeypatch, small_sets, f"synthetic --out {tmp_path} --images 99999999")

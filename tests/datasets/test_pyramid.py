@@ -63,7 +63,7 @@ def test_images_are_read_in_the_requested_order_from_memory_maps():
 
 
 def test_the_second_open_decodes_nothing(monkeypatch):
-    first, second = SyntheticShapes(10, labelled=True), SyntheticShapes(10, labelled=True)
+    first, second = SyntheticShapes(10, labeled=True), SyntheticShapes(10, labeled=True)
     decoded = [watch_decoding(source, monkeypatch) for source in (first, second)]
     built, reopened = (open_pyramid(source, 8, 3, workers=1) for source in (first, second))
     assert sorted(decoded[0]) == list(range(10)) and decoded[1] == []
@@ -78,7 +78,7 @@ def test_different_images_sizes_channels_and_labels_get_different_caches(cache):
             (SyntheticShapes(4), 8, 3),
             (SyntheticShapes(5), 8, 3),
             (SyntheticShapes(4, seed=1), 8, 3),
-            (SyntheticShapes(4, labelled=True), 8, 3),
+            (SyntheticShapes(4, labeled=True), 8, 3),
             (SyntheticShapes(4), 16, 3),
             (SyntheticShapes(4), 8, 1),
         )

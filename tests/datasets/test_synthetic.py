@@ -21,7 +21,7 @@ def average(images, size=2):
 
 
 def test_an_image_is_a_function_of_seed_and_index():
-    alone, many = SyntheticShapes(count=40, seed=3), SyntheticShapes(count=5000, seed=3, labelled=True)
+    alone, many = SyntheticShapes(count=40, seed=3), SyntheticShapes(count=5000, seed=3, labeled=True)
     for i in (39, 0, 7):
         assert (alone.image(i, 16) == many.image(i, 16)).all()
     other = SyntheticShapes(seed=4)
@@ -45,7 +45,7 @@ def test_channels_are_luma_color_and_coverage():
 
 
 def test_labels_are_the_shapes():
-    source = SyntheticShapes(count=100, labelled=True)
+    source = SyntheticShapes(count=100, labeled=True)
     assert source.classes == list(SHAPES) and source.labels.dtype == np.int64
     assert [source.classes[label] for label in source.labels] == [MODES[i % 32][0] for i in range(100)]
     assert SyntheticShapes().labels is None and SyntheticShapes().classes == []

@@ -138,7 +138,7 @@ def test_metrics_that_need_another_network_are_skipped(dinov2_file):
     assert list(Suite(["is", "cmmd", "swd"], features=dinov2_file, log=lines.append).metrics) == ["swd"]
     assert lines == [
         "warning: skipping IS: it needs Inception's classifier; use --features inception",
-        "skipping CMMD: it needs CLIP's features, not dinov2-vit-128-14's; use --features clip-l",
+        "warning: skipping CMMD: it needs CLIP's features, not dinov2-vit-128-14's; use --features clip-l",
     ]
 
 

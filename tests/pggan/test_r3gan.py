@@ -130,8 +130,9 @@ def test_the_preset_has_the_authors_configuration_for_ffhq_64():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"arch": "r3gan"}, "is not R3GAN; use --preset r3gan"),
+        ({"arch": "r3gan"}, "is not R3GAN; use --preset r3gan without --loss"),
         ({"preset": "r3gan", "total_kimg": 500}, "ends at 500 kimg"),
+        ({"preset": "r3gan", "stabilize_kimg": "4:30000,32:50"}, "ends at 50 kimg"),
     ],
 )
 def test_what_is_not_r3gan_is_reported(options, message):

@@ -78,7 +78,7 @@ def test_second_process_on_a_run_is_rejected_unless_the_first_is_dead(commands, 
 def test_temporarily_full_disk_loses_only_sample_grids(commands, short_run, count_fault):
     process = commands.run(FAULTY, "full:32:96", *SHORT, "--out", "run")
     assert process.returncode == 0, process.err
-    assert "cannot write a line of log.jsonl" in process.err and "was saved: writing works" in process.err
+    assert "cannot write a line of log.jsonl" in process.err and "saved the checkpoint: writing works" in process.err
     assert "fakes-" in process.err and "Traceback" not in process.err
     assert_same_weights(commands.folder / "run", short_run)
     count_fault("disk full during log line, sample and checkpoint, then room again")
@@ -121,7 +121,7 @@ def test_run_resumes_after_a_too_small_disk_is_enlarged(commands, short_run, cou
 @pytest.mark.parametrize("track", ["none", "tensorboard"])
 def test_run_stops_when_its_directory_is_moved_away(commands, track, count_fault):
     process = commands.run(FAULTY, "gone:100", *SHORT, "--track", track, "--out", "run")
-    assert process.returncode == 1 and "run is gone" in process.err, process.err
+    assert process.returncode == 1 and "run was deleted" in process.err, process.err
     assert track != "none" or "Traceback" not in process.err  # TensorBoard's own thread prints one
     run = commands.folder / "run"
     shutil.rmtree(run, ignore_errors=True)
