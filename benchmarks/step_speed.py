@@ -96,6 +96,7 @@ VARIANTS = ABLATIONS | {
     "CUDA graphs": Variant(options={"cuda_graphs": True}, eager=False),
     "cudnn.benchmark": Variant(benchmark=True),
     "EMA one by one": Variant(instead={"update_ema": update_ema_one_by_one}),
+    "kernels not shared": Variant(instead={"share_kernels": lambda network: None}),
 }
 STAGES = {  # (fmap_max, resolution, batch size); narrow networks on a CPU, the paper's 512 on a GPU
     "cpu": ((128, 8, 64), (128, 16, 32), (128, 32, 16)),

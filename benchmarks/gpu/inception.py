@@ -18,12 +18,12 @@ from pggan.config import resolve_config
 from pggan.datasets import open_pyramid, open_source
 from pggan.metrics import Suite
 from pggan.metrics.inception import Inception, without_tf32
-from pggan.metrics.weights import load_weights
+from pggan.metrics.weights import find_package_file, load_weights
 from pggan.training.evaluation import Evaluator
 from pggan.training.state import TrainState
 
 from ..metrics_speed import peer_networks, time_in_turns
-from .results import Clock, Item, Measurement, NotAvailable
+from .results import EXTRAPOLATED, MISSING, Clock, Item, Measurement, NotAvailable
 
 FID_SECONDS = 180.0  # target for 50,000 generated images
 FID_IMAGES = 50_000
@@ -40,12 +40,12 @@ def items(options: Namespace) -> Iterator[Item]:
 
 
 def choose_weights(path: str | None) -> dict[str, Tensor]:
-    """Return the weights from a file; random ones without it, with which the speed is the same.
+    """Return the weights from a file or an installed package; random ones without, with which the speed is the same.
 
     Raises:
-        NotAvailable: there is no file, and no torchvision, whose Inception-v3 has convolutions of the same shapes.
+        NotAvailable: there are none, and no torchvision, whose Inception-v3 has convolutions of the same shapes.
     """
-    if path:
+    if path or find_package_file():
         return load_weights(path)
     try:
         from torchvision.models import inception_v3
@@ -78,7 +78,7 @@ def measure_features(device: torch.device, toy: bool, path: str | None, side: in
     if peers:
         fastest = max(rates[name] for name in peers)
         rows.append(Measurement("fp32 to the faster peer", rates["ours, fp32"] / fastest, "x"))
-    rows += [Measurement(name, "peer missing") for name in ("torch-fidelity", "pytorch-fid") if name not in peers]
+    rows += [Measurement(name, MISSING) for name in ("torch-fidelity", "pytorch-fid") if name not in peers]
     return rows, {"seconds": seconds, "batch": batch}
 
 
@@ -101,7 +101,9 @@ def measure_fid(device: torch.device, toy: bool, path: str | None, clock: Clock)
         Evaluator(pyramid, suite, count, seed=0)(generator, 32, 1.0)
         times.append((count, reals, time.monotonic() - start))
     count, seconds = times[-1][0], scale_time(times[-1], FID_IMAGES, min(FID_IMAGES, len(pyramid)))
-    how = "measured" if count == FID_IMAGES else f"extrapolated from {count:,} images"
+    how = f"measured with {len(pyramid):,} real images"
+    if count != FID_IMAGES:
+        how = f"{EXTRAPOLATED} {count:,} images"
     target = None if toy else FID_SECONDS
     return [Measurement(f"seconds, {how}", seconds, "s", at_most=target)], {"generated, real, seconds": times}
 

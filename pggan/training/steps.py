@@ -349,8 +349,8 @@ def accumulate_gradients(
         for terms in compute_terms(batch):
             (terms[loss] * batch.share.weight).backward(inputs=parameters + (kernels.leaves() if kernels else []))
             add_terms(sums, terms, batch.share.weight)
-    if kernels:
-        kernels.backward(parameters)
+        if kernels:
+            kernels.backward(parameters)  # here, so that micro-batches are summed in the weights' float32
     return sums
 
 

@@ -49,6 +49,34 @@ def test_a_second_start_runs_only_what_is_not_done(tmp_path):
     assert runs == ["once", "always", "always"]
 
 
+@pytest.mark.parametrize(
+    "rows, hardware, is_measured_again",
+    [
+        ([Measurement("speed", 5.0)], "a", False),
+        ([Measurement("speed", 5.0)], "b", True),
+        ([Measurement("speed", 5.0), Measurement("pytorch-fid", "peer missing")], "a", True),
+        ([Measurement("seconds, extrapolated from 2,048 images", 5.0)], "a", True),
+    ],
+)
+def test_partial_results_and_those_of_another_gpu_are_measured_again(tmp_path, rows, hardware, is_measured_again):
+    runs = []
+    item = Item("x", lambda clock: (runs.append(1), (rows, {}))[1])
+    for name in ("a", hardware):
+        results = Results(tmp_path)
+        results.content["setup"]["hardware"] = name
+        run_items("speed", [item], results, Clock(time.monotonic() + 9))
+    assert len(runs) == 1 + is_measured_again
+    if hardware == "b":
+        results.content["setup"]["hardware"] = "c"
+        assert "| x (b) |" in results.format_table()
+
+
+def test_results_of_an_earlier_version_are_of_the_recorded_hardware(tmp_path):
+    content = {"setup": {"hardware": "a"}, "parts": {"speed": {"x": {"rows": [], "data": {}}}}}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert Results(tmp_path).is_done("speed", "x")
+
+
 def test_a_file_survives_splitting_and_joining(tmp_path):
     content = bytes(range(256)) * 10
     assert [path.stat().st_size for path in split("data.npz", content, tmp_path, 1000)] == [1000, 1000, 560]

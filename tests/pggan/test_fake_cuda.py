@@ -35,7 +35,9 @@ CHOICES = {
     "precision": ("fp32", "bf16"),
     "labels": (False, True),
     "fading": (False, True),
-    "augment": ("none", "diffaug"),  # ada samples a grid, which these fake backward passes cannot run
+    "augment": ("none", "diffaug", "ada"),
+    "power_ema": (False, True),
+    "penalty_every": (1, 2),
     "mirror": (False, True),
     "micro_batch": (None, 4),
     "held_out": (False, True),
@@ -141,7 +143,8 @@ def check_step(**case):
     """Take a step on the fake device; check where its results are and in which dtype it computed products."""
     with fake_cuda() as record:
         check_devices(Trial(**case).step().state)
-    assert record.product_dtypes == {torch.bfloat16 if case["precision"] == "bf16" else torch.float32}
+    resampling = {torch.float32} if case["augment"] == "ada" else set()
+    assert record.product_dtypes == {torch.bfloat16 if case["precision"] == "bf16" else torch.float32} | resampling
     # of D, and of G at every n_critic-th step; RMSprop has no fused kernel
     assert record.fused_updates == (0 if case["optimizer"] == "rmsprop" else 3 - case["n_critic"])
 
@@ -180,6 +183,10 @@ STEPS = {
     "labels": {"labels": True},
     "mirror": {"mirror": True},
     "diffaug": {"augment": "diffaug"},
+    "ada": {"augment": "ada", "held_out": True},
+    "power EMA": {"power_ema": True},
+    "lazy penalty": {"penalty_every": 2},
+    "held out": {"held_out": True, "fading": True},
     "micro-batch": {"micro_batch": 4},
     "r1+r2": {"loss": "relativistic"},
     "clip": {"loss": "wgan"},
