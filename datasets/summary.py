@@ -29,6 +29,32 @@ def summarize(source: Source) -> list[str]:
     ]
 
 
+def describe_losses(source: Source, prepare: Preparation) -> list[str]:
+    """Return a line for each way in which images change: cropped, converted to gray or RGB, or not readable.
+
+    Reads the headers of at most 1,000 images.
+    """
+    survey = find_survey(source) or survey_sample(source, MAX_HEADERS)
+    if survey is None or isinstance(source, SyntheticShapes) or not len(survey.indices):
+        return []
+    count, gray = len(survey.indices), survey.count_gray()
+    of_all = (
+        f"of {count:,} images" if count + len(survey.unreadable) == len(source) else f"of a sample of {count:,} images"
+    )
+    lines = []
+    if survey.unreadable:
+        tried = count + len(survey.unreadable)
+        lines.append(f"{tried - count:,} of {tried:,} images cannot be read (python -m datasets inspect lists them)")
+    oblong = int((survey.sizes[:, 0] != survey.sizes[:, 1]).sum())
+    if oblong and prepare.fit == "center-crop":
+        lines.append(f"{oblong:,} {of_all} are not square and are center-cropped (--fit pad keeps all of them)")
+    if prepare.channels == 1 and gray < count:
+        lines.append(f"{count - gray:,} {of_all} are in color and become grayscale, since the networks have 1 channel")
+    if prepare.channels == 3 and gray == count:
+        lines.append("all images are gray and become RGB, since the networks have 3 channels (--channels 1 is faster)")
+    return lines
+
+
 def check_sizes(source: Source, prepare: Preparation) -> None:
     """Raise DataError if images are smaller than the resolution, by the headers of all or of a sample of them."""
     survey = find_survey(source) or survey_sample(source, MAX_HEADERS)

@@ -45,6 +45,10 @@ class Survey:
     transparent: int
     unreadable: dict[int, str] = field(default_factory=dict)
 
+    def count_gray(self) -> int:
+        """Return the number of gray images."""
+        return sum(n for mode, n in self.modes.items() if mode.split(";")[0] in GRAY_MODES)
+
     def compute_limiting_sides(self, fit: str) -> np.ndarray:
         """Return the sides that limit the resolution, [readable]: the short ones, or with "pad" the long ones."""
         return self.sizes.max(axis=1) if fit == "pad" else self.sizes.min(axis=1)
@@ -203,8 +207,7 @@ def derive_format(source: Source, survey: Survey, fit: str, needs_size: bool = T
     if smallest < 4 and needs_size:  # networks start at 4x4
         where = source.describe(int(survey.indices[sides.argmin()]))
         raise DataError(f"{where} is smaller than 4x4 pixels; remove it, or pass --resolution and --allow-upscale")
-    gray = sum(n for mode, n in survey.modes.items() if mode.split(";")[0] in GRAY_MODES)
-    clear, count, notes = survey.transparent, len(survey.indices), []
+    gray, clear, count, notes = survey.count_gray(), survey.transparent, len(survey.indices), []
     if 0 < gray < count:
         notes.append(
             f"{gray} of {count} images are gray, the others in color: all are converted to RGB; "

@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pggan.datasets import Pyramid, Source, open_pyramid, shuffled_indices
+from pggan.datasets import (
+    Preparation,
+    Pyramid,
+    Source,
+    describe_losses,
+    open_pyramid,
+    shuffled_indices,
+    summarize,
+)
 
 from ..config import TrainConfig
 from .batch import Batch
@@ -21,6 +29,12 @@ from .ranks import SINGLE_PROCESS, Ranks
 GPU_FRACTION = 0.25  # of usable GPU memory for a level; the rest is for activations, evaluation and other jobs
 CPU = torch.device("cpu")
 READ_BYTES = 1 << 26  # per read (64 MiB); between two reads the loader checks whether the stage has ended
+
+
+def describe_data(config: TrainConfig, source: Source) -> list[str]:
+    """Return console lines that describe the images, and what preparing them changes."""
+    prepare = Preparation(config.resolution, config.channels, config.fit, config.background)
+    return [*summarize(source), *describe_losses(source, prepare)]
 
 
 def open_training_images(config: TrainConfig, source: Source) -> Pyramid:

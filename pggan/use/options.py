@@ -98,7 +98,12 @@ def add_truncation(p: argparse.ArgumentParser) -> None:
 
 def add_out(p: argparse.ArgumentParser, text: str) -> None:
     """Add --out, described by `text`, and --force."""
-    p.add_argument("--out", type=Path, metavar="PATH", help=f"output: {text} (default: a new name in RUN/outputs/)")
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help=f"output: {text} (default: a name made of the options, in RUN/outputs/)",
+    )
     add_force(p)
 
 

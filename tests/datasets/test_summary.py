@@ -5,7 +5,15 @@ import pytest
 from helpers import save_blanks, save_noise
 from PIL import Image
 
-from pggan.datasets import DataError, Preparation, check_sizes, open_source, read_native_format, summarize
+from pggan.datasets import (
+    DataError,
+    Preparation,
+    check_sizes,
+    describe_losses,
+    open_source,
+    read_native_format,
+    summarize,
+)
 
 
 def summarize_path(path, labels=False):
@@ -23,6 +31,32 @@ def test_sizes_are_summarized_by_smallest_largest_and_median(tmp_path):
     for i, size in enumerate([(8, 8), (30, 20), (20, 16)]):
         save_blanks(tmp_path / "set", f"{i}.png", size=size)
     assert summarize_path(tmp_path / "set") == ["3 images in set, 8x8 to 30x20 pixels, median 20x16"]
+
+
+@pytest.mark.parametrize(
+    "fit, channels, expected",
+    [
+        ("center-crop", 3, ["2 of 4 images are not square"]),
+        ("pad", 3, []),
+        ("pad", 1, ["3 of 4 images are in color and become grayscale"]),
+        ("stretch", 4, []),
+    ],
+)
+def test_what_preparing_images_loses_is_reported(tmp_path, fit, channels, expected):
+    for i, (mode, size) in enumerate([("RGB", (8, 8)), ("RGB", (30, 20)), ("RGBA", (20, 16)), ("L", (9, 9))]):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.new(mode, size).save(tmp_path / "set" / f"{i}.png")
+    found = describe_losses(open_source(str(tmp_path / "set")), Preparation(8, channels, fit, "white"))
+    assert [line.split(" and ")[0] if "square" in line else line.split(",")[0] for line in found] == expected
+
+
+def test_gray_images_for_color_networks_and_unreadable_ones_are_reported(tmp_path):
+    (tmp_path / "set").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8)).save(tmp_path / "set" / f"{i}.png")
+    (tmp_path / "set" / "3.png").write_text("no image")
+    unreadable, gray = describe_losses(open_source(str(tmp_path / "set")), Preparation(8, 3, "center-crop", "white"))
+    assert unreadable.startswith("1 of 4 images cannot be read") and gray.startswith("all images are gray")
 
 
 def test_headers_are_read_once_and_only_a_sample_of_many(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pggan.metrics import Suite, networks
 from pggan.training import evaluation
 from pggan.training.evaluation import Evaluator
 from pggan.training.loop import Training
-from pggan.use.evaluate import open_real_images
+from pggan.use.evaluate import REAL_ROW, describe_unequal_counts, open_real_images
 
 
 def test_real_images_are_prepared_as_in_training(tmp_path, monkeypatch):
@@ -155,3 +155,14 @@ def test_best_is_chosen_among_comparable_numbers_at_alpha_1(tmp_path, earlier, i
     training.directory.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     training.keep_best()
     assert bool(kept) == is_best
+
+
+def test_fids_of_different_numbers_of_images_are_not_called_comparable():
+    real = {"checkpoint": REAL_ROW, "num_images": 120, "num_reals": 120, "fid": 8.0}
+    fake = {"checkpoint": "latest.pt", "num_images": 20, "num_reals": 240, "fid": 9.0}
+    (line,) = describe_unequal_counts([real, fake])
+    assert "compares 120 with 120 images, the others 20 with 240 images" in line
+    assert describe_unequal_counts([real | {"num_images": 20, "num_reals": 240}, fake]) == []
+    assert describe_unequal_counts([fake]) == []
+    without_fid = [{name: value for name, value in row.items() if name != "fid"} for row in (real, fake)]
+    assert describe_unequal_counts(without_fid) == []
