@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from .base import DataError, Source
 from .build import describe_small_images
 from .images import Preparation
 from .skipped import format_counts, format_names
-from .survey import find_survey, format_size_range, survey_sample
+from .survey import Survey, find_survey, format_size_range, survey_sample
 from .synthetic import SyntheticShapes
 
 MAX_LISTED_CLASSES = 10  # our choice, as many as CIFAR-10 has; of more, only the smallest and largest are printed
@@ -29,12 +30,22 @@ def summarize(source: Source) -> list[str]:
     ]
 
 
+def survey_some(source: Source) -> Survey | None:
+    """Return the survey of all images, if there is one, or of at most MAX_HEADERS; None if no header can be read."""
+    return find_survey(source) or sample_once(source)
+
+
+@lru_cache(maxsize=1)  # for several descriptions of the same images
+def sample_once(source: Source) -> Survey | None:
+    return survey_sample(source, MAX_HEADERS)
+
+
 def describe_losses(source: Source, prepare: Preparation) -> list[str]:
     """Return a line for each way in which images change: cropped, converted to gray or RGB, or not readable.
 
     Reads the headers of at most 1,000 images.
     """
-    survey = find_survey(source) or survey_sample(source, MAX_HEADERS)
+    survey = survey_some(source)
     if survey is None or isinstance(source, SyntheticShapes) or not len(survey.indices):
         return []
     count, gray = len(survey.indices), survey.count_gray()
@@ -57,7 +68,7 @@ def describe_losses(source: Source, prepare: Preparation) -> list[str]:
 
 def check_sizes(source: Source, prepare: Preparation) -> None:
     """Raise DataError if images are smaller than the resolution, by the headers of all or of a sample of them."""
-    survey = find_survey(source) or survey_sample(source, MAX_HEADERS)
+    survey = survey_some(source)
     if survey is None or isinstance(source, SyntheticShapes):
         return
     if (survey.compute_limiting_sides(prepare.fit) < prepare.resolution).any():
@@ -68,8 +79,7 @@ def describe_sizes(source: Source) -> str:
     """Return the images' sizes: "all 128x128", or "640x480 to 4032x3024 pixels, median 1024x768"."""
     if isinstance(source, SyntheticShapes):
         return "drawn at the resolution of the run"
-    if (survey := find_survey(source)) is None:
-        survey = survey_sample(source, MAX_HEADERS)
+    survey = survey_some(source)
     if survey is None:
         return "of unknown sizes"
     surveyed = len(survey.indices) + len(survey.unreadable)
