@@ -15,7 +15,7 @@ from pggan.datasets.pyramid import Pyramid, open_pyramid
 from pggan.datasets.sheet import make_grid
 from pggan.datasets.sources import SOURCE_TYPES, open_source
 from pggan.datasets.stream import ImageStream
-from pggan.datasets.summary import check_sizes, describe_losses, summarize
+from pggan.datasets.summary import check_sizes, summarize
 from pggan.datasets.survey import read_native_format
 from pggan.datasets.synthetic import MIN_CLASSIFIED_SIDE, MODES, SyntheticShapes, classify
 
@@ -35,7 +35,6 @@ __all__ = [
     "check_sizes",
     "class_folders",
     "classify",
-    "describe_losses",
     "find_cache_folder",
     "make_grid",
     "open_pyramid",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -20,33 +19,29 @@ MAX_LISTED_CLASSES = 10  # our choice, as many as CIFAR-10 has; of more, only th
 MAX_HEADERS = 1000  # headers to read if no survey of all images exists; about a second on a local disk
 
 
-def summarize(source: Source) -> list[str]:
-    """Return lines that describe the images of a source. Reads the headers of at most 1,000 images."""
+def summarize(source: Source, prepare: Preparation | None = None) -> list[str]:
+    """Return lines that describe the images of a source. Reads the headers of at most 1,000 images.
+
+    prepare: how they become training images; what that loses is reported too.
+    """
+    survey = survey_some(source)
     return [
-        f"{len(source):,} images in {escape_for_terminal(source.name)}, {describe_sizes(source)}",
+        f"{len(source):,} images in {escape_for_terminal(source.name)}, {describe_sizes(source, survey)}",
         *describe_classes(source),
         *source.describe_skipped(),
         *source.notes,
+        *(describe_losses(source, survey, prepare) if prepare and survey else []),
     ]
 
 
 def survey_some(source: Source) -> Survey | None:
     """Return the survey of all images, if there is one, or of at most MAX_HEADERS; None if no header can be read."""
-    return find_survey(source) or sample_once(source)
+    return find_survey(source) or survey_sample(source, MAX_HEADERS)
 
 
-@lru_cache(maxsize=1)  # for several descriptions of the same images
-def sample_once(source: Source) -> Survey | None:
-    return survey_sample(source, MAX_HEADERS)
-
-
-def describe_losses(source: Source, prepare: Preparation) -> list[str]:
-    """Return a line for each way in which images change: cropped, converted to gray or RGB, or not readable.
-
-    Reads the headers of at most 1,000 images.
-    """
-    survey = survey_some(source)
-    if survey is None or isinstance(source, SyntheticShapes) or not len(survey.indices):
+def describe_losses(source: Source, survey: Survey, prepare: Preparation) -> list[str]:
+    """Return a line for each way in which images change: cropped, converted to gray or RGB, or not readable."""
+    if isinstance(source, SyntheticShapes):
         return []
     count, gray = len(survey.indices), survey.count_gray()
     of_all = (
@@ -75,11 +70,10 @@ def check_sizes(source: Source, prepare: Preparation) -> None:
         raise DataError(describe_small_images(source, prepare))
 
 
-def describe_sizes(source: Source) -> str:
+def describe_sizes(source: Source, survey: Survey | None) -> str:
     """Return the images' sizes: "all 128x128", or "640x480 to 4032x3024 pixels, median 1024x768"."""
     if isinstance(source, SyntheticShapes):
         return "drawn at the resolution of the run"
-    survey = survey_some(source)
     if survey is None:
         return "of unknown sizes"
     surveyed = len(survey.indices) + len(survey.unreadable)

@@ -14,7 +14,6 @@ from pggan.datasets import (
     Preparation,
     Pyramid,
     Source,
-    describe_losses,
     open_pyramid,
     shuffled_indices,
     summarize,
@@ -34,7 +33,7 @@ READ_BYTES = 1 << 26  # per read (64 MiB); between two reads the loader checks w
 def describe_data(config: TrainConfig, source: Source) -> list[str]:
     """Return console lines that describe the images, and what preparing them changes."""
     prepare = Preparation(config.resolution, config.channels, config.fit, config.background)
-    return [*summarize(source), *describe_losses(source, prepare)]
+    return summarize(source, prepare)
 
 
 def open_training_images(config: TrainConfig, source: Source) -> Pyramid:

@@ -9,7 +9,6 @@ from pggan.datasets import (
     DataError,
     Preparation,
     check_sizes,
-    describe_losses,
     open_source,
     read_native_format,
     summarize,
@@ -46,7 +45,7 @@ def test_what_preparing_images_loses_is_reported(tmp_path, fit, channels, expect
     for i, (mode, size) in enumerate([("RGB", (8, 8)), ("RGB", (30, 20)), ("RGBA", (20, 16)), ("L", (9, 9))]):
         (tmp_path / "set").mkdir(exist_ok=True)
         Image.new(mode, size).save(tmp_path / "set" / f"{i}.png")
-    found = describe_losses(open_source(str(tmp_path / "set")), Preparation(8, channels, fit, "white"))
+    found = summarize(open_source(str(tmp_path / "set")), Preparation(8, channels, fit, "white"))[1:]
     assert [line.split(" and ")[0] if "square" in line else line.split(",")[0] for line in found] == expected
 
 
@@ -55,7 +54,7 @@ def test_gray_images_for_color_networks_and_unreadable_ones_are_reported(tmp_pat
     for i in range(3):
         Image.new("L", (8, 8)).save(tmp_path / "set" / f"{i}.png")
     (tmp_path / "set" / "3.png").write_text("no image")
-    unreadable, gray = describe_losses(open_source(str(tmp_path / "set")), Preparation(8, 3, "center-crop", "white"))
+    _, unreadable, gray = summarize(open_source(str(tmp_path / "set")), Preparation(8, 3, "center-crop", "white"))
     assert unreadable.startswith("1 of 4 images cannot be read") and gray.startswith("all images are gray")
 
 
