@@ -45,7 +45,9 @@ def parse_fraction(text: str | float) -> float:
     except (TypeError, ValueError):
         raise ValueError(f"{text!r} is not a fraction such as 5% or 0.05") from None
     if not 0 <= value <= 1:
-        raise ValueError(f"{text} is not between 0% and 100%")
+        raise ValueError(f"{text} is not between 0% and 100%; write 5% or 0.05")
+    if text == "1":
+        raise ValueError("1 may mean 1% or 100%; write either")
     return value
 
 

@@ -219,7 +219,7 @@ class TrainConfig:
     )
     allow_upscale: bool = option("enlarge images smaller than --resolution", False, identity=False)
     max_bad: float = option(
-        "largest fraction of unreadable images to skip before refusing the dataset",
+        "largest fraction of unreadable images to skip before refusing the dataset, 1% or 0.01",
         0.01,
         "1%",
         parse=parse_fraction,
@@ -254,7 +254,7 @@ class TrainConfig:
         metavar="KIMG",
     )
     holdout: float | None = option(
-        "fraction of images held out to measure overfitting",
+        "fraction of images held out to measure overfitting, 5% or 0.05",
         None,
         "5% of 200 to 9,999 images, else 0",
         parse=parse_fraction,
@@ -339,7 +339,7 @@ class TrainConfig:
     )
     growth_metric: str = option("score that adaptive growth follows, one of --metrics", "swd", choices=("fid", "swd"))
     growth_share: float = option(
-        "end the stage if the score improved by less than this fraction within --growth-window",
+        "end the stage if the score improved by less than this fraction within --growth-window, 5% or 0.05",
         0.05,
         "5%",
         parse=parse_fraction,
@@ -988,9 +988,14 @@ def inherit_networks(config: TrainConfig, specified: set[str]) -> TrainConfig:
     return other
 
 
-def spell_preset(name: str) -> str:
-    """Return a preset's options as they are written on the command line."""
-    return " ".join(spell_option(option, getattr(TrainConfig(**PRESETS[name]), option)) for option in PRESETS[name])
+def spell_preset(name: str, config: TrainConfig | None = None) -> str:
+    """Return a preset's options as they are typed; with a run's config, those that it has from the preset."""
+    values = {option: getattr(TrainConfig(**PRESETS[name]), option) for option in PRESETS[name]}
+    if config:
+        side = config.resolution
+        tables = {option: truncate_table(value, side) for option, value in values.items() if isinstance(value, dict)}
+        values = {option: x for option, x in {**values, **tables}.items() if getattr(config, option) == x}
+    return " ".join(spell_option(option, value) for option, value in values.items())
 
 
 def name_network_options(networks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def print_plan(
     config = replace(config, precision=choose_precision(config, device, warn=log))
     plan = GrowthController(config, state.stage_ends)
     if config.preset:
-        print(f"--preset {config.preset} sets {spell_preset(config.preset)}")
+        print(f"--preset {config.preset} sets {spell_preset(config.preset, config)}")
     print(format_plan(plan, state))
     if config.decay_kimg:
         print(f"learning rates fall to 0 from {plan.decay_start / 1000:g} kimg to the end (--decay-kimg)")

@@ -112,6 +112,20 @@ def test_a_preset_is_spelled_as_it_can_be_typed(preset):
     assert TrainConfig(**typed) == TrainConfig(**PRESETS[preset])
 
 
+def test_what_a_preset_sets_does_not_include_the_users_own_options():
+    options = {"data": "synthetic", "channels": 3, "preset": "cifar10-cpu", "resolution": 16, "lr": 0.004}
+    text = spell_preset("cifar10-cpu", resolve_config(options))
+    assert "--fmap-max 64" in text and "--batch-size 8" in text and "--lr" not in text and "--resolution" not in text
+
+
+@pytest.mark.parametrize("text", ["1", "7", "5 percent"])
+def test_fractions_that_are_not_clear_are_refused(text):
+    with pytest.raises(
+        ConfigError, match=r"--holdout: .*(1% or 100%; write either|write 5% or 0\.05|such as 5% or 0\.05)"
+    ):
+        TrainConfig(holdout=text)
+
+
 def test_retired_options_in_a_config_file_are_ignored(tmp_path):
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"rollback_lr": 0.25, "seed": 3}))
