@@ -30,7 +30,7 @@ from ..config import (
     truncate_table,
 )
 from ..paths import read_options
-from .augment import split_holdout
+from .augment import HOLDOUT_SIZES, split_holdout
 from .device import choose_device, choose_kernels, choose_precision, keep_freed_memory, measure_matrix_rate
 from .feeding import open_training_images
 from .growth import GrowthController, value_at
@@ -69,7 +69,9 @@ FID_IMAGES = 5_000  # with fewer, FID is mostly bias (docs/metrics.md)
 # log lines and checkpoints in a run, but not more often than every 15 seconds or less often than every 10 minutes: a
 # power failure loses the time since the last one
 TICKS, MIN_TICK_SECONDS, MAX_TICK_SECONDS = 40, 15.0, 600.0
-ADA_SHARE = 0.2  # of the run, in which ADA's p can rise from 0 to 1; a guess: its default is longer than a short run
+# ADA pays from so many views of each image on: "Does ADA pay on 300 and 1,000 images?" (2026-11-27)
+ADA_VIEWS = 250
+ADA_SHARE = 0.4  # of the run, in which ADA's p can rise from 0 to 1, as in that experiment
 MAX_HALF_LIFE = 1_000_000  # images; twice R3GAN's. Longer ones lose precision in --ema-decay's 7 digits
 TRIAL_SECONDS = 15.0  # limit on timing the stages of one width; a tighter one times smaller batches, which are slower
 INCEPTION_OPERATIONS = 11.4e9  # per image, up to the features, as counted by PyTorch
@@ -80,7 +82,7 @@ NARROWER = 4.0  # networks of half the width are at most this many times as fast
 # the options that a plan sets, unless the user has
 CHOSEN = (
     *("resolution", "fmap_base", "fmap_max", "latent_size", "fade_kimg", "stabilize_kimg", "total_kimg", "decay_kimg"),
-    *("batch_size", "ema_decay", "metrics", "metric_images", "tick_kimg", "ada_kimg", *RECIPE),
+    *("batch_size", "ema_decay", "metrics", "metric_images", "tick_kimg", "augment", "ada_kimg", *RECIPE),
 )
 
 
@@ -170,6 +172,13 @@ def choose_options(
     rate *= processes if device.type == "cuda" else 1  # on a CPU they share its cores
     log(f"planning for {config.budget}: timing training steps")
     config, times, training = choose_resolution(config, specified, open_images, measure, rate, processes)
+    stages = zip(times, share_time(len(times)), strict=True)
+    views = sum(training * share / times[resolution] for resolution, share in stages) / len(source)
+    if views > ADA_VIEWS and "augment" not in specified and can_adapt(config, len(source)):
+        log(f"each of the {len(source):,} images would be seen {views:,.0f} times: using --augment ada")
+        specified = {**specified, "augment": "ada"}
+        config = replace(config, augment="ada")
+        config, times, training = choose_resolution(config, specified, open_images, measure, rate, processes)
     if builds_cache:
         open_training_images(config, source)
     chosen = plan_stages(config, specified, times, training - (time.perf_counter() - start))
@@ -179,6 +188,11 @@ def choose_options(
     chosen["tick_kimg"] = {r: to_kimg(seconds / times[r]) for r in times}
     warn_if_too_long(replace(config, **chosen), specified, times, rate)
     return {name: chosen.get(name, getattr(config, name)) for name in CHOSEN}
+
+
+def can_adapt(config: TrainConfig, images: int) -> bool:
+    """Return whether ADA can run: with images held out by default, from which it measures overfitting."""
+    return images in HOLDOUT_SIZES and config.holdout is None and config.channels in (1, 3)
 
 
 def choose_resolution(

@@ -10,6 +10,7 @@ import pytest
 from pggan import checkpoints
 from pggan.checkpoints.run_directory import read_lines
 from pggan.config import ConfigError, TrainConfig, parse_duration, spell_option
+from pggan.datasets import SyntheticShapes
 from pggan.networks.progressive import count_feature_maps
 from pggan.training import budget, loop, train
 from pggan.training.budget import find_end, list_widths, plan_stages, resolve_budget, share_time
@@ -187,11 +188,33 @@ def test_no_tick_is_longer_than_ten_minutes(speeds, tmp_path, monkeypatch):
 
 def test_ada_can_act_within_the_run(speeds, tmp_path, monkeypatch):
     config = resolve(tmp_path, monkeypatch, budget="10m", resolution=32, augment="ada", holdout=0.05)
-    assert config.ada_kimg == pytest.approx(0.2 * config.total_kimg, rel=0.01)
+    assert config.ada_kimg == pytest.approx(0.4 * config.total_kimg, rel=0.01)
     assert resolve(tmp_path, monkeypatch, budget="9d", augment="ada", holdout=0.05, out="b").ada_kimg == 500
     monkeypatch.setattr(budget, "measure_speed", None)  # refused before any step is timed
     with pytest.raises(ConfigError, match="needs held-out images"):
         resolve(tmp_path, monkeypatch, budget="10m", augment="ada", out="c")
+
+
+@pytest.mark.parametrize(
+    "images, options, augment",
+    [
+        (300, {}, "ada"),
+        (9999, {}, "none"),  # seen a few times
+        (150, {}, "none"),  # too few to hold some out
+        (300, {"augment": "none"}, "none"),
+        (300, {"augment": "diffaug"}, "diffaug"),
+        (300, {"holdout": 0}, "none"),
+        (300, {"channels": 4}, "none"),
+    ],
+)
+def test_images_that_would_be_seen_often_are_augmented(images, options, augment, speeds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = {"data": "synthetic", "channels": 3, "device": "cpu", "budget": "20m", "resolution": 32}
+    config = resolve_budget(common | options, None, lambda *_: SyntheticShapes(images))
+    assert config.augment == augment
+    assert ("using --augment ada" in capsys.readouterr().err) == (augment == "ada")
+    if augment == "ada":
+        assert config.ada_kimg == pytest.approx(0.4 * config.total_kimg, rel=0.01)
 
 
 def test_every_process_has_a_group_of_each_batch(speeds, tmp_path, monkeypatch):
