@@ -169,8 +169,14 @@ def draw_curves(scores: list[dict[str, Any]], path: Path) -> None:
             run = [line for line in scores if (line["mode"], line["seed"]) == (mode, seed)]
             scale = 1000 if key == "kid" else 1
             heights = [float("nan") if line[key] is None else scale * line[key] for line in run]
-            style = "-" if seed == 0 else "--"
-            axis.plot([line["kimg"] for line in run], heights, style, color=colors[mode], label=f"{mode}, seed {seed}")
+            style = "solid" if seed == 0 else "dashed"
+            axis.plot(
+                [line["kimg"] for line in run],
+                heights,
+                linestyle=style,
+                color=colors[mode],
+                label=f"{mode}, seed {seed}",
+            )
         axis.set(title=title, xlabel="thousand images seen")
     axes[0].legend(fontsize="small")
     figure.savefig(path, dpi=110)

@@ -85,7 +85,7 @@ def make_hostile_pickles():
     yield "opcode", b"Popen\n."  # PERSID
     yield "numpy.ndarray", b"cnumpy\nndarray\n(tR."
     yield "numpy.load", b"cnumpy\nload\n(S'pwned'\ntR."
-    yield "not numbers", b"cnumpy\ndtype\n(S'O'\ntR."
+    yield "a non-numeric dtype", b"cnumpy\ndtype\n(S'O'\ntR."
     yield "builtins.getattr", pickle.dumps(RunsOnLoad(getattr, "", "__class__"))
     yield "builtins.dict", b"cbuiltins\ndict\n."  # referred to, but not called
     yield "damaged", b"(lp0\n(dp1\nb."  # BUILD on a list
