@@ -33,7 +33,7 @@ from .compare_architectures import RELATIVISTIC, check_settings, draw_samples, p
 
 MODES = ("none", "diffaug", "ada")
 RESOLUTION, CHANNELS = 32, 3
-LATE = 4  # log lines whose overfitting signal is averaged: that of a single one is noisy
+LATE = 4  # log lines to average the overfitting signal over, since a single line is noisy
 # Options that must be the same for all runs in a folder
 SHARED_SETTINGS = "data", "images", "unseen", "scored", "kimg", "every", "ada_kimg", "precision"
 

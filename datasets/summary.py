@@ -22,7 +22,7 @@ MAX_HEADERS = 1000  # headers to read if no survey of all images exists; about a
 def summarize(source: Source, prepare: Preparation | None = None) -> list[str]:
     """Return lines that describe the images of a source. Reads the headers of at most 1,000 images.
 
-    prepare: how they become training images; what that loses is reported too.
+    prepare: how they become training images; if specified, crops, conversions and unreadable images are reported too.
     """
     survey = survey_some(source)
     return [

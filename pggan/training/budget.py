@@ -57,7 +57,7 @@ WIDTH_IMAGES = 500_000
 REACH_IMAGES = 20_000  # a resolution is out of reach if the narrowest networks see fewer images there
 BATCH = {"cpu": 8, "cuda": 64}  # a GPU takes as long for a step with fewer
 LAST_SHARE = 0.76  # the last stage's fraction of the training time
-SHARE_RATIO = 2.7  # time of each lower stage divided by that of the stage before it
+SHARE_RATIO = 2.7  # time of each lower stage divided by the time of the stage before it
 FADE_SHARE = 0.5  # fraction of a stage that fades in, but at most as long as the stage before
 DECAY_SHARE = 0.5  # fraction of the last stage in which the learning rate decays to 0
 EMA_SHARE = 0.03  # half-life of the moving average, as a fraction of the last stage's images
@@ -191,7 +191,7 @@ def choose_options(
 
 
 def can_adapt(config: TrainConfig, images: int) -> bool:
-    """Return whether ADA can run: with images held out by default, from which it measures overfitting."""
+    """Return whether ADA can run: it needs gray or RGB images, some of them held out by default."""
     return images in HOLDOUT_SIZES and config.holdout is None and config.channels in (1, 3)
 
 
@@ -239,7 +239,7 @@ def choose_resolution(
 
 
 def warn_if_too_long(config: TrainConfig, specified: Mapping[str, Any], times: Times, rate: float) -> None:
-    """Warn if what the run has to do exceeds the budget: all but the last stage's stabilization.
+    """Warn if evaluations and training up to the end of the last fade-in already exceed the budget.
 
     Args:
         config: with the plan. times: seconds per image by resolution. rate: images per second through Inception.

@@ -118,7 +118,7 @@ def read_start(path: Path) -> int:
     """Return the images that a snapshot's run counts its averages from: 0, or where --resume put it.
 
     Raises:
-        CheckpointError: the snapshot is damaged, or does not tell.
+        CheckpointError: the snapshot is damaged, or does not record it.
     """
     content = load(path)
     try:
